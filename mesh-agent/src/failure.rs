@@ -1,0 +1,221 @@
+//! Why a connection failed, in the terms that operators and retries need.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// One failed connection.
+///
+/// `Display` prints this level only; walk [`StdError::source`] for the cause.
+#[derive(Debug)]
+pub struct Failure {
+    /// What went wrong.
+    pub kind: Kind,
+    /// Whose fault it is.
+    pub side: Side,
+    /// Whether another attempt may be made.
+    pub retry: Retry,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// What went wrong. Every variant has its own code; there is no "other".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The TCP connection was refused, unreachable or could not be made.
+    Connect,
+    /// The peer's certificate is not one that this connection may use: another identity than the
+    /// destination's, another trust domain, or a node on which that identity does not run.
+    Identity,
+    /// A defect of the agent: a connection's task panicked.
+    Internal,
+    /// The destination's service has no endpoint.
+    NoEndpoint,
+    /// The listener was reached without a record from the kernel: nobody asked for a destination.
+    NoOrigin,
+    /// The chosen backend of the route does not exist, or every backend has weight 0.
+    NoRoute,
+    /// The peer broke the protocol of the tunnel, or answered `CONNECT` with another status.
+    Protocol,
+    /// A side closed abruptly (RST) after the connection was made.
+    Reset,
+    /// The agent was stopped and the time for draining was over.
+    Shutdown,
+    /// A deadline passed.
+    Timeout,
+    /// The TLS handshake failed.
+    Tls,
+}
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// The application, or the peer's agent, that opened the connection.
+    Client,
+    /// This agent or the mesh's configuration.
+    Mesh,
+    /// The endpoint that we were talking to, or its agent.
+    Upstream,
+}
+
+/// Whether another attempt may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Retry {
+    /// The endpoint may have acted, so only what is idempotent may be tried again.
+    IfIdempotent,
+    /// Another attempt would fail the same way.
+    Never,
+    /// Nothing reached the endpoint, so anything may be tried again.
+    Safe,
+}
+
+impl Failure {
+    /// A failure without a cause below it.
+    pub const fn new(kind: Kind, side: Side, retry: Retry) -> Self {
+        Self { kind, side, retry, source: None }
+    }
+
+    /// A failure with a cause.
+    pub fn because(
+        kind: Kind,
+        side: Side,
+        retry: Retry,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self { kind, side, retry, source: Some(source.into()) }
+    }
+
+    /// The cause and its causes, outermost first, joined with `: `. Empty without a cause.
+    pub fn cause(&self) -> String {
+        let mut text = String::new();
+        let mut next = self.source();
+        while let Some(error) = next {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text
+    }
+}
+
+impl Kind {
+    /// Every kind, for documentation and tests.
+    pub const ALL: &[Self] = &[
+        Self::Connect,
+        Self::Identity,
+        Self::Internal,
+        Self::NoEndpoint,
+        Self::NoOrigin,
+        Self::NoRoute,
+        Self::Protocol,
+        Self::Reset,
+        Self::Shutdown,
+        Self::Timeout,
+        Self::Tls,
+    ];
+
+    /// The word used in the access log and the metrics.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Identity => "identity",
+            Self::Internal => "internal",
+            Self::NoEndpoint => "no_endpoint",
+            Self::NoOrigin => "no_origin",
+            Self::NoRoute => "no_route",
+            Self::Protocol => "protocol",
+            Self::Reset => "reset",
+            Self::Shutdown => "shutdown",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+        }
+    }
+
+    /// The value of Istio's `response_flags` that users of Envoy and ztunnel know.
+    pub const fn response_flags(self) -> &'static str {
+        match self {
+            Self::Connect => "UF",
+            Self::Identity => "IDENTITY_ERROR",
+            Self::Internal | Self::Shutdown => "DC",
+            Self::NoEndpoint => "UH",
+            Self::NoOrigin | Self::NoRoute => "NR",
+            Self::Protocol => "UPE",
+            Self::Reset => "UC",
+            Self::Timeout => "UT",
+            Self::Tls => "TLS_FAILURE",
+        }
+    }
+
+    /// The status with which an HBONE server answers a `CONNECT` that failed so (as ztunnel does).
+    pub const fn connect_status(self) -> u16 {
+        match self {
+            Self::Identity => 401,
+            Self::NoOrigin | Self::Protocol => 400,
+            Self::Timeout => 504,
+            Self::Connect
+            | Self::Internal
+            | Self::NoEndpoint
+            | Self::NoRoute
+            | Self::Reset
+            | Self::Shutdown
+            | Self::Tls => 503,
+        }
+    }
+}
+
+impl Side {
+    /// The word used in the access log and the metrics.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Mesh => "mesh",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+impl Retry {
+    /// The word used in the access log.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::IfIdempotent => "if_idempotent",
+            Self::Never => "never",
+            Self::Safe => "safe",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.kind.code(), self.side.code())
+    }
+}
+
+impl StdError for Failure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.source {
+            Some(source) => Some(source.as_ref()),
+            None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_code_of_its_own() {
+        let codes: HashSet<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+        assert_eq!(codes.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn the_cause_is_printed_without_repetition() {
+        let inner = std::io::Error::other("refused");
+        let failure = Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, inner);
+        assert_eq!(format!("{failure}: {}", failure.cause()), "connect (upstream): refused");
+    }
+}

@@ -1,0 +1,9 @@
+//! The node agent, as a library: the binary is `main.rs`, and tests may use the parts.
+//!
+//! In reading order, which is also the order of the layers: a module may use those above its own
+//! row in `LAYERS` (xtask/src/tidy/layers.rs), and nothing else.
+
+pub mod failure;
+pub mod sys;
+pub mod task;
+pub mod model;

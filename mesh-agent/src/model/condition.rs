@@ -1,0 +1,83 @@
+//! What is wrong with a resource, for people to read.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Something an operator should know about one document.
+///
+/// The mesh works on without what the condition names; a rejected document's last good version
+/// stays in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Where it is written.
+    pub location: Location,
+    /// `Service default/echo`, or as much of it as could be read.
+    pub subject: String,
+    /// A field path such as `spec.rules[0].backendRefs[1].weight`; empty: the whole document.
+    pub field: String,
+    /// The word for machines: a Gateway API condition reason where one fits.
+    pub reason: Reason,
+    /// One sentence: what is wrong, and what to do.
+    pub message: String,
+}
+
+/// A place in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The file.
+    pub file: PathBuf,
+    /// The document in it, counted from 1.
+    pub document: usize,
+    /// The line in the file, counted from 1.
+    pub line: usize,
+}
+
+/// Why a condition is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A route's backend names a service or port that does not exist (Gateway API `ResolvedRefs`).
+    BackendNotFound,
+    /// Another resource already has this name, address or parent.
+    Conflicted,
+    /// The document cannot be read, or a field has a value it may not have.
+    Invalid,
+    /// A kind of parent or backend that is not supported (Gateway API `ResolvedRefs`).
+    InvalidKind,
+    /// A route's parent does not exist (Gateway API `Accepted`).
+    NoMatchingParent,
+    /// A workload's place is not there (yet).
+    PlaceNotFound,
+    /// A field or kind that this mesh does not implement (Gateway API `Accepted`).
+    UnsupportedValue,
+}
+
+impl Reason {
+    /// The word as it is printed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BackendNotFound => "BackendNotFound",
+            Self::Conflicted => "Conflicted",
+            Self::Invalid => "Invalid",
+            Self::InvalidKind => "InvalidKind",
+            Self::NoMatchingParent => "NoMatchingParent",
+            Self::PlaceNotFound => "PlaceNotFound",
+            Self::UnsupportedValue => "UnsupportedValue",
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} (document {})", self.file.display(), self.line, self.document)
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}: ", self.location, self.subject, self.reason.as_str())?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}

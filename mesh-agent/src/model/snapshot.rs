@@ -1,0 +1,90 @@
+//! One consistent view of the mesh, with its indices.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::model::condition::Condition;
+use crate::model::id::ResourceName;
+use crate::model::service::Service;
+use crate::model::workload::Workload;
+
+/// Everything the proxies know, as of one revision. Never changes after it is published.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts up by one with each publication; 0 is the empty view before the first.
+    pub revision: u64,
+    /// Workloads by name.
+    pub workloads: HashMap<ResourceName, Arc<Workload>>,
+    /// Workloads by address. Several may share one: units of one host.
+    pub by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
+    /// What is behind each virtual address and port.
+    pub services: HashMap<SocketAddr, Arc<Target>>,
+    /// What is wrong.
+    pub conditions: Vec<Condition>,
+}
+
+/// One port of a service, with its routes resolved.
+#[derive(Debug)]
+pub struct Target {
+    /// The service.
+    pub service: Arc<Service>,
+    /// Its port.
+    pub port: u16,
+    /// For clients of every namespace that has no route of its own.
+    pub default: Split,
+    /// Consumer routes: for clients of these namespaces (GEP-1294).
+    pub by_namespace: HashMap<Arc<str>, Split>,
+}
+
+/// Weighted backends.
+#[derive(Debug)]
+pub struct Split {
+    /// The route that says so; `None` without a route: all connections go to the service itself.
+    pub route: Option<ResourceName>,
+    /// The backends, in the order of the route. Those of weight 0 are kept, for people to see.
+    pub backends: Vec<Backend>,
+}
+
+/// One backend of a split.
+#[derive(Debug)]
+pub struct Backend {
+    /// The service as the route names it.
+    pub service: ResourceName,
+    /// Its port.
+    pub port: u16,
+    /// `weight`.
+    pub weight: u32,
+    /// Who serves it.
+    pub endpoints: Endpoints,
+}
+
+/// Who serves a backend.
+#[derive(Debug)]
+pub enum Endpoints {
+    /// The backend does not exist; its share of connections is refused (Gateway API, `TCPRoute`).
+    Invalid,
+    /// The service exists; its endpoints may be none.
+    Resolved {
+        /// The backend's service.
+        service: Arc<Service>,
+        /// Its endpoints.
+        endpoints: Vec<Endpoint>,
+    },
+}
+
+/// One address of one workload behind a service.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where the application listens.
+    pub address: SocketAddr,
+    /// Who listens there.
+    pub workload: Arc<Workload>,
+}
+
+impl Snapshot {
+    /// The workloads that the agent of `node` serves.
+    pub fn on_node<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
+        self.workloads.values().filter(move |workload| workload.node.as_deref() == Some(node))
+    }
+}

@@ -1,0 +1,73 @@
+//! A pod, a unit or an external machine: something with an identity.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::model::id::ResourceName;
+use crate::model::spiffe::SpiffeId;
+
+/// A workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Namespace and name.
+    pub name: ResourceName,
+    /// Who it is to its peers.
+    pub identity: SpiffeId,
+    /// The node whose agent serves it. `None`: no agent does; it is reached in plaintext.
+    pub node: Option<Arc<str>>,
+    /// Its own addresses, the primary one first. Never empty.
+    pub addresses: Vec<IpAddr>,
+    /// Labels; services select by them.
+    pub labels: BTreeMap<String, String>,
+    /// Ports that services may name in `targetPort`.
+    pub ports: Vec<NamedPort>,
+    /// Where on its node it is found.
+    pub place: Place,
+}
+
+/// A port with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPort {
+    /// The name that `targetPort` refers to.
+    pub name: String,
+    /// The port, host byte order.
+    pub port: u16,
+}
+
+/// How the node's agent finds a workload's sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// All sockets of this cgroup and those below it; the path is relative to the cgroup v2 root.
+    Cgroup(PathBuf),
+    /// All sockets of this network namespace, by path (for example `/run/netns/web`).
+    Netns(PathBuf),
+    /// All sockets of this systemd unit.
+    SystemdUnit(String),
+    /// Nothing on this node: an endpoint elsewhere.
+    Unplaced,
+}
+
+impl Workload {
+    /// The label that Istio and Kubernetes take as the application's name, or the workload's own.
+    pub fn canonical_name(&self) -> &str {
+        ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]
+            .iter()
+            .find_map(|key| self.labels.get(*key))
+            .map_or(&self.name.name, String::as_str)
+    }
+
+    /// The label that Istio and Kubernetes take as the application's version, or `latest`.
+    pub fn canonical_revision(&self) -> &str {
+        ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]
+            .iter()
+            .find_map(|key| self.labels.get(*key))
+            .map_or("latest", String::as_str)
+    }
+
+    /// The label `key`, or `unknown`, as Istio's metrics print an absent one.
+    pub fn label_or_unknown(&self, key: &str) -> &str {
+        self.labels.get(key).map_or("unknown", String::as_str)
+    }
+}

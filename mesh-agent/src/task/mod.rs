@@ -1,0 +1,6 @@
+//! Tasks and time: nothing runs unowned.
+
+pub mod backoff;
+pub mod clock;
+pub mod scope;
+pub mod worker;

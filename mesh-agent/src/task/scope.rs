@@ -1,0 +1,166 @@
+//! The only place a task is spawned.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The most memory one task may hold before it allocates anything.
+const MAX_TASK_BYTES: usize = 4096;
+
+/// Tasks that panicked since the process started. The agent goes on; its metrics say so.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Owns a group of tasks. A task that is not in a scope cannot exist.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    name: &'static str,
+    tasks: TaskTracker,
+    draining: CancellationToken,
+    stopping: CancellationToken,
+}
+
+/// How many tasks have panicked since the process started.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+impl Scope {
+    /// Opens an empty scope.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// Opens a scope within this one: it drains and stops when this one does, or before.
+    pub fn child(&self, name: &'static str) -> Self {
+        Self {
+            name,
+            tasks: TaskTracker::new(),
+            draining: self.draining.child_token(),
+            stopping: self.stopping.child_token(),
+        }
+    }
+
+    /// Runs `task` on the current runtime until it returns or the scope stops.
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn_on(&Handle::current(), task);
+    }
+
+    /// Runs `task` on `runtime` until it returns or the scope stops.
+    pub fn spawn_on<F>(&self, runtime: &Handle, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // A task's memory is that of its longest branch. Box the rare branches.
+        const { assert!(size_of::<F>() <= MAX_TASK_BYTES, "task too large: Box::pin a branch") };
+        let stopping = self.stopping.clone();
+        let name = self.name;
+        let task = async move {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {}
+                () = survive(name, task) => {}
+            }
+        };
+        drop(runtime.spawn(self.tasks.track_future(task)));
+    }
+
+    /// Resolves when the scope stops accepting new work.
+    pub async fn draining(&self) {
+        self.draining.cancelled().await;
+    }
+
+    /// Whether the scope has stopped accepting new work.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// How many tasks it has.
+    pub fn count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Asks every task to finish, waits up to `deadline`, then stops those that have not.
+    ///
+    /// Returns the number of tasks that had to be stopped.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        self.draining.cancel();
+        self.tasks.close();
+        if timeout(deadline, self.tasks.wait()).await.is_ok() {
+            return 0;
+        }
+        let cut = self.tasks.len();
+        self.stopping.cancel();
+        self.tasks.wait().await;
+        cut
+    }
+}
+
+/// Runs `task` to its end; a panic ends it alone, and is counted and logged.
+async fn survive(scope: &'static str, task: impl Future<Output = ()>) {
+    let mut task = pin!(task);
+    std::future::poll_fn(move |cx| {
+        // Unwind safety: after a panic the task is never polled again, and what it shares with
+        // others is behind mutexes that recover from poison, channels and atomics.
+        catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))).unwrap_or_else(|_payload| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(scope, "a task panicked; the others go on");
+            Poll::Ready(())
+        })
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn drain_waits_for_a_task_that_finishes() {
+        let scope = Scope::new("test");
+        scope.spawn(tokio::time::sleep(Duration::from_secs(1)));
+        assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drain_cuts_a_task_that_hangs() {
+        let scope = Scope::new("test");
+        scope.spawn(std::future::pending());
+        assert_eq!(scope.drain(Duration::from_secs(5)).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_parent_that_drains_drains_its_children() {
+        let parent = Scope::new("parent");
+        let child = parent.child("child");
+        assert_eq!(parent.drain(Duration::ZERO).await, 0);
+        assert!(child.is_draining());
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_task_and_is_counted() {
+        let scope = Scope::new("test");
+        let before = panics();
+        scope.spawn(async { panic!("on purpose") });
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        scope.spawn(async move { tx.send(()).unwrap() });
+        rx.await.unwrap();
+        assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+        assert_eq!(panics() - before, 1);
+    }
+}
