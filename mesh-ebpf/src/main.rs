@@ -1,1 +1,59 @@
-fn main(){}
+//! The kernel side of the mesh: one object, one file a hook.
+//!
+//! Each hook reads the context, asks a pure function of `mesh-common`, and writes the context.
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "helpers, maps and context fields are raw; see ARCHITECTURE.md")]
+
+mod connect;
+mod ctx;
+mod maps;
+mod peername;
+mod sockops;
+
+use aya_ebpf::macros::{cgroup_sock_addr, sock_ops};
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
+
+/// Runs on every IPv4 `connect()` below the agent's cgroup.
+#[cgroup_sock_addr(connect4)]
+fn mesh_connect4(ctx: SockAddrContext) -> i32 {
+    connect::v4(&ctx)
+}
+
+/// Runs on every IPv6 `connect()` below the agent's cgroup; also for v4-mapped addresses.
+#[cgroup_sock_addr(connect6)]
+fn mesh_connect6(ctx: SockAddrContext) -> i32 {
+    connect::v6(&ctx)
+}
+
+/// Runs when an application asks who is at the other end, and when it accepts.
+#[cgroup_sock_addr(getpeername4)]
+fn mesh_peername4(ctx: SockAddrContext) -> i32 {
+    peername::v4(&ctx)
+}
+
+/// The same for IPv6 sockets.
+#[cgroup_sock_addr(getpeername6)]
+fn mesh_peername6(ctx: SockAddrContext) -> i32 {
+    peername::v6(&ctx)
+}
+
+/// Runs when a TCP connection is opened, and when one is established.
+#[sock_ops]
+fn mesh_sockops(ctx: SockOpsContext) -> u32 {
+    sockops::run(&ctx);
+    // The return value is not looked at for the two operations that are handled; 0 for the others
+    // means "no opinion" (for example on the initial time-out).
+    0
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// What lets the programs use the kernel's GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

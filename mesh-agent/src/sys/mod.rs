@@ -1,3 +1,11 @@
-//! Everything the standard library cannot do safely: raw system calls and namespaces.
+//! Everything the standard library cannot do safely: raw system calls, and namespaces.
+//!
+//! The only module with `unsafe`. What is here is small, and safe for every argument.
+#![expect(unsafe_code, reason = "this is the one module that may; see ARCHITECTURE.md")]
 
+pub mod bpf;
+pub mod bpffs;
+pub mod caps;
+pub mod cgroup;
 pub mod netns;
+pub mod socket;

@@ -1,0 +1,91 @@
+//! What connections ask of the kernel, from any thread.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd as _};
+
+use aya::maps::{MapData, MapError, PerCpuArray};
+use mesh_common::addr::user::from_ip;
+use mesh_common::record::{AGENT, ConnKey, Record};
+use mesh_common::stats;
+
+use crate::datapath::Error;
+use crate::sys::bpf::SharedMap;
+
+/// The maps that connections use.
+pub struct Kernel {
+    origins: SharedMap<ConnKey, Record>,
+    sockets: SharedMap<i32, Record>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    pub(crate) fn new(
+        origins: &MapData,
+        sockets: &MapData,
+        counters: PerCpuArray<MapData, u64>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            origins: share(origins, "ORIGINS")?,
+            sockets: share(sockets, "SOCKETS")?,
+            counters,
+        })
+    }
+
+    /// What the kernel recorded of the connection that `client`, in the namespace with the cookie
+    /// `netns`, opened to the outbound listener. Each record can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused; that there is no record is `Ok(None)`.
+    pub fn take_origin(&self, netns: u64, client: SocketAddr) -> io::Result<Option<Record>> {
+        self.origins.take(&ConnKey::new(netns, from_ip(client.ip()), client.port().to_be()))
+    }
+
+    /// Marks a socket as the agent's own before it connects: it is never captured. If the
+    /// connection stays in its namespace, the accepting application sees `client` as its peer.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no memory for the mark.
+    pub fn mark_agent(&self, socket: impl AsFd, client: Option<SocketAddr>) -> io::Result<()> {
+        let record = Record {
+            source_id: 0,
+            source_kind: 0,
+            role: AGENT,
+            addr: client.map_or([0; 16], |client| from_ip(client.ip())),
+            port_be: client.map_or(0, |client| client.port().to_be()),
+            pad: [0; 6],
+        };
+        self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
+    }
+
+    /// The kernel's counters, summed over the CPUs, in the order of [`stats::VERDICTS`].
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<[u64; stats::COUNT], MapError> {
+        let mut sums = [0; stats::COUNT];
+        for (sum, index) in sums.iter_mut().zip(0..) {
+            *sum = self.counters.get(&index, 0)?.iter().sum();
+        }
+        Ok(sums)
+    }
+}
+
+fn share<K: aya::Pod, V: aya::Pod>(
+    map: &MapData,
+    name: &'static str,
+) -> Result<SharedMap<K, V>, Error> {
+    let wrong = |_error| Error::Missing(name);
+    let info = map.info().map_err(|_error| Error::Missing(name))?;
+    SharedMap::new(map.fd().as_fd(), info.key_size(), info.value_size()).map_err(wrong)
+}

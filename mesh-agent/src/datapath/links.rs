@@ -1,0 +1,124 @@
+//! Attaches the programs by pinned links, and takes pinned links over.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::links::{CgroupAttachMode, FdLink};
+use aya::programs::{Program, ProgramFd};
+
+use crate::datapath::Error;
+use crate::sys::{bpf, cgroup};
+
+/// A program of the object, and how it is attached.
+struct Hook {
+    /// The program's name in the object.
+    program: &'static str,
+    /// The link's name in the pin folder.
+    link: &'static str,
+    /// `enum bpf_attach_type`: the kernel does not compare it when a link is updated.
+    attach_type: u32,
+}
+
+/// Every hook. Those that accept come before those that redirect, so that no connection is
+/// redirected whose record would not be kept.
+const HOOKS: &[Hook] = &[
+    Hook { program: "mesh_sockops", link: "link_sockops", attach_type: 3 },
+    Hook { program: "mesh_peername4", link: "link_peername4", attach_type: 29 },
+    Hook { program: "mesh_peername6", link: "link_peername6", attach_type: 30 },
+    Hook { program: "mesh_connect4", link: "link_connect4", attach_type: 10 },
+    Hook { program: "mesh_connect6", link: "link_connect6", attach_type: 11 },
+];
+
+/// Whether a path in the pin folder is a link.
+pub(crate) fn is_link(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"))
+}
+
+/// Loads every program and attaches it to `cgroup`; links that are pinned in `folder` are kept.
+///
+/// # Errors
+///
+/// The verifier refused a program, or the kernel to attach it.
+pub(crate) fn attach_all(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
+    let refused = |source| Error::Cgroup { path: cgroup.to_owned(), source };
+    let file = File::open(cgroup).map_err(refused)?;
+    let id = cgroup::id(cgroup).map_err(refused)?;
+    for hook in HOOKS {
+        let path = folder.join(hook.link);
+        let program = load(ebpf, hook.program)?;
+        if take_over(&path, program, id, hook) {
+            continue;
+        }
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Attach {
+            program: hook.program,
+            cgroup: cgroup.to_owned(),
+            source,
+        };
+        let link = attach(ebpf, hook.program, &file).map_err(failed)?;
+        // A link to a cgroup that is gone, or to another one.
+        if path.exists() {
+            fs::remove_file(&path).map_err(|error| failed(error.into()))?;
+        }
+        drop(link.pin(&path).map_err(|error| failed(error.into()))?);
+    }
+    Ok(())
+}
+
+/// Loads one program, and returns its descriptor.
+fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a ProgramFd, Error> {
+    let refused = |source| Error::Program { name, source: Box::new(source) };
+    match ebpf.program_mut(name).ok_or(Error::Missing(name))? {
+        Program::SockOps(program) => {
+            program.load().map_err(refused)?;
+            program.fd().map_err(refused)
+        }
+        Program::CgroupSockAddr(program) => {
+            program.load().map_err(refused)?;
+            program.fd().map_err(refused)
+        }
+        _ => Err(Error::Missing(name)),
+    }
+}
+
+/// Gives a pinned link the new program. False: there is none, or it is not where it should be.
+fn take_over(path: &Path, program: &ProgramFd, cgroup: u64, hook: &Hook) -> bool {
+    let Ok(link) = bpf::pinned(path) else { return false };
+    match bpf::cgroup_of_link(link.as_fd()) {
+        Ok(place) if place == (cgroup, hook.attach_type) => {}
+        Ok(_elsewhere) => return false,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "a pinned link cannot be read");
+            return false;
+        }
+    }
+    match bpf::link_update(link.as_fd(), program.as_fd()) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "a pinned link cannot be taken over");
+            false
+        }
+    }
+}
+
+/// Attaches one program.
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    cgroup: &File,
+) -> Result<FdLink, Box<dyn std::error::Error + Send + Sync>> {
+    // With links the kernel always allows several programs, and refuses to be told so.
+    let mode = CgroupAttachMode::Single;
+    match ebpf.program_mut(name).ok_or(Error::Missing(name))? {
+        Program::SockOps(program) => {
+            let id = program.attach(cgroup, mode)?;
+            Ok(FdLink::try_from(program.take_link(id)?)?)
+        }
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, mode)?;
+            Ok(FdLink::try_from(program.take_link(id)?)?)
+        }
+        _ => Err(Error::Missing(name).into()),
+    }
+}

@@ -1,0 +1,128 @@
+//! Loads the programs, adopts what is pinned, and replaces what another version has pinned.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use aya::{Ebpf, EbpfLoader};
+use mesh_common::destination::{Destination, DestinationKey};
+use mesh_common::source::{Source, SourceKey};
+use mesh_common::{ABI_VERSION, maps};
+
+use crate::datapath::kernel::Kernel;
+use crate::datapath::{Error, Options, links, object};
+use crate::sys::bpffs;
+
+/// The loaded kernel side, for the one task that writes its maps.
+#[derive(Debug)]
+pub struct Loaded {
+    /// `SOURCES`.
+    pub sources: HashMap<MapData, SourceKey, Source>,
+    /// `DESTINATIONS`.
+    pub destinations: HashMap<MapData, DestinationKey, Destination>,
+    /// What connections ask.
+    pub kernel: Arc<Kernel>,
+    /// Keeps the programs' log open.
+    pub ebpf: Ebpf,
+}
+
+/// The folder of everything that a node's agents pin.
+pub fn node_folder(bpffs: &Path, node: &str) -> PathBuf {
+    bpffs.join("mesh").join(node)
+}
+
+/// Puts programs, maps and links in place.
+///
+/// What an earlier agent with the same [`ABI_VERSION`] left is adopted: its maps are used on, and
+/// its links get the new programs with no moment in which none is attached. What one with another
+/// version left is removed once ours is in place.
+///
+/// # Errors
+///
+/// The kernel or the file system refused something; the error says what.
+pub fn load(options: &Options) -> Result<Loaded, Error> {
+    let bytes = object::bytes()?;
+    let node = node_folder(&options.bpffs, &options.node);
+    let folder = node.join(format!("v{ABI_VERSION}"));
+    let pin = |path: &Path, source: io::Error| Error::Pin {
+        path: path.to_owned(),
+        source: source.into(),
+    };
+    bpffs::ensure_mounted(&options.bpffs).map_err(|e| pin(&options.bpffs, e))?;
+    fs::create_dir_all(&folder).map_err(|e| pin(&folder, e))?;
+
+    let mut loader = EbpfLoader::new();
+    loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
+    for name in maps::ALL {
+        loader.map_pin_path(name, folder.join(name));
+    }
+    let mut ebpf = loader.load(bytes).map_err(Box::new)?;
+    links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
+    remove_other_versions(&node, &folder).map_err(|e| pin(&node, e))?;
+
+    let counters: PerCpuArray<MapData, u64> = take(&mut ebpf, maps::COUNTERS)?;
+    let origins = data(&ebpf, maps::ORIGINS)?;
+    let sockets = data(&ebpf, maps::SOCKETS)?;
+    let kernel = Arc::new(Kernel::new(origins, sockets, counters)?);
+    let sources = take(&mut ebpf, maps::SOURCES)?;
+    let destinations = take(&mut ebpf, maps::DESTINATIONS)?;
+    Ok(Loaded { sources, destinations, kernel, ebpf })
+}
+
+/// Removes everything that agents of `node` have pinned, which detaches the programs. Returns
+/// whether there was anything.
+///
+/// # Errors
+///
+/// A pin could not be removed.
+pub fn uninstall(bpffs: &Path, node: &str) -> io::Result<bool> {
+    let folder = node_folder(bpffs, node);
+    if !folder.exists() {
+        return Ok(false);
+    }
+    for version in fs::read_dir(&folder)? {
+        remove_version(&version?.path())?;
+    }
+    fs::remove_dir(&folder)?;
+    Ok(true)
+}
+
+/// Removes the folders beside `keep`.
+fn remove_other_versions(node: &Path, keep: &Path) -> io::Result<()> {
+    for version in fs::read_dir(node)? {
+        let path = version?.path();
+        if path != keep {
+            tracing::info!(path = %path.display(), "removing what another version pinned");
+            remove_version(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the links of a folder before its maps, so that no program runs on maps that are gone.
+fn remove_version(folder: &Path) -> io::Result<()> {
+    let mut paths = fs::read_dir(folder)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()?;
+    paths.sort_by_key(|path| !links::is_link(path));
+    for path in paths {
+        fs::remove_file(path)?;
+    }
+    fs::remove_dir(folder)
+}
+
+/// Takes a map out of the object, as the type that it must have.
+fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
+    M::try_from(map).map_err(|_other_type| Error::Missing(name))
+}
+
+/// The raw map, whatever its type.
+fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
+    match ebpf.map(name) {
+        Some(Map::LruHashMap(data) | Map::SkStorage(data)) => Ok(data),
+        _ => Err(Error::Missing(name)),
+    }
+}

@@ -1,0 +1,143 @@
+//! Tunnels by who asks, whom they reach, and who must be there.
+//!
+//! One pool belongs to one data thread of one workload's namespace: tunnels are never shared
+//! between threads, and never between two source identities.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::hbone::connect::Open;
+use crate::hbone::stream::Stream;
+use crate::hbone::tunnel::{Lease, Tunnel};
+use crate::hbone::{Error, Options};
+use crate::model::spiffe::SpiffeId;
+use crate::task::scope::Scope;
+
+/// Which tunnels may carry a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Who asks: the identity that our certificate shows.
+    pub source: SpiffeId,
+    /// The peer's HBONE address.
+    pub peer: SocketAddr,
+    /// Who must be there.
+    pub destination: SpiffeId,
+}
+
+/// Tunnels that are open or being opened.
+#[derive(Debug)]
+pub struct Pool {
+    options: Options,
+    scope: Scope,
+    peers: Mutex<HashMap<Key, Arc<Peer>>>,
+}
+
+/// The tunnels to one peer.
+#[derive(Debug)]
+struct Peer {
+    tunnels: Mutex<Vec<Arc<Tunnel>>>,
+    /// Held while a tunnel is opened, so that many connections at once open one.
+    opening: tokio::sync::Mutex<()>,
+}
+
+impl Pool {
+    /// An empty pool, whose tunnels live in `scope`.
+    pub fn new(options: Options, scope: Scope) -> Self {
+        Self { options, scope, peers: Mutex::default() }
+    }
+
+    /// Opens a stream; `dial` makes a TLS connection to the peer if a new tunnel is needed.
+    ///
+    /// A tunnel that turns out to have gone away is replaced once: nothing was sent on it.
+    ///
+    /// # Errors
+    ///
+    /// The peer could not be reached, is not who it must be, or refused.
+    pub async fn stream<Io, Dial, Dialing>(
+        &self,
+        key: &Key,
+        open: &Open,
+        hostname: Option<&str>,
+        dial: Dial,
+    ) -> Result<(Stream, Lease), Error>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Dial: Fn() -> Dialing,
+        Dialing: Future<Output = Result<Io, Error>>,
+    {
+        let lease = self.lease(key, &dial).await?;
+        match lease.open(open, hostname).await {
+            Err(error) if error.is_stale_tunnel() => {
+                tracing::debug!(%error, peer = %key.peer, "a stale tunnel is replaced");
+                lease.close();
+                let lease = self.lease(key, &dial).await?;
+                Ok((lease.open(open, hostname).await?, lease))
+            }
+            other => Ok((other?, lease)),
+        }
+    }
+
+    async fn lease<Io, Dial, Dialing>(&self, key: &Key, dial: &Dial) -> Result<Lease, Error>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Dial: Fn() -> Dialing,
+        Dialing: Future<Output = Result<Io, Error>>,
+    {
+        let peer = self.peer(key);
+        if let Some(lease) = peer.lease(self.options.max_streams) {
+            return Ok(lease);
+        }
+        let _opening = peer.opening.lock().await;
+        // Whoever held the lock before may have opened one.
+        if let Some(lease) = peer.lease(self.options.max_streams) {
+            return Ok(lease);
+        }
+        let io = dial().await?;
+        let tunnel = Tunnel::start(io, &self.options, &self.scope).await?;
+        let lease = tunnel.lease(self.options.max_streams);
+        lock(&peer.tunnels).push(tunnel);
+        lease.ok_or(Error::Timeout)
+    }
+
+    /// The peer's tunnels. Peers whose tunnels are all closed are forgotten on the way, so that
+    /// the table is bounded by what is in use.
+    fn peer(&self, key: &Key) -> Arc<Peer> {
+        let mut peers = lock(&self.peers);
+        if let Some(peer) = peers.get(key) {
+            return Arc::clone(peer);
+        }
+        peers.retain(|_, peer| !peer.is_idle());
+        let peer =
+            Arc::new(Peer { tunnels: Mutex::default(), opening: tokio::sync::Mutex::default() });
+        peers.insert(key.clone(), Arc::clone(&peer));
+        peer
+    }
+
+    /// Tunnels that are open.
+    pub fn count(&self) -> usize {
+        lock(&self.peers).values().map(|peer| lock(&peer.tunnels).len()).sum()
+    }
+}
+
+impl Peer {
+    /// A place on an open tunnel. The first with room: the others may become idle.
+    fn lease(&self, most: u32) -> Option<Lease> {
+        let mut tunnels = lock(&self.tunnels);
+        tunnels.retain(|tunnel| !tunnel.is_closed());
+        tunnels.iter().find_map(|tunnel| tunnel.lease(most))
+    }
+
+    fn is_idle(&self) -> bool {
+        lock(&self.tunnels).iter().all(|tunnel| tunnel.is_closed())
+            && self.opening.try_lock().is_ok()
+    }
+}
+
+/// A panic elsewhere leaves the tables whole: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,97 @@
+//! Takes the tunnels of peers.
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::hbone::connect::{self, Open, RequestError};
+use crate::hbone::stream::Stream;
+use crate::hbone::{Error, Options};
+use crate::task::scope::Scope;
+
+/// The largest list of headers of a request, in bytes (what ztunnel allows).
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
+
+/// A stream that a peer asks for.
+#[derive(Debug)]
+pub struct Incoming {
+    /// What it is for.
+    pub open: Result<Open, RequestError>,
+    respond: SendResponse<Bytes>,
+    receive: RecvStream,
+}
+
+impl Incoming {
+    /// Answers 200.
+    ///
+    /// # Errors
+    ///
+    /// The peer has gone away.
+    pub fn accept(mut self) -> Result<Stream, Error> {
+        let send = self.respond.send_response(answer(StatusCode::OK), false)?;
+        Ok(Stream { send, receive: self.receive })
+    }
+
+    /// Answers another status.
+    pub fn refuse(mut self, status: u16) {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        if let Err(error) = self.respond.send_response(answer(status), true) {
+            tracing::debug!(%error, "a peer did not wait for its answer");
+        }
+    }
+}
+
+fn answer(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
+}
+
+/// Serves one tunnel until the peer closes it; `handle` is given each stream. When `scope` drains
+/// no new streams are taken, and the tunnel ends with the last one that is open.
+///
+/// # Errors
+///
+/// The peer broke HTTP/2.
+pub async fn serve<Io>(
+    io: Io,
+    options: &Options,
+    scope: &Scope,
+    handle: impl Fn(Incoming),
+) -> Result<(), Error>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = Builder::new()
+        .initial_window_size(options.stream_window_bytes)
+        .initial_connection_window_size(options.tunnel_window_bytes)
+        .max_frame_size(options.max_frame_bytes)
+        .max_send_buffer_size(options.max_send_buffer_bytes)
+        .max_concurrent_streams(options.max_streams)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .handshake(io)
+        .await?;
+    let mut draining = false;
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = scope.draining(), if !draining => {
+                connection.graceful_shutdown();
+                draining = true;
+                continue;
+            }
+            next = connection.accept() => next,
+        };
+        let Some(next) = next else { return Ok(()) };
+        let (request, mut respond) = next?;
+        if draining {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            continue;
+        }
+        let open = connect::parse(&request);
+        let receive = Request::into_body(request);
+        handle(Incoming { open, respond, receive });
+    }
+}

@@ -1,0 +1,162 @@
+//! One HTTP/2 connection to a peer's agent.
+
+use std::future::{pending, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection, SendRequest};
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::hbone::connect::{self, Open};
+use crate::hbone::stream::Stream;
+use crate::hbone::{Error, Options};
+use crate::task::scope::Scope;
+
+/// A tunnel, as the pool holds it. Its own task drives it.
+#[derive(Debug)]
+pub struct Tunnel {
+    requests: SendRequest<Bytes>,
+    streams: AtomicU32,
+    closed: AtomicBool,
+}
+
+/// A place on a tunnel. Dropping it frees the place.
+#[derive(Debug)]
+pub struct Lease(Arc<Tunnel>);
+
+impl Tunnel {
+    /// Starts HTTP/2 on a TLS connection, and drives it in `scope` until it fails, is idle for too
+    /// long, or the scope stops.
+    ///
+    /// # Errors
+    ///
+    /// The peer does not speak HTTP/2.
+    pub async fn start<Io>(io: Io, options: &Options, scope: &Scope) -> Result<Arc<Self>, Error>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, connection) = Builder::new()
+            .enable_push(false)
+            .initial_window_size(options.stream_window_bytes)
+            .initial_connection_window_size(options.tunnel_window_bytes)
+            .max_frame_size(options.max_frame_bytes)
+            .max_send_buffer_size(options.max_send_buffer_bytes)
+            .handshake(io)
+            .await?;
+        let tunnel =
+            Arc::new(Self { requests, streams: AtomicU32::new(0), closed: AtomicBool::new(false) });
+        let (driven, options) = (Arc::clone(&tunnel), *options);
+        scope.spawn(Box::pin(async move {
+            drive(connection, &driven, options).await;
+            driven.closed.store(true, Ordering::Release);
+        }));
+        Ok(tunnel)
+    }
+
+    /// Takes a place, unless there is none within `most` or the tunnel is closed.
+    pub fn lease(self: &Arc<Self>, most: u32) -> Option<Lease> {
+        if self.is_closed() {
+            return None;
+        }
+        if self.streams.fetch_add(1, Ordering::AcqRel) >= most {
+            self.streams.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Lease(Arc::clone(self)))
+    }
+
+    /// Whether no stream can be opened any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+impl Lease {
+    /// Opens a stream in this place.
+    ///
+    /// # Errors
+    ///
+    /// The tunnel failed, or the peer refused.
+    pub async fn open(&self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
+        let request = connect::request(open, hostname).map_err(std::io::Error::other);
+        let request = request.map_err(Error::Connect)?;
+        let mut requests = self.0.requests.clone().ready().await.inspect_err(|_| self.close())?;
+        let (response, send) = requests.send_request(request, false)?;
+        let response = response.await?;
+        match response.status().as_u16() {
+            200 => Ok(Stream { send, receive: response.into_body() }),
+            status => Err(Error::Refused(status)),
+        }
+    }
+
+    /// Lets nobody else take a place on this tunnel.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Drives the connection: HTTP/2 itself, pings, and the end of an idle one.
+async fn drive<Io>(mut connection: Connection<Io, Bytes>, tunnel: &Tunnel, options: Options)
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut pings = connection.ping_pong();
+    let mut asked: Option<Instant> = None;
+    let mut used = Instant::now();
+    let mut tick = interval(options.ping_interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut connection => {
+                if let Err(error) = end {
+                    tracing::debug!(%error, "a tunnel ended");
+                }
+                return;
+            }
+            () = answered(pings.as_mut()), if asked.is_some() => asked = None,
+            _ = tick.tick() => {
+                let now = Instant::now();
+                if tunnel.streams.load(Ordering::Acquire) > 0 {
+                    used = now;
+                } else if now - used >= options.idle_timeout {
+                    return;
+                }
+                match asked {
+                    Some(since) if now - since >= options.ping_timeout => {
+                        tracing::warn!("a peer's agent does not answer; its tunnel is closed");
+                        return;
+                    }
+                    Some(_) => {}
+                    None => asked = ask(pings.as_mut(), now),
+                }
+            }
+        }
+    }
+}
+
+/// Sends a ping; says when.
+fn ask(pings: Option<&mut PingPong>, now: Instant) -> Option<Instant> {
+    pings?.send_ping(Ping::opaque()).ok().map(|()| now)
+}
+
+/// Waits for the answer to a ping. One that fails is seen by the connection itself.
+async fn answered(pings: Option<&mut PingPong>) {
+    match pings {
+        Some(pings) => {
+            if poll_fn(|cx| pings.poll_pong(cx)).await.is_err() {
+                pending().await
+            }
+        }
+        None => pending().await,
+    }
+}

@@ -1,0 +1,40 @@
+//! One application's socket, which is reset unless its connection ended in order.
+
+use tokio::net::TcpStream;
+
+use crate::sys::socket;
+
+/// A socket to an application. Dropping it resets the connection (RST) until [`Leg::complete`] was
+/// called: an application must never take a connection that was cut for one that was complete.
+#[derive(Debug)]
+pub struct Leg {
+    stream: TcpStream,
+    complete: bool,
+}
+
+impl Leg {
+    /// Guards `stream`.
+    pub const fn new(stream: TcpStream) -> Self {
+        Self { stream, complete: false }
+    }
+
+    /// The socket.
+    pub const fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// Both directions ended in order: dropping closes (FIN) from now on.
+    pub const fn complete(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        if !self.complete
+            && let Err(error) = socket::reset_on_close(&self.stream)
+        {
+            tracing::debug!(%error, "a socket cannot be reset");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Moving bytes.
+
+pub mod chunk;
+pub mod leg;
+pub mod copy;

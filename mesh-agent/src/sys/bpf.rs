@@ -1,0 +1,212 @@
+//! The few commands of `bpf(2)` that aya does not offer, or offers only with exclusive access.
+
+use std::ffi::CString;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+
+use aya::Pod;
+use nix::libc;
+
+/// `enum bpf_cmd` (include/uapi/linux/bpf.h).
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+/// `enum bpf_cmd`.
+const BPF_OBJ_GET: libc::c_long = 7;
+/// `enum bpf_cmd`.
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+/// `enum bpf_cmd`; for hash and LRU hash maps since Linux 5.14.
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+/// `enum bpf_cmd`; since Linux 5.7.
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// A map that many threads use at once, as the kernel allows.
+///
+/// Its types are those of the object that was loaded: the sizes are compared when it is made.
+#[derive(Debug)]
+pub struct SharedMap<K: Pod, V: Pod> {
+    fd: OwnedFd,
+    types: PhantomData<fn(K) -> V>,
+}
+
+/// The part of `union bpf_attr` for commands on one element.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The part of `union bpf_attr` for `BPF_LINK_UPDATE`.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_program_fd: u32,
+    flags: u32,
+    old_program_fd: u32,
+}
+
+/// The part of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct ObjAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C, align(8))]
+struct InfoAttr {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The start of `struct bpf_link_info`, with the part for cgroups.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CgroupLinkInfo {
+    kind: u32,
+    id: u32,
+    program_id: u32,
+    pad: u32,
+    cgroup_id: u64,
+    attach_type: u32,
+    pad_end: u32,
+}
+
+impl<K: Pod, V: Pod> SharedMap<K, V> {
+    /// Shares a map whose kernel-side sizes are `key_size` and `value_size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// The sizes are not those of `K` and `V`, or no descriptor is left.
+    pub fn new(fd: BorrowedFd<'_>, key_size: u32, value_size: u32) -> io::Result<Self> {
+        if key_size as usize != size_of::<K>() || value_size as usize != size_of::<V>() {
+            return Err(io::Error::other(format!(
+                "the map holds {key_size} and {value_size} bytes, not {} and {}",
+                size_of::<K>(),
+                size_of::<V>()
+            )));
+        }
+        Ok(Self { fd: fd.try_clone_to_owned()?, types: PhantomData })
+    }
+
+    /// Takes an entry out. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused for another reason than an absent key.
+    pub fn take(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = std::mem::MaybeUninit::<V>::zeroed();
+        let mut attr = self.element(key);
+        attr.value = value.as_mut_ptr() as u64;
+        // JUSTIFICATION: aya has no such command, and its maps want exclusive access.
+        // SAFETY: `attr` is of the command's layout; key and value point to memory of the sizes
+        // that `new` compared with the kernel's, alive until the call returns.
+        let result = unsafe { command(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) };
+        match result {
+            // JUSTIFICATION: the kernel filled it.
+            // SAFETY: `V: Pod`, so that every pattern of its bytes is a value, zeroes included.
+            Ok(_zero) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes an entry, whether there was one or not.
+    ///
+    /// # Errors
+    ///
+    /// The map is full, or the key is not one that the map takes.
+    pub fn put(&self, key: &K, value: &V) -> io::Result<()> {
+        let mut attr = self.element(key);
+        attr.value = std::ptr::from_ref(value) as u64;
+        // JUSTIFICATION: aya's maps want exclusive access; the kernel does not.
+        // SAFETY: as in `take`.
+        unsafe { command(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+    }
+
+    fn element(&self, key: &K) -> ElementAttr {
+        ElementAttr {
+            map_fd: self.fd.as_raw_fd().cast_unsigned(),
+            key: std::ptr::from_ref(key) as u64,
+            ..ElementAttr::default()
+        }
+    }
+}
+
+/// Replaces the program of a link, with no moment in which none is attached.
+///
+/// The kernel does not compare the attach types of cgroup programs: the caller must.
+///
+/// # Errors
+///
+/// The link is not one that can be updated, or the program is of another type.
+pub fn link_update(link: BorrowedFd<'_>, program: impl AsFd) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr {
+        link_fd: link.as_raw_fd().cast_unsigned(),
+        new_program_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        ..LinkUpdateAttr::default()
+    };
+    // JUSTIFICATION: aya keeps it to itself for links of cgroups.
+    // SAFETY: `attr` is of the command's layout and holds two open descriptors.
+    unsafe { command(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Calls `bpf(2)`.
+///
+/// # Safety
+///
+/// `A` is the layout of `number`'s part of `union bpf_attr`, and every pointer in it is valid for
+/// what the command does with it.
+unsafe fn command<A>(number: libc::c_long, attr: &mut A) -> io::Result<RawFd> {
+    // JUSTIFICATION: no safe wrapper exists.
+    // SAFETY: what the caller promised; the size is that of `attr`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, number, std::ptr::from_mut(attr), size_of::<A>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    RawFd::try_from(result).map_err(io::Error::other)
+}
+
+/// Opens what is pinned at `path`.
+///
+/// # Errors
+///
+/// Nothing is pinned there, or it may not be opened.
+pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut attr = ObjAttr { path: path.as_ptr() as u64, ..ObjAttr::default() };
+    // JUSTIFICATION: aya opens pinned links but does not hand their descriptors out.
+    // SAFETY: `attr` is of the command's layout; the path is alive until the call returns.
+    let fd = unsafe { command(BPF_OBJ_GET, &mut attr) }?;
+    // JUSTIFICATION: a descriptor arrives as a number.
+    // SAFETY: the kernel has just installed it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// To which cgroup a link is attached, and as what (`enum bpf_attach_type`). The cgroup is 0 if it
+/// is gone.
+///
+/// # Errors
+///
+/// The descriptor is not that of a link.
+pub fn cgroup_of_link(link: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
+    let mut info = CgroupLinkInfo::default();
+    let mut attr = InfoAttr {
+        fd: link.as_raw_fd().cast_unsigned(),
+        length: u32::try_from(size_of::<CgroupLinkInfo>()).map_err(io::Error::other)?,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // JUSTIFICATION: aya does not read this part of a link's information.
+    // SAFETY: `attr` is of the command's layout; `info` is of the length stated.
+    unsafe { command(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok((info.cgroup_id, info.attach_type))
+}

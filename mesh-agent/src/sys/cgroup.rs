@@ -1,0 +1,105 @@
+//! Control groups, version 2: found, not assumed.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// Where the cgroup v2 hierarchy is mounted: `/sys/fs/cgroup` on a unified system,
+/// `/sys/fs/cgroup/unified` on a hybrid one.
+///
+/// # Errors
+///
+/// It is not mounted.
+pub fn root() -> io::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    find_root(&mounts).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no cgroup v2 file system is mounted; mount it: mount -t cgroup2 none /sys/fs/cgroup",
+        )
+    })
+}
+
+/// The mount point of the first `cgroup2` line of `/proc/self/mounts`.
+fn find_root(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_device, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path.replace("\\040", " ")))
+    })
+}
+
+/// The id of a cgroup, as `bpf_get_current_cgroup_id()` answers it: the inode of its folder.
+///
+/// # Errors
+///
+/// There is no such folder.
+pub fn id(path: &Path) -> io::Result<u64> {
+    fs::metadata(path).map(|metadata| metadata.ino())
+}
+
+/// The cgroup of this process, below `root`.
+///
+/// # Errors
+///
+/// `/proc/self/cgroup` cannot be read or has no line for version 2.
+pub fn own(root: &Path) -> io::Result<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup")?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    path.map(|path| root.join(path)).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, "this process is in no cgroup of version 2")
+    })
+}
+
+/// The folder of a systemd unit, searched below `root` (slices nest by their names).
+///
+/// # Errors
+///
+/// No such unit has a cgroup: it is not running.
+pub fn of_unit(root: &Path, unit: &str) -> io::Result<PathBuf> {
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)?.flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name() == *unit {
+                return Ok(entry.path());
+            }
+            // Units live in slices only; what is inside a service or scope is its own business.
+            if entry.file_name().as_encoded_bytes().ends_with(b".slice") {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("the unit `{unit}` has no cgroup below {}; is it running?", root.display()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_unified_and_hybrid_mounts() {
+        let unified = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n\
+                      none /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(find_root(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(find_root(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(find_root("tmpfs /tmp tmpfs rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn finds_a_unit_in_nested_slices() {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("system.slice/system-web.slice/web@1.service");
+        fs::create_dir_all(&unit).unwrap();
+        fs::create_dir_all(root.path().join("user.slice/a.scope/web@1.service")).unwrap();
+        assert_eq!(of_unit(root.path(), "web@1.service").unwrap(), unit);
+        assert!(of_unit(root.path(), "absent.service").is_err());
+    }
+}

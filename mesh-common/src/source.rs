@@ -1,0 +1,51 @@
+//! Whose socket is it? Never answered by its IP address.
+
+abi! {
+    /// Key of `SOURCES`: what a socket belongs to.
+    pub struct SourceKey[16] {
+        /// The cookie of the network namespace, or the id of the cgroup.
+        pub id: u64,
+        /// [`NETNS`] or [`CGROUP`].
+        pub kind: u32,
+        /// Explicit padding; always zero, because keys compare by bytes.
+        pub pad: u32,
+    }
+}
+
+abi! {
+    /// Value of `SOURCES`.
+    pub struct Source[8] {
+        /// A set of [`ENROLLED`] and [`BY_CGROUP`].
+        pub flags: u32,
+        /// Explicit padding; always zero.
+        pub pad: u32,
+    }
+}
+
+/// `SourceKey::kind`: the id is a network namespace's cookie (`SO_NETNS_COOKIE`; Linux 5.14).
+pub const NETNS: u32 = 1;
+/// `SourceKey::kind`: the id is that of a cgroup v2 directory (its inode number).
+pub const CGROUP: u32 = 2;
+
+/// `Source::flags`: connections from here are the mesh's business.
+pub const ENROLLED: u32 = 1;
+/// `Source::flags`: the namespace is the host's; its sockets' cgroups say which workload it is.
+pub const BY_CGROUP: u32 = 2;
+
+/// The deepest cgroup that is looked at, counted from the root (0). systemd nests 4 to 6 levels,
+/// Kubernetes 5; the kernel's loop needs a bound.
+pub const MAX_CGROUP_LEVEL: u32 = 12;
+
+impl SourceKey {
+    /// The key of a network namespace.
+    #[inline]
+    pub const fn netns(cookie: u64) -> Self {
+        Self { id: cookie, kind: NETNS, pad: 0 }
+    }
+
+    /// The key of a cgroup.
+    #[inline]
+    pub const fn cgroup(id: u64) -> Self {
+        Self { id, kind: CGROUP, pad: 0 }
+    }
+}

@@ -1,0 +1,212 @@
+//! The only file that reads and writes raw context memory.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get};
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
+use mesh_common::addr::{self, Addr};
+use mesh_common::record::Record;
+
+use crate::maps::SOCKETS;
+
+/// `AF_INET`.
+const AF_INET: u32 = 2;
+
+/// Reads one field of a context by itself: merged loads do not pass the verifier.
+macro_rules! field {
+    ($context:expr, $($path:tt)+) => {
+        // SAFETY: the verifier checks every access to the context.
+        unsafe { read_volatile(addr_of!((*$context).$($path)+)) }
+    };
+}
+
+/// Writes one field of a context by itself.
+macro_rules! set_field {
+    ($context:expr, $value:expr, $($path:tt)+) => {
+        // SAFETY: the verifier checks every access to the context.
+        unsafe { write_volatile(addr_of_mut!((*$context).$($path)+), $value) }
+    };
+}
+
+/// The address of an IPv4 `sockaddr`.
+#[inline(always)]
+pub(crate) fn v4(ctx: &SockAddrContext) -> Addr {
+    addr::from_v4_be(field!(ctx.sock_addr, user_ip4))
+}
+
+/// The address of an IPv6 `sockaddr`.
+#[inline(always)]
+pub(crate) fn v6(ctx: &SockAddrContext) -> Addr {
+    addr::from_v6_be([
+        field!(ctx.sock_addr, user_ip6[0]),
+        field!(ctx.sock_addr, user_ip6[1]),
+        field!(ctx.sock_addr, user_ip6[2]),
+        field!(ctx.sock_addr, user_ip6[3]),
+    ])
+}
+
+/// The port of a `sockaddr`, network byte order.
+#[inline(always)]
+pub(crate) fn port_be(ctx: &SockAddrContext) -> u16 {
+    (field!(ctx.sock_addr, user_port) & 0xffff) as u16
+}
+
+/// The socket's protocol, `IPPROTO_…`.
+#[inline(always)]
+pub(crate) fn protocol(ctx: &SockAddrContext) -> u32 {
+    field!(ctx.sock_addr, protocol)
+}
+
+/// Replaces the address of an IPv4 `sockaddr`.
+#[inline(always)]
+pub(crate) fn set_v4(ctx: &SockAddrContext, addr_be: u32, port_be: u16) {
+    set_field!(ctx.sock_addr, addr_be, user_ip4);
+    set_field!(ctx.sock_addr, u32::from(port_be), user_port);
+}
+
+/// Replaces the address of an IPv6 `sockaddr`.
+#[inline(always)]
+pub(crate) fn set_v6(ctx: &SockAddrContext, addr: Addr, port_be: u16) {
+    let [a, b, c, d] = addr::to_v6_be(addr);
+    set_field!(ctx.sock_addr, a, user_ip6[0]);
+    set_field!(ctx.sock_addr, b, user_ip6[1]);
+    set_field!(ctx.sock_addr, c, user_ip6[2]);
+    set_field!(ctx.sock_addr, d, user_ip6[3]);
+    set_field!(ctx.sock_addr, u32::from(port_be), user_port);
+}
+
+/// The cookie of the socket's network namespace.
+#[inline(always)]
+pub(crate) fn netns(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the helper takes the hook's own context.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// What is remembered of the socket, if anything.
+#[inline(always)]
+pub(crate) fn record(ctx: &SockAddrContext) -> Option<Record> {
+    // SAFETY: the helper looks the socket of the hook's own context up.
+    let found = unsafe { SOCKETS.get_ptr_mut(ctx) };
+    if found.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and the storage lives as long as the socket.
+    Some(unsafe { *found })
+}
+
+/// Remembers `record` of the socket. False: the kernel has no memory for it.
+#[inline(always)]
+pub(crate) fn remember(ctx: &SockAddrContext, record: &mut Record) -> bool {
+    let wanted = *record;
+    // SAFETY: the helper takes the socket of the hook's own context, and copies the value.
+    let kept = unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(record)) };
+    if kept.is_null() {
+        return false;
+    }
+    // SAFETY: not null, and the storage lives as long as the socket. What an earlier connect() on
+    // the same socket left is replaced.
+    unsafe { *kept = wanted };
+    true
+}
+
+/// Forgets what is remembered of the socket.
+#[inline(always)]
+pub(crate) fn forget(ctx: &SockAddrContext) {
+    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
+    // SAFETY: the socket of the hook's own context. That there is nothing to delete is no error.
+    let _nothing_there: Result<(), i32> = unsafe { SOCKETS.delete(sk) };
+}
+
+/// One end of a connection, as `sock_ops` sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct End {
+    pub(crate) addr: Addr,
+    pub(crate) port_be: u16,
+}
+
+/// The end on this side.
+#[inline(always)]
+pub(crate) fn local(ctx: &SockOpsContext) -> End {
+    let addr = if field!(ctx.ops, family) == AF_INET {
+        addr::from_v4_be(field!(ctx.ops, local_ip4))
+    } else {
+        addr::from_v6_be([
+            field!(ctx.ops, local_ip6[0]),
+            field!(ctx.ops, local_ip6[1]),
+            field!(ctx.ops, local_ip6[2]),
+            field!(ctx.ops, local_ip6[3]),
+        ])
+    };
+    // `local_port` is in host byte order.
+    End { addr, port_be: ((field!(ctx.ops, local_port) & 0xffff) as u16).to_be() }
+}
+
+/// The end on the other side.
+#[inline(always)]
+pub(crate) fn remote(ctx: &SockOpsContext) -> End {
+    let addr = if field!(ctx.ops, family) == AF_INET {
+        addr::from_v4_be(field!(ctx.ops, remote_ip4))
+    } else {
+        addr::from_v6_be([
+            field!(ctx.ops, remote_ip6[0]),
+            field!(ctx.ops, remote_ip6[1]),
+            field!(ctx.ops, remote_ip6[2]),
+            field!(ctx.ops, remote_ip6[3]),
+        ])
+    };
+    // `remote_port` is in network byte order, in the upper half of a big-endian word.
+    End { addr, port_be: (u32::from_be(field!(ctx.ops, remote_port)) as u16).to_be() }
+}
+
+/// The operation, `BPF_SOCK_OPS_…`.
+#[inline(always)]
+pub(crate) fn op(ctx: &SockOpsContext) -> u32 {
+    field!(ctx.ops, op)
+}
+
+/// The cookie of the socket's network namespace.
+#[inline(always)]
+pub(crate) fn ops_netns(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the helper takes the hook's own context.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// What is remembered of the socket, if anything.
+#[inline(always)]
+pub(crate) fn ops_record(ctx: &SockOpsContext) -> Option<Record> {
+    let sk: *mut bpf_sock = field!(ctx.ops, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: a full socket, checked above; without the flag the helper only looks up.
+    let found = unsafe {
+        bpf_sk_storage_get(addr_of!(SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
+    };
+    let found: *mut Record = found.cast();
+    if found.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and the storage lives as long as the socket.
+    Some(unsafe { *found })
+}
+
+/// Remembers `record` of the socket. False: the kernel has no memory for it.
+#[inline(always)]
+pub(crate) fn ops_remember(ctx: &SockOpsContext, record: &mut Record) -> bool {
+    let sk: *mut bpf_sock = field!(ctx.ops, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: a full socket, checked above; the helper copies the value.
+    let kept = unsafe {
+        bpf_sk_storage_get(
+            addr_of!(SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::from_mut(record).cast(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+    };
+    !kept.is_null()
+}
