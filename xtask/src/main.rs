@@ -1,1 +1,151 @@
-fn main() {}
+//! Project automation: everything a developer or CI does is a verb here.
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command-line tool")]
+
+mod process;
+mod toolchain;
+mod setup;
+mod ebpf;
+mod run;
+mod ci;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+/// Sets up, builds, tests, shows and measures the mesh.
+#[derive(Debug, Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    after_help = "Start with `cargo xtask demo`: it installs what is missing, builds, and shows a \
+                  mesh on this machine. It needs root, and leaves nothing behind."
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Install what the build needs and this machine lacks, and only that
+    ///
+    /// The kernel programs need Rust 1.96.0 with its sources (from rustup, or from Debian's
+    /// packages) and bpf-linker; the agent needs a C compiler, for its cryptography. Set
+    /// `MESH_EBPF_TOOLCHAIN` to `rustup` or `debian` to choose where the compiler comes from.
+    /// Every other verb does this by itself.
+    Setup,
+    /// Show the mesh at work on this machine, between network namespaces (root)
+    Demo(Demo),
+    /// Run the unit tests, then the integration tests (root)
+    Test {
+        /// Run only the tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Measure throughput, latency and cost against plain TCP (root)
+    Bench(Bench),
+    /// Build the kernel programs
+    Ebpf {
+        /// Print the size of each program
+        #[arg(long)]
+        stats: bool,
+    },
+    /// Check the rules that no lint can express: layers, file sizes, names
+    Tidy,
+    /// Run every check that CI runs
+    Ci {
+        /// Leave the tests out, because they have run already
+        #[arg(long)]
+        skip_tests: bool,
+    },
+}
+
+/// What the demo prints and leaves.
+#[derive(Args, Debug)]
+struct Demo {
+    /// Print one JSON object per result, instead of text
+    #[arg(long)]
+    json: bool,
+    /// Leave the laboratory standing, to look around
+    #[arg(long)]
+    keep: bool,
+}
+
+/// How the benchmark runs.
+#[derive(Args, Debug)]
+struct Bench {
+    /// A few seconds a case: shows a trend, not a number to publish
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object per result, instead of text
+    #[arg(long)]
+    json: bool,
+    /// More arguments for `mesh-bench`, after `--`
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match verb {
+        Verb::Setup => {
+            setup::run(&workspace)?;
+            println!("everything that the build needs is here");
+        }
+        Verb::Demo(demo) => {
+            let mut args = Vec::new();
+            args.extend(demo.json.then(|| "--json".to_owned()));
+            args.extend(demo.keep.then(|| "--keep".to_owned()));
+            return run::program(&workspace, "demo", &args);
+        }
+        Verb::Test { filter } => run::tests(&workspace, filter.as_deref())?,
+        Verb::Bench(bench) => {
+            let mut args = Vec::new();
+            args.extend(bench.quick.then(|| "--quick".to_owned()));
+            args.extend(bench.json.then(|| "--json".to_owned()));
+            args.extend(bench.rest);
+            return run::program(&workspace, "mesh-bench", &args);
+        }
+        Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
+        Verb::Tidy => tidy::check(&workspace.root)?,
+        Verb::Ci { skip_tests } => ci::run(&workspace, skip_tests)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where things are.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    /// The folder of the workspace's `Cargo.toml`.
+    root: PathBuf,
+    /// Cargo's target folder.
+    target_dir: PathBuf,
+}
+
+impl Workspace {
+    /// The workspace that this program was built from, and the target folder it was built in.
+    fn find() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("the crate is not inside its workspace")?;
+        if !root.join("Cargo.toml").exists() {
+            bail!("{} is gone; build xtask again", root.display());
+        }
+        // <target>/debug/xtask
+        let program = std::env::current_exe().context("finding this program")?;
+        let target_dir = program.ancestors().nth(2).context("this program is not in a target")?;
+        Ok(Self { root: root.to_owned(), target_dir: target_dir.to_owned() })
+    }
+}

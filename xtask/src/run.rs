@@ -1,0 +1,70 @@
+//! Builds and runs the programs of the mesh: its tests, its demo, its benchmark.
+//!
+//! Everything is built for the same set of packages: cargo unites the features of what it builds
+//! together, so another set would compile the dependencies again.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{Workspace, process, setup};
+
+/// The packages that are built for this machine; `mesh-ebpf` is built by `mesh-agent`'s script.
+pub(crate) const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "mesh-ebpf"];
+
+/// Runs the unit tests, then the integration tests.
+///
+/// # Errors
+///
+/// A test fails, or we are not root.
+pub(crate) fn tests(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
+    setup::run(workspace)?;
+    let cargo = |verb: &str| {
+        let mut command = process::cargo(workspace);
+        command.arg(verb).args(HOST_PACKAGES).env("RUST_BACKTRACE", "1");
+        command
+    };
+    // The integration tests start the agent as a program; `cargo test --test` does not build it.
+    process::step(
+        "building everything, for testing (2 to 10 min the first time)",
+        cargo("build").arg("--bins").arg("--tests"),
+    )?;
+    let filter = filter.as_slice();
+    process::show("unit tests", cargo("test").args(["--quiet", "--lib", "--bins"]).args(filter))?;
+    process::show("documentation tests", cargo("test").args(["--quiet", "--doc"]).args(filter))?;
+    if !process::is_root() {
+        bail!("the unit tests pass; the integration tests need root: {}", again("test"));
+    }
+    process::show("integration tests", cargo("test").args(["--test", "it"]).args(filter))
+}
+
+/// Builds the release binaries, runs the one called `name` and passes on its exit code.
+///
+/// # Errors
+///
+/// We are not root, or a binary does not build or start.
+pub(crate) fn program(workspace: &Workspace, name: &str, args: &[String]) -> Result<ExitCode> {
+    if !process::is_root() {
+        let verb = name.trim_start_matches("mesh-");
+        bail!("network namespaces and kernel programs need root: {}", again(verb));
+    }
+    setup::run(workspace)?;
+    process::step(
+        "building the release (3 to 15 min the first time, seconds after that)",
+        process::cargo(workspace).args(["build", "--release", "--bins"]).args(HOST_PACKAGES),
+    )?;
+    let program = workspace.target_dir.join("release").join(name);
+    let status = Command::new(&program)
+        .args(args)
+        .current_dir(&workspace.root)
+        .status()
+        .with_context(|| format!("starting {}", program.display()))?;
+    // A program that was ended by a signal has no code.
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Ok(ExitCode::from(code))
+}
+
+/// How to run a verb as root with the user's own toolchain.
+fn again(verb: &str) -> String {
+    format!("run `sudo --preserve-env=HOME,PATH env \"PATH=$PATH\" cargo xtask {verb}`")
+}
