@@ -16,6 +16,7 @@ use crate::hbone::tunnel::{Lease, Tunnel};
 use crate::hbone::{Error, Options};
 use crate::model::spiffe::SpiffeId;
 use crate::task::scope::Scope;
+use crate::telemetry::Telemetry;
 
 /// Which tunnels may carry a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +34,7 @@ pub struct Key {
 pub struct Pool {
     options: Options,
     scope: Scope,
+    telemetry: Telemetry,
     peers: Mutex<HashMap<Key, Arc<Peer>>>,
 }
 
@@ -46,8 +48,8 @@ struct Peer {
 
 impl Pool {
     /// An empty pool, whose tunnels live in `scope`.
-    pub fn new(options: Options, scope: Scope) -> Self {
-        Self { options, scope, peers: Mutex::default() }
+    pub fn new(options: Options, scope: Scope, telemetry: Telemetry) -> Self {
+        Self { options, scope, telemetry, peers: Mutex::default() }
     }
 
     /// Opens a stream; `dial` makes a TLS connection to the peer if a new tunnel is needed.
@@ -97,7 +99,8 @@ impl Pool {
             return Ok(lease);
         }
         let io = dial().await?;
-        let tunnel = Tunnel::start(io, &self.options, &self.scope).await?;
+        let counted = self.telemetry.tunnel_opened();
+        let tunnel = Tunnel::start(io, &self.options, &self.scope, counted).await?;
         let lease = tunnel.lease(self.options.max_streams);
         lock(&peer.tunnels).push(tunnel);
         lease.ok_or(Error::Timeout)

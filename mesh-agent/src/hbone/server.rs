@@ -14,11 +14,9 @@ use crate::task::scope::Scope;
 /// The largest list of headers of a request, in bytes (what ztunnel allows).
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
 
-/// A stream that a peer asks for.
+/// A stream that a peer asks for, and that waits for its answer.
 #[derive(Debug)]
 pub struct Incoming {
-    /// What it is for.
-    pub open: Result<Open, RequestError>,
     respond: SendResponse<Bytes>,
     receive: RecvStream,
 }
@@ -59,7 +57,7 @@ pub async fn serve<Io>(
     io: Io,
     options: &Options,
     scope: &Scope,
-    handle: impl Fn(Incoming),
+    handle: impl Fn(Result<Open, RequestError>, Incoming),
 ) -> Result<(), Error>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
@@ -92,6 +90,6 @@ where
         }
         let open = connect::parse(&request);
         let receive = Request::into_body(request);
-        handle(Incoming { open, respond, receive });
+        handle(open, Incoming { respond, receive });
     }
 }

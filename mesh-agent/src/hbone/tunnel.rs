@@ -14,6 +14,7 @@ use crate::hbone::connect::{self, Open};
 use crate::hbone::stream::Stream;
 use crate::hbone::{Error, Options};
 use crate::task::scope::Scope;
+use crate::telemetry::OpenTunnel;
 
 /// A tunnel, as the pool holds it. Its own task drives it.
 #[derive(Debug)]
@@ -29,12 +30,17 @@ pub struct Lease(Arc<Tunnel>);
 
 impl Tunnel {
     /// Starts HTTP/2 on a TLS connection, and drives it in `scope` until it fails, is idle for too
-    /// long, or the scope stops.
+    /// long, or the scope stops. `counted` is dropped then.
     ///
     /// # Errors
     ///
     /// The peer does not speak HTTP/2.
-    pub async fn start<Io>(io: Io, options: &Options, scope: &Scope) -> Result<Arc<Self>, Error>
+    pub async fn start<Io>(
+        io: Io,
+        options: &Options,
+        scope: &Scope,
+        counted: OpenTunnel,
+    ) -> Result<Arc<Self>, Error>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -52,6 +58,7 @@ impl Tunnel {
         scope.spawn(Box::pin(async move {
             drive(connection, &driven, options).await;
             driven.closed.store(true, Ordering::Release);
+            drop(counted);
         }));
         Ok(tunnel)
     }

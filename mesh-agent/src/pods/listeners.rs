@@ -1,0 +1,121 @@
+//! The agent's listeners inside a workload's namespace.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use mesh_common::{HBONE_PORT, OUTBOUND_PORT};
+use nix::libc;
+use tokio::net::TcpListener as AsyncListener;
+
+use crate::proxy::inbound;
+use crate::proxy::outbound::tcp;
+use crate::proxy::realm::Realm;
+use crate::proxy::{Context, accept};
+use crate::sys::socket::{ListenerOptions, listen};
+
+/// Makes the listeners in the realm's namespace and starts to accept.
+///
+/// Outbound, each data thread has a listener of its own on loopback, and the kernel spreads the
+/// connections. Inbound tunnels are few and long: they are handed to the threads in turn.
+///
+/// # Errors
+///
+/// A port is in use: another agent or mesh serves this namespace.
+pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
+    let n_workers = context.workers.count();
+    let backlog = context.options.backlog;
+    // All of them, or none: nothing is accepted before the last one is bound.
+    let (outbound, inbound) = realm.enter(|| {
+        let inbound = both(HBONE_PORT, Bind::Any, ListenerOptions { backlog, reuse_port: false })?;
+        let shared = ListenerOptions { backlog, reuse_port: true };
+        let outbound = (0..n_workers)
+            .map(|_| both(OUTBOUND_PORT, Bind::Loopback, shared))
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok((outbound, inbound))
+    })?;
+    for (worker, listeners) in outbound.into_iter().enumerate() {
+        for listener in listeners {
+            take_outbound(context, realm, worker, listener);
+        }
+    }
+    for listener in inbound {
+        take_inbound(context, realm, listener);
+    }
+    Ok(())
+}
+
+/// Which addresses a listener takes.
+#[derive(Clone, Copy)]
+enum Bind {
+    Any,
+    Loopback,
+}
+
+/// A listener for IPv4, and one for IPv6 where the namespace has it.
+fn both(port: u16, bind: Bind, options: ListenerOptions) -> io::Result<Vec<TcpListener>> {
+    let (v4, v6) = match bind {
+        Bind::Any => (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
+        Bind::Loopback => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+    };
+    let mut listeners = vec![listen(SocketAddr::new(v4.into(), port), options)?];
+    match listen(SocketAddr::new(v6.into(), port), options) {
+        Ok(listener) => listeners.push(listener),
+        Err(error) if has_no_v6(&error) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(listeners)
+}
+
+fn has_no_v6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
+fn take_outbound(
+    context: &Arc<Context>,
+    realm: &Arc<Realm>,
+    worker: usize,
+    listener: TcpListener,
+) {
+    let Some(handle) = context.workers.handles().nth(worker) else { return };
+    let (context, realm) = (Arc::clone(context), Arc::clone(realm));
+    let scope = realm.scope.clone();
+    scope.clone().spawn_on(handle, async move {
+        let Some(listener) = register(listener) else { return };
+        accept::run(listener, &scope, |stream, client| {
+            let connection =
+                tcp::run(Arc::clone(&context), Arc::clone(&realm), worker, stream, client);
+            realm.scope.spawn(connection);
+        })
+        .await;
+    });
+}
+
+fn take_inbound(context: &Arc<Context>, realm: &Arc<Realm>, listener: TcpListener) {
+    let Some(handle) = context.workers.handles().next() else { return };
+    let (context, realm) = (Arc::clone(context), Arc::clone(realm));
+    let scope = realm.scope.clone();
+    scope.clone().spawn_on(handle, async move {
+        let Some(listener) = register(listener) else { return };
+        accept::run(listener, &scope, |stream, client| {
+            // The socket moves to the thread whose turn it is, and is registered there.
+            let Ok(stream) = stream.into_std() else { return };
+            let turn = context.workers.next();
+            let Some(handle) = context.workers.handles().nth(turn) else { return };
+            let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
+            scope.spawn_on(handle, async move {
+                match tokio::net::TcpStream::from_std(stream) {
+                    Ok(stream) => Box::pin(inbound::hbone::run(context, realm, stream, client)).await,
+                    Err(error) => tracing::warn!(%error, "a tunnel cannot be registered"),
+                }
+            });
+        })
+        .await;
+    });
+}
+
+fn register(listener: TcpListener) -> Option<AsyncListener> {
+    AsyncListener::from_std(listener)
+        .inspect_err(|error| tracing::error!(%error, "a listener cannot be registered"))
+        .ok()
+}

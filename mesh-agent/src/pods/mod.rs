@@ -1,0 +1,21 @@
+//! The enrolled workloads of this node: pods by their network namespace, units by their cgroup.
+//!
+//! One task owns the set. A workload is captured only when its listeners are there and its
+//! certificate is made, and its listeners go only after it is not captured any more.
+
+pub mod listeners;
+pub mod place;
+pub mod run;
+
+use std::time::Duration;
+
+/// What the set needs to be told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This node's name.
+    pub node: String,
+    /// The cgroup v2 root, below which workloads' cgroups are named.
+    pub cgroup_root: std::path::PathBuf,
+    /// The delays between attempts to start a workload: the first, and the longest.
+    pub retry: (Duration, Duration),
+}

@@ -1,0 +1,66 @@
+//! Finds a workload's sockets on this node.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::model::workload::Place;
+use crate::sys::cgroup;
+
+/// Where a workload was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A cgroup, by its id.
+    Cgroup(u64),
+    /// A network namespace, by a path that can be opened.
+    Netns(PathBuf),
+}
+
+/// Finds `place`; cgroups are named below `cgroup_root`.
+///
+/// # Errors
+///
+/// It is not there.
+pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Found> {
+    let named = |path: &Path, error: io::Error| {
+        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    };
+    match place {
+        Place::Cgroup(path) => {
+            let path = cgroup_root.join(path.strip_prefix("/").unwrap_or(path));
+            cgroup::id(&path).map(Found::Cgroup).map_err(|error| named(&path, error))
+        }
+        Place::Netns(path) => match path.metadata() {
+            Ok(_there) => Ok(Found::Netns(path.clone())),
+            Err(error) => Err(named(path, error)),
+        },
+        Place::SystemdUnit(unit) => {
+            cgroup::of_unit(cgroup_root, unit).and_then(|path| cgroup::id(&path)).map(Found::Cgroup)
+        }
+        Place::Unplaced => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the workload has neither `netns`, `cgroup` nor `systemdUnit`",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_are_named_below_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("a/b")).unwrap();
+        let id = cgroup::id(&root.path().join("a/b")).unwrap();
+        for name in ["a/b", "/a/b"] {
+            let found = find(&Place::Cgroup(name.into()), root.path()).unwrap();
+            assert_eq!(found, Found::Cgroup(id));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = find(&Place::Netns("/nowhere/web".into()), Path::new("/")).unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/web: "), "{error}");
+    }
+}

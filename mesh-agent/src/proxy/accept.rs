@@ -1,0 +1,77 @@
+//! The one accept loop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::libc;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::task::scope::Scope;
+
+/// How long to wait when the process is out of descriptors or memory: the connections that wait
+/// stay in the kernel's queue.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Gives each connection to `each` until the scope drains; the listener is closed then.
+pub async fn run(listener: TcpListener, scope: &Scope, each: impl Fn(TcpStream, SocketAddr)) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = scope.draining() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, client)) => each(stream, client),
+            Err(error) if is_of_the_process(&error) => {
+                tracing::warn!(%error, "cannot accept; is the limit of open files too low?");
+                tokio::time::sleep(PAUSE).await;
+            }
+            // The client went away before it was accepted.
+            Err(error) => tracing::debug!(%error, "a connection ended before it was accepted"),
+        }
+    }
+}
+
+/// Whether every `accept(2)` will fail until something is freed.
+fn is_of_the_process(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_one_connection_leaves_the_others_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let scope = Scope::new("test");
+        let connections = scope.clone();
+        scope.spawn(async move {
+            run(listener, &connections.clone(), |mut stream, _client| {
+                connections.spawn(async move {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).await.unwrap();
+                    assert_ne!(byte, [b'x'], "on purpose");
+                    stream.write_all(&byte).await.unwrap();
+                });
+            })
+            .await;
+        });
+        let mut bad = TcpStream::connect(addr).await.unwrap();
+        bad.write_all(b"x").await.unwrap();
+        assert_eq!(bad.read(&mut [0]).await.unwrap(), 0);
+        let mut good = TcpStream::connect(addr).await.unwrap();
+        good.write_all(b"y").await.unwrap();
+        let mut byte = [0];
+        good.read_exact(&mut byte).await.unwrap();
+        assert_eq!(byte, [b'y']);
+        assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+    }
+}

@@ -1,0 +1,107 @@
+//! One connection as it is reported, however it ends.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::io::copy::Carried;
+use crate::model::id::ResourceName;
+use crate::task::clock;
+use crate::telemetry::{ConnectionEnd, Parties, Reporter, Series, Telemetry};
+
+/// A connection from accept to its end. Dropped unfinished, it is reported as cut: nothing ends
+/// unseen.
+#[derive(Debug)]
+pub struct Conn {
+    /// Who is at the ends, as far as it is known.
+    pub parties: Parties,
+    /// The endpoint that was chosen.
+    pub upstream_host: Option<SocketAddr>,
+    /// Our own address on the connection to it.
+    pub upstream_local: Option<SocketAddr>,
+    /// The route that chose the backend.
+    pub route: Option<ResourceName>,
+    /// What it has carried.
+    pub carried: Carried,
+    client: SocketAddr,
+    destination: SocketAddr,
+    start: SystemTime,
+    opened: Instant,
+    telemetry: Telemetry,
+    series: Option<Series>,
+    finished: bool,
+}
+
+impl Conn {
+    /// A connection that `client` opened to `destination`.
+    pub fn new(
+        telemetry: &Telemetry,
+        reporter: Reporter,
+        client: SocketAddr,
+        destination: SocketAddr,
+    ) -> Self {
+        Self {
+            parties: Parties::unknown(reporter),
+            upstream_host: None,
+            upstream_local: None,
+            route: None,
+            carried: Carried::default(),
+            client,
+            destination,
+            start: clock::now(),
+            opened: Instant::now(),
+            telemetry: telemetry.clone(),
+            series: None,
+            finished: false,
+        }
+    }
+
+    /// What the client connected to is known only now.
+    pub const fn set_destination(&mut self, destination: SocketAddr) {
+        self.destination = destination;
+    }
+
+    /// The parties are known: counts the connection as opened.
+    pub fn established(&mut self) {
+        self.series = Some(self.telemetry.opened(&self.parties));
+    }
+
+    /// Reports the end.
+    pub fn finish(mut self, result: Result<(), Failure>) {
+        self.report(result.err());
+    }
+
+    fn report(&mut self, failure: Option<Failure>) {
+        self.finished = true;
+        let series = match self.series.take() {
+            Some(series) => series,
+            None => self.telemetry.opened(&self.parties),
+        };
+        let end = ConnectionEnd {
+            parties: self.parties.clone(),
+            start: self.start,
+            lasted: self.opened.elapsed(),
+            received_bytes: self.carried.sent.load(Ordering::Relaxed),
+            sent_bytes: self.carried.received.load(Ordering::Relaxed),
+            downstream_remote: self.client,
+            downstream_local: self.destination,
+            upstream_host: self.upstream_host,
+            upstream_local: self.upstream_local,
+            route: self.route.take(),
+            failure,
+        };
+        self.telemetry.connection(series, &end);
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if !self.finished {
+            let kind = if std::thread::panicking() { Kind::Internal } else { Kind::Shutdown };
+            self.report(Some(Failure::new(kind, Side::Mesh, Retry::IfIdempotent)));
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A tunnel of a peer: TLS, who it is, and its streams.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_common::HBONE_PORT;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::hbone::server;
+use crate::identity::tls;
+use crate::identity::verify::peer_error;
+use crate::model::spiffe::SpiffeId;
+use crate::proxy::Context;
+use crate::proxy::conn::Conn;
+use crate::proxy::inbound::last_hop::{self, Inbound};
+use crate::proxy::realm::{Local, Realm};
+use crate::proxy::upstream::CIPHERTEXT_BYTES;
+use crate::sys::socket;
+use crate::telemetry::{Peer, Reporter, Role};
+
+/// Serves a tunnel that a peer's agent opened to a workload of `realm`.
+pub async fn run(
+    context: Arc<Context>,
+    realm: Arc<Realm>,
+    stream: TcpStream,
+    client: SocketAddr,
+) {
+    // The address that was dialed says whose certificate is expected.
+    let address = stream.local_addr().map(|address| address.ip().to_canonical());
+    let local = address.ok().and_then(|address| realm.local_at(address));
+    let Some(local) = local else {
+        tracing::debug!(%client, "a peer asked for an address that no workload here has");
+        return;
+    };
+    let Ok(_place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
+        tracing::warn!(%client, workload = %local.workload.name,
+            "a peer's tunnel is refused: the workload has as many as it may");
+        return;
+    };
+    match handshake(&context, &local, stream).await {
+        Ok((tls, peer)) => {
+            let counted = context.telemetry.tunnel_opened();
+            let options = context.options.hbone;
+            let served = server::serve(tls, &options, &realm.scope, |open, incoming| {
+                let inbound = Inbound {
+                    context: Arc::clone(&context),
+                    realm: Arc::clone(&realm),
+                    local: Arc::clone(&local),
+                    peer: peer.clone(),
+                    tunnel: client,
+                };
+                realm.scope.spawn(last_hop::run(inbound, open, incoming));
+            });
+            if let Err(error) = served.await {
+                tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
+            }
+            drop(counted);
+        }
+        Err(failure) => refused(&context, &local, client, failure),
+    }
+}
+
+/// Makes sure who the peer is.
+async fn handshake(
+    context: &Context,
+    local: &Local,
+    stream: TcpStream,
+) -> Result<(TlsStream<BufReader<TcpStream>>, SpiffeId), Failure> {
+    let failed = |error: io::Error| {
+        let (kind, retry) = match peer_error(&error) {
+            Some(_peer) => (Kind::Identity, Retry::Never),
+            None => (Kind::Tls, Retry::Safe),
+        };
+        Failure::because(kind, Side::Client, retry, error)
+    };
+    let quiet = context.options.keep_alive;
+    socket::keep_alive(&stream, quiet, quiet).map_err(failed)?;
+    let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
+    let accepting = TlsAcceptor::from(Arc::clone(&local.server)).accept(stream);
+    let tls = match timeout(context.options.handshake_timeout, accepting).await {
+        Ok(result) => result.map_err(failed)?,
+        Err(_elapsed) => return Err(Failure::new(Kind::Timeout, Side::Client, Retry::Safe)),
+    };
+    let session = tls.get_ref().1;
+    if session.alpn_protocol() != Some(tls::ALPN) {
+        return Err(failed(io::Error::other("the peer does not offer ALPN h2")));
+    }
+    let peer = session.peer_certificates().and_then(tls::peer_identity);
+    let peer = peer.ok_or_else(|| Failure::new(Kind::Identity, Side::Client, Retry::Never))?;
+    Ok((tls, peer))
+}
+
+/// Reports a peer that was refused.
+fn refused(context: &Context, local: &Local, client: SocketAddr, failure: Failure) {
+    context.telemetry.handshake_failed(Role::Server, failure.kind);
+    tracing::warn!(%client, workload = %local.workload.name, failure = failure.kind.code(),
+        reason = %failure.cause(), "refused a peer's agent");
+    let address = local.workload.addresses.first().map_or(client.ip(), |address| *address);
+    let destination = SocketAddr::new(address, HBONE_PORT);
+    let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, destination);
+    conn.parties.destination = Peer {
+        workload: Some(Arc::clone(&local.workload)),
+        principal: Some(local.identity.id().clone()),
+    };
+    conn.finish(Err(failure));
+}

@@ -1,0 +1,181 @@
+//! The life of an inbound connection: one stream of a tunnel, to the application.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_common::{HBONE_PORT, OUTBOUND_PORT};
+use tokio::time::timeout;
+
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::hbone::connect::{Open, RequestError};
+use crate::hbone::server::Incoming;
+use crate::hbone::stream::{self, StreamError};
+use crate::io::leg::Leg;
+use crate::model::snapshot::Snapshot;
+use crate::model::spiffe::SpiffeId;
+use crate::model::workload::Workload;
+use crate::proxy::Context;
+use crate::proxy::conn::Conn;
+use crate::proxy::realm::{Local, Realm};
+use crate::telemetry::{Peer, Reporter};
+
+/// Ports of the agent itself: a stream to one of them would be a loop (as ztunnel refuses).
+const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, 15006, HBONE_PORT, 15080];
+
+/// A stream's surroundings.
+pub struct Inbound {
+    /// What all connections share.
+    pub context: Arc<Context>,
+    /// The destination's namespace.
+    pub realm: Arc<Realm>,
+    /// The destination.
+    pub local: Arc<Local>,
+    /// Who the peer has proved to be.
+    pub peer: SpiffeId,
+    /// Where the tunnel came from.
+    pub tunnel: SocketAddr,
+}
+
+/// Serves one stream.
+pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: Incoming) {
+    let Inbound { context, local, peer, tunnel, .. } = &inbound;
+    let claimed = open.as_ref().ok().and_then(|open| open.client);
+    let (client, source) = client(&context.mesh.load(), claimed, *tunnel, peer);
+    let destination = open.as_ref().map_or(SocketAddr::new(tunnel.ip(), 0), |o| o.destination);
+    let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, destination);
+    conn.parties.mutual_tls = true;
+    conn.parties.source = Peer { workload: source, principal: Some(peer.clone()) };
+    conn.parties.destination = Peer {
+        workload: Some(Arc::clone(&local.workload)),
+        principal: Some(local.identity.id().clone()),
+    };
+    conn.established();
+    let result = match connect(&inbound, open, client, &mut conn).await {
+        Ok(application) => relay(application, incoming, &conn).await,
+        Err(failure) => {
+            incoming.refuse(failure.kind.connect_status());
+            Err(failure)
+        }
+    };
+    conn.finish(result);
+}
+
+/// Connects to the application.
+async fn connect(
+    inbound: &Inbound,
+    open: Result<Open, RequestError>,
+    client: SocketAddr,
+    conn: &mut Conn,
+) -> Result<Leg, Failure> {
+    let Inbound { context, realm, local, .. } = inbound;
+    let refused = |error| Failure::because(Kind::Protocol, Side::Client, Retry::Never, error);
+    let to = open.map_err(|error| refused(error.to_string()))?.destination;
+    if !local.workload.addresses.contains(&to.ip()) {
+        return Err(refused(format!("{} has no address {}", local.workload.name, to.ip())));
+    }
+    if OWN_PORTS.contains(&to.port()) {
+        return Err(refused(format!("port {} is the agent's own", to.port())));
+    }
+    conn.upstream_host = Some(to);
+    let failed = |error| Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, error);
+    let socket = realm.socket(context, to, Some(client)).map_err(failed)?;
+    match timeout(context.options.connect_timeout, socket.connect(to)).await {
+        Ok(connected) => {
+            let stream = connected.map_err(failed)?;
+            conn.upstream_local = stream.local_addr().ok();
+            Ok(Leg::new(stream))
+        }
+        Err(_elapsed) => Err(Failure::new(Kind::Timeout, Side::Upstream, Retry::Safe)),
+    }
+}
+
+/// Answers the peer, and moves bytes.
+async fn relay(mut application: Leg, incoming: Incoming, conn: &Conn) -> Result<(), Failure> {
+    let stream = incoming.accept().map_err(|error| {
+        Failure::because(Kind::Reset, Side::Client, Retry::Safe, error)
+    })?;
+    let (from_peer, to_peer) = (&conn.carried.sent, &conn.carried.received);
+    stream::both_ways(&mut application, stream, to_peer, from_peer).await.map_err(|error| {
+        let side = match error {
+            StreamError::Application(_) => Side::Upstream,
+            StreamError::Peer(_) => Side::Client,
+        };
+        Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
+    })
+}
+
+/// Who is shown to the application as its client, and which workload that is.
+///
+/// A peer's claim counts only if the workload at that address has the identity that the peer has
+/// proved; otherwise it is whoever opened the tunnel.
+fn client(
+    mesh: &Snapshot,
+    claimed: Option<SocketAddr>,
+    tunnel: SocketAddr,
+    peer: &SpiffeId,
+) -> (SocketAddr, Option<Arc<Workload>>) {
+    let proved = |address: IpAddr| {
+        let workloads = mesh.by_address.get(&address)?;
+        workloads.iter().find(|workload| workload.identity == *peer).cloned()
+    };
+    let tunnel = SocketAddr::new(tunnel.ip().to_canonical(), tunnel.port());
+    if let Some(claimed) = claimed
+        && let Some(workload) = proved(claimed.ip())
+    {
+        return (claimed, Some(workload));
+    }
+    (tunnel, proved(tunnel.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use super::*;
+    use crate::model::id::ResourceName;
+    use crate::model::workload::Place;
+
+    fn id(account: &str) -> SpiffeId {
+        SpiffeId::new("cluster.local", "demo", account).unwrap()
+    }
+
+    fn mesh() -> Snapshot {
+        let workload = |name: &str, address: &str| {
+            let workload = Workload {
+                name: ResourceName::new("demo", name),
+                identity: id(name),
+                node: Some("a".into()),
+                addresses: vec![address.parse().unwrap()],
+                labels: BTreeMap::new(),
+                ports: Vec::new(),
+                place: Place::Unplaced,
+            };
+            (address.parse().unwrap(), vec![Arc::new(workload)])
+        };
+        let by_address =
+            HashMap::from([workload("web", "10.0.0.1"), workload("db", "10.0.0.2")]);
+        Snapshot { by_address, ..Snapshot::default() }
+    }
+
+    #[track_caller]
+    fn check(claimed: Option<&str>, tunnel: &str, peer: &str, expect: (&str, Option<&str>)) {
+        let claimed = claimed.map(|claimed| claimed.parse().unwrap());
+        let (shown, workload) = client(&mesh(), claimed, tunnel.parse().unwrap(), &id(peer));
+        let name = workload.as_ref().map(|workload| &*workload.name.name);
+        assert_eq!((shown.to_string().as_str(), name), expect);
+    }
+
+    #[test]
+    fn a_claim_counts_if_the_identity_matches() {
+        let web = ("10.0.0.1:5", Some("web"));
+        check(Some("10.0.0.1:5"), "10.0.0.1:9", "web", web);
+        check(Some("10.0.0.1:5"), "192.168.0.1:9", "web", web);
+    }
+
+    #[test]
+    fn another_workloads_address_cannot_be_claimed() {
+        check(Some("10.0.0.1:5"), "10.0.0.2:9", "db", ("10.0.0.2:9", Some("db")));
+        check(Some("10.9.9.9:5"), "[::ffff:10.0.0.2]:9", "db", ("10.0.0.2:9", Some("db")));
+        check(None, "10.9.9.9:9", "db", ("10.9.9.9:9", None));
+    }
+}

@@ -1,0 +1,52 @@
+//! The life of a connection, one straight function a direction.
+//!
+//! [`outbound`] takes what the kernel redirected from a workload of this node, [`inbound`] what
+//! peers' agents bring for one. A connection loads the snapshot once and decides with it alone.
+
+pub mod accept;
+pub mod conn;
+pub mod realm;
+pub mod upstream;
+pub mod outbound;
+pub mod inbound;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::datapath::Kernel;
+use crate::hbone;
+use crate::store::Reader;
+use crate::task::worker::Workers;
+use crate::telemetry::Telemetry;
+
+/// What both directions share.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The mesh.
+    pub mesh: Reader,
+    /// What the kernel recorded.
+    pub kernel: Arc<Kernel>,
+    /// Where connections are reported.
+    pub telemetry: Telemetry,
+    /// The data threads.
+    pub workers: Arc<Workers>,
+    /// What the settings say.
+    pub options: Options,
+}
+
+/// What the proxies need to be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Tunnels.
+    pub hbone: hbone::Options,
+    /// How long a TCP connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// Connections that may wait to be accepted.
+    pub backlog: i32,
+    /// Tunnels of peers that one workload takes at once; further ones are closed.
+    pub max_tunnels: usize,
+    /// After how much silence a tunnel's TCP connection is probed, and how often.
+    pub keep_alive: Duration,
+}

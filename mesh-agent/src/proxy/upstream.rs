@@ -1,0 +1,167 @@
+//! Reaches an endpoint: a stream in a tunnel where an agent serves it, or plain TCP.
+
+use std::io;
+use std::net::SocketAddr;
+
+use mesh_common::HBONE_PORT;
+use rustls_pki_types::ServerName;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::hbone::connect::Open;
+use crate::hbone::pool::Key;
+use crate::hbone::stream::Stream;
+use crate::hbone::tunnel::Lease;
+use crate::hbone;
+use crate::identity::tls;
+use crate::identity::verify::peer_error;
+use crate::io::leg::Leg;
+use crate::model::snapshot::Endpoint;
+use crate::proxy::Context;
+use crate::proxy::realm::{Local, Realm};
+use crate::sys::socket;
+use crate::telemetry::Role;
+
+/// How much ciphertext is read at once. rustls asks for 4 KiB at a time; one system call for 16 of
+/// these is a quarter of the cost of a bulk stream.
+pub const CIPHERTEXT_BYTES: usize = 64 * 1024;
+
+/// A TLS connection to a peer's agent.
+type Tls = TlsStream<BufReader<TcpStream>>;
+
+/// The way to an endpoint.
+#[derive(Debug)]
+pub enum Upstream {
+    /// A stream in a tunnel. The lease keeps its place.
+    Mesh(Stream, Lease),
+    /// A TCP connection in plaintext, to an endpoint that no agent serves.
+    Plain(Leg),
+}
+
+/// Who connects, on which data thread, and what for.
+#[derive(Clone, Copy)]
+pub struct Reach<'a> {
+    /// The namespace that the connection leaves from.
+    pub realm: &'a Realm,
+    /// The data thread.
+    pub worker: usize,
+    /// The source.
+    pub local: &'a Local,
+    /// The client's real address.
+    pub client: SocketAddr,
+    /// The service's name, for the peer's log.
+    pub hostname: Option<&'a str>,
+}
+
+/// Reaches `endpoint`.
+///
+/// # Errors
+///
+/// It could not be reached, or is not who it must be: a [`Failure`] on the upstream's side.
+pub async fn reach(
+    context: &Context,
+    from: Reach<'_>,
+    endpoint: &Endpoint,
+) -> Result<Upstream, Failure> {
+    if endpoint.workload.node.is_none() {
+        let connecting = plain(context, from.realm, endpoint.address);
+        return connecting.await.map(|stream| Upstream::Plain(Leg::new(stream))).map_err(classify);
+    }
+    let peer = SocketAddr::new(endpoint.address.ip(), HBONE_PORT);
+    let key = Key {
+        source: from.local.identity.id().clone(),
+        peer,
+        destination: endpoint.workload.identity.clone(),
+    };
+    let open = Open { destination: endpoint.address, client: Some(from.client) };
+    let pool = from.realm.pools.get(from.worker).ok_or_else(|| {
+        Failure::new(Kind::Internal, Side::Mesh, Retry::Safe)
+    })?;
+    let dial = || Box::pin(dial(context, from, &key));
+    // A tunnel is rarely opened: its state is not carried by every connection's task.
+    let (stream, lease) =
+        Box::pin(pool.stream(&key, &open, from.hostname, dial)).await.map_err(classify)?;
+    Ok(Upstream::Mesh(stream, lease))
+}
+
+async fn plain(
+    context: &Context,
+    realm: &Realm,
+    to: SocketAddr,
+) -> Result<TcpStream, hbone::Error> {
+    let socket = realm.socket(context, to, None).map_err(hbone::Error::Connect)?;
+    match timeout(context.options.connect_timeout, socket.connect(to)).await {
+        Ok(connected) => connected.map_err(hbone::Error::Connect),
+        Err(_elapsed) => Err(hbone::Error::Timeout),
+    }
+}
+
+/// Connects to a peer's agent, and makes sure that it is the destination's identity.
+async fn dial(context: &Context, from: Reach<'_>, key: &Key) -> Result<Tls, hbone::Error> {
+    let stream = plain(context, from.realm, key.peer).await?;
+    let quiet = context.options.keep_alive;
+    socket::keep_alive(&stream, quiet, quiet).map_err(hbone::Error::Connect)?;
+    let config = tls::client_config(&from.local.identity, vec![key.destination.clone()]);
+    // No name is sent: the peer chooses its certificate by the address.
+    let name = ServerName::from(key.peer.ip());
+    let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
+    let handshake = TlsConnector::from(config).connect(name, stream);
+    let error = match timeout(context.options.handshake_timeout, handshake).await {
+        Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(tls::ALPN) => return Ok(tls),
+        Ok(Ok(_other)) => hbone::Error::Tls(io::Error::other("the peer does not offer ALPN h2")),
+        Ok(Err(error)) => hbone::Error::Tls(error),
+        Err(_elapsed) => hbone::Error::Timeout,
+    };
+    context.telemetry.handshake_failed(Role::Client, kind(&error).0);
+    Err(error)
+}
+
+/// A [`Failure`] of the upstream's side.
+fn classify(error: hbone::Error) -> Failure {
+    let (kind, retry) = kind(&error);
+    Failure::because(kind, Side::Upstream, retry, error)
+}
+
+/// What an error means. Nothing of the application's has been sent in any of these.
+fn kind(error: &hbone::Error) -> (Kind, Retry) {
+    let by_peer = |error| match peer_error(error) {
+        Some(_peer) => (Kind::Identity, Retry::Never),
+        None => (Kind::Tls, Retry::Safe),
+    };
+    match error {
+        hbone::Error::Connect(_) => (Kind::Connect, Retry::Safe),
+        hbone::Error::H2(error) => match error.get_io() {
+            // A server's refusal arrives after the client's handshake, with the first read.
+            Some(error) => by_peer(error),
+            None => (Kind::Protocol, Retry::Safe),
+        },
+        hbone::Error::Refused(401) => (Kind::Identity, Retry::Never),
+        hbone::Error::Refused(400) => (Kind::Protocol, Retry::Never),
+        hbone::Error::Refused(504) | hbone::Error::Timeout => (Kind::Timeout, Retry::Safe),
+        hbone::Error::Refused(_) => (Kind::Connect, Retry::Safe),
+        hbone::Error::Tls(error) => by_peer(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_keep_their_meaning() {
+        for failed in Kind::ALL {
+            let (seen, _retry) = kind(&hbone::Error::Refused(failed.connect_status()));
+            let expect = match failed {
+                Kind::Identity => Kind::Identity,
+                Kind::NoOrigin | Kind::Protocol => Kind::Protocol,
+                Kind::Timeout => Kind::Timeout,
+                _ => Kind::Connect,
+            };
+            assert_eq!(seen, expect, "{failed:?}");
+        }
+    }
+}
