@@ -10,13 +10,13 @@ use crate::model::service::Service;
 use crate::model::workload::Workload;
 
 /// Everything the proxies know, as of one revision. Never changes after it is published.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Counts up by one with each publication; 0 is the empty view before the first.
     pub revision: u64,
     /// Workloads by name.
     pub workloads: HashMap<ResourceName, Arc<Workload>>,
-    /// Workloads by address. Several may share one: units of one host.
+    /// Workloads by address. Several may share one: units of one host. Never empty; by name.
     pub by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
     /// What is behind each virtual address and port.
     pub services: HashMap<SocketAddr, Arc<Target>>,
@@ -25,7 +25,7 @@ pub struct Snapshot {
 }
 
 /// One port of a service, with its routes resolved.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Target {
     /// The service.
     pub service: Arc<Service>,
@@ -38,7 +38,7 @@ pub struct Target {
 }
 
 /// Weighted backends.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Split {
     /// The route that says so; `None` without a route: all connections go to the service itself.
     pub route: Option<ResourceName>,
@@ -47,7 +47,7 @@ pub struct Split {
 }
 
 /// One backend of a split.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Backend {
     /// The service as the route names it.
     pub service: ResourceName,
@@ -60,7 +60,7 @@ pub struct Backend {
 }
 
 /// Who serves a backend.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Endpoints {
     /// The backend does not exist; its share of connections is refused (Gateway API, `TCPRoute`).
     Invalid,
@@ -74,7 +74,7 @@ pub enum Endpoints {
 }
 
 /// One address of one workload behind a service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where the application listens.
     pub address: SocketAddr,
@@ -86,5 +86,10 @@ impl Snapshot {
     /// The workloads that the agent of `node` serves.
     pub fn on_node<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
         self.workloads.values().filter(move |workload| workload.node.as_deref() == Some(node))
+    }
+
+    /// The workload with this address; of several that share it, the first by name.
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_address.get(&address).and_then(|workloads| workloads.first())
     }
 }

@@ -1,0 +1,89 @@
+//! From documents to the model: every value is checked here, and what is wrong is named.
+
+mod check;
+mod service;
+mod tcp_route;
+mod workload;
+
+use std::sync::Arc;
+
+use crate::model::condition::Reason;
+use crate::store::update::Object;
+
+use super::schema;
+
+pub(super) use check::DEFAULT_NAMESPACE;
+
+/// A document as it was written.
+#[derive(Debug)]
+pub(super) enum Written {
+    Service(schema::Service),
+    TcpRoute(schema::TcpRoute),
+    Workload(schema::Workload),
+}
+
+/// What is wrong with a field.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// The field's path in the document.
+    pub(super) path: String,
+    pub(super) reason: Reason,
+    /// What is wrong and what to do, without a full stop.
+    pub(super) message: String,
+    /// Whether the document cannot be used because of it.
+    pub(super) fatal: bool,
+}
+
+/// The problems found in a document so far.
+#[derive(Debug, Default)]
+pub(super) struct Problems(pub(super) Vec<Problem>);
+
+impl Problems {
+    /// The field has a value it may not have; the document is not used.
+    fn invalid(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.push(path, Reason::Invalid, message, true);
+    }
+
+    /// The document is not used, for another reason.
+    fn refuse(&mut self, path: impl Into<String>, reason: Reason, message: impl Into<String>) {
+        self.push(path, reason, message, true);
+    }
+
+    /// The document is used without this.
+    fn note(&mut self, path: impl Into<String>, reason: Reason, message: impl Into<String>) {
+        self.push(path, reason, message, false);
+    }
+
+    fn push(
+        &mut self,
+        path: impl Into<String>,
+        reason: Reason,
+        message: impl Into<String>,
+        fatal: bool,
+    ) {
+        self.0.push(Problem { path: path.into(), reason, message: message.into(), fatal });
+    }
+
+    fn is_fatal(&self) -> bool {
+        self.0.iter().any(|problem| problem.fatal)
+    }
+}
+
+/// The resource that `written` says, or `None` if a problem is fatal.
+pub(super) fn convert(
+    written: Written,
+    trust_domain: &str,
+    problems: &mut Problems,
+) -> Option<Object> {
+    let object = match written {
+        Written::Service(service) => {
+            service::convert(service, problems).map(|service| Object::Service(Arc::new(service)))
+        }
+        Written::TcpRoute(route) => {
+            tcp_route::convert(route, problems).map(|route| Object::TcpRoute(Arc::new(route)))
+        }
+        Written::Workload(workload) => workload::convert(workload, trust_domain, problems)
+            .map(|workload| Object::Workload(Arc::new(workload))),
+    };
+    object.filter(|_| !problems.is_fatal())
+}

@@ -1,0 +1,295 @@
+//! One file's text into resources and conditions.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+use serde::Deserialize as _;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::model::condition::{Condition, Location, Reason};
+use crate::store::update::{Key, Kind, Resource};
+
+use super::convert::{self, Problems, Written};
+use super::header::{Class, Fill, Header};
+use super::split::{self, Piece};
+use super::yaml::{self, Unreadable};
+use super::{locate, schema};
+
+/// The most documents in one file.
+const MAX_DOCUMENTS: usize = 100_000;
+
+/// How many broken items of one list are told apart. Each costs one more reading of the list.
+const MAX_BROKEN_ITEMS: usize = 32;
+
+/// One document, or one item of a list, after reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Document {
+    pub(super) outcome: Outcome,
+    pub(super) conditions: Vec<Condition>,
+}
+
+/// What became of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It cannot be used. What it is about, if that could be read.
+    Broken(Option<Key>),
+    /// It is none of the mesh's business.
+    Foreign,
+    /// It can be used.
+    Good(Resource),
+}
+
+/// Reads the documents of a file.
+pub(super) fn read(file: &Path, text: &str, trust_domain: &str) -> Vec<Document> {
+    let mut documents = Vec::new();
+    for (number, piece) in (1..).zip(split::documents(text)) {
+        let reader = Reader { file, number, piece: &piece, trust_domain };
+        if number > MAX_DOCUMENTS {
+            let message = format!(
+                "the file has more than {MAX_DOCUMENTS} documents, of which this and the following \
+                 are not read; split it"
+            );
+            let condition = reader.whole("document".to_owned(), Reason::Invalid, message);
+            documents.push(Document { outcome: Outcome::Broken(None), conditions: vec![condition] });
+            break;
+        }
+        reader.read(&mut documents);
+    }
+    documents
+}
+
+/// One document that is being read.
+struct Reader<'a> {
+    file: &'a Path,
+    number: usize,
+    piece: &'a Piece<'a>,
+    trust_domain: &'a str,
+}
+
+impl Reader<'_> {
+    fn read(&self, documents: &mut Vec<Document>) {
+        let mut header = Header::default();
+        let fill = Fill { header: &mut header, with_items: true };
+        if let Err(error) = yaml::parse(self.piece.text, fill) {
+            documents.push(self.broken(&header, error));
+            return;
+        }
+        match header.class() {
+            Class::Known(kind) => {
+                let written = yaml::parse(self.piece.text, Item(kind));
+                documents.push(match written {
+                    Ok(written) => self.convert(&header, (1, ""), written),
+                    Err(error) => self.broken(&header, error),
+                });
+            }
+            Class::List => self.read_list(&header, documents),
+            Class::Unknown => documents.push(self.unknown(&header, 1)),
+        }
+    }
+
+    /// Reads a list's items, each for itself: a broken one is left out, and the list read again.
+    fn read_list(&self, list: &Header, documents: &mut Vec<Document>) {
+        let mut kinds: Vec<_> = list.items.iter().map(|(item, _)| item.class()).collect();
+        let mut broken = BTreeSet::new();
+        let items = loop {
+            let error = match yaml::parse(self.piece.text, List(&kinds)) {
+                Ok(items) => break items,
+                Err(error) => error,
+            };
+            let index = item_index(&error.path).filter(|index| broken.insert(*index));
+            let (Some(index), true) = (index, broken.len() <= MAX_BROKEN_ITEMS) else {
+                // The list itself, or too much of it: what was known of the file stays.
+                documents.push(self.broken(&Header::default(), error));
+                return;
+            };
+            let Some((item, _)) = list.items.get(index) else { return };
+            documents.push(self.broken(item, error));
+            if let Some(kind) = kinds.get_mut(index) {
+                *kind = Class::List;
+            }
+        };
+        for (i, (written, (item, line))) in items.into_iter().zip(&list.items).enumerate() {
+            match written {
+                Some(written) => {
+                    let path = format!("items[{i}].");
+                    documents.push(self.convert(item, (*line, &path), written));
+                }
+                None if broken.contains(&i) => {}
+                None => documents.push(self.unknown(item, *line)),
+            }
+        }
+    }
+
+    /// Converts what could be read at `line` of the document; its fields are below `prefix`.
+    fn convert(&self, header: &Header, (line, prefix): (usize, &str), written: Written) -> Document {
+        let mut problems = Problems::default();
+        let object = convert::convert(written, self.trust_domain, &mut problems);
+        let paths: Vec<_> =
+            problems.0.iter().map(|problem| format!("{prefix}{}", problem.path)).collect();
+        let lines = if paths.is_empty() {
+            Vec::new()
+        } else {
+            let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+            locate::lines(self.piece.text, &paths)
+        };
+        let conditions = problems.0.into_iter().zip(paths).zip(lines).map(|((problem, field), at)| {
+            Condition {
+                location: self.location(at),
+                subject: header.subject(),
+                field,
+                reason: problem.reason,
+                message: problem.message,
+            }
+        });
+        let conditions = conditions.collect();
+        let outcome = match object {
+            Some(object) => {
+                let content = self.first_line();
+                let location = self.location(if prefix.is_empty() { content } else { line });
+                Outcome::Good(Resource { location, object })
+            }
+            None => Outcome::Broken(header.key()),
+        };
+        Document { outcome, conditions }
+    }
+
+    fn broken(&self, header: &Header, error: Unreadable) -> Document {
+        let condition = Condition {
+            location: self.location(error.line.unwrap_or_else(|| self.first_line())),
+            subject: header.subject(),
+            field: error.path,
+            reason: Reason::Invalid,
+            message: error.message,
+        };
+        Document { outcome: Outcome::Broken(header.key()), conditions: vec![condition] }
+    }
+
+    fn unknown(&self, header: &Header, line: usize) -> Document {
+        let mut condition = self.whole(
+            header.subject(),
+            Reason::UnsupportedValue,
+            format!(
+                "documents with apiVersion `{}` and kind `{}` are not read; write v1 Service, \
+                 gateway.networking.k8s.io/v1 TCPRoute or nodemesh.dev/v1alpha1 Workload, or \
+                 remove it",
+                yaml::printable(&header.api_version),
+                yaml::printable(&header.kind)
+            ),
+        );
+        if line > 1 {
+            condition.location = self.location(line);
+        }
+        Document { outcome: Outcome::Foreign, conditions: vec![condition] }
+    }
+
+    /// A condition on the whole document.
+    fn whole(&self, subject: String, reason: Reason, message: String) -> Condition {
+        let location = self.location(self.first_line());
+        Condition { location, subject, field: String::new(), reason, message }
+    }
+
+    /// The first line of the document that is neither empty, nor a comment, nor its marker.
+    fn first_line(&self) -> usize {
+        let content = |line: &str| {
+            let line = line.trim();
+            !line.is_empty() && !line.starts_with('#') && line != "---"
+        };
+        self.piece.text.lines().position(content).map_or(1, |index| index + 1)
+    }
+
+    /// A line of the document, counted from 1, as a place in the file.
+    fn location(&self, line: usize) -> Location {
+        let line = self.piece.line + line.saturating_sub(1);
+        Location { file: self.file.to_owned(), document: self.number, line }
+    }
+}
+
+/// The index in a path that begins with `items[index]`.
+fn item_index(path: &str) -> Option<usize> {
+    path.strip_prefix("items[")?.split_once(']')?.0.parse().ok()
+}
+
+/// Reads one resource of a kind.
+struct Item(Kind);
+
+impl<'de> DeserializeSeed<'de> for Item {
+    type Value = Written;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Written, D::Error> {
+        match self.0 {
+            Kind::Service => schema::Service::deserialize(deserializer).map(Written::Service),
+            Kind::TcpRoute => schema::TcpRoute::deserialize(deserializer).map(Written::TcpRoute),
+            Kind::Workload => schema::Workload::deserialize(deserializer).map(Written::Workload),
+        }
+    }
+}
+
+/// Reads a list whose items are of these classes; only those of known kinds are kept.
+struct List<'a>(&'a [Class]);
+
+impl<'de> DeserializeSeed<'de> for List<'_> {
+    type Value = Vec<Option<Written>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List<'_> {
+    type Value = Vec<Option<Written>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of resources")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        const FIELDS: &[&str] = &["apiVersion", "items", "kind", "metadata"];
+        let mut items = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "items" => items = map.next_value_seed(Items(self.0))?,
+                "apiVersion" | "kind" | "metadata" => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                other => return Err(de::Error::unknown_field(other, FIELDS)),
+            }
+        }
+        Ok(items)
+    }
+}
+
+/// Reads the items of a list.
+struct Items<'a>(&'a [Class]);
+
+impl<'de> DeserializeSeed<'de> for Items<'_> {
+    type Value = Vec<Option<Written>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = Vec<Option<Written>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of resources")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::with_capacity(self.0.len());
+        for class in self.0 {
+            items.push(match class {
+                Class::Known(kind) => seq.next_element_seed(Item(*kind))?,
+                Class::List | Class::Unknown => {
+                    seq.next_element::<IgnoredAny>()?;
+                    None
+                }
+            });
+        }
+        // The end, which the first reading has found there.
+        seq.next_element::<IgnoredAny>()?;
+        Ok(items)
+    }
+}

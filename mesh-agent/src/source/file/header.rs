@@ -1,0 +1,151 @@
+//! What a document says it is, read as far as it can be read.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+use crate::model::id::ResourceName;
+use crate::store::update::{Key, Kind};
+
+use super::convert::DEFAULT_NAMESPACE;
+
+/// `apiVersion`, `kind` and `metadata` of a document.
+#[derive(Debug, Default)]
+pub(super) struct Header {
+    pub(super) api_version: String,
+    pub(super) kind: String,
+    name: Option<ResourceName>,
+    /// Of a `List`: what is in it, and on which line of the document each begins.
+    pub(super) items: Vec<(Header, usize)>,
+}
+
+/// What the mesh does with a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Known(Kind),
+    List,
+    Unknown,
+}
+
+impl Header {
+    /// What the mesh does with it.
+    pub(super) fn class(&self) -> Class {
+        match (self.api_version.as_str(), self.kind.as_str()) {
+            ("v1", "Service") => Class::Known(Kind::Service),
+            ("v1", "List") => Class::List,
+            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha2", "TCPRoute") => {
+                Class::Known(Kind::TcpRoute)
+            }
+            ("nodemesh.dev/v1alpha1", "Workload") => Class::Known(Kind::Workload),
+            _ => Class::Unknown,
+        }
+    }
+
+    /// What identifies it, if it is of a kind that the mesh knows and has a name.
+    pub(super) fn key(&self) -> Option<Key> {
+        match self.class() {
+            Class::Known(kind) => Some(Key { kind, name: self.name.clone()? }),
+            Class::List | Class::Unknown => None,
+        }
+    }
+
+    /// For people: `Service default/echo`, or as much of it as could be read.
+    pub(super) fn subject(&self) -> String {
+        let kind = if self.kind.is_empty() { "document" } else { &self.kind };
+        let subject =
+            self.name.as_ref().map_or_else(|| kind.to_owned(), |name| format!("{kind} {name}"));
+        super::yaml::printable(&subject)
+    }
+}
+
+/// Fills a [`Header`] as the document goes by, so that what stands before an error is kept.
+pub(super) struct Fill<'a> {
+    pub(super) header: &'a mut Header,
+    /// Whether `items` are looked into; those of an item are not.
+    pub(super) with_items: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Fill<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Fill<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a resource with apiVersion, kind and metadata")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "apiVersion" => self.header.api_version = map.next_value()?,
+                "kind" => self.header.kind = map.next_value()?,
+                "metadata" => self.header.name = map.next_value::<Name>()?.resource(),
+                "items" if self.with_items => map.next_value_seed(Items(&mut self.header.items))?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The part of `metadata` that identifies.
+#[derive(Deserialize)]
+struct Name {
+    name: Option<String>,
+    namespace: Option<String>,
+}
+
+impl Name {
+    fn resource(self) -> Option<ResourceName> {
+        let namespace = self.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+        self.name.map(|name| ResourceName::new(namespace, name))
+    }
+}
+
+/// The items of a list. Of another kind's field of that name, nothing.
+struct Items<'a>(&'a mut Vec<(Header, usize)>);
+
+impl<'de> DeserializeSeed<'de> for Items<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of resources")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(item) = seq.next_element::<Spanned<Item>>()? {
+            let line = usize::try_from(item.referenced.line()).unwrap_or(1);
+            self.0.push((item.value.0, line));
+        }
+        Ok(())
+    }
+}
+
+/// A header that is read in one go.
+struct Item(Header);
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut header = Header::default();
+        Fill { header: &mut header, with_items: false }.deserialize(deserializer)?;
+        Ok(Self(header))
+    }
+}

@@ -1,0 +1,317 @@
+//! A directory of YAML files: Kubernetes' documents and this mesh's own.
+//!
+//! [`FileSource::load`] reads the directory once; [`FileSource::run`] does so whenever it changes.
+//! The task owns what was last good of every document: that stays in force while the document is
+//! broken. It ends when its scope drains or nobody listens to its updates.
+
+mod split;
+mod yaml;
+mod locate;
+mod schema;
+mod convert;
+mod header;
+mod document;
+mod read;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::model::condition::{Condition, Location, Reason};
+use crate::store::update::{Key, Resource, Update};
+use crate::task::scope::Scope;
+
+use document::{Document, Outcome};
+use watch::Watch;
+
+pub use read::Error;
+
+/// The source's name in its updates.
+const NAME: &str = "file";
+
+/// How long the files have to be the same before they are read: editors and copies write in steps.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// How often that is waited for; then they are read as they are. 20 × 50 ms = 1 s.
+const MAX_SETTLES: u32 = 20;
+
+/// How often the directory is looked at without an event: for file systems that have none, and
+/// symbolic links to elsewhere.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Reads a configuration directory.
+#[derive(Debug)]
+pub struct FileSource {
+    dir: PathBuf,
+    trust_domain: String,
+    /// The documents of each file as they were last read.
+    files: BTreeMap<PathBuf, Contents>,
+    /// What is in force.
+    good: BTreeMap<Key, Resource>,
+}
+
+/// A file that has been read.
+#[derive(Debug)]
+struct Contents {
+    /// Of the text; `None` if it could not be read.
+    fingerprint: Option<u64>,
+    documents: Vec<Document>,
+}
+
+impl FileSource {
+    /// A source that has read nothing yet. `trust_domain` is that of the workloads' identities.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read now. Later that is a condition.
+    pub fn new(dir: PathBuf, trust_domain: String) -> Result<Self, Error> {
+        read::files(&dir)?;
+        Ok(Self { dir, trust_domain, files: BTreeMap::new(), good: BTreeMap::new() })
+    }
+
+    /// Reads the directory and says what is in force now.
+    ///
+    /// A document that is broken now and was good before stays as it was. If it cannot be told
+    /// which one it was, all that its file once said, and no document says now, stays.
+    pub fn load(&mut self) -> Update {
+        let files = match read::files(&self.dir) {
+            Ok(files) => files,
+            Err(error) => {
+                let condition = self.unreadable_directory(&error);
+                return self.update(vec![condition]);
+            }
+        };
+        let mut contents = BTreeMap::new();
+        for file in files {
+            if let Some(read) = self.read(&file) {
+                contents.insert(file, read);
+            }
+        }
+        self.files = contents;
+        let conditions = self.merge();
+        self.update(conditions)
+    }
+
+    /// Sends an update now and whenever the files say something else, until `scope` drains.
+    pub async fn run(self, updates: mpsc::Sender<Update>, scope: Scope) {
+        tokio::select! {
+            biased;
+            () = scope.draining() => {}
+            () = updates.closed() => {}
+            () = self.follow(&updates) => {}
+        }
+    }
+
+    async fn follow(mut self, updates: &mpsc::Sender<Update>) {
+        let mut watch = Watch::new(&self.dir)
+            .inspect_err(|error| tracing::warn!(%error, "cannot watch; looking every 5 s instead"))
+            .ok();
+        let mut sent = None;
+        loop {
+            // Before the files are read, so that no later change is missed.
+            if let Some(watch) = &mut watch {
+                watch.renew();
+            }
+            let seen = read::fingerprint(&self.dir);
+            let update = self.load();
+            if sent.as_ref() != Some(&update) {
+                for condition in &update.conditions {
+                    tracing::warn!("{condition}");
+                }
+                if updates.send(update.clone()).await.is_err() {
+                    return;
+                }
+                sent = Some(update);
+            }
+            self.changed(watch.as_mut(), seen).await;
+        }
+    }
+
+    /// Waits until the files are not as they were when `seen` was taken, and have settled.
+    async fn changed(&self, mut watch: Option<&mut Watch>, seen: u64) {
+        let mut now = seen;
+        while now == seen {
+            let deadline = Instant::now() + LOOK_AGAIN;
+            match &mut watch {
+                // Whichever comes first.
+                Some(watch) => {
+                    let _event: Result<(), _> = timeout_at(deadline, watch.changed()).await;
+                    watch.renew();
+                }
+                None => tokio::time::sleep_until(deadline).await,
+            }
+            now = read::fingerprint(&self.dir);
+        }
+        for _ in 0..MAX_SETTLES {
+            sleep(SETTLE).await;
+            let next = read::fingerprint(&self.dir);
+            if next == now {
+                return;
+            }
+            now = next;
+        }
+    }
+
+    /// The documents of a file, or `None` if it has vanished meanwhile.
+    fn read(&mut self, file: &Path) -> Option<Contents> {
+        let text = match read::text(file) {
+            Ok(text) => text?,
+            Err(error) => return Some(unreadable_file(file, &error)),
+        };
+        let fingerprint = Some(read::text_fingerprint(&text));
+        let last = self.files.remove(file).filter(|last| last.fingerprint == fingerprint);
+        Some(last.unwrap_or_else(|| Contents {
+            fingerprint,
+            documents: document::read(file, &text, &self.trust_domain),
+        }))
+    }
+
+    /// Works out what is in force, from the files and what was in force before.
+    fn merge(&mut self) -> Vec<Condition> {
+        let mut merge = Merge { before: &self.good, next: BTreeMap::new(), conditions: Vec::new() };
+        for (file, contents) in &self.files {
+            for document in &contents.documents {
+                merge.add(file, document);
+            }
+        }
+        // A document that has moved from another file and is broken since.
+        let all = || self.files.values().flat_map(|contents| &contents.documents);
+        for document in all() {
+            if let Outcome::Broken(Some(key)) = &document.outcome {
+                merge.keep(key);
+            }
+        }
+        for (file, contents) in &self.files {
+            let is_unknown = |document: &Document| document.outcome == Outcome::Broken(None);
+            if contents.documents.iter().any(is_unknown) {
+                merge.keep_file(file);
+            }
+        }
+        // Only now is it known what has stayed.
+        let next = merge.next;
+        let mut conditions = merge.conditions;
+        for document in all() {
+            let Outcome::Broken(key) = &document.outcome else { continue };
+            let stays = match key {
+                Some(key) if next.contains_key(key) => "; what was last good of it stays in force",
+                Some(_) => "; until then it is left out",
+                None => "; what was last good of the file stays in force",
+            };
+            conditions.extend(document.conditions.iter().cloned().map(|mut condition| {
+                condition.message.push_str(stays);
+                condition
+            }));
+        }
+        conditions.sort_by(|a, b| a.location.cmp(&b.location));
+        self.good = next;
+        conditions
+    }
+
+    fn update(&self, conditions: Vec<Condition>) -> Update {
+        Update { source: NAME, resources: self.good.values().cloned().collect(), conditions }
+    }
+
+    fn unreadable_directory(&self, error: &Error) -> Condition {
+        let message =
+            format!("{}; until that is put right, all stays as it was last", chain(error));
+        whole(&self.dir, "directory", message)
+    }
+}
+
+/// What is in force next, as it is being worked out.
+struct Merge<'a> {
+    before: &'a BTreeMap<Key, Resource>,
+    next: BTreeMap<Key, Resource>,
+    conditions: Vec<Condition>,
+}
+
+impl Merge<'_> {
+    /// Adds a document, in the order of the files: the first one of a name wins.
+    fn add(&mut self, file: &Path, document: &Document) {
+        let resource = match &document.outcome {
+            // Its conditions are told when it is known what stays.
+            Outcome::Broken(None) => return,
+            Outcome::Broken(Some(key)) => {
+                if self.before.get(key).is_some_and(|before| before.location.file == file) {
+                    self.keep(key);
+                }
+                return;
+            }
+            Outcome::Foreign => {
+                self.conditions.extend(document.conditions.iter().cloned());
+                return;
+            }
+            Outcome::Good(resource) => resource,
+        };
+        self.conditions.extend(document.conditions.iter().cloned());
+        let key = resource.object.key();
+        if let Some(winner) = self.next.get(&key) {
+            self.conditions.push(Condition {
+                location: resource.location.clone(),
+                subject: key.to_string(),
+                field: "metadata.name".to_owned(),
+                reason: Reason::Conflicted,
+                message: format!(
+                    "{} says the same name already, and the first one is used; rename or remove \
+                     one of them",
+                    winner.location
+                ),
+            });
+        } else {
+            self.next.insert(key, resource.clone());
+        }
+    }
+
+    /// Keeps what was in force under this name, unless something good has it now.
+    fn keep(&mut self, key: &Key) {
+        if let Some(before) = self.before.get(key).filter(|_| !self.next.contains_key(key)) {
+            self.next.insert(key.clone(), before.clone());
+        }
+    }
+
+    /// Keeps everything that this file once said, unless something good has its name now.
+    fn keep_file(&mut self, file: &Path) {
+        for (key, resource) in self.before {
+            if resource.location.file == file {
+                self.keep(key);
+            }
+        }
+    }
+}
+
+/// A file of which nothing is known but that it is there.
+fn unreadable_file(file: &Path, error: &Error) -> Contents {
+    let message = format!("{}; make it a readable file of UTF-8 text, or remove it", chain(error));
+    let conditions = vec![whole(file, "file", message)];
+    let document = Document { outcome: Outcome::Broken(None), conditions };
+    Contents { fingerprint: None, documents: vec![document] }
+}
+
+/// A condition on all of a path.
+fn whole(path: &Path, subject: &str, message: String) -> Condition {
+    Condition {
+        location: Location { file: path.to_owned(), document: 1, line: 1 },
+        subject: subject.to_owned(),
+        field: String::new(),
+        reason: Reason::Invalid,
+        message,
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

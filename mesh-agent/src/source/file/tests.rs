@@ -1,0 +1,456 @@
+//! The source as its users see it: files in, updates out.
+
+use std::fs;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::workload::Place;
+use crate::store::update::Object;
+
+const ECHO: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  clusterIP: 10.96.0.10
+  ports: [{port: 80}]
+";
+
+/// A configuration directory and the source that reads it.
+struct Lab {
+    dir: TempDir,
+    source: FileSource,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let source = FileSource::new(dir.path().to_owned(), "cluster.local".to_owned()).unwrap();
+        Self { dir, source }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.dir.path().join(name)).unwrap();
+    }
+
+    /// Loads, and checks what is in force (a word a resource: its name and first port or address)
+    /// and how many conditions there are.
+    fn check(&mut self, expect: &[&str], n_conditions: usize) -> Vec<Condition> {
+        let update = self.source.load();
+        let words: Vec<_> = update.resources.iter().map(|resource| word(&resource.object)).collect();
+        assert_eq!(words, expect, "{:#?}", update.conditions);
+        assert_eq!(update.conditions.len(), n_conditions, "{:#?}", update.conditions);
+        update.conditions
+    }
+}
+
+fn word(object: &Object) -> String {
+    let number = match object {
+        Object::Service(service) => service.ports.first().map(|port| port.port.to_string()),
+        Object::TcpRoute(route) => route.backends.first().map(|backend| backend.weight.to_string()),
+        Object::Workload(workload) => workload.addresses.first().map(ToString::to_string),
+    };
+    format!("{} {}", object.key(), number.unwrap_or_default())
+}
+
+fn service(name: &str, port: u32) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: \
+         10.96.0.10, ports: [{{port: {port}}}]}}\n"
+    )
+}
+
+/// Loads one text. Each condition as `line field reason: message`.
+fn conditions(text: &str) -> Vec<String> {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", text);
+    let one = |condition: Condition| {
+        let Condition { location, field, reason, message, .. } = condition;
+        format!("{} {field} {}: {message}", location.line, reason.as_str())
+    };
+    lab.source.load().conditions.into_iter().map(one).collect()
+}
+
+/// Checks that `text` has exactly these conditions, by how they begin.
+#[track_caller]
+fn check(text: &str, expect: &[&str]) {
+    let found = conditions(text);
+    assert_eq!(found.len(), expect.len(), "{found:#?}");
+    for (found, expect) in found.iter().zip(expect) {
+        assert!(found.starts_with(expect), "{found}\n  does not begin with\n{expect}");
+    }
+}
+
+#[test]
+fn every_example_is_without_a_condition() {
+    let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples"));
+    let files = read::files(&dir).unwrap();
+    assert!(files.len() >= 2, "{files:?}");
+    for file in files {
+        let mut lab = Lab::new();
+        lab.write("example.yaml", &fs::read_to_string(&file).unwrap());
+        let update = lab.source.load();
+        assert!(!update.resources.is_empty(), "{}", file.display());
+        let snapshot = crate::store::build::build(1, &BTreeMap::from([(NAME, update)]));
+        assert_eq!(snapshot.conditions, [], "{}", file.display());
+    }
+}
+
+#[test]
+fn what_kubectl_prints_is_read() {
+    let dumped = "\
+apiVersion: v1
+kind: List
+metadata: {resourceVersion: ''}
+items:
+- apiVersion: v1
+  kind: Service
+  metadata:
+    annotations: {kubectl.kubernetes.io/last-applied-configuration: '{}'}
+    creationTimestamp: '2026-01-31T12:00:00Z'
+    managedFields: [{manager: kubectl, fieldsV1: {'f:spec': {'.': {}}}}]
+    name: echo
+    namespace: demo
+    resourceVersion: '1'
+    uid: 0d5c9d8e-0000-4000-8000-000000000000
+  spec:
+    clusterIP: 10.96.0.10
+    clusterIPs: [10.96.0.10]
+    internalTrafficPolicy: Cluster
+    ipFamilies: [IPv4]
+    ipFamilyPolicy: SingleStack
+    ports:
+    - {name: http, port: 80, protocol: TCP, targetPort: web, appProtocol: http}
+    - {name: dns, port: 53, protocol: UDP, targetPort: 53}
+    selector: {app: echo}
+    sessionAffinity: None
+    type: ClusterIP
+  status: {loadBalancer: {}}
+- apiVersion: gateway.networking.k8s.io/v1alpha2
+  kind: TCPRoute
+  metadata: {name: split, namespace: demo, creationTimestamp: null, generation: 3}
+  spec:
+    parentRefs: [{group: '', kind: Service, name: echo, port: 80}]
+    rules: [{name: all, backendRefs: [{group: '', kind: Service, name: v1, port: 80, weight: 7}]}]
+  status: {parents: []}
+";
+    let mut lab = Lab::new();
+    lab.write("dump.yaml", dumped);
+    lab.check(&["Service demo/echo 80", "TCPRoute demo/split 7"], 0);
+}
+
+#[test]
+fn typos_are_found_where_they_are() {
+    let route = "\
+# a split
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: split}
+spec:
+  parentRefs: [{group: '', kind: Service, name: echo}]
+  rules:
+  - backendRefs:
+    - name: v1
+      port: 80
+    - name: v2
+      port: 80
+      wieght: 10
+";
+    let text = format!("{ECHO}---\n{route}");
+    check(
+        &text,
+        &["21 spec.rules[0].backendRefs[1].wieght Invalid: there is no field `wieght`; did you \
+           mean `weight`?; until then it is left out"],
+    );
+}
+
+#[test]
+fn every_wrong_value_is_named_with_its_line() {
+    check(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata:
+  name: Split
+  creationTimestamp: yesterday
+spec:
+  parentRefs:
+  - name: echo
+  - group: ''
+    kind: Service
+    name: echo
+    sectionName: http
+  rules:
+  - backendRefs:
+    - {name: v1, port: 0}
+    - name: v2
+      port: 80
+      weight: 1000001
+    - {name: v3}
+    - {kind: Deployment, name: v4, port: 80}
+  - backendRefs: []
+",
+        &[
+            "4 metadata.name Invalid: `Split` is not a DNS-1123 name",
+            "5 metadata.creationTimestamp Invalid: ",
+            "8 spec.parentRefs[0] InvalidKind: ",
+            "12 spec.parentRefs[1].sectionName UnsupportedValue: ",
+            "15 spec.rules[0].backendRefs[0].port Invalid: 0 is not a port",
+            "18 spec.rules[0].backendRefs[1].weight Invalid: 1000001 is not a weight",
+            "19 spec.rules[0].backendRefs[2].port Invalid: ",
+            "20 spec.rules[0].backendRefs[3] InvalidKind: ",
+            "21 spec.rules[1] UnsupportedValue: ",
+        ],
+    );
+    check(
+        "\
+apiVersion: nodemesh.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: a.b}
+spec:
+  addresses:
+  - 10.0.0.1
+  - 10.0.0.1
+  - nowhere
+  serviceAccount: Web
+  ports:
+  - {name: a, port: 70000}
+  netns: run/netns/web
+  cgroup: web
+",
+        &[
+            "3 metadata.namespace Invalid: ",
+            "7 spec.addresses[1] Invalid: ",
+            "8 spec.addresses[2] Invalid: ",
+            "9 spec.serviceAccount Invalid: ",
+            "11 spec.ports[0].port Invalid: 70000 is not a port",
+            "13 spec.cgroup Invalid: a workload is in one place",
+        ],
+    );
+    check(
+        "\
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  type: ExternalName
+  clusterIPs: [10.96.0.1]
+  clusterIP: 10.96.0.2
+  ports:
+  - {port: 80}
+  - {port: 80}
+  - {port: 81, protocol: SCTP}
+  - {port: 82, targetPort: '8080'}
+",
+        &[
+            "5 spec.type UnsupportedValue: ",
+            "7 spec.clusterIP Invalid: ",
+            "10 spec.ports[1].port Invalid: ",
+            "11 spec.ports[2].protocol UnsupportedValue: ",
+            "12 spec.ports[3].targetPort Invalid: ",
+        ],
+    );
+}
+
+#[test]
+fn a_document_that_is_no_resource_does_not_take_the_others_with_it() {
+    let text = format!("{ECHO}---\na: [\n---\nkind: Pod\n{}", service("other", 81));
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &text);
+    let conditions = lab.check(&["Service default/echo 80", "Service default/other 81"], 2);
+    let places: Vec<_> = conditions.iter().map(|c| (c.location.document, c.reason)).collect();
+    assert_eq!(places, [(2, Reason::Invalid), (3, Reason::UnsupportedValue)]);
+    assert_eq!(conditions[1].location.line, 10);
+}
+
+#[test]
+fn wrong_items_of_a_list_do_not_take_the_others_with_them() {
+    let item = |name: &str, port: &str| {
+        format!(
+            "- apiVersion: v1\n  kind: Service\n  metadata: {{name: {name}}}\n  spec: {{ports: \
+             [{{port: {port}}}]}}\n"
+        )
+    };
+    let items = [item("a", "1"), item("b", "x"), item("c", "0"), item("d", "4")].concat();
+    let text = format!("apiVersion: v1\nkind: List\nitems:\n{items}- kind: Pod\n");
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &text);
+    let conditions = lab.check(&["Service default/a 1", "Service default/d 4"], 3);
+    let places: Vec<_> =
+        conditions.iter().map(|c| (c.location.line, c.field.as_str(), &*c.subject)).collect();
+    assert_eq!(
+        places,
+        [
+            (11, "items[1].spec.ports[0].port", "Service default/b"),
+            (15, "items[2].spec.ports[0].port", "Service default/c"),
+            (20, "", "Pod"),
+        ]
+    );
+}
+
+#[test]
+fn a_broken_document_stays_as_it_was() {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &(service("a", 1) + &service("b", 2)));
+    lab.check(&["Service default/a 1", "Service default/b 2"], 0);
+    // It can be told which one is broken: only that one stays.
+    lab.write("a.yaml", &service("b", 0));
+    let conditions = lab.check(&["Service default/b 2"], 1);
+    assert!(conditions[0].message.ends_with("stays in force"), "{}", conditions[0].message);
+    lab.write("a.yaml", &service("b", 3));
+    lab.check(&["Service default/b 3"], 0);
+    // A syntax error behind the name: still the same.
+    lab.write("a.yaml", &(service("b", 3) + "  [\n" + &service("a", 4)));
+    lab.check(&["Service default/a 4", "Service default/b 3"], 1);
+    lab.remove("a.yaml");
+    lab.check(&[], 0);
+}
+
+#[test]
+fn what_an_unknown_document_may_have_been_stays() {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &(service("a", 1) + &service("b", 2)));
+    lab.write("b.yaml", &service("c", 3));
+    lab.check(&["Service default/a 1", "Service default/b 2", "Service default/c 3"], 0);
+    lab.write("a.yaml", &(service("a", 11) + "---\n}\n"));
+    lab.remove("b.yaml");
+    lab.check(&["Service default/a 11", "Service default/b 2"], 1);
+    // Moved to another file, it is not what the unknown document was.
+    lab.write("b.yaml", &service("b", 22));
+    lab.check(&["Service default/a 11", "Service default/b 22"], 1);
+    lab.write("a.yaml", &service("a", 11));
+    lab.remove("b.yaml");
+    lab.check(&["Service default/a 11"], 0);
+}
+
+#[test]
+fn an_unreadable_file_stays_as_it_was() {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &service("a", 1));
+    lab.check(&["Service default/a 1"], 0);
+    fs::write(lab.dir.path().join("a.yaml"), b"\xff").unwrap();
+    lab.check(&["Service default/a 1"], 1);
+    lab.remove("a.yaml");
+    fs::create_dir(lab.dir.path().join("a.yaml")).unwrap();
+    lab.check(&["Service default/a 1"], 1);
+}
+
+#[test]
+fn an_unreadable_directory_stays_as_it_was() {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &service("a", 1));
+    lab.check(&["Service default/a 1"], 0);
+    fs::remove_dir_all(lab.dir.path()).unwrap();
+    lab.check(&["Service default/a 1"], 1);
+    let gone = FileSource::new(lab.dir.path().to_owned(), "cluster.local".to_owned());
+    assert!(matches!(gone, Err(Error::Directory { .. })));
+}
+
+#[test]
+fn the_first_of_two_with_one_name_wins() {
+    let mut lab = Lab::new();
+    lab.write("b.yaml", &service("a", 2));
+    lab.check(&["Service default/a 2"], 0);
+    lab.write("a.yaml", &service("a", 1));
+    let conditions = lab.check(&["Service default/a 1"], 1);
+    assert_eq!(conditions[0].reason, Reason::Conflicted);
+    assert!(conditions[0].location.file.ends_with("b.yaml"));
+    // Broken, the first one stays as it was, and still wins.
+    lab.write("a.yaml", &service("a", 0));
+    lab.check(&["Service default/a 1"], 2);
+    // Broken from the beginning, it has nothing to stay as.
+    lab.remove("a.yaml");
+    lab.check(&["Service default/a 2"], 0);
+    lab.write("a.yaml", &service("a", 0));
+    lab.check(&["Service default/a 2"], 1);
+}
+
+#[test]
+fn hidden_and_other_files_are_left_alone() {
+    let mut lab = Lab::new();
+    lab.write(".a.yaml", "}");
+    lab.write("a.yaml~", "}");
+    lab.write("a.yml", &service("a", 1));
+    lab.check(&["Service default/a 1"], 0);
+}
+
+#[test]
+fn a_place_and_an_identity_are_taken_over() {
+    let mut lab = Lab::new();
+    lab.write(
+        "a.yaml",
+        "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\nmetadata: {name: web, namespace: shop}\n\
+         spec: {node: n, addresses: ['fd00::1'], cgroup: /system.slice/web.service}\n",
+    );
+    let update = lab.source.load();
+    let Some(Object::Workload(workload)) = update.resources.first().map(|r| &r.object) else {
+        panic!("{update:?}");
+    };
+    assert_eq!(workload.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/default");
+    assert_eq!(workload.place, Place::Cgroup("system.slice/web.service".into()));
+}
+
+#[tokio::test]
+async fn changes_are_noticed_and_it_drains_to_zero() {
+    let lab = Lab::new();
+    // Laid out as Kubernetes mounts a ConfigMap: `..data` is swapped by a rename.
+    let dir = lab.dir.path();
+    let lay = |generation: &str, port| {
+        let folder = dir.join(generation);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("a.yaml"), service("a", port)).unwrap();
+        std::os::unix::fs::symlink(generation, dir.join("..data_tmp")).unwrap();
+        fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+    };
+    lay("..1", 1);
+    std::os::unix::fs::symlink("..data/a.yaml", dir.join("a.yaml")).unwrap();
+    let scope = Scope::new("source");
+    let (tx, mut rx) = mpsc::channel(1);
+    scope.spawn(lab.source.run(tx, scope.clone()));
+    let next = async |rx: &mut mpsc::Receiver<Update>| {
+        let update = rx.recv().await.unwrap();
+        update.resources.iter().map(|resource| word(&resource.object)).collect::<Vec<_>>()
+    };
+    assert_eq!(next(&mut rx).await, ["Service default/a 1"]);
+    let began = Instant::now();
+    lay("..2", 2);
+    assert_eq!(next(&mut rx).await, ["Service default/a 2"]);
+    assert!(began.elapsed() < LOOK_AGAIN, "no event came");
+    assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+    assert!(rx.recv().await.is_none());
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,300}") {
+        document::read(Path::new("a.yaml"), &text, "cluster.local");
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic(
+        edits in prop::collection::vec((0usize..700, "[-a-z:{}&*!|>'\"\t\n \\[\\]0-9]{0,3}"), 1..4),
+    ) {
+        let mut text = format!("{ECHO}---\napiVersion: v1\nkind: List\nitems:\n- kind: Service\n  \
+            apiVersion: v1\n  metadata: {{name: b}}\n  spec: {{ports: [{{port: 1}}]}}\n");
+        for (at, insert) in edits {
+            let at = at % text.len();
+            text.replace_range(at..=at, &insert);
+        }
+        let n_lines = text.lines().count();
+        for document in document::read(Path::new("a.yaml"), &text, "cluster.local") {
+            let is_good = matches!(document.outcome, Outcome::Good(_));
+            prop_assert!(is_good || !document.conditions.is_empty());
+            for condition in document.conditions {
+                prop_assert!((1..=n_lines + 1).contains(&condition.location.line));
+            }
+        }
+    }
+}

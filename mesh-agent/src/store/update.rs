@@ -1,0 +1,90 @@
+//! What a source may say.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::model::condition::{Condition, Location};
+use crate::model::id::ResourceName;
+use crate::model::route::TcpRoute;
+use crate::model::service::Service;
+use crate::model::workload::Workload;
+
+/// Everything one source knows. It replaces what the same source said before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// The source's name, for example `file`. The sources' order by name is their precedence.
+    pub source: &'static str,
+    /// What is in force, in no particular order.
+    pub resources: Vec<Resource>,
+    /// What is wrong with it, or with what is not in force.
+    pub conditions: Vec<Condition>,
+}
+
+/// One resource, and where it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Where it begins.
+    pub location: Location,
+    /// What it is.
+    pub object: Object,
+}
+
+/// A resource's content. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A core/v1 `Service`.
+    Service(Arc<Service>),
+    /// A Gateway API `TCPRoute`.
+    TcpRoute(Arc<TcpRoute>),
+    /// A `Workload`.
+    Workload(Arc<Workload>),
+}
+
+/// The kinds of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A core/v1 `Service`.
+    Service,
+    /// A Gateway API `TCPRoute`.
+    TcpRoute,
+    /// A `Workload`.
+    Workload,
+}
+
+/// What identifies a resource. Prints as `Service default/echo`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub name: ResourceName,
+}
+
+impl Object {
+    /// What identifies it.
+    pub fn key(&self) -> Key {
+        let (kind, name) = match self {
+            Self::Service(service) => (Kind::Service, &service.name),
+            Self::TcpRoute(route) => (Kind::TcpRoute, &route.name),
+            Self::Workload(workload) => (Kind::Workload, &workload.name),
+        };
+        Key { kind, name: name.clone() }
+    }
+}
+
+impl Kind {
+    /// The word of the `kind` field.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::TcpRoute => "TCPRoute",
+            Self::Workload => "Workload",
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.name)
+    }
+}
