@@ -9,3 +9,5 @@ pub mod task;
 pub mod model;
 pub mod telemetry;
 pub mod admin;
+pub mod settings;
+pub mod cli;

@@ -36,7 +36,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
-/// OpenMetrics 1.0, "Negotiation" (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+/// `OpenMetrics` 1.0, "Negotiation" (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What is served, and one line about it.

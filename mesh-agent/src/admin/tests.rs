@@ -86,7 +86,7 @@ fn state() -> State {
                 pem: "PEM".to_owned(),
                 serial_number: "17".to_owned(),
                 valid_from: UNIX_EPOCH,
-                expires: UNIX_EPOCH + Duration::from_secs(3600),
+                expires: UNIX_EPOCH + Duration::from_hours(1),
             };
             vec![CertificateSummary {
                 identity: echo().0.identity.clone(),

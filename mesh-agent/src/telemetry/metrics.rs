@@ -1,4 +1,4 @@
-//! Every metric: its name, what it means, and how it is printed in OpenMetrics.
+//! Every metric: its name, what it means, and how it is printed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -117,48 +117,51 @@ fn encode_connections(
 ) -> Result<(), fmt::Error> {
     let mut family = describe(encoder, &OPENED)?;
     for series in all {
-        let labels = connection_labels(series, NO_FLAGS);
-        sample(&mut family, &OPENED, &labels, series.opened())?;
+        sample(&mut family, &OPENED, connection_labels(series), &[NO_FLAGS], series.opened())?;
     }
-    let counts: [(&Metric, fn(&EndSums) -> u64); 3] = [
-        (&CLOSED, |sums| sums.closed),
-        (&SENT, |sums| sums.sent_bytes),
-        (&RECEIVED, |sums| sums.received_bytes),
-    ];
-    for (metric, count) in counts {
-        let mut family = describe(encoder, metric)?;
-        for series in all {
-            for sums in series.ended() {
-                let labels = connection_labels(series, sums.flags);
-                sample(&mut family, metric, &labels, count(&sums))?;
-            }
-        }
-    }
+    let closed = |sums: &EndSums| sums.closed;
+    let sent = |sums: &EndSums| sums.sent_bytes;
+    let received = |sums: &EndSums| sums.received_bytes;
+    encode_ended(encoder, &CLOSED, all, closed)?;
+    encode_ended(encoder, &SENT, all, sent)?;
+    encode_ended(encoder, &RECEIVED, all, received)?;
     let mut family = describe(encoder, &FAILED)?;
     for series in all {
         for kind in Kind::ALL {
             let count = series.failed(*kind);
             if count > 0 {
-                let mut labels = connection_labels(series, kind.response_flags());
-                labels.push(("reason", kind.code()));
-                sample(&mut family, &FAILED, &labels, count)?;
+                let values = [kind.response_flags(), kind.code()];
+                sample(&mut family, &FAILED, connection_labels(series), &values, count)?;
             }
         }
     }
     Ok(())
 }
 
-fn connection_labels<'a>(series: &'a Counters, flags: &'a str) -> Labels<'a> {
-    let mut labels: Labels<'a> =
-        LABELS.iter().copied().zip(series.values.iter().map(|value| &**value)).collect();
-    labels.push(("response_flags", flags));
-    labels
+fn encode_ended(
+    encoder: &mut DescriptorEncoder<'_>,
+    metric: &'static Metric,
+    all: &[Arc<Counters>],
+    count: impl Fn(&EndSums) -> u64,
+) -> Result<(), fmt::Error> {
+    let mut family = describe(encoder, metric)?;
+    for series in all {
+        for sums in series.ended() {
+            let labels = connection_labels(series);
+            sample(&mut family, metric, labels, &[sums.flags], count(&sums))?;
+        }
+    }
+    Ok(())
+}
+
+fn connection_labels(series: &Counters) -> Labels<'_> {
+    LABELS.iter().copied().zip(series.values.iter().map(|value| &**value)).collect()
 }
 
 /// The agent itself.
 fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
     let mut family = describe(encoder, &BUILD)?;
-    family.encode_info(&vec![("version", shared.version)])?;
+    sample(&mut family, &BUILD, vec![], &[shared.version], 1)?;
     let plain = [
         (&SNAPSHOT_REVISION, shared.snapshot_revision.get()),
         (&APPLIED_REVISION, shared.applied_revision.get()),
@@ -169,12 +172,12 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
     ];
     for (metric, value) in plain {
         let mut family = describe(encoder, metric)?;
-        sample(&mut family, metric, &vec![], value)?;
+        sample(&mut family, metric, vec![], &[], value)?;
     }
     let mut family = describe(encoder, &OPEN)?;
     for reporter in Reporter::ALL {
         let open = shared.open[*reporter as usize].get();
-        sample(&mut family, &OPEN, &vec![("reporter", reporter.as_str())], open)?;
+        sample(&mut family, &OPEN, vec![], &[reporter.as_str()], open)?;
     }
     Ok(())
 }
@@ -184,15 +187,15 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
         [(&TUNNELS_OPEN, shared.tunnels_open.get()), (&TUNNELS_OPENED, shared.tunnels_opened.get())]
     {
         let mut family = describe(encoder, metric)?;
-        sample(&mut family, metric, &vec![], value)?;
+        sample(&mut family, metric, vec![], &[], value)?;
     }
     let mut family = describe(encoder, &HANDSHAKES_FAILED)?;
     for role in Role::ALL {
         for kind in Kind::ALL {
             let count = shared.handshakes_failed[*role as usize][*kind as usize].get();
             if count > 0 {
-                let labels = vec![("side", role.as_str()), ("reason", kind.code())];
-                sample(&mut family, &HANDSHAKES_FAILED, &labels, count)?;
+                let values = [role.as_str(), kind.code()];
+                sample(&mut family, &HANDSHAKES_FAILED, vec![], &values, count)?;
             }
         }
     }
@@ -206,7 +209,7 @@ fn encode_source(encoder: &mut DescriptorEncoder<'_>, source: &Source) -> Result
             let connects = read();
             let mut family = describe(encoder, &KERNEL_CONNECTS)?;
             for (verdict, count) in [("pass", connects.pass), ("proxy", connects.proxy)] {
-                sample(&mut family, &KERNEL_CONNECTS, &vec![("verdict", verdict)], count)?;
+                sample(&mut family, &KERNEL_CONNECTS, vec![], &[verdict], count)?;
             }
         }
         Source::Certificates(read) => {
@@ -214,14 +217,14 @@ fn encode_source(encoder: &mut DescriptorEncoder<'_>, source: &Source) -> Result
             for (identity, expires) in read() {
                 let unix = expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
                 let identity = identity.to_string();
-                sample(&mut family, &CERTIFICATE_EXPIRY, &vec![("identity", &identity)], unix)?;
+                sample(&mut family, &CERTIFICATE_EXPIRY, vec![], &[&identity], unix)?;
             }
         }
     }
     Ok(())
 }
 
-/// Writes the header. OpenMetrics writes the family's name there, without the samples' suffix.
+/// Writes the header, in which a family is named without its samples' suffix.
 fn describe<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     metric: &'static Metric,
@@ -235,18 +238,24 @@ fn describe<'a>(
     encoder.encode_descriptor(family, metric.help, None, kind)
 }
 
-fn sample(
+/// Writes one sample with the labels `common` and the metric's own, whose `values` are in the
+/// catalog's order.
+fn sample<'a>(
     family: &mut MetricEncoder<'_>,
-    metric: &Metric,
-    labels: &Labels<'_>,
+    metric: &'static Metric,
+    common: Labels<'a>,
+    values: &[&'a str],
     value: u64,
 ) -> Result<(), fmt::Error> {
+    let mut labels = common;
+    labels.extend(metric.labels.iter().copied().zip(values.iter().copied()));
     let encode = |encoder: &mut MetricEncoder<'_>| match metric.kind {
         Type::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),
-        Type::Gauge | Type::Info => encoder.encode_gauge(&value),
+        Type::Gauge => encoder.encode_gauge(&value),
+        Type::Info => encoder.encode_info(&labels),
     };
-    if labels.is_empty() {
+    if labels.is_empty() || metric.kind == Type::Info {
         return encode(family);
     }
-    encode(&mut family.encode_family(labels)?)
+    encode(&mut family.encode_family(&labels)?)
 }

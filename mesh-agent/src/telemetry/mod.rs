@@ -204,7 +204,7 @@ impl Telemetry {
         self.shared.open.iter().map(Number::get).sum()
     }
 
-    /// All metrics, in the OpenMetrics text format 1.0.
+    /// All metrics, in the text format of `OpenMetrics` 1.0.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // `fmt::Write` for `String` does not fail.

@@ -45,8 +45,9 @@ fn check(telemetry: &Telemetry, name: &str, expect: &[&str]) {
     assert_eq!(samples(telemetry, name), expect);
 }
 
-fn failure(kind: Kind) -> Option<Failure> {
-    Some(Failure::new(kind, Side::Upstream, Retry::Safe))
+/// A connection that failed.
+fn failed(kind: Kind) -> ConnectionEnd {
+    ConnectionEnd { failure: Some(Failure::new(kind, Side::Upstream, Retry::Safe)), ..end() }
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn one_event_is_counted_once_in_each_metric() {
     };
     check(&telemetry, "mesh_connections_open", &open(2).each_ref().map(String::as_str));
     telemetry.connection(well, &end());
-    telemetry.connection(badly, &ConnectionEnd { failure: failure(Kind::Connect), ..end() });
+    telemetry.connection(badly, &failed(Kind::Connect));
     check(&telemetry, "mesh_connections_open", &open(0).each_ref().map(String::as_str));
 
     let ok = format!(r#"{{{LABEL_TEXT},response_flags="-"}} "#);
@@ -108,7 +109,7 @@ fn the_agents_own_numbers_are_what_was_set() {
 fn with_everything() -> Telemetry {
     let telemetry = telemetry();
     let series = telemetry.opened(&parties());
-    telemetry.connection(series, &ConnectionEnd { failure: failure(Kind::Reset), ..end() });
+    telemetry.connection(series, &failed(Kind::Reset));
     telemetry.handshake_failed(Role::Client, Kind::Timeout);
     telemetry
         .register_source(Source::KernelConnects(Box::new(|| KernelConnects { pass: 5, proxy: 6 })));
