@@ -2,5 +2,6 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod ready;
 pub mod scope;
 pub mod worker;

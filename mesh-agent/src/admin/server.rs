@@ -1,0 +1,167 @@
+//! HTTP/1.1: accepts, limits, routes and answers.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use crate::admin::State;
+use crate::admin::dump;
+use crate::task::scope::Scope;
+
+/// Connections at one time; others wait in the listener's backlog. A scraper needs one.
+const MAX_CONNECTIONS: usize = 64;
+
+/// A client that sends no complete header for so long is disconnected.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest life of a connection. A scrape of 10,000 series takes less than a second.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// After `accept` failed, mostly for want of descriptors: let others give some back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// `OpenMetrics` 1.0, "Negotiation" (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What is served, and one line about it.
+const PATHS: &[(&str, &str)] = &[
+    ("/conditions", "what is wrong with the configuration (JSON)"),
+    ("/config_dump", "workloads, services and certificates, as ztunnel prints them (JSON)"),
+    ("/healthz", "200 while the agent runs"),
+    ("/healthz/ready", "the same as /readyz"),
+    ("/metrics", "metrics (OpenMetrics)"),
+    ("/readyz", "200 if the agent is ready; otherwise 503 and what is missing (JSON)"),
+    ("/stats/prometheus", "the same as /metrics"),
+];
+
+/// Serves until `scope` drains. `listener` must listen already.
+///
+/// # Errors
+///
+/// The listener cannot be used from the current runtime.
+pub async fn serve(listener: StdListener, state: State, scope: Scope) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let state = Arc::new(state);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = scope.draining() => return Ok(()),
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let state = Arc::clone(&state);
+                scope.spawn(Box::pin(connection(stream, state, permit)));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection to the admin server");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits)
+        .acquire_owned()
+        .await
+        .expect("invariant: the semaphore is never closed");
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+/// One request, one connection: a scrape every few seconds saves nothing by keeping it, and a
+/// client that keeps it would hold one of few places.
+async fn connection(stream: TcpStream, state: Arc<State>, permit: OwnedSemaphorePermit) {
+    let service = service_fn(move |request: Request<_>| {
+        let response = respond(&state, request.method(), request.uri().path());
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let serving = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_TIMEOUT, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended badly"),
+        Err(_elapsed) => tracing::debug!("an admin connection took too long"),
+    }
+    drop(permit);
+}
+
+/// The answer to one request.
+pub(super) fn respond(state: &State, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    if !PATHS.iter().any(|(known, _)| *known == path) {
+        return answer(StatusCode::NOT_FOUND, TEXT, index());
+    }
+    if method != Method::GET {
+        let text = format!("{path} answers GET only\n");
+        let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        return response;
+    }
+    match path {
+        "/conditions" => json(StatusCode::OK, &dump::conditions(&(state.snapshot)())),
+        "/config_dump" => {
+            let certificates = (state.certificates)();
+            let snapshot = (state.snapshot)();
+            json(StatusCode::OK, &dump::config(&snapshot, &certificates, state.version))
+        }
+        "/metrics" | "/stats/prometheus" => {
+            answer(StatusCode::OK, OPEN_METRICS, state.telemetry.encode())
+        }
+        "/readyz" | "/healthz/ready" => {
+            let missing = state.ready.pending();
+            let ready = missing.is_empty();
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            json(status, &dump::Readiness { ready, missing })
+        }
+        _ => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
+    }
+}
+
+fn index() -> String {
+    use std::fmt::Write as _;
+
+    let mut text = "not found; there are:\n".to_owned();
+    for (path, about) in PATHS {
+        writeln!(text, "  {path:20}{about}").expect("invariant: a String takes all text");
+    }
+    text
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => answer(status, JSON, text + "\n"),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+    }
+}
+
+fn answer(status: StatusCode, content: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content));
+    response
+}

@@ -1,0 +1,180 @@
+//! What `check` prints: for people, one paragraph a finding; for programs, JSON.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::model::condition::Condition;
+
+/// Everything that was found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What this machine was asked, in the order in which it was asked.
+    pub machine: Vec<Finding>,
+    /// What is wrong with the configuration.
+    pub conditions: Vec<Condition>,
+    /// How many workloads and services were read.
+    pub workloads: usize,
+    /// Services that were read.
+    pub services: usize,
+}
+
+/// One question to this machine, and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was asked, for example `cgroup v2`.
+    pub subject: String,
+    /// How it is.
+    pub outcome: Outcome,
+    /// What was found and, if it is bad, what to do.
+    pub message: String,
+}
+
+/// How an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The agent cannot run so.
+    Fail,
+    /// As it should be.
+    Pass,
+    /// The agent runs, but somebody should know.
+    Warn,
+}
+
+impl Report {
+    /// Whether nothing needs to be done: the exit status is 0. Warnings do not count.
+    pub fn is_good(&self) -> bool {
+        self.conditions.is_empty() && self.machine.iter().all(|it| it.outcome != Outcome::Fail)
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for finding in &self.machine {
+            let outcome = finding.outcome.as_str();
+            line(&mut text, format_args!("{outcome:4}  {}: {}", finding.subject, finding.message));
+        }
+        for condition in self.sorted() {
+            line(&mut text, format_args!("{:4}  {condition}", Outcome::Fail.as_str()));
+        }
+        let count = |outcome| self.machine.iter().filter(|it| it.outcome == outcome).count();
+        let faults = count(Outcome::Fail) + self.conditions.len();
+        let read =
+            format!("{} and {}", many(self.workloads, "workload"), many(self.services, "service"));
+        let found = format!("{}, {}", many(faults, "fault"), many(count(Outcome::Warn), "warning"));
+        line(&mut text, format_args!("read {read}: {found}"));
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let machine = self.machine.iter().map(|finding| {
+            json!({
+                "subject": finding.subject,
+                "outcome": finding.outcome.as_str(),
+                "message": finding.message,
+            })
+        });
+        let conditions = self.sorted().into_iter().map(|condition| {
+            json!({
+                "file": condition.location.file.display().to_string(),
+                "document": condition.location.document,
+                "line": condition.location.line,
+                "subject": condition.subject,
+                "field": condition.field,
+                "reason": condition.reason.as_str(),
+                "message": condition.message,
+            })
+        });
+        json!({
+            "good": self.is_good(),
+            "machine": machine.collect::<Vec<_>>(),
+            "conditions": conditions.collect::<Vec<_>>(),
+            "workloads": self.workloads,
+            "services": self.services,
+        })
+    }
+
+    /// The conditions, in the order of the files.
+    fn sorted(&self) -> Vec<&Condition> {
+        let mut all: Vec<_> = self.conditions.iter().collect();
+        all.sort_by(|a, b| a.location.cmp(&b.location));
+        all
+    }
+}
+
+impl Outcome {
+    /// The word that is printed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Pass => "pass",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("invariant: a String takes all text");
+}
+
+/// `1 fault`, `2 faults`.
+fn many(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::condition::{Location, Reason};
+
+    fn finding(outcome: Outcome) -> Finding {
+        Finding { subject: "bpffs".to_owned(), outcome, message: "is there".to_owned() }
+    }
+
+    fn condition(line: usize) -> Condition {
+        Condition {
+            location: Location { file: "a.yaml".into(), document: 1, line },
+            subject: "Service demo/echo".to_owned(),
+            field: "spec.ports".to_owned(),
+            reason: Reason::Invalid,
+            message: "there are none".to_owned(),
+        }
+    }
+
+    fn check(machine: &[Outcome], lines: &[usize], good: bool, expect: &str) {
+        let report = Report {
+            machine: machine.iter().copied().map(finding).collect(),
+            conditions: lines.iter().copied().map(condition).collect(),
+            workloads: 1,
+            services: 2,
+        };
+        assert_eq!((report.text().as_str(), report.is_good()), (expect, good));
+        assert_eq!(report.json()["good"], good);
+    }
+
+    #[test]
+    fn says_what_was_found_and_what_it_comes_to() {
+        check(
+            &[Outcome::Pass, Outcome::Warn],
+            &[],
+            true,
+            "pass  bpffs: is there\nwarn  bpffs: is there\n\
+             read 1 workload and 2 services: 0 faults, 1 warning\n",
+        );
+        check(
+            &[Outcome::Fail],
+            &[],
+            false,
+            "fail  bpffs: is there\nread 1 workload and 2 services: 1 fault, 0 warnings\n",
+        );
+        check(
+            &[],
+            &[7, 3],
+            false,
+            "fail  a.yaml:3 (document 1): Service demo/echo: Invalid: spec.ports: there are none\n\
+             fail  a.yaml:7 (document 1): Service demo/echo: Invalid: spec.ports: there are none\n\
+             read 1 workload and 2 services: 2 faults, 0 warnings\n",
+        );
+    }
+}

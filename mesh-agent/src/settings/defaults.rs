@@ -1,0 +1,79 @@
+//! Every default and limit: its unit, its reason, and the flag that changes it, if any.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Where the authority's files are (`--ca`).
+pub const CA_DIRECTORY: &str = "/etc/mesh/ca";
+
+/// Where the BPF filesystem is mounted, by convention of all tools (`--bpffs`).
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// The admin server's address (`--admin`). Loopback only, because it has no authentication; the
+/// port is that of Envoy and ztunnel, which tools know.
+pub const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+
+/// What the agent logs (`--log`).
+pub const LOG: &str = "info";
+
+/// How long connections may take to end when the agent stops (`--drain-timeout`). Kubernetes'
+/// `terminationGracePeriodSeconds` is 30 s too.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest drain that may be asked for: a day. Longer is a mistake in the unit.
+pub const MAX_DRAIN_TIMEOUT: Duration = Duration::from_hours(24);
+
+/// Most data threads. Each has its own tunnels to every node, so that more cost peers memory.
+pub const MAX_THREADS: usize = 256;
+
+/// The domain in service host names. Kubernetes' default.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// A TCP connection to an endpoint or an agent. Four SYNs: Linux sends them after 0, 1, 3 and 7 s.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A TLS handshake, from the first byte: both sides' work is milliseconds, the rest is for loss.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A tunnel without streams is closed after it. A handshake every five minutes costs nothing; a
+/// tunnel to every node that was ever talked to costs both sides memory.
+pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Streams on one tunnel before another is opened. The value that RFC 9113, section 6.5.2,
+/// recommends as the least a peer should allow.
+pub const TUNNEL_MAX_STREAMS: u32 = 100;
+
+/// Bytes that may be under way on one stream (RFC 9113, section 5.2): 1 MiB fills 10 Gbit/s at a
+/// round trip of 0.8 ms.
+pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Bytes that may be under way on one tunnel: every stream's window, 100 × 1 MiB = 100 MiB at
+/// worst, so that streams whose applications do not read cannot hold up the others.
+pub const TUNNEL_WINDOW_BYTES: u32 = TUNNEL_MAX_STREAMS * STREAM_WINDOW_BYTES;
+
+/// The largest DATA frame (RFC 9113, section 6.5.2, allows 16 KiB to 16 MiB - 1). One frame is 16
+/// TLS records; larger ones make other streams wait for no further gain.
+pub const MAX_FRAME_BYTES: u32 = 256 << 10;
+
+/// How often a tunnel with streams is asked whether its peer is there (RFC 9113, section 6.7).
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A tunnel whose peer does not answer so long is closed: two lost answers.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Connections that the kernel keeps for `accept`. `net.core.somaxconn` has been 4096 since
+/// Linux 5.4, and caps it.
+pub const LISTENER_BACKLOG: u32 = 4096;
+
+/// The life of a workload's certificate. Renewed at two thirds of it; what is stolen is of use for
+/// an hour at most.
+pub const LEAF_TTL: Duration = Duration::from_hours(1);
+
+/// Series of connections in the metrics: pairs of workloads. 10,000 × 1.5 KiB = 15 MiB at worst.
+pub const MAX_SERIES: usize = 10_000;
+
+/// Access-log lines that may wait to be written: 8,192 × 1 KiB = 8 MiB at worst.
+pub const ACCESS_LOG_QUEUE: usize = 8192;
+
+const _: () = assert!(TUNNEL_WINDOW_BYTES < 1 << 31, "RFC 9113, section 6.9.1");
+const _: () = assert!(MAX_FRAME_BYTES >= 1 << 14 && MAX_FRAME_BYTES < 1 << 24);

@@ -1,0 +1,261 @@
+//! The process's own settings: read once, complete and valid ever after.
+//!
+//! [`RunArgs`] is what was said, [`Settings`] what it means. No module but `app` and `cli` sees
+//! `Settings`: others get the few values that they need.
+
+pub mod args;
+pub mod defaults;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use self::args::RunArgs;
+use crate::telemetry::{self, Target, log};
+
+/// The longest node name. It is the common name of the node's certificate (RFC 5280, appendix A:
+/// `ub-common-name`), and a folder's name in the BPF filesystem.
+const MAX_NODE_BYTES: usize = 64;
+
+/// What `run` does. Its fields are private: it cannot be there without being valid.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    node: String,
+    config: PathBuf,
+    ca: PathBuf,
+    cgroup: Option<PathBuf>,
+    bpffs: PathBuf,
+    admin: SocketAddr,
+    access_log: Target,
+    threads: NonZeroUsize,
+    drain_timeout: Duration,
+    log: String,
+}
+
+/// Why the flags cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The access log has no place.
+    #[error("--access-log is empty; use `-`, `off` or a file")]
+    AccessLog,
+    /// The drain is longer than [`defaults::MAX_DRAIN_TIMEOUT`].
+    #[error("--drain-timeout {0} is more than a day; its unit is seconds")]
+    DrainTimeout(u64),
+    /// The log's filter cannot be read.
+    #[error("--log cannot be used")]
+    Log(#[from] log::Error),
+    /// The node's name is no name.
+    #[error(
+        "--node `{0}` is not 1 to 64 letters, digits, `-` and `.`, and a letter or digit first"
+    )]
+    Node(String),
+    /// More threads than [`defaults::MAX_THREADS`].
+    #[error("--threads {0} is more than {max}", max = defaults::MAX_THREADS)]
+    Threads(NonZeroUsize),
+}
+
+impl Settings {
+    /// Where the configuration is.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Where the authority's files are.
+    pub fn ca(&self) -> &Path {
+        &self.ca
+    }
+
+    /// This node's name: 1 to 64 letters, digits, `-` and `.`. Fit to name a folder.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The cgroup whose processes are in the mesh; `None`: the cgroup v2 root.
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_deref()
+    }
+
+    /// Where the BPF filesystem is or shall be.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The admin server's address.
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// How many data threads, 1 to [`defaults::MAX_THREADS`].
+    pub const fn threads(&self) -> NonZeroUsize {
+        self.threads
+    }
+
+    /// How long open connections may take to end.
+    pub const fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
+    /// What to log; [`log::init`] takes it.
+    pub fn log(&self) -> &str {
+        &self.log
+    }
+
+    /// For [`telemetry::Telemetry::new`].
+    pub fn telemetry(&self) -> telemetry::Options {
+        telemetry::Options {
+            access_log: self.access_log.clone(),
+            access_log_queue: defaults::ACCESS_LOG_QUEUE,
+            max_series: defaults::MAX_SERIES,
+            version: VERSION,
+        }
+    }
+}
+
+/// The agent's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+impl TryFrom<RunArgs> for Settings {
+    type Error = Error;
+
+    fn try_from(args: RunArgs) -> Result<Self, Error> {
+        log::check(&args.log)?;
+        if args.drain_timeout > defaults::MAX_DRAIN_TIMEOUT.as_secs() {
+            return Err(Error::DrainTimeout(args.drain_timeout));
+        }
+        Ok(Self {
+            node: node_name(args.node)?,
+            config: args.config,
+            ca: args.ca,
+            cgroup: args.cgroup,
+            bpffs: args.bpffs,
+            admin: args.admin,
+            access_log: access_log(&args.access_log)?,
+            threads: threads(args.threads)?,
+            drain_timeout: Duration::from_secs(args.drain_timeout),
+            log: args.log,
+        })
+    }
+}
+
+/// Checks a node's name, for every command that takes one.
+///
+/// # Errors
+///
+/// It is not 1 to 64 letters, digits, `-` and `.`, and a letter or digit first.
+pub fn node_name(name: String) -> Result<String, Error> {
+    let starts = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    if starts && name.len() <= MAX_NODE_BYTES && name.bytes().all(known) {
+        Ok(name)
+    } else {
+        Err(Error::Node(name))
+    }
+}
+
+fn access_log(text: &str) -> Result<Target, Error> {
+    match text {
+        "" => Err(Error::AccessLog),
+        "-" => Ok(Target::Stdout),
+        "off" => Ok(Target::Off),
+        file => Ok(Target::File(file.into())),
+    }
+}
+
+/// What was asked for, or the CPUs that the process may use. Where the system does not say, one.
+fn threads(asked: Option<NonZeroUsize>) -> Result<NonZeroUsize, Error> {
+    let most = const { NonZeroUsize::new(defaults::MAX_THREADS).expect("invariant: not zero") };
+    match asked {
+        Some(asked) if asked > most => Err(Error::Threads(asked)),
+        Some(asked) => Ok(asked),
+        None => {
+            let cpus = std::thread::available_parallelism();
+            Ok(cpus.map_or(NonZeroUsize::MIN, |cpus| cpus.min(most)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Settings, String> {
+        let command = RunArgs::augment_args(Command::new("run"));
+        let given = ["run", "--node", "node-a", "--config", "/c"];
+        let matches = command
+            .args_override_self(true)
+            .try_get_matches_from(given.iter().chain(flags))
+            .map_err(|error| error.to_string())?;
+        let args = RunArgs::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+        Settings::try_from(args).map_err(|error| error.to_string())
+    }
+
+    fn refused(flags: &[&str], expect: &str) {
+        let error = parse(flags).unwrap_err();
+        assert!(error.contains(expect), "{flags:?}: {error}");
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let settings = parse(&[]).unwrap();
+        assert_eq!(settings.ca(), Path::new("/etc/mesh/ca"));
+        assert_eq!(settings.bpffs(), Path::new("/sys/fs/bpf"));
+        assert_eq!(settings.admin().to_string(), "127.0.0.1:15000");
+        assert_eq!(settings.drain_timeout(), Duration::from_secs(30));
+        assert_eq!(settings.telemetry().access_log, Target::Off);
+        assert_eq!((settings.cgroup(), settings.log()), (None, "info"));
+        assert!(settings.threads().get() >= 1);
+    }
+
+    #[test]
+    fn what_is_said_is_taken() {
+        let settings = parse(&[
+            "--access-log",
+            "-",
+            "--threads",
+            "3",
+            "--drain-timeout",
+            "0",
+            "--cgroup",
+            "/g",
+            "--admin",
+            "[::1]:9",
+            "--log",
+            "warn,h2=error",
+        ])
+        .unwrap();
+        assert_eq!(settings.telemetry().access_log, Target::Stdout);
+        assert_eq!(settings.threads().get(), 3);
+        assert_eq!(settings.drain_timeout(), Duration::ZERO);
+        assert_eq!(settings.cgroup(), Some(Path::new("/g")));
+        assert_eq!(settings.admin().to_string(), "[::1]:9");
+        let file = parse(&["--access-log", "/var/log/mesh.log"]).unwrap();
+        assert_eq!(file.telemetry().access_log, Target::File("/var/log/mesh.log".into()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for node in ["", "a/b", "..", "-a", "a b", &"a".repeat(65)] {
+            refused(&[&format!("--node={node}")], "is not 1 to 64");
+        }
+        refused(&["--drain-timeout", "86401"], "seconds");
+        refused(&["--drain-timeout", "30s"], "--drain-timeout");
+        refused(&["--threads", "0"], "--threads");
+        refused(&["--threads", "257"], "is more than 256");
+        refused(&["--access-log", ""], "--access-log");
+        refused(&["--admin", "15000"], "--admin");
+        refused(&["--log", "a=b=c"], "--log cannot be used");
+    }
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        let command = RunArgs::augment_args(Command::new("run"));
+        for arg in command.get_arguments() {
+            let flag = arg.get_long().unwrap().to_uppercase().replace('-', "_");
+            let variable = arg.get_env().map(|name| name.to_string_lossy().into_owned());
+            assert_eq!(variable, Some(format!("MESH_{flag}")));
+        }
+    }
+}

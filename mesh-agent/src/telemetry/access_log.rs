@@ -1,0 +1,199 @@
+//! One line of the access log: JSON under Envoy's and Istio's names, every field always there.
+
+use std::fmt::Display;
+use std::io::Write as _;
+
+use crate::failure::{Failure, Side};
+use crate::telemetry::event::{ConnectionEnd, Peer};
+use crate::telemetry::labels::NO_FLAGS;
+use crate::telemetry::time::rfc3339;
+
+/// A usual line has 900 bytes: one allocation.
+const LINE_BYTES: usize = 1024;
+
+/// The line of `end`, with its line feed.
+pub(super) fn line(end: &ConnectionEnd) -> Vec<u8> {
+    let mut line = Line { out: Vec::with_capacity(LINE_BYTES) };
+    line.plain("start_time", Some(rfc3339(end.start)));
+    line.number("duration", u64::try_from(end.lasted.as_millis()).unwrap_or(u64::MAX));
+    line.plain("reporter", Some(end.parties.reporter.as_str()));
+    line.number("bytes_received", end.received_bytes);
+    line.number("bytes_sent", end.sent_bytes);
+    line.plain("downstream_remote_address", Some(end.downstream_remote));
+    line.plain("downstream_local_address", Some(end.downstream_local));
+    line.plain("upstream_host", end.upstream_host);
+    line.plain("upstream_local_address", end.upstream_local);
+    let service = end.parties.service.as_deref();
+    line.text("upstream_cluster", service.map(|service| &*service.hostname));
+    line.text("route_name", end.route.as_ref().map(ToString::to_string).as_deref());
+    line.peer(
+        ["source_workload", "source_workload_namespace", "source_principal"],
+        &end.parties.source,
+    );
+    line.peer(
+        ["destination_workload", "destination_workload_namespace", "destination_principal"],
+        &end.parties.destination,
+    );
+    line.text("destination_service", service.map(|service| &*service.hostname));
+    line.plain("connection_security_policy", Some(end.parties.security_policy()));
+    line.failure(end.failure.as_ref());
+    line.finish()
+}
+
+struct Line {
+    out: Vec<u8>,
+}
+
+impl Line {
+    fn key(&mut self, key: &str) {
+        self.out.push(if self.out.is_empty() { b'{' } else { b',' });
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// A value that prints no character that JSON would escape.
+    fn plain(&mut self, key: &str, value: Option<impl Display>) {
+        self.key(key);
+        match value {
+            Some(value) => {
+                write!(self.out, "\"{value}\"").expect("invariant: a Vec takes all bytes");
+            }
+            None => self.null(),
+        }
+    }
+
+    /// Any text.
+    fn text(&mut self, key: &str, value: Option<&str>) {
+        self.key(key);
+        match value {
+            Some(value) => serde_json::to_writer(&mut self.out, value)
+                .expect("invariant: a Vec takes all bytes, and a text is valid JSON"),
+            None => self.null(),
+        }
+    }
+
+    fn null(&mut self) {
+        self.out.extend_from_slice(b"null");
+    }
+
+    fn peer(&mut self, [name, namespace, principal]: [&str; 3], peer: &Peer) {
+        let workload = peer.workload.as_deref().map(|workload| &workload.name);
+        self.text(name, workload.map(|workload| &*workload.name));
+        self.text(namespace, workload.map(|workload| &*workload.namespace));
+        self.plain(principal, peer.principal.as_ref());
+    }
+
+    /// The cause goes where Envoy's users look for it: with what was connected to, or with what
+    /// ended the connection.
+    fn failure(&mut self, failure: Option<&Failure>) {
+        let cause = failure.map(Failure::cause).filter(|cause| !cause.is_empty());
+        let upstream = failure.is_some_and(|failure| failure.side == Side::Upstream);
+        let (transport, termination) =
+            if upstream { (cause.as_deref(), None) } else { (None, cause.as_deref()) };
+        let flags = failure.map_or(NO_FLAGS, |failure| failure.kind.response_flags());
+        self.plain("response_flags", Some(flags));
+        self.plain("failure", failure.map(|failure| failure.kind.code()));
+        self.plain("failure_side", failure.map(|failure| failure.side.code()));
+        self.plain("retry", failure.map(|failure| failure.retry.code()));
+        self.text("upstream_transport_failure_reason", transport);
+        self.text("connection_termination_details", termination);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.out.extend_from_slice(b"}\n");
+        self.out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::Error;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::failure::{Kind, Retry};
+    use crate::model::id::ResourceName;
+    use crate::telemetry::testing::{documented, end};
+
+    fn parse(end: &ConnectionEnd) -> Value {
+        let line = line(end);
+        assert_eq!(line.iter().filter(|byte| byte.is_ascii_control()).count(), 1);
+        assert_eq!(line.last(), Some(&b'\n'));
+        serde_json::from_slice(&line).unwrap()
+    }
+
+    #[test]
+    fn the_line_is_what_operators_parse() {
+        let expect = concat!(
+            r#"{"start_time":"2026-02-28T23:59:59.250Z","duration":1500,"reporter":"source","#,
+            r#""bytes_received":10,"bytes_sent":2000,"#,
+            r#""downstream_remote_address":"10.0.1.5:40000","#,
+            r#""downstream_local_address":"10.96.0.10:80","#,
+            r#""upstream_host":"10.0.2.10:8080","upstream_local_address":"[fd00::1]:50000","#,
+            r#""upstream_cluster":"echo.demo.svc.cluster.local","route_name":"demo/echo-split","#,
+            r#""source_workload":"client","source_workload_namespace":"demo","#,
+            r#""source_principal":"spiffe://cluster.local/ns/demo/sa/client","#,
+            r#""destination_workload":"echo","destination_workload_namespace":"demo","#,
+            r#""destination_principal":"spiffe://cluster.local/ns/demo/sa/echo","#,
+            r#""destination_service":"echo.demo.svc.cluster.local","#,
+            r#""connection_security_policy":"mutual_tls","response_flags":"-","failure":null,"#,
+            r#""failure_side":null,"retry":null,"upstream_transport_failure_reason":null,"#,
+            r#""connection_termination_details":null}"#,
+            "\n",
+        );
+        assert_eq!(String::from_utf8(line(&end())).unwrap(), expect);
+    }
+
+    #[test]
+    fn every_failure_says_what_whose_and_whether_to_retry() {
+        for kind in Kind::ALL {
+            for side in [Side::Client, Side::Mesh, Side::Upstream] {
+                let mut end = end();
+                let cause = Error::other("broken");
+                end.failure = Some(Failure::because(*kind, side, Retry::IfIdempotent, cause));
+                let line = parse(&end);
+                assert_eq!(line["failure"], kind.code());
+                assert_eq!(line["failure_side"], side.code());
+                assert_eq!(line["retry"], "if_idempotent");
+                assert_eq!(line["response_flags"], kind.response_flags());
+                let (cause, other) = match side {
+                    Side::Upstream => {
+                        ("upstream_transport_failure_reason", "connection_termination_details")
+                    }
+                    Side::Client | Side::Mesh => {
+                        ("connection_termination_details", "upstream_transport_failure_reason")
+                    }
+                };
+                assert_eq!((&line[cause], &line[other]), (&Value::from("broken"), &Value::Null));
+            }
+        }
+    }
+
+    #[test]
+    fn what_peers_say_cannot_forge_a_line() {
+        let mut end = end();
+        let evil = "x\"}\n{\"failure\":\0\u{1b}[31m\\\u{e9}";
+        let cause = Error::other(evil);
+        end.failure = Some(Failure::because(Kind::Tls, Side::Upstream, Retry::Safe, cause));
+        end.route = Some(ResourceName::new("demo", evil));
+        let line = parse(&end);
+        assert_eq!(line["upstream_transport_failure_reason"], evil);
+        assert_eq!(line["route_name"], format!("demo/{evil}"));
+    }
+
+    #[test]
+    fn the_documentation_names_these_fields() {
+        let line = parse(&end());
+        let fields: BTreeSet<_> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        let text = include_str!("../../../docs/access-log.md");
+        assert_eq!(documented(text).into_keys().collect::<BTreeSet<_>>(), fields);
+    }
+}

@@ -1,0 +1,102 @@
+//! What is reported of one connection: built once, at its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::failure::Failure;
+use crate::model::id::ResourceName;
+use crate::model::service::Service;
+use crate::model::spiffe::SpiffeId;
+use crate::model::workload::Workload;
+
+/// The end of one connection. Metrics and the access-log line are made from this value alone.
+#[derive(Debug)]
+pub struct ConnectionEnd {
+    /// Whose connection it was.
+    pub parties: Parties,
+    /// When it was accepted.
+    pub start: SystemTime,
+    /// From the accept to the end.
+    pub lasted: Duration,
+    /// Bytes from the client towards the destination (Envoy's `BYTES_RECEIVED`), whoever reports.
+    pub received_bytes: u64,
+    /// Bytes to the client (Envoy's `BYTES_SENT`), whoever reports.
+    pub sent_bytes: u64,
+    /// The client's address.
+    pub downstream_remote: SocketAddr,
+    /// What the client connected to: the original destination.
+    pub downstream_local: SocketAddr,
+    /// The endpoint that was connected to, or tried last.
+    pub upstream_host: Option<SocketAddr>,
+    /// Our own address on the connection to it.
+    pub upstream_local: Option<SocketAddr>,
+    /// The route that chose the backend.
+    pub route: Option<ResourceName>,
+    /// Why it failed; `None` if both sides closed in order.
+    pub failure: Option<Failure>,
+}
+
+/// What a connection's metrics are counted by. Cheap to clone: pointers only.
+#[derive(Clone, Debug)]
+pub struct Parties {
+    /// Which end this agent serves.
+    pub reporter: Reporter,
+    /// Who opened it.
+    pub source: Peer,
+    /// Who answered, or should have.
+    pub destination: Peer,
+    /// The service that was asked for.
+    pub service: Option<Arc<Service>>,
+    /// Whether mutual TLS was between the two ends.
+    pub mutual_tls: bool,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// The workload, if it is one that the mesh knows.
+    pub workload: Option<Arc<Workload>>,
+    /// The identity that was proved, or that this agent proves for its own workload.
+    pub principal: Option<SpiffeId>,
+}
+
+/// Which end of a connection an agent serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reporter {
+    /// The end that was connected to.
+    Destination,
+    /// The end that connected.
+    Source,
+}
+
+impl Parties {
+    /// A connection of which nothing but the reporter is known.
+    pub fn unknown(reporter: Reporter) -> Self {
+        Self {
+            reporter,
+            source: Peer::default(),
+            destination: Peer::default(),
+            service: None,
+            mutual_tls: false,
+        }
+    }
+
+    /// The word for the security of the connection, in log and metrics.
+    pub const fn security_policy(&self) -> &'static str {
+        if self.mutual_tls { "mutual_tls" } else { "none" }
+    }
+}
+
+impl Reporter {
+    /// Both.
+    pub const ALL: &[Self] = &[Self::Destination, Self::Source];
+
+    /// The word used in the access log and the metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Destination => "destination",
+            Self::Source => "source",
+        }
+    }
+}

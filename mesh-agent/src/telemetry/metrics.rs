@@ -1,0 +1,261 @@
+//! Every metric: its name, what it means, and how it is printed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+use crate::failure::Kind;
+use crate::task::scope;
+use crate::telemetry::event::Reporter;
+use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
+use crate::telemetry::{Role, Shared, Source};
+
+/// One metric, as operators see it.
+#[derive(Debug)]
+pub(super) struct Metric {
+    /// The name of its samples.
+    pub(super) name: &'static str,
+    /// The exposition's `# TYPE`.
+    pub(super) kind: Type,
+    /// The exposition's `# HELP`.
+    pub(super) help: &'static str,
+    /// Its labels, those of [`LABELS`] excepted, which all of `istio_tcp_*` have.
+    pub(super) labels: &'static [&'static str],
+}
+
+/// What a number means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Always 1; the labels are the information.
+    Info,
+}
+
+macro_rules! catalog {
+    ($($id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(const $id: Metric = Metric {
+            name: $name,
+            kind: Type::$kind,
+            help: $help,
+            labels: &[$($label),*],
+        };)*
+        /// Every metric, in the order in which they are printed.
+        #[cfg(test)]
+        pub(super) const ALL: &[Metric] = &[$($id),*];
+    };
+}
+
+catalog! {
+    OPENED = Counter "istio_tcp_connections_opened_total" ["response_flags"]
+        "Connections that were opened";
+    CLOSED = Counter "istio_tcp_connections_closed_total" ["response_flags"]
+        "Connections that ended";
+    FAILED = Counter "istio_tcp_connections_failed_total" ["response_flags", "reason"]
+        "Connections that ended in a failure";
+    SENT = Counter "istio_tcp_sent_bytes_total" ["response_flags"]
+        "Bytes sent to clients, counted when a connection ends";
+    RECEIVED = Counter "istio_tcp_received_bytes_total" ["response_flags"]
+        "Bytes received from clients, counted when a connection ends";
+    BUILD = Info "mesh_build_info" ["version"]
+        "The version of this agent";
+    OPEN = Gauge "mesh_connections_open" ["reporter"]
+        "Connections that are open";
+    TUNNELS_OPEN = Gauge "mesh_tunnels_open" []
+        "Tunnels to and from other agents that are open";
+    TUNNELS_OPENED = Counter "mesh_tunnels_opened_total" []
+        "Tunnels to and from other agents that were opened";
+    HANDSHAKES_FAILED = Counter "mesh_handshakes_failed_total" ["side", "reason"]
+        "Handshakes of tunnels that failed";
+    SNAPSHOT_REVISION = Gauge "mesh_snapshot_revision" []
+        "Revision of the configuration that is in force in the proxies";
+    APPLIED_REVISION = Gauge "mesh_applied_revision" []
+        "Revision of the configuration that is in force in the kernel";
+    CONDITIONS = Gauge "mesh_conditions" []
+        "Documents' faults that the agent reports at /conditions";
+    KERNEL_CONNECTS = Counter "mesh_kernel_connects_total" ["verdict"]
+        "Calls of connect() by workloads, by the kernel program's verdict";
+    CERTIFICATE_EXPIRY = Gauge "mesh_certificate_expiry_seconds" ["identity"]
+        "When a workload's certificate expires, in Unix time";
+    ACCESS_LOG_DROPPED = Counter "mesh_access_log_dropped_total" []
+        "Access-log lines that were lost because the log could not be written fast enough or at all";
+    SERIES_OVERFLOW = Counter "mesh_metric_series_overflow_total" []
+        "Connections that are counted in the series `overflow`, because there were too many series";
+    TASK_PANICS = Counter "mesh_task_panics_total" []
+        "Tasks of the agent that panicked";
+}
+
+/// Labels and their values.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// Prints all metrics of one agent.
+#[derive(Debug)]
+pub(super) struct Exposition(pub(super) Arc<Shared>);
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        encode_connections(&mut encoder, &self.0.series.all())?;
+        encode_process(&mut encoder, &self.0)?;
+        encode_tunnels(&mut encoder, &self.0)?;
+        for source in self.0.sources().iter() {
+            encode_source(&mut encoder, source)?;
+        }
+        Ok(())
+    }
+}
+
+/// The metrics that Istio's users know.
+fn encode_connections(
+    encoder: &mut DescriptorEncoder<'_>,
+    all: &[Arc<Counters>],
+) -> Result<(), fmt::Error> {
+    let mut family = describe(encoder, &OPENED)?;
+    for series in all {
+        sample(&mut family, &OPENED, connection_labels(series), &[NO_FLAGS], series.opened())?;
+    }
+    let closed = |sums: &EndSums| sums.closed;
+    let sent = |sums: &EndSums| sums.sent_bytes;
+    let received = |sums: &EndSums| sums.received_bytes;
+    encode_ended(encoder, &CLOSED, all, closed)?;
+    encode_ended(encoder, &SENT, all, sent)?;
+    encode_ended(encoder, &RECEIVED, all, received)?;
+    let mut family = describe(encoder, &FAILED)?;
+    for series in all {
+        for kind in Kind::ALL {
+            let count = series.failed(*kind);
+            if count > 0 {
+                let values = [kind.response_flags(), kind.code()];
+                sample(&mut family, &FAILED, connection_labels(series), &values, count)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn encode_ended(
+    encoder: &mut DescriptorEncoder<'_>,
+    metric: &'static Metric,
+    all: &[Arc<Counters>],
+    count: impl Fn(&EndSums) -> u64,
+) -> Result<(), fmt::Error> {
+    let mut family = describe(encoder, metric)?;
+    for series in all {
+        for sums in series.ended() {
+            let labels = connection_labels(series);
+            sample(&mut family, metric, labels, &[sums.flags], count(&sums))?;
+        }
+    }
+    Ok(())
+}
+
+fn connection_labels(series: &Counters) -> Labels<'_> {
+    LABELS.iter().copied().zip(series.values.iter().map(|value| &**value)).collect()
+}
+
+/// The agent itself.
+fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
+    let mut family = describe(encoder, &BUILD)?;
+    sample(&mut family, &BUILD, vec![], &[shared.version], 1)?;
+    let plain = [
+        (&SNAPSHOT_REVISION, shared.snapshot_revision.get()),
+        (&APPLIED_REVISION, shared.applied_revision.get()),
+        (&CONDITIONS, shared.conditions.get()),
+        (&ACCESS_LOG_DROPPED, shared.access_log.dropped()),
+        (&SERIES_OVERFLOW, shared.series.overflowed()),
+        (&TASK_PANICS, scope::panics()),
+    ];
+    for (metric, value) in plain {
+        let mut family = describe(encoder, metric)?;
+        sample(&mut family, metric, vec![], &[], value)?;
+    }
+    let mut family = describe(encoder, &OPEN)?;
+    for reporter in Reporter::ALL {
+        let open = shared.open[*reporter as usize].get();
+        sample(&mut family, &OPEN, vec![], &[reporter.as_str()], open)?;
+    }
+    Ok(())
+}
+
+fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
+    for (metric, value) in
+        [(&TUNNELS_OPEN, shared.tunnels_open.get()), (&TUNNELS_OPENED, shared.tunnels_opened.get())]
+    {
+        let mut family = describe(encoder, metric)?;
+        sample(&mut family, metric, vec![], &[], value)?;
+    }
+    let mut family = describe(encoder, &HANDSHAKES_FAILED)?;
+    for role in Role::ALL {
+        for kind in Kind::ALL {
+            let count = shared.handshakes_failed[*role as usize][*kind as usize].get();
+            if count > 0 {
+                let values = [role.as_str(), kind.code()];
+                sample(&mut family, &HANDSHAKES_FAILED, vec![], &values, count)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What other modules count themselves, asked for at each scrape.
+fn encode_source(encoder: &mut DescriptorEncoder<'_>, source: &Source) -> Result<(), fmt::Error> {
+    match source {
+        Source::KernelConnects(read) => {
+            let connects = read();
+            let mut family = describe(encoder, &KERNEL_CONNECTS)?;
+            for (verdict, count) in [("pass", connects.pass), ("proxy", connects.proxy)] {
+                sample(&mut family, &KERNEL_CONNECTS, vec![], &[verdict], count)?;
+            }
+        }
+        Source::Certificates(read) => {
+            let mut family = describe(encoder, &CERTIFICATE_EXPIRY)?;
+            for (identity, expires) in read() {
+                let unix = expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                let identity = identity.to_string();
+                sample(&mut family, &CERTIFICATE_EXPIRY, vec![], &[&identity], unix)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the header, in which a family is named without its samples' suffix.
+fn describe<'a>(
+    encoder: &'a mut DescriptorEncoder<'_>,
+    metric: &'static Metric,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    let (suffix, kind) = match metric.kind {
+        Type::Counter => ("_total", MetricType::Counter),
+        Type::Gauge => ("", MetricType::Gauge),
+        Type::Info => ("_info", MetricType::Info),
+    };
+    let family = metric.name.strip_suffix(suffix).unwrap_or(metric.name);
+    encoder.encode_descriptor(family, metric.help, None, kind)
+}
+
+/// Writes one sample with the labels `common` and the metric's own, whose `values` are in the
+/// catalog's order.
+fn sample<'a>(
+    family: &mut MetricEncoder<'_>,
+    metric: &'static Metric,
+    common: Labels<'a>,
+    values: &[&'a str],
+    value: u64,
+) -> Result<(), fmt::Error> {
+    let mut labels = common;
+    labels.extend(metric.labels.iter().copied().zip(values.iter().copied()));
+    let encode = |encoder: &mut MetricEncoder<'_>| match metric.kind {
+        Type::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),
+        Type::Gauge => encoder.encode_gauge(&value),
+        Type::Info => encoder.encode_info(&labels),
+    };
+    if labels.is_empty() || metric.kind == Type::Info {
+        return encode(family);
+    }
+    encode(&mut family.encode_family(&labels)?)
+}

@@ -1,0 +1,286 @@
+//! What the proxies report: metrics under Istio's names, and the access log.
+//!
+//! A proxy calls [`Telemetry::opened`] when it knows who a connection is between, and
+//! [`Telemetry::connection`] with one [`ConnectionEnd`] when it is over; everything that is
+//! reported comes from these two. Other modules set their few numbers through methods here, or
+//! register a [`Source`] that is asked at each scrape. Nothing here waits or makes a system call on
+//! the caller's thread; the exceptions are [`Telemetry::new`] and [`Telemetry::close`].
+
+mod access_log;
+mod event;
+mod labels;
+pub mod log;
+mod metrics;
+mod sink;
+mod time;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+
+pub use self::event::{ConnectionEnd, Parties, Peer, Reporter};
+pub use self::sink::Target;
+pub use self::time::rfc3339;
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::model::id::ResourceName;
+use crate::model::spiffe::SpiffeId;
+
+/// How much is kept, and where the access log goes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where access-log lines go.
+    pub access_log: Target,
+    /// Lines that may wait to be written; what comes when as many wait is dropped and counted.
+    pub access_log_queue: usize,
+    /// Most series of connections; further ones are counted together, in the series `overflow`.
+    pub max_series: usize,
+    /// The agent's version, for `mesh_build_info`.
+    pub version: &'static str,
+}
+
+/// The reports of one agent. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+}
+
+/// One open connection in the metrics.
+///
+/// Give it back with [`Telemetry::connection`]. Dropping it instead, as a panic does, counts the
+/// connection as closed and failed for the reason `internal`.
+#[derive(Debug)]
+#[must_use = "dropping it counts the connection as failed"]
+pub struct Series {
+    counters: Arc<labels::Counters>,
+    shared: Arc<Shared>,
+    reporter: Reporter,
+    reported: bool,
+}
+
+/// One open tunnel in the metrics, until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it counts the tunnel as closed"]
+pub struct OpenTunnel(Arc<Shared>);
+
+/// Numbers that another module counts, read at each scrape. Register each variant at most once.
+pub enum Source {
+    /// What the kernel programs decided.
+    KernelConnects(Box<dyn Fn() -> KernelConnects + Send + Sync>),
+    /// Which certificates are in use, and when each expires.
+    Certificates(Box<dyn Fn() -> Vec<(SpiffeId, SystemTime)> + Send + Sync>),
+}
+
+/// Calls of `connect()` by enrolled workloads since the programs were loaded, by verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelConnects {
+    /// Not the mesh's: left alone.
+    pub pass: u64,
+    /// Sent to the agent.
+    pub proxy: u64,
+}
+
+/// This agent's part in a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It connected.
+    Client,
+    /// It accepted.
+    Server,
+}
+
+/// What all clones share.
+#[derive(Debug)]
+struct Shared {
+    version: &'static str,
+    access_log: sink::AccessLog,
+    series: labels::Table,
+    /// By [`Reporter`].
+    open: [Number; Reporter::ALL.len()],
+    tunnels_open: Number,
+    tunnels_opened: Number,
+    /// By [`Role`] and [`Kind`].
+    handshakes_failed: [[Number; Kind::ALL.len()]; Role::ALL.len()],
+    snapshot_revision: Number,
+    applied_revision: Number,
+    conditions: Number,
+    sources: Mutex<Vec<Source>>,
+}
+
+/// A counter or gauge.
+#[derive(Debug, Default)]
+struct Number(AtomicU64);
+
+impl Telemetry {
+    /// Opens the access log and starts its thread.
+    ///
+    /// # Errors
+    ///
+    /// The access log's file cannot be opened, or the thread cannot be started.
+    pub fn new(options: Options) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            version: options.version,
+            access_log: sink::AccessLog::open(&options.access_log, options.access_log_queue)?,
+            series: labels::Table::new(options.max_series),
+            open: Default::default(),
+            tunnels_open: Number::default(),
+            tunnels_opened: Number::default(),
+            handshakes_failed: Default::default(),
+            snapshot_revision: Number::default(),
+            applied_revision: Number::default(),
+            conditions: Number::default(),
+            sources: Mutex::default(),
+        });
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(metrics::Exposition(Arc::clone(&shared))));
+        Ok(Self { shared, registry: Arc::new(registry) })
+    }
+
+    /// Counts a connection as opened.
+    ///
+    /// Everything that is counted of it later has the labels of `parties` as they are now, so call
+    /// it when they are known: after the destination was chosen, or the choice failed.
+    pub fn opened(&self, parties: &Parties) -> Series {
+        self.shared.open[parties.reporter as usize].add(1);
+        Series {
+            counters: self.shared.series.opened(parties),
+            shared: Arc::clone(&self.shared),
+            reporter: parties.reporter,
+            reported: false,
+        }
+    }
+
+    /// Reports the end of a connection: all metrics, and the line of the access log.
+    pub fn connection(&self, mut series: Series, end: &ConnectionEnd) {
+        series.reported = true;
+        series.counters.closed(end.failure.as_ref(), end.sent_bytes, end.received_bytes);
+        if self.shared.access_log.is_on() {
+            self.shared.access_log.push(&access_log::line(end));
+        }
+    }
+
+    /// Counts a tunnel as open until what is returned is dropped.
+    pub fn tunnel_opened(&self) -> OpenTunnel {
+        self.shared.tunnels_open.add(1);
+        self.shared.tunnels_opened.add(1);
+        OpenTunnel(Arc::clone(&self.shared))
+    }
+
+    /// Counts a handshake that failed.
+    pub fn handshake_failed(&self, role: Role, reason: Kind) {
+        self.shared.handshakes_failed[role as usize][reason as usize].add(1);
+    }
+
+    /// Notes which snapshot the proxies use, and how many conditions it has.
+    pub fn set_snapshot(&self, revision: u64, conditions: usize) {
+        self.shared.snapshot_revision.set(revision);
+        self.shared.conditions.set(conditions as u64);
+    }
+
+    /// Notes which snapshot the kernel's maps hold.
+    pub fn set_applied_revision(&self, revision: u64) {
+        self.shared.applied_revision.set(revision);
+    }
+
+    /// Has `source` asked at each scrape. It must not wait: a scrape does.
+    pub fn register_source(&self, source: Source) {
+        self.shared.sources().push(source);
+    }
+
+    /// Forgets the series of workloads for which `exists` is false, unless they have open
+    /// connections. Call it after each publication, so that series of what was deleted end and
+    /// older snapshots' memory is let go.
+    pub fn retain(&self, exists: impl Fn(&ResourceName) -> bool) {
+        self.shared.series.retain(exists);
+    }
+
+    /// Connections that are open now, at both ends.
+    pub fn open_connections(&self) -> u64 {
+        self.shared.open.iter().map(Number::get).sum()
+    }
+
+    /// All metrics, in the text format of `OpenMetrics` 1.0.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // `fmt::Write` for `String` does not fail.
+        let _infallible: Result<(), fmt::Error> = text::encode(&mut text, &self.registry);
+        text
+    }
+
+    /// Writes what is left of the access log. Lines that come later are dropped and counted.
+    pub async fn close(&self) {
+        self.shared.access_log.close().await;
+    }
+}
+
+impl Shared {
+    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Series {
+    fn drop(&mut self) {
+        self.shared.open[self.reporter as usize].sub(1);
+        if !self.reported {
+            let failure = Failure::new(Kind::Internal, Side::Mesh, Retry::IfIdempotent);
+            self.counters.closed(Some(&failure), 0, 0);
+        }
+    }
+}
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.tunnels_open.sub(1);
+    }
+}
+
+impl Role {
+    /// Both.
+    pub const ALL: &[Self] = &[Self::Client, Self::Server];
+
+    /// The word used in the metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KernelConnects(_) => "KernelConnects",
+            Self::Certificates(_) => "Certificates",
+        })
+    }
+}
+
+impl Number {
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    fn add(&self, value: u64) {
+        self.0.fetch_add(value, Ordering::Relaxed);
+    }
+
+    fn sub(&self, value: u64) {
+        self.0.fetch_sub(value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! The metrics as a scraper reads them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::testing::{documented, end, parties};
+use super::*;
+use crate::telemetry::labels::LABELS;
+use crate::telemetry::metrics::{ALL, Type};
+
+const LABEL_TEXT: &str = concat!(
+    r#"reporter="source",source_workload="client",source_workload_namespace="demo","#,
+    r#"source_principal="spiffe://cluster.local/ns/demo/sa/client",source_app="app","#,
+    r#"source_version="v1",source_cluster="unknown",source_canonical_service="app","#,
+    r#"source_canonical_revision="v1",destination_workload="echo","#,
+    r#"destination_workload_namespace="demo","#,
+    r#"destination_principal="spiffe://cluster.local/ns/demo/sa/echo",destination_app="app","#,
+    r#"destination_version="v2",destination_cluster="unknown",destination_canonical_service="app","#,
+    r#"destination_canonical_revision="v2",destination_service="echo.demo.svc.cluster.local","#,
+    r#"destination_service_name="echo",destination_service_namespace="demo","#,
+    r#"request_protocol="tcp",connection_security_policy="mutual_tls""#,
+);
+
+fn telemetry() -> Telemetry {
+    Telemetry::new(Options {
+        access_log: Target::Off,
+        access_log_queue: 10,
+        max_series: 10,
+        version: "1.2.3",
+    })
+    .unwrap()
+}
+
+/// The samples of `name`, sorted.
+fn samples(telemetry: &Telemetry, name: &str) -> Vec<String> {
+    let text = telemetry.encode();
+    let is = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+    let mut lines: Vec<_> = text.lines().filter(is).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+fn check(telemetry: &Telemetry, name: &str, expect: &[&str]) {
+    let expect: Vec<_> = expect.iter().map(|rest| format!("{name}{rest}")).collect();
+    assert_eq!(samples(telemetry, name), expect);
+}
+
+/// A connection that failed.
+fn failed(kind: Kind) -> ConnectionEnd {
+    ConnectionEnd { failure: Some(Failure::new(kind, Side::Upstream, Retry::Safe)), ..end() }
+}
+
+#[test]
+fn one_event_is_counted_once_in_each_metric() {
+    let telemetry = telemetry();
+    let (well, badly) = (telemetry.opened(&parties()), telemetry.opened(&parties()));
+    let open = |source| {
+        [r#"{reporter="destination"} 0"#.to_owned(), format!(r#"{{reporter="source"}} {source}"#)]
+    };
+    check(&telemetry, "mesh_connections_open", &open(2).each_ref().map(String::as_str));
+    telemetry.connection(well, &end());
+    telemetry.connection(badly, &failed(Kind::Connect));
+    check(&telemetry, "mesh_connections_open", &open(0).each_ref().map(String::as_str));
+
+    let ok = format!(r#"{{{LABEL_TEXT},response_flags="-"}} "#);
+    let uf = format!(r#"{{{LABEL_TEXT},response_flags="UF"}} "#);
+    for (name, opened, failed) in [
+        ("istio_tcp_connections_opened_total", 2, None),
+        ("istio_tcp_connections_closed_total", 1, Some(1)),
+        ("istio_tcp_sent_bytes_total", 2000, Some(2000)),
+        ("istio_tcp_received_bytes_total", 10, Some(10)),
+    ] {
+        let mut expect = vec![format!("{ok}{opened}")];
+        expect.extend(failed.map(|failed| format!("{uf}{failed}")));
+        check(&telemetry, name, &expect.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let expect = format!(r#"{{{LABEL_TEXT},response_flags="UF",reason="connect"}} 1"#);
+    check(&telemetry, "istio_tcp_connections_failed_total", &[&expect]);
+}
+
+#[test]
+fn a_series_that_is_dropped_is_an_internal_failure() {
+    let telemetry = telemetry();
+    drop(telemetry.opened(&parties()));
+    let expect = format!(r#"{{{LABEL_TEXT},response_flags="DC",reason="internal"}} 1"#);
+    check(&telemetry, "istio_tcp_connections_failed_total", &[&expect]);
+    assert_eq!(telemetry.open_connections(), 0);
+}
+
+#[test]
+fn the_agents_own_numbers_are_what_was_set() {
+    let telemetry = telemetry();
+    telemetry.set_snapshot(7, 3);
+    telemetry.set_applied_revision(6);
+    telemetry.handshake_failed(Role::Server, Kind::Tls);
+    let tunnel = telemetry.tunnel_opened();
+    drop(telemetry.tunnel_opened());
+    check(&telemetry, "mesh_snapshot_revision", &[" 7"]);
+    check(&telemetry, "mesh_applied_revision", &[" 6"]);
+    check(&telemetry, "mesh_conditions", &[" 3"]);
+    check(&telemetry, "mesh_tunnels_open", &[" 1"]);
+    check(&telemetry, "mesh_tunnels_opened_total", &[" 2"]);
+    check(&telemetry, "mesh_handshakes_failed_total", &[r#"{side="server",reason="tls"} 1"#]);
+    check(&telemetry, "mesh_build_info", &[r#"{version="1.2.3"} 1"#]);
+    drop(tunnel);
+    check(&telemetry, "mesh_tunnels_open", &[" 0"]);
+}
+
+fn with_everything() -> Telemetry {
+    let telemetry = telemetry();
+    let series = telemetry.opened(&parties());
+    telemetry.connection(series, &failed(Kind::Reset));
+    telemetry.handshake_failed(Role::Client, Kind::Timeout);
+    telemetry
+        .register_source(Source::KernelConnects(Box::new(|| KernelConnects { pass: 5, proxy: 6 })));
+    telemetry.register_source(Source::Certificates(Box::new(|| {
+        let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
+        vec![(id, UNIX_EPOCH + Duration::from_secs(9))]
+    })));
+    telemetry
+}
+
+#[test]
+fn sources_are_asked_at_each_scrape() {
+    let telemetry = with_everything();
+    let expect = [r#"{verdict="pass"} 5"#, r#"{verdict="proxy"} 6"#];
+    check(&telemetry, "mesh_kernel_connects_total", &expect);
+    let expect = [r#"{identity="spiffe://cluster.local/ns/demo/sa/echo"} 9"#];
+    check(&telemetry, "mesh_certificate_expiry_seconds", &expect);
+}
+
+/// What a scraper sees, not what the catalog says.
+#[test]
+fn the_names_labels_and_types_printed_are_those_of_the_catalog() {
+    let text = with_everything().encode();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for metric in ALL {
+        let (family, kind) = match metric.kind {
+            Type::Counter => (metric.name.strip_suffix("_total").unwrap(), "counter"),
+            Type::Gauge => (metric.name, "gauge"),
+            Type::Info => (metric.name.strip_suffix("_info").unwrap(), "info"),
+        };
+        let header = format!("# TYPE {family} {kind}\n");
+        assert_eq!(text.matches(&header).count(), 1, "{header}");
+        let line = text
+            .lines()
+            .find(|line| line.split(['{', ' ']).next() == Some(metric.name))
+            .unwrap_or_else(|| panic!("{} has no sample", metric.name));
+        let common = metric.name.starts_with("istio_").then_some(LABELS).into_iter().flatten();
+        for label in common.chain(metric.labels.iter().copied()) {
+            assert!(line.contains(&format!("{label}=\"")), "{label}: {line}");
+        }
+    }
+    let names = text.lines().filter(|line| !line.starts_with('#'));
+    for name in names.map(|line| line.split(['{', ' ']).next().unwrap()) {
+        assert!(ALL.iter().any(|metric| metric.name == name), "{name} is not in the catalog");
+    }
+}
+
+#[test]
+fn the_documentation_is_the_catalog() {
+    let page = include_str!("../../../docs/metrics.md");
+    let kind = |kind| match kind {
+        Type::Counter => "counter",
+        Type::Gauge => "gauge",
+        Type::Info => "info",
+    };
+    let mut expect: BTreeMap<&str, Vec<String>> = ALL
+        .iter()
+        .map(|metric| {
+            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            (metric.name, vec![kind(metric.kind).to_owned(), labels.join(", ")])
+        })
+        .collect();
+    let mut rows = documented(page);
+    let labels = LABELS.iter().chain(&["response_flags", "reason"]);
+    for label in labels {
+        assert!(rows.remove(label).is_some(), "the label `{label}` is not documented");
+    }
+    for (name, cells) in rows {
+        let cells: Vec<_> = cells.iter().take(2).map(|cell| (*cell).to_owned()).collect();
+        assert_eq!(expect.remove(name), Some(cells), "{name}");
+    }
+    assert!(expect.is_empty(), "not documented: {expect:?}");
+}
+
+#[tokio::test]
+async fn the_access_log_has_a_line_for_each_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let telemetry = Telemetry::new(Options {
+        access_log: Target::File(path.clone()),
+        access_log_queue: 10,
+        max_series: 10,
+        version: "1.2.3",
+    })
+    .unwrap();
+    for _ in 0..3 {
+        let series = telemetry.opened(&parties());
+        telemetry.connection(series, &end());
+    }
+    telemetry.close().await;
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(text.lines().count(), 3);
+    assert!(text.starts_with(r#"{"start_time":"2026-02-28T23:59:59.250Z""#), "{text}");
+    check(&telemetry, "mesh_access_log_dropped_total", &[" 0"]);
+}
