@@ -1,12 +1,13 @@
 //! One consistent view of the mesh, with its indices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::model::condition::Condition;
 use crate::model::id::ResourceName;
 use crate::model::service::Service;
+use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 
 /// Everything the proxies know, as of one revision. Never changes after it is published.
@@ -20,6 +21,8 @@ pub struct Snapshot {
     pub by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
     /// What is behind each virtual address and port.
     pub services: HashMap<SocketAddr, Arc<Target>>,
+    /// On which nodes each identity is scheduled.
+    pub placements: HashMap<SpiffeId, BTreeSet<Arc<str>>>,
     /// What is wrong.
     pub conditions: Vec<Condition>,
 }
@@ -83,6 +86,11 @@ pub struct Endpoint {
 }
 
 impl Snapshot {
+    /// Whether a workload with the identity `id` is scheduled on `node`.
+    pub fn runs_on(&self, id: &SpiffeId, node: &str) -> bool {
+        self.placements.get(id).is_some_and(|nodes| nodes.contains(node))
+    }
+
     /// The workloads that the agent of `node` serves.
     pub fn on_node<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
         self.workloads.values().filter(move |workload| workload.node.as_deref() == Some(node))

@@ -1,6 +1,7 @@
 //! Finds a workload's sockets on this node.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::model::workload::Place;
@@ -11,8 +12,13 @@ use crate::sys::cgroup;
 pub enum Found {
     /// A cgroup, by its id.
     Cgroup(u64),
-    /// A network namespace, by a path that can be opened.
-    Netns(PathBuf),
+    /// A network namespace.
+    Netns {
+        /// A path that can be opened.
+        path: PathBuf,
+        /// Its inode: another one under the same path is another namespace.
+        inode: u64,
+    },
 }
 
 /// Finds `place`; cgroups are named below `cgroup_root`.
@@ -30,7 +36,7 @@ pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Found> {
             cgroup::id(&path).map(Found::Cgroup).map_err(|error| named(&path, error))
         }
         Place::Netns(path) => match path.metadata() {
-            Ok(_there) => Ok(Found::Netns(path.clone())),
+            Ok(there) => Ok(Found::Netns { path: path.clone(), inode: there.ino() }),
             Err(error) => Err(named(path, error)),
         },
         Place::SystemdUnit(unit) => {

@@ -13,8 +13,8 @@ Examples:
   A node of a mesh whose configuration is in ./mesh:
     mesh-agent run --node node-a --config ./mesh
 
-  The same, with the access log on standard output and metrics for the whole network:
-    mesh-agent run --node node-a --config ./mesh --access-log - --admin 0.0.0.0:15000
+  The same, with the access log in a file and metrics for the whole network:
+    mesh-agent run --node node-a --config ./mesh --access-log mesh.log --admin 0.0.0.0:15000
 
   From the environment, as a unit or container does it:
     MESH_NODE=node-a MESH_CONFIG=/etc/mesh/config mesh-agent run
@@ -56,7 +56,7 @@ pub struct RunArgs {
         long,
         value_name = "-|off|FILE",
         env = "MESH_ACCESS_LOG",
-        default_value = "off",
+        default_value = "-",
         allow_hyphen_values = true
     )]
     pub access_log: String,
@@ -74,4 +74,8 @@ pub struct RunArgs {
     /// (for example `info,mesh_agent::hbone=debug`)
     #[arg(long, value_name = "FILTER", env = "MESH_LOG", default_value = defaults::LOG)]
     pub log: String,
+
+    /// Has the kernel programs log each redirected connection, at level `debug`
+    #[arg(long, env = "MESH_KERNEL_LOG")]
+    pub kernel_log: bool,
 }

@@ -51,6 +51,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// worst, so that streams whose applications do not read cannot hold up the others.
 pub const TUNNEL_WINDOW_BYTES: u32 = TUNNEL_MAX_STREAMS * STREAM_WINDOW_BYTES;
 
+/// Bytes of one stream that may wait in the tunnel to be written: two of the largest reads.
+pub const MAX_SEND_BUFFER_BYTES: usize = 512 << 10;
+
 /// The largest DATA frame (RFC 9113, section 6.5.2, allows 16 KiB to 16 MiB - 1). One frame is 16
 /// TLS records; larger ones make other streams wait for no further gain.
 pub const MAX_FRAME_BYTES: u32 = 256 << 10;
@@ -63,7 +66,26 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connections that the kernel keeps for `accept`. `net.core.somaxconn` has been 4096 since
 /// Linux 5.4, and caps it.
-pub const LISTENER_BACKLOG: u32 = 4096;
+pub const LISTENER_BACKLOG: i32 = 4096;
+
+/// Tunnels of peers that one workload takes. 100 nodes with 8 threads each; beyond, a peer is told
+/// to try later by a closed connection.
+pub const MAX_TUNNELS: usize = 1024;
+
+/// After how much silence a tunnel's TCP connection is probed, and how often, nine times at most
+/// (ztunnel's values).
+pub const KEEP_ALIVE: Duration = Duration::from_mins(3);
+
+/// How often the authority's folder is looked at for renewed files.
+pub const CA_POLL_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The delays between attempts to start a workload whose namespace or cgroup is not there: the
+/// first, and the longest. A pod's namespace appears within a second or two of its document.
+pub const WORKLOAD_RETRY: (Duration, Duration) =
+    (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Updates of the configuration that may wait for the store.
+pub const UPDATE_QUEUE: usize = 16;
 
 /// The life of a workload's certificate. Renewed at two thirds of it; what is stolen is of use for
 /// an hour at most.

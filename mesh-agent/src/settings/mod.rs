@@ -6,6 +6,7 @@
 pub mod args;
 pub mod defaults;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use self::args::RunArgs;
 use crate::telemetry::{self, Target, log};
+use crate::{datapath, hbone, identity, pods, proxy};
 
 /// The longest node name. It is the common name of the node's certificate (RFC 5280, appendix A:
 /// `ub-common-name`), and a folder's name in the BPF filesystem.
@@ -31,6 +33,7 @@ pub struct Settings {
     threads: NonZeroUsize,
     drain_timeout: Duration,
     log: String,
+    kernel_log: bool,
 }
 
 /// Why the flags cannot be used.
@@ -112,6 +115,65 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// For the proxies.
+    pub fn proxy(&self) -> proxy::Options {
+        proxy::Options {
+            hbone: hbone::Options {
+                max_streams: defaults::TUNNEL_MAX_STREAMS,
+                stream_window_bytes: defaults::STREAM_WINDOW_BYTES,
+                tunnel_window_bytes: defaults::TUNNEL_WINDOW_BYTES,
+                max_frame_bytes: defaults::MAX_FRAME_BYTES,
+                max_send_buffer_bytes: defaults::MAX_SEND_BUFFER_BYTES,
+                idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
+                ping_interval: defaults::PING_INTERVAL,
+                ping_timeout: defaults::PING_TIMEOUT,
+            },
+            connect_timeout: defaults::CONNECT_TIMEOUT,
+            handshake_timeout: defaults::HANDSHAKE_TIMEOUT,
+            backlog: defaults::LISTENER_BACKLOG,
+            max_tunnels: defaults::MAX_TUNNELS,
+            keep_alive: defaults::KEEP_ALIVE,
+        }
+    }
+
+    /// For the kernel side; `cgroup_root` is where cgroup v2 is mounted.
+    pub fn datapath(&self, cgroup_root: &Path) -> datapath::Options {
+        datapath::Options {
+            node: self.node.clone(),
+            bpffs: self.bpffs.clone(),
+            cgroup: self.cgroup.clone().unwrap_or_else(|| cgroup_root.to_owned()),
+            log_level: if self.kernel_log { KERNEL_LOG_DEBUG } else { 0 },
+        }
+    }
+
+    /// For the set of enrolled workloads; `cgroup_root` is where cgroup v2 is mounted.
+    pub fn pods(&self, cgroup_root: &Path) -> pods::Options {
+        pods::Options {
+            node: self.node.clone(),
+            cgroup_root: cgroup_root.to_owned(),
+            retry: defaults::WORKLOAD_RETRY,
+        }
+    }
+
+    /// For the certificates.
+    pub fn identity(&self) -> identity::Options {
+        identity::Options {
+            leaf_ttl: defaults::LEAF_TTL,
+            poll_interval: defaults::CA_POLL_INTERVAL,
+            trust_domain_aliases: BTreeSet::new(),
+        }
+    }
+
+    /// Whether the kernel programs log.
+    pub const fn kernel_log(&self) -> bool {
+        self.kernel_log
+    }
+}
+
+/// aya-log's number for the level `debug`.
+const KERNEL_LOG_DEBUG: u8 = 4;
+
 /// The agent's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -134,6 +196,7 @@ impl TryFrom<RunArgs> for Settings {
             threads: threads(args.threads)?,
             drain_timeout: Duration::from_secs(args.drain_timeout),
             log: args.log,
+            kernel_log: args.kernel_log,
         })
     }
 }
@@ -204,7 +267,7 @@ mod tests {
         assert_eq!(settings.bpffs(), Path::new("/sys/fs/bpf"));
         assert_eq!(settings.admin().to_string(), "127.0.0.1:15000");
         assert_eq!(settings.drain_timeout(), Duration::from_secs(30));
-        assert_eq!(settings.telemetry().access_log, Target::Off);
+        assert_eq!(settings.telemetry().access_log, Target::Stdout);
         assert_eq!((settings.cgroup(), settings.log()), (None, "info"));
         assert!(settings.threads().get() >= 1);
     }
@@ -213,7 +276,7 @@ mod tests {
     fn what_is_said_is_taken() {
         let settings = parse(&[
             "--access-log",
-            "-",
+            "off",
             "--threads",
             "3",
             "--drain-timeout",
@@ -226,7 +289,7 @@ mod tests {
             "warn,h2=error",
         ])
         .unwrap();
-        assert_eq!(settings.telemetry().access_log, Target::Stdout);
+        assert_eq!(settings.telemetry().access_log, Target::Off);
         assert_eq!(settings.threads().get(), 3);
         assert_eq!(settings.drain_timeout(), Duration::ZERO);
         assert_eq!(settings.cgroup(), Some(Path::new("/g")));

@@ -1,6 +1,6 @@
 //! From what the sources say to one snapshot (pure).
 
-use std::collections::{BTreeMap, HashMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crate::model::id::ResourceName;
 use crate::model::route::TcpRoute;
 use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::{Endpoint, Snapshot, Target};
+use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::store::attach::Attached;
 use crate::store::update::{Key, Kind, Object, Update};
@@ -40,7 +41,19 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
         .iter()
         .map(|(name, (_, workload))| ((*name).clone(), Arc::clone(workload)))
         .collect();
-    Snapshot { revision, workloads, by_address, services, conditions }
+    let placements = placements(&index);
+    Snapshot { revision, workloads, by_address, services, placements, conditions }
+}
+
+/// On which nodes each identity is scheduled.
+fn placements(index: &Index<'_>) -> HashMap<SpiffeId, BTreeSet<Arc<str>>> {
+    let mut placements: HashMap<_, BTreeSet<_>> = HashMap::new();
+    for (_, workload) in index.workloads.values() {
+        if let Some(node) = &workload.node {
+            placements.entry(workload.identity.clone()).or_default().insert(Arc::clone(node));
+        }
+    }
+    placements
 }
 
 impl<'a> Index<'a> {

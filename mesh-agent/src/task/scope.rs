@@ -43,14 +43,23 @@ impl Scope {
         }
     }
 
-    /// Opens a scope within this one: it drains and stops when this one does, or before.
+    /// Opens a scope within this one: it drains and stops when this one does, or before. This one
+    /// is not done before it is. Needs a runtime, for the task that waits.
+    #[must_use]
     pub fn child(&self, name: &'static str) -> Self {
-        Self {
+        let child = Self {
             name,
             tasks: TaskTracker::new(),
             draining: self.draining.child_token(),
             stopping: self.stopping.child_token(),
-        }
+        };
+        let kept = child.clone();
+        drop(Handle::current().spawn(self.tasks.track_future(async move {
+            kept.draining.cancelled().await;
+            kept.tasks.close();
+            kept.tasks.wait().await;
+        })));
+        child
     }
 
     /// Runs `task` on the current runtime until it returns or the scope stops.
@@ -115,8 +124,8 @@ impl Scope {
 async fn survive(scope: &'static str, task: impl Future<Output = ()>) {
     let mut task = pin!(task);
     std::future::poll_fn(move |cx| {
-        // Unwind safety: after a panic the task is never polled again, and what it shares with
-        // others is behind mutexes that recover from poison, channels and atomics.
+        // After a panic the task is never polled again, and what it shares with others is behind
+        // mutexes that recover from poison, channels and atomics: nothing broken is seen.
         catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))).unwrap_or_else(|_payload| {
             PANICS.fetch_add(1, Ordering::Relaxed);
             tracing::error!(scope, "a task panicked; the others go on");
@@ -148,8 +157,19 @@ mod tests {
     async fn a_parent_that_drains_drains_its_children() {
         let parent = Scope::new("parent");
         let child = parent.child("child");
-        assert_eq!(parent.drain(Duration::ZERO).await, 0);
+        child.spawn(tokio::time::sleep(Duration::from_secs(1)));
+        assert_eq!(parent.drain(Duration::from_secs(5)).await, 0);
         assert!(child.is_draining());
+        assert_eq!(child.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_parent_that_stops_stops_its_children() {
+        let parent = Scope::new("parent");
+        let child = parent.child("child");
+        child.spawn(std::future::pending());
+        assert_eq!(parent.drain(Duration::from_secs(5)).await, 1);
+        assert_eq!(child.count(), 0);
     }
 
     #[tokio::test]

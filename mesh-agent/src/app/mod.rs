@@ -1,0 +1,181 @@
+//! Puts it together: start order, and its mirror image, stop order.
+
+mod logs;
+mod shutdown;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, CertificateSummary};
+use crate::datapath::sync::{self, Applied};
+use crate::datapath::{self, Kernel};
+use crate::identity::local_ca::Authority;
+use crate::identity::{Identities, Placement};
+use crate::pods::run::Pods;
+use crate::proxy::Context;
+use crate::settings::{Settings, VERSION, defaults};
+use crate::source::file::FileSource;
+use crate::store::{self, Reader};
+use crate::sys::cgroup;
+use crate::task::ready::{Gate, Ready};
+use crate::task::scope::Scope;
+use crate::task::worker::Workers;
+use crate::telemetry::{KernelConnects, Source, Telemetry, log};
+
+/// How long the control tasks may take to end once the connections have.
+const CONTROL_DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs the agent until it is asked to stop, on a runtime of its own.
+///
+/// # Errors
+///
+/// Something that the agent cannot run without could not be had; the chain of causes says what.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    log::init(settings.log()).context("setting up the log")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("starting the control runtime")?.block_on(Box::pin(serve(settings)))
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    raise_file_limit().context("raising the limit of open files")?;
+    let mut stop = shutdown::Signals::new().context("listening for signals")?;
+    let admin = TcpListener::bind(settings.admin())
+        .with_context(|| format!("binding the admin server to {}", settings.admin()))?;
+    let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
+    let (publisher, mesh) = store::channel();
+    let identities = identities(settings, &mesh)?;
+    let source = FileSource::new(settings.config().to_owned(), identities.trust_domain().into())
+        .context("reading the configuration")?;
+    let cgroup_root = cgroup::root().context("finding cgroup v2")?;
+    let loaded = datapath::load::load(&settings.datapath(&cgroup_root))
+        .context("putting the kernel programs in place")?;
+    let workers = Arc::new(Workers::start(settings.threads()).context("starting data threads")?);
+
+    let ready = Ready::new();
+    let (control, connections) = (Scope::new("control"), Scope::new("connections"));
+    let context = Arc::new(Context {
+        mesh: mesh.clone(),
+        kernel: Arc::clone(&loaded.kernel),
+        telemetry: telemetry.clone(),
+        workers,
+        options: settings.proxy(),
+    });
+    register(&telemetry, &loaded.kernel, &identities);
+    let mut loaded = loaded;
+    if settings.kernel_log() {
+        logs::forward(&mut loaded.ebpf, &control).context("opening the kernel programs' log")?;
+    }
+
+    let (updates, updated) = mpsc::channel(defaults::UPDATE_QUEUE);
+    let (enrolled_tx, enrolled) = watch::channel(Arc::default());
+    let (applied_tx, applied) = watch::channel(Applied::default());
+    control.spawn(source.run(updates, control.clone()));
+    control.spawn(store::run(publisher, updated));
+    control.spawn(sync::run(loaded, mesh.clone(), enrolled, applied_tx, control.clone()));
+    control.spawn(identities.clone().rotate(control.clone()));
+    let pods = Pods {
+        options: settings.pods(&cgroup_root),
+        context,
+        identities: identities.clone(),
+        enrolled: enrolled_tx,
+        applied: applied.clone(),
+        scope: connections.clone(),
+    };
+    let tried = ready.gate("workloads enrolled");
+    control.spawn(Box::pin(pods.run(tried)));
+    let serving = ready.gate("kernel programs in force");
+    control.spawn(watch_applied(applied, telemetry.clone(), serving));
+    let staying = ready.gate("not stopping");
+    staying.pass();
+    let state = admin_state(&mesh, &identities, &telemetry, &ready);
+    control.spawn(Box::pin(admin::serve(admin, state, control.clone())));
+    tracing::info!(node = settings.node(), version = VERSION, threads = settings.threads(),
+        "started");
+
+    let signal = stop.received().await;
+    staying.close();
+    let open = telemetry.open_connections();
+    tracing::info!(signal, open_connections = open, "stopping: no new connections are taken");
+    let _scopes = connections.drain(settings.drain_timeout()).await;
+    // What is still open now was cut; its report is made as its task is dropped.
+    let cut = control.drain(CONTROL_DRAIN).await;
+    tracing::info!(tasks_cut = cut, "stopped");
+    telemetry.close().await;
+    Ok(())
+}
+
+/// Opens the authority. Peers' identities are checked against the snapshot of the moment.
+fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> {
+    let authority =
+        Authority::open(settings.ca(), settings.node()).context("opening the authority")?;
+    let mesh = mesh.clone();
+    let placement: Arc<dyn Placement> =
+        Arc::new(move |id: &_, node: &str| mesh.load().runs_on(id, node));
+    Identities::new(authority, placement, settings.identity()).context("using the authority")
+}
+
+/// Lets the metrics ask the kernel and the certificates.
+fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities) {
+    let kernel = Arc::clone(kernel);
+    telemetry.register_source(Source::KernelConnects(Box::new(move || {
+        let [proxy, pass, _no_memory] = kernel.counters().unwrap_or_default();
+        KernelConnects { pass, proxy }
+    })));
+    let identities = identities.clone();
+    telemetry.register_source(Source::Certificates(Box::new(move || {
+        identities.summary().into_iter().map(|held| (held.id, held.not_after)).collect()
+    })));
+}
+
+/// Says in the metrics what is in force in the kernel; passes `gate` with the first.
+async fn watch_applied(mut applied: watch::Receiver<Applied>, telemetry: Telemetry, gate: Gate) {
+    while applied.changed().await.is_ok() {
+        let revision = applied.borrow_and_update().revision;
+        telemetry.set_applied_revision(revision);
+        gate.pass();
+    }
+}
+
+fn admin_state(
+    mesh: &Reader,
+    identities: &Identities,
+    telemetry: &Telemetry,
+    ready: &Ready,
+) -> admin::State {
+    let (mesh, identities) = (mesh.clone(), identities.clone());
+    admin::State {
+        certificates: Arc::new(move || certificates(&identities)),
+        ready: ready.clone(),
+        snapshot: Arc::new(move || mesh.load()),
+        telemetry: telemetry.clone(),
+        version: VERSION,
+    }
+}
+
+fn certificates(identities: &Identities) -> Vec<CertificateSummary> {
+    identities
+        .summary()
+        .into_iter()
+        .map(|held| CertificateSummary {
+            identity: held.id,
+            chain: vec![admin::CertificateInfo {
+                pem: String::new(),
+                serial_number: held.serial,
+                valid_from: held.not_before,
+                expires: held.not_after,
+            }],
+            roots: Vec::new(),
+        })
+        .collect()
+}
+
+/// Two descriptors a connection: the soft limit of 1,024 that systems start with is soon reached.
+fn raise_file_limit() -> nix::Result<()> {
+    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}

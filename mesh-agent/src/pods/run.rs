@@ -1,0 +1,270 @@
+//! The task that owns the set of enrolled workloads. It ends when its scope drains.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_common::source::SourceKey;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::datapath::desired::Enrolled;
+use crate::datapath::sync::Applied;
+use crate::identity::Identities;
+use crate::model::id::ResourceName;
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::{Place, Workload};
+use crate::pods::place::{self, Found};
+use crate::pods::{Options, listeners};
+use crate::proxy::Context;
+use crate::proxy::realm::{Local, Realm};
+use crate::sys::netns::Netns;
+use crate::sys::{cgroup, socket};
+use crate::task::backoff::Backoff;
+use crate::task::ready::Gate;
+use crate::task::scope::Scope;
+
+/// How long the kernel may take to let a workload go before its listeners close.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the task works with.
+pub struct Pods {
+    /// What it was told.
+    pub options: Options,
+    /// What every connection shares.
+    pub context: Arc<Context>,
+    /// Who makes certificates.
+    pub identities: Identities,
+    /// Says to the datapath whose connections may be captured.
+    pub enrolled: watch::Sender<Arc<[Enrolled]>>,
+    /// Says whose are.
+    pub applied: watch::Receiver<Applied>,
+    /// The scope of all connections.
+    pub scope: Scope,
+}
+
+/// One enrolled workload.
+struct Pod {
+    workload: Arc<Workload>,
+    found: Found,
+    local: Arc<Local>,
+    realm: Arc<Realm>,
+}
+
+/// The task's own state.
+#[derive(Default)]
+struct Set {
+    pods: BTreeMap<ResourceName, Pod>,
+    /// The agent's own namespace, once a workload lives in it.
+    host: Option<Arc<Realm>>,
+    /// When to try again what could not be started.
+    failing: HashMap<ResourceName, (Backoff, Instant)>,
+}
+
+impl Pods {
+    /// Runs until the scope drains. Passes `ready` when every workload of the first snapshot is
+    /// enrolled, or has been tried.
+    pub async fn run(mut self, ready: Gate) {
+        let mut set = Set::default();
+        let mut mesh = self.context.mesh.clone();
+        loop {
+            let snapshot = mesh.load();
+            if snapshot.revision > 0 {
+                self.reconcile(&mut set, &snapshot).await;
+                ready.pass();
+            }
+            // Namespaces are made anew under old names, and units restart: looked at now and then.
+            let look = Instant::now() + self.options.retry.1;
+            let next = set.failing.values().map(|(_, at)| *at).fold(look, Instant::min);
+            tokio::select! {
+                biased;
+                () = self.scope.draining() => return,
+                more = mesh.changed() => if !more { return },
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    async fn reconcile(&mut self, set: &mut Set, mesh: &Snapshot) {
+        let wanted: BTreeMap<_, _> = mesh
+            .on_node(&self.options.node)
+            .filter(|workload| workload.place != Place::Unplaced)
+            .map(|workload| (&workload.name, workload))
+            .collect();
+        set.failing.retain(|name, _| wanted.contains_key(name));
+        let gone = self.take_gone(set, &wanted);
+        if !gone.is_empty() {
+            self.publish(set);
+            self.release(set, gone).await;
+        }
+        for (name, workload) in wanted {
+            self.start_or_refresh(set, name, workload);
+        }
+        set.refresh_host();
+        self.publish(set);
+        let used: BTreeSet<_> = set.pods.values().map(|pod| pod.workload.identity.clone()).collect();
+        self.identities.retain(|id| used.contains(id));
+        self.context.telemetry.retain(|name| mesh.workloads.contains_key(name));
+        self.context.telemetry.set_snapshot(mesh.revision, mesh.conditions.len());
+    }
+
+    /// Takes out what is not wanted any more, or is elsewhere or someone else now.
+    fn take_gone(
+        &self,
+        set: &mut Set,
+        wanted: &BTreeMap<&ResourceName, &Arc<Workload>>,
+    ) -> Vec<Pod> {
+        let stays = |name: &ResourceName, pod: &Pod| {
+            wanted.get(name).is_some_and(|workload| {
+                workload.identity == pod.workload.identity
+                    && place::find(&workload.place, &self.options.cgroup_root)
+                        .is_ok_and(|found| found == pod.found)
+            })
+        };
+        let gone: Vec<_> =
+            set.pods.iter().filter(|(name, pod)| !stays(name, pod)).map(|(name, _)| name.clone());
+        let gone: Vec<_> = gone.collect();
+        gone.iter().filter_map(|name| set.pods.remove(name)).collect()
+    }
+
+    /// Lets workloads go: first the kernel, then the listeners with all their connections.
+    async fn release(&mut self, set: &mut Set, gone: Vec<Pod>) {
+        let sources: BTreeSet<_> = gone.iter().map(|pod| pod.local.source).collect();
+        let released = self.applied.wait_for(|applied| {
+            applied.enrolled.iter().all(|enrolled| !sources.contains(&enrolled.source))
+        });
+        if timeout(RELEASE_TIMEOUT, released).await.is_err() {
+            tracing::warn!("the kernel still captures workloads that are gone");
+        }
+        set.refresh_host();
+        for pod in gone {
+            let shared = set.host.as_ref().is_some_and(|host| Arc::ptr_eq(host, &pod.realm));
+            let cut = if shared { 0 } else { pod.realm.scope.drain(Duration::ZERO).await };
+            tracing::info!(workload = %pod.workload.name, connections_cut = cut, "released");
+        }
+    }
+
+    fn start_or_refresh(&self, set: &mut Set, name: &ResourceName, workload: &Arc<Workload>) {
+        if let Some(pod) = set.pods.get_mut(name) {
+            if !Arc::ptr_eq(&pod.workload, workload) && *pod.workload != **workload {
+                pod.refresh(workload);
+            }
+            return;
+        }
+        let now = Instant::now();
+        if set.failing.get(name).is_some_and(|(_, at)| now < *at) {
+            return;
+        }
+        match self.start(set, workload) {
+            Ok(pod) => {
+                tracing::info!(workload = %name, identity = %workload.identity, "enrolled");
+                set.failing.remove(name);
+                set.pods.insert(name.clone(), pod);
+            }
+            Err(error) => {
+                let (first, most) = self.options.retry;
+                let entry = set.failing.entry(name.clone());
+                let (backoff, at) = entry.or_insert_with(|| {
+                    // Said once: what follows is the same again.
+                    tracing::warn!(workload = %name, %error, "cannot be enrolled yet");
+                    (Backoff::new(first, most), now)
+                });
+                *at = now + backoff.next(rand::random());
+            }
+        }
+    }
+
+    fn start(&self, set: &mut Set, workload: &Arc<Workload>) -> io::Result<Pod> {
+        let found = place::find(&workload.place, &self.options.cgroup_root)?;
+        let identity = self.identities.ensure(&workload.identity).map_err(io::Error::other)?;
+        let local = |source| Arc::new(Local::new(Arc::clone(workload), identity, source));
+        let (realm, local) = match &found {
+            Found::Cgroup(id) => {
+                self.refuse_own_cgroup(*id)?;
+                (self.host(set)?, local(SourceKey::cgroup(*id)))
+            }
+            Found::Netns { path, .. } => {
+                let netns = Netns::open(&path.to_string_lossy())?;
+                let realm = self.realm(Some(netns), "pod")?;
+                if realm.cookie == socket::current_netns_cookie()? {
+                    return Err(io::Error::other(
+                        "its `netns` is the host's; name its `cgroup` or `systemdUnit` instead",
+                    ));
+                }
+                let local = local(SourceKey::netns(realm.cookie));
+                realm.set_locals(vec![Arc::clone(&local)]);
+                listeners::start(&self.context, &realm)?;
+                (realm, local)
+            }
+        };
+        Ok(Pod { workload: Arc::clone(workload), found, local, realm })
+    }
+
+    fn realm(&self, netns: Option<Netns>, name: &'static str) -> io::Result<Arc<Realm>> {
+        Ok(Arc::new(Realm::new(netns, &self.context, self.scope.child(name))?))
+    }
+
+    /// The agent's own namespace, with its listeners.
+    fn host(&self, set: &mut Set) -> io::Result<Arc<Realm>> {
+        if let Some(host) = &set.host {
+            return Ok(Arc::clone(host));
+        }
+        let host = self.realm(None, "host")?;
+        listeners::start(&self.context, &host)?;
+        set.host = Some(Arc::clone(&host));
+        Ok(host)
+    }
+
+    /// The agent's own connections must never be captured.
+    fn refuse_own_cgroup(&self, id: u64) -> io::Result<()> {
+        let root = &self.options.cgroup_root;
+        let own = cgroup::own(root)?;
+        let mut above = own.ancestors().take_while(|path| path.starts_with(root));
+        if above.any(|path| cgroup::id(path).is_ok_and(|other| other == id)) {
+            return Err(io::Error::other(
+                "the agent itself runs in this cgroup; start it in a unit of its own",
+            ));
+        }
+        Ok(())
+    }
+
+    fn publish(&self, set: &Set) {
+        let enrolled: Arc<[_]> = set
+            .pods
+            .iter()
+            .map(|(name, pod)| Enrolled {
+                name: name.clone(),
+                source: pod.local.source,
+                netns: pod.realm.cookie,
+            })
+            .collect();
+        self.enrolled.send_if_modified(|current| {
+            let changed = *current != enrolled;
+            *current = enrolled;
+            changed
+        });
+    }
+}
+
+impl Pod {
+    /// Takes over what changed of the workload without touching its connections.
+    fn refresh(&mut self, workload: &Arc<Workload>) {
+        let identity = Arc::clone(&self.local.identity);
+        self.workload = Arc::clone(workload);
+        self.local = Arc::new(Local::new(Arc::clone(workload), identity, self.local.source));
+        if matches!(self.found, Found::Netns { .. }) {
+            self.realm.set_locals(vec![Arc::clone(&self.local)]);
+        }
+    }
+}
+
+impl Set {
+    /// Tells the agent's own namespace which workloads live in it.
+    fn refresh_host(&self) {
+        if let Some(host) = &self.host {
+            let inside = self.pods.values().filter(|pod| Arc::ptr_eq(&pod.realm, host));
+            host.set_locals(inside.map(|pod| Arc::clone(&pod.local)).collect());
+        }
+    }
+}
