@@ -14,9 +14,9 @@ const LINE_BYTES: usize = 1024;
 /// The line of `end`, with its line feed.
 pub(super) fn line(end: &ConnectionEnd) -> Vec<u8> {
     let mut line = Line { out: Vec::with_capacity(LINE_BYTES) };
-    line.plain("start_time", Some(rfc3339(end.start)));
+    line.word("start_time", Some(&rfc3339(end.start)));
     line.number("duration", u64::try_from(end.lasted.as_millis()).unwrap_or(u64::MAX));
-    line.plain("reporter", Some(end.parties.reporter.as_str()));
+    line.word("reporter", Some(end.parties.reporter.as_str()));
     line.number("bytes_received", end.received_bytes);
     line.number("bytes_sent", end.sent_bytes);
     line.plain("downstream_remote_address", Some(end.downstream_remote));
@@ -35,7 +35,7 @@ pub(super) fn line(end: &ConnectionEnd) -> Vec<u8> {
         &end.parties.destination,
     );
     line.text("destination_service", service.map(|service| &*service.hostname));
-    line.plain("connection_security_policy", Some(end.parties.security_policy()));
+    line.word("connection_security_policy", Some(end.parties.security_policy()));
     line.failure(end.failure.as_ref());
     line.finish()
 }
@@ -55,6 +55,19 @@ impl Line {
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
         self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// A text without a character that JSON would escape.
+    fn word(&mut self, key: &str, value: Option<&str>) {
+        self.key(key);
+        match value {
+            Some(value) => {
+                self.out.push(b'"');
+                self.out.extend_from_slice(value.as_bytes());
+                self.out.push(b'"');
+            }
+            None => self.null(),
+        }
     }
 
     /// A value that prints no character that JSON would escape.
@@ -97,10 +110,10 @@ impl Line {
         let (transport, termination) =
             if upstream { (cause.as_deref(), None) } else { (None, cause.as_deref()) };
         let flags = failure.map_or(NO_FLAGS, |failure| failure.kind.response_flags());
-        self.plain("response_flags", Some(flags));
-        self.plain("failure", failure.map(|failure| failure.kind.code()));
-        self.plain("failure_side", failure.map(|failure| failure.side.code()));
-        self.plain("retry", failure.map(|failure| failure.retry.code()));
+        self.word("response_flags", Some(flags));
+        self.word("failure", failure.map(|failure| failure.kind.code()));
+        self.word("failure_side", failure.map(|failure| failure.side.code()));
+        self.word("retry", failure.map(|failure| failure.retry.code()));
         self.text("upstream_transport_failure_reason", transport);
         self.text("connection_termination_details", termination);
     }

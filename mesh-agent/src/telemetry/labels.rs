@@ -1,10 +1,10 @@
 //! Which series a connection is counted in: a bounded table, found without building strings.
 //!
 //! Two indices. The first finds the series by the addresses of the `Arc`s in [`Parties`]: one of
-//! sixteen mutexes, one hash of a few words (130 ns for two known workloads in a release build, to
-//! which 25 label values of 20 bytes would add a microsecond). It keeps the `Arc`s alive, so an
-//! address cannot come to mean something else. The second finds it by its label values, so that a
-//! reload of the configuration, which makes new `Arc`s, continues the series it had.
+//! sixteen mutexes and one hash of a few words (120 ns of CPU, optimized; building the strings
+//! each time would make it 1.6 us). It keeps the `Arc`s alive, so an address cannot come to mean
+//! something else. The second finds it by its label values, so that a reload of the configuration,
+//! which makes new `Arc`s, continues the series it had.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
