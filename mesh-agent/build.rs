@@ -4,7 +4,6 @@
 //! `xtask/src/toolchain.rs`), in `<target>/ebpf`: one build serves every profile, and clippy.
 //! With `AYA_BUILD_SKIP=1` the object is an empty file, and nothing is needed; the agent then says
 //! that it was built without its kernel programs.
-#![expect(clippy::print_stdout, reason = "cargo reads instructions from standard output")]
 
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;

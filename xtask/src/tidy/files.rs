@@ -24,10 +24,10 @@ pub(super) fn check(source: &Source<'_>, report: Report<'_>) {
             report(1, format!("`{name}` says nothing: name the module for what it holds"));
         }
     }
-    let (n_lines, limit) = if source.is_test() {
+    let (n_lines, limit) = if source.test {
         (source.text.lines().count(), MAX_TEST_LINES)
     } else {
-        (source.code().count(), MAX_LINES)
+        (source.code().last().map_or(0, |(number, _)| *number), MAX_LINES)
     };
     if limit < n_lines {
         report(n_lines, format!("{n_lines} lines; split at {limit}"));
@@ -62,7 +62,8 @@ mod tests {
     #[track_caller]
     fn check(path: &str, text: &str, expect: &[&str]) {
         let mut got = Vec::new();
-        let source = Source { path: Path::new(path), text };
+        let test = path.starts_with("tests/it") || path.ends_with("tests.rs");
+        let source = Source { path: Path::new(path), text, test };
         super::check(&source, &mut |line, what| got.push(format!("{line}: {what}")));
         assert_eq!(got, expect);
     }
@@ -85,12 +86,16 @@ mod tests {
     #[test]
     fn lines_above_the_tests_count() {
         let long = |above: usize, tests: usize| {
-            format!("//! x\n{}#[cfg(test)]\n{}", "\n".repeat(above - 1), "\n".repeat(tests))
+            format!(
+                "//! x\n{}#[cfg(test)]\nmod tests {{\n{}",
+                "\n".repeat(above - 1),
+                "\n".repeat(tests)
+            )
         };
         check("xtask/src/x.rs", &long(500, 900), &[]);
         check("xtask/src/x.rs", &long(501, 0), &["501: 501 lines; split at 500"]);
         check("tests/it/x.rs", &long(501, 0), &[]);
-        check("tests/it/x.rs", &long(501, 300), &["802: 802 lines; split at 800"]);
+        check("tests/it/x.rs", &long(501, 300), &["803: 803 lines; split at 800"]);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) fn check(source: &Source<'_>, report: Report<'_>) {
     let Ok(inside) = source.path.strip_prefix("mesh-agent/src") else { return };
     let module = inside.iter().next().and_then(|name| name.to_str()).unwrap_or_default();
     let module = module.trim_end_matches(".rs");
-    if matches!(module, "lib" | "main") || source.is_test() {
+    if matches!(module, "lib" | "main") || source.test {
         return;
     }
     let Some(own) = row(module) else {
@@ -134,7 +134,8 @@ mod tests {
     #[track_caller]
     fn check(path: &str, text: &str, expect: &[&str]) {
         let mut got = Vec::new();
-        let source = Source { path: Path::new(path), text };
+        let test = path.starts_with("tests/it") || path.ends_with("tests.rs");
+        let source = Source { path: Path::new(path), text, test };
         super::check(&source, &mut |line, what| got.push(format!("{line}: {what}")));
         assert_eq!(got, expect);
     }

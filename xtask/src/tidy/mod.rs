@@ -16,20 +16,51 @@ struct Source<'a> {
     /// Its path from the workspace's root.
     path: &'a Path,
     text: &'a str,
+    /// Whether all of it is test code: it may panic, use any layer, and be longer.
+    test: bool,
 }
 
 impl Source<'_> {
-    /// Whether all of the file is test code: it may panic, use any layer, and be longer.
-    fn is_test(&self) -> bool {
-        self.path.starts_with("tests/it") || self.path.file_name().is_some_and(|n| n == "tests.rs")
+    /// The lines above the test module, numbered from 1, without single lines for tests only.
+    fn code(&self) -> Vec<(usize, &str)> {
+        let mut code = Vec::new();
+        let mut lines = self.text.lines().enumerate().map(|(index, line)| (index + 1, line));
+        while let Some((number, line)) = lines.next() {
+            if line.trim() != TEST_ONLY {
+                code.push((number, line));
+                continue;
+            }
+            let item = lines.by_ref().find(|(_, line)| !line.trim_start().starts_with("#["));
+            match item {
+                None => break,
+                Some((_, line)) if line.starts_with("mod ") && line.ends_with('{') => break,
+                // `mod tests;` and `use crate::…;` are gone; a function's body is code.
+                Some((number, line)) if line.ends_with('{') => code.push((number, line)),
+                Some(_) => {}
+            }
+        }
+        code
     }
 
-    /// The lines above the test module, numbered from 1, with string literals left in.
-    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let lines = self.text.lines().enumerate().map(|(index, line)| (index + 1, line));
-        lines.take_while(|(_, line)| line.trim() != "#[cfg(test)]")
+    /// The modules that this file declares for tests only, as paths without an extension.
+    fn test_modules(&self) -> Vec<PathBuf> {
+        let folder = self.path.parent().unwrap_or(self.path);
+        let mut modules = Vec::new();
+        for pair in self.text.lines().collect::<Vec<_>>().windows(2) {
+            let &[attribute, item] = pair else { continue };
+            let name = item.trim().strip_suffix(';').and_then(|item| item.split_once("mod "));
+            if let Some((_, name)) = name
+                && attribute.trim() == TEST_ONLY
+            {
+                modules.push(folder.join(name));
+            }
+        }
+        modules
     }
 }
+
+/// What makes an item one for tests only.
+const TEST_ONLY: &str = "#[cfg(test)]";
 
 /// Takes a problem: the line, and what is wrong with it.
 type Report<'a> = &'a mut dyn FnMut(usize, String);
@@ -58,15 +89,23 @@ fn problems(root: &Path) -> Result<Vec<String>> {
     let files = rust_files(root)?;
     let names: Vec<_> =
         files.iter().map(|file| file.strip_prefix(root).unwrap_or(file).to_owned()).collect();
-    for (file, path) in files.iter().zip(&names) {
-        let text = fs::read_to_string(file)?;
-        let source = Source { path, text: &text };
+    let texts = files.iter().map(fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
+    let mut sources: Vec<_> =
+        names.iter().zip(&texts).map(|(path, text)| Source { path, text, test: false }).collect();
+    let mut tests: Vec<_> = sources.iter().flat_map(Source::test_modules).collect();
+    tests.push(PathBuf::from("tests/it"));
+    for source in &mut sources {
+        let module = source.path.with_extension("");
+        source.test = tests.iter().any(|test| module.starts_with(test));
+    }
+    for source in &sources {
+        let path = source.path;
         let mut report = |line: usize, what: String| {
             problems.push(format!("{}:{line}: {what}", path.display()));
         };
-        files::check(&source, &mut report);
-        layers::check(&source, &mut report);
-        text::check(&source, &mut report);
+        files::check(source, &mut report);
+        layers::check(source, &mut report);
+        text::check(source, &mut report);
     }
     let map = fs::read_to_string(root.join("ARCHITECTURE.md"))?;
     files::check_map(&map, |name| exists(root, &names, name), &mut |line, what| {
@@ -109,6 +148,15 @@ fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn check(text: &str, code: &[usize], modules: &[&str]) {
+        let source = Source { path: Path::new("model/mod.rs"), text, test: false };
+        let numbers: Vec<_> = source.code().into_iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, code);
+        let paths: Vec<_> = modules.iter().map(PathBuf::from).collect();
+        assert_eq!(source.test_modules(), paths);
+    }
+
     #[test]
     fn the_tree_is_tidy() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -117,8 +165,14 @@ mod tests {
 
     #[test]
     fn code_ends_where_tests_begin() {
-        let text = "//! x\nfn f() {}\n#[cfg(test)]\nmod tests {}\n";
-        let source = Source { path: Path::new("xtask/src/x.rs"), text };
-        assert_eq!(source.code().count(), 2);
+        check("a\n#[cfg(test)]\nmod tests {\nb\n", &[1], &[]);
+        check("a\n#[cfg(test)]\n#[expect(x)]\nmod tests {\nb\n", &[1], &[]);
+    }
+
+    #[test]
+    fn code_goes_on_after_a_line_for_tests() {
+        check("a\n#[cfg(test)]\npub(crate) mod fixture;\nb\n", &[1, 4], &["model/fixture"]);
+        check("#[cfg(test)]\nuse crate::cli;\nb\n", &[3], &[]);
+        check("#[cfg(test)]\nfn new() {\n}\n", &[2, 3], &[]);
     }
 }
