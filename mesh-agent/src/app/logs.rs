@@ -1,30 +1,32 @@
 //! What the kernel programs log, into the agent's own log.
 
+use anyhow::Context as _;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use tokio::io::unix::AsyncFd;
 
+use crate::sys::readable::Readable;
 use crate::task::scope::Scope;
 
-/// Prints the programs' log lines until `scope` drains. They are sampled by nothing: for debugging.
+/// Prints the programs' log lines until `scope` drains.
 ///
 /// # Errors
 ///
 /// The object has no log.
 pub(crate) fn forward(ebpf: &mut Ebpf, scope: &Scope) -> anyhow::Result<()> {
-    let logger = EbpfLogger::init_with_logger(ebpf, Lines)?;
-    let mut logger = AsyncFd::with_interest(logger, tokio::io::Interest::READABLE)?;
+    let mut logger = EbpfLogger::init(ebpf)?;
+    let readable = Readable::new(&logger).context("watching the log's ring buffer")?;
     let ending = scope.clone();
     scope.spawn(async move {
         loop {
             let ready = tokio::select! {
                 biased;
                 () = ending.draining() => return,
-                ready = logger.readable_mut() => ready,
+                ready = readable.wait() => ready,
             };
-            let Ok(mut ready) = ready else { return };
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
+            if ready.is_err() {
+                return;
+            }
+            logger.flush();
         }
     });
     Ok(())

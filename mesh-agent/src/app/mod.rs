@@ -93,9 +93,18 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let staying = ready.gate("not stopping");
     staying.pass();
     let state = admin_state(&mesh, &identities, &telemetry, &ready);
-    control.spawn(Box::pin(admin::serve(admin, state, control.clone())));
-    tracing::info!(node = settings.node(), version = VERSION, threads = settings.threads(),
-        "started");
+    let server = admin::serve(admin, state, control.clone());
+    control.spawn(Box::pin(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the admin server ended");
+        }
+    }));
+    tracing::info!(
+        node = settings.node(),
+        version = VERSION,
+        threads = settings.threads(),
+        "started"
+    );
 
     let signal = stop.received().await;
     staying.close();

@@ -1,12 +1,19 @@
 //! The command line.
 
+pub mod ca;
+pub mod check;
 pub mod check_report;
 
+use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
-use crate::settings::{RunArgs, VERSION, defaults};
+use crate::app;
+use crate::datapath::load;
+use crate::settings::{self, RunArgs, Settings, VERSION, defaults};
 
 const START: &str = "\
 A mesh on one machine, from nothing:
@@ -45,6 +52,8 @@ pub struct Cli {
 pub enum Command {
     /// Runs the agent of this node, until SIGTERM
     Run(RunArgs),
+    /// Makes the mesh's authority, and vouches for nodes
+    Ca(ca::Args),
     /// Says what is wrong with this machine or the configuration, before it hurts
     Check(CheckArgs),
     /// Removes what an agent left in the kernel
@@ -95,6 +104,37 @@ pub struct UninstallArgs {
     /// Where the BPF filesystem is
     #[arg(long, value_name = "PATH", env = "MESH_BPFFS", default_value = defaults::BPFFS)]
     pub bpffs: PathBuf,
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+///
+/// It could not be done; the chain of causes says why, and what to do.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => {
+            let settings = Settings::try_from(args)?;
+            app::run(&settings)?;
+        }
+        Command::Ca(args) => ca::run(&args, &mut io::stdout())?,
+        Command::Check(args) => {
+            let report = check::report(&args);
+            check::print(&report, args.json, &mut io::stdout())?;
+            return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Uninstall(args) => uninstall(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
+    let node = settings::node_name(args.node)?;
+    let removed = load::uninstall(&args.bpffs, &node).context("removing the pins")?;
+    let done = if removed { "removed" } else { "nothing is there" };
+    let folder = load::node_folder(&args.bpffs, &node);
+    let mut out = io::stdout();
+    Ok(io::Write::write_fmt(&mut out, format_args!("{}: {done}\n", folder.display()))?)
 }
 
 #[cfg(test)]

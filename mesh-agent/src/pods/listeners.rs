@@ -71,12 +71,7 @@ fn has_no_v6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
 
-fn take_outbound(
-    context: &Arc<Context>,
-    realm: &Arc<Realm>,
-    worker: usize,
-    listener: TcpListener,
-) {
+fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, listener: TcpListener) {
     let Some(handle) = context.workers.handles().nth(worker) else { return };
     let (context, realm) = (Arc::clone(context), Arc::clone(realm));
     let scope = realm.scope.clone();
@@ -105,7 +100,9 @@ fn take_inbound(context: &Arc<Context>, realm: &Arc<Realm>, listener: TcpListene
             let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
             scope.spawn_on(handle, async move {
                 match tokio::net::TcpStream::from_std(stream) {
-                    Ok(stream) => Box::pin(inbound::hbone::run(context, realm, stream, client)).await,
+                    Ok(stream) => {
+                        Box::pin(inbound::hbone::run(context, realm, stream, client)).await
+                    }
                     Err(error) => tracing::warn!(%error, "a tunnel cannot be registered"),
                 }
             });

@@ -87,8 +87,9 @@ impl Pods {
     }
 
     async fn reconcile(&mut self, set: &mut Set, mesh: &Snapshot) {
+        let node = self.options.node.clone();
         let wanted: BTreeMap<_, _> = mesh
-            .on_node(&self.options.node)
+            .on_node(&node)
             .filter(|workload| workload.place != Place::Unplaced)
             .map(|workload| (&workload.name, workload))
             .collect();
@@ -103,7 +104,8 @@ impl Pods {
         }
         set.refresh_host();
         self.publish(set);
-        let used: BTreeSet<_> = set.pods.values().map(|pod| pod.workload.identity.clone()).collect();
+        let used: BTreeSet<_> =
+            set.pods.values().map(|pod| pod.workload.identity.clone()).collect();
         self.identities.retain(|id| used.contains(id));
         self.context.telemetry.retain(|name| mesh.workloads.contains_key(name));
         self.context.telemetry.set_snapshot(mesh.revision, mesh.conditions.len());
@@ -122,9 +124,8 @@ impl Pods {
                         .is_ok_and(|found| found == pod.found)
             })
         };
-        let gone: Vec<_> =
-            set.pods.iter().filter(|(name, pod)| !stays(name, pod)).map(|(name, _)| name.clone());
-        let gone: Vec<_> = gone.collect();
+        let gone = set.pods.iter().filter(|(name, pod)| !stays(name, pod));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
         gone.iter().filter_map(|name| set.pods.remove(name)).collect()
     }
 

@@ -35,10 +35,7 @@ pub async fn run(listener: TcpListener, scope: &Scope, each: impl Fn(TcpStream, 
 
 /// Whether every `accept(2)` will fail until something is freed.
 fn is_of_the_process(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]

@@ -64,9 +64,7 @@ impl Realm {
     /// The namespace cannot be entered.
     pub fn new(netns: Option<Netns>, context: &Context, scope: Scope) -> io::Result<Self> {
         let cookie = within(netns.as_ref(), socket::current_netns_cookie)?;
-        let pool = || {
-            Pool::new(context.options.hbone, scope.clone(), context.telemetry.clone())
-        };
+        let pool = || Pool::new(context.options.hbone, scope.clone(), context.telemetry.clone());
         Ok(Self {
             cookie,
             tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),

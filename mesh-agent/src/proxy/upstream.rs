@@ -12,11 +12,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
+use crate::hbone;
 use crate::hbone::connect::Open;
 use crate::hbone::pool::Key;
 use crate::hbone::stream::Stream;
 use crate::hbone::tunnel::Lease;
-use crate::hbone;
 use crate::identity::tls;
 use crate::identity::verify::peer_error;
 use crate::io::leg::Leg;
@@ -78,9 +78,11 @@ pub async fn reach(
         destination: endpoint.workload.identity.clone(),
     };
     let open = Open { destination: endpoint.address, client: Some(from.client) };
-    let pool = from.realm.pools.get(from.worker).ok_or_else(|| {
-        Failure::new(Kind::Internal, Side::Mesh, Retry::Safe)
-    })?;
+    let pool = from
+        .realm
+        .pools
+        .get(from.worker)
+        .ok_or_else(|| Failure::new(Kind::Internal, Side::Mesh, Retry::Safe))?;
     let dial = || Box::pin(dial(context, from, &key));
     // A tunnel is rarely opened: its state is not carried by every connection's task.
     let (stream, lease) =

@@ -57,10 +57,7 @@ fn placements(index: &Index<'_>) -> HashMap<SpiffeId, BTreeSet<Arc<str>>> {
 }
 
 impl<'a> Index<'a> {
-    fn new(
-        updates: &'a BTreeMap<&'static str, Update>,
-        conditions: &mut Vec<Condition>,
-    ) -> Self {
+    fn new(updates: &'a BTreeMap<&'static str, Update>, conditions: &mut Vec<Condition>) -> Self {
         let mut index = Self {
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -118,7 +115,8 @@ impl<'a> Index<'a> {
             .filter_map(|workload| {
                 let addresses = &workload.addresses;
                 let own = addresses.iter().find(|address| Family::of(**address) == family);
-                let address = SocketAddr::new(*own.or(addresses.first())?, port.target.resolve(workload)?);
+                let address =
+                    SocketAddr::new(*own.or(addresses.first())?, port.target.resolve(workload)?);
                 Some(Endpoint { address, workload: Arc::clone(workload) })
             })
             .collect()

@@ -8,4 +8,5 @@ pub mod bpffs;
 pub mod caps;
 pub mod cgroup;
 pub mod netns;
+pub mod readable;
 pub mod socket;

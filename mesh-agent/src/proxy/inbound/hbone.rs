@@ -25,12 +25,7 @@ use crate::sys::socket;
 use crate::telemetry::{Peer, Reporter, Role};
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
-pub async fn run(
-    context: Arc<Context>,
-    realm: Arc<Realm>,
-    stream: TcpStream,
-    client: SocketAddr,
-) {
+pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
     // The address that was dialed says whose certificate is expected.
     let address = stream.local_addr().map(|address| address.ip().to_canonical());
     let local = address.ok().and_then(|address| realm.local_at(address));

@@ -91,9 +91,9 @@ async fn connect(
 
 /// Answers the peer, and moves bytes.
 async fn relay(mut application: Leg, incoming: Incoming, conn: &Conn) -> Result<(), Failure> {
-    let stream = incoming.accept().map_err(|error| {
-        Failure::because(Kind::Reset, Side::Client, Retry::Safe, error)
-    })?;
+    let stream = incoming
+        .accept()
+        .map_err(|error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error))?;
     let (from_peer, to_peer) = (&conn.carried.sent, &conn.carried.received);
     stream::both_ways(&mut application, stream, to_peer, from_peer).await.map_err(|error| {
         let side = match error {
@@ -152,8 +152,7 @@ mod tests {
             };
             (address.parse().unwrap(), vec![Arc::new(workload)])
         };
-        let by_address =
-            HashMap::from([workload("web", "10.0.0.1"), workload("db", "10.0.0.2")]);
+        let by_address = HashMap::from([workload("web", "10.0.0.1"), workload("db", "10.0.0.2")]);
         Snapshot { by_address, ..Snapshot::default() }
     }
 

@@ -97,9 +97,10 @@ fn origin(
     client: SocketAddr,
 ) -> Result<(Arc<Local>, SocketAddr), Failure> {
     let no_origin = || Failure::new(Kind::NoOrigin, Side::Client, Retry::Never);
-    let record = context.kernel.take_origin(realm.cookie, client).map_err(|error| {
-        Failure::because(Kind::NoOrigin, Side::Mesh, Retry::Safe, error)
-    })?;
+    let record = context
+        .kernel
+        .take_origin(realm.cookie, client)
+        .map_err(|error| Failure::because(Kind::NoOrigin, Side::Mesh, Retry::Safe, error))?;
     let record = record.ok_or_else(no_origin)?;
     let local = realm.local_of(&record).ok_or_else(no_origin)?;
     Ok((local, to_socket(record.addr, record.port_be)))

@@ -44,7 +44,8 @@ impl Lab {
     /// and how many conditions there are.
     fn check(&mut self, expect: &[&str], n_conditions: usize) -> Vec<Condition> {
         let update = self.source.load();
-        let words: Vec<_> = update.resources.iter().map(|resource| word(&resource.object)).collect();
+        let words: Vec<_> =
+            update.resources.iter().map(|resource| word(&resource.object)).collect();
         assert_eq!(words, expect, "{:#?}", update.conditions);
         assert_eq!(update.conditions.len(), n_conditions, "{:#?}", update.conditions);
         update.conditions

@@ -1,29 +1,20 @@
 //! Notices that something in a directory has changed.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use tokio::io::unix::AsyncFd;
+
+use crate::sys::readable::Readable;
 
 /// A watch on a directory, by inotify.
 #[derive(Debug)]
 pub(super) struct Watch {
     dir: PathBuf,
-    inotify: AsyncFd<Descriptor>,
+    inotify: Inotify,
+    readable: Readable,
     current: Option<WatchDescriptor>,
-}
-
-/// [`AsyncFd`] wants the number.
-#[derive(Debug)]
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 impl Watch {
@@ -34,8 +25,8 @@ impl Watch {
     /// The user has too many inotify instances (`fs.inotify.max_user_instances`) or descriptors.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let inotify = AsyncFd::new(Descriptor(inotify))?;
-        Ok(Self { dir: dir.to_owned(), inotify, current: None })
+        let readable = Readable::new(&inotify)?;
+        Ok(Self { dir: dir.to_owned(), inotify, readable, current: None })
     }
 
     /// Watches the directory that now has the name: it may be another than before.
@@ -47,7 +38,7 @@ impl Watch {
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVE_SELF;
-        let inotify = &self.inotify.get_ref().0;
+        let inotify = &self.inotify;
         // A directory that is not there is noticed, and reported, by the one who reads it.
         let next = inotify.add_watch(&self.dir, flags).ok();
         if let Some(old) = self.current.filter(|old| Some(*old) != next) {
@@ -60,20 +51,17 @@ impl Watch {
     /// Waits for a change, and takes all that have happened.
     pub(super) async fn changed(&mut self) {
         loop {
-            let Ok(mut ready) = self.inotify.readable_mut().await else {
+            if self.readable.wait().await.is_err() {
                 // The runtime is shutting down.
                 return std::future::pending().await;
-            };
+            }
             let mut any = false;
             let ended = loop {
-                match ready.get_inner().0.read_events() {
+                match self.inotify.read_events() {
                     Ok(_events) => any = true,
                     Err(errno) => break errno,
                 }
             };
-            if ended == Errno::EAGAIN {
-                ready.clear_ready();
-            }
             if any || ended != Errno::EAGAIN {
                 return;
             }

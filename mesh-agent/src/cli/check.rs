@@ -1,0 +1,150 @@
+//! `check`: is this machine fit, and is the configuration right? Changes nothing.
+
+use std::io;
+use std::path::Path;
+
+use crate::cli::CheckArgs;
+use crate::cli::check_report::{Finding, Outcome, Report};
+use crate::datapath::object;
+use crate::identity::local_ca::Authority;
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::Place;
+use crate::pods::place;
+use crate::source::file::FileSource;
+use crate::store::build;
+use crate::sys::{bpffs, caps, cgroup};
+
+/// The trust domain that names are made with when no authority says another.
+const NO_TRUST_DOMAIN: &str = "cluster.local";
+
+/// Looks at everything that `args` asks for.
+pub fn report(args: &CheckArgs) -> Report {
+    let mut report = Report::default();
+    let mut trust_domain = NO_TRUST_DOMAIN.to_owned();
+    if !args.offline {
+        machine(args, &mut report.machine);
+        // Without a node the authority's files are read all the same, under a name of no node.
+        match Authority::open(&args.ca, args.node.as_deref().unwrap_or("check")) {
+            Ok(authority) => {
+                authority.trust_domain().clone_into(&mut trust_domain);
+                let message = format!("trust domain {trust_domain}");
+                report.machine.push(finding("authority", Outcome::Pass, message));
+            }
+            Err(error) => {
+                let message = chain(&error);
+                report.machine.push(finding("authority", Outcome::Fail, message));
+            }
+        }
+    }
+    match FileSource::new(args.config.clone(), trust_domain) {
+        Ok(mut source) => {
+            let update = source.load();
+            let mesh = build::build(1, &[(update.source, update)].into());
+            if let Some(node) = args.node.as_deref().filter(|_| !args.offline) {
+                places(&mesh, node, &mut report.machine);
+            }
+            report.workloads = mesh.workloads.len();
+            report.services = mesh.services.len();
+            report.conditions = mesh.conditions;
+        }
+        Err(error) => {
+            report.machine.push(finding("configuration", Outcome::Fail, chain(&error)));
+        }
+    }
+    report
+}
+
+fn machine(args: &CheckArgs, findings: &mut Vec<Finding>) {
+    let mut ask = |subject, answer: Result<String, String>| {
+        findings.push(match answer {
+            Ok(message) => finding(subject, Outcome::Pass, message),
+            Err(message) => finding(subject, Outcome::Fail, message),
+        });
+    };
+    ask("kernel", kernel());
+    ask("privileges", privileges());
+    ask("kernel programs", programs());
+    ask("cgroup v2", cgroups(args.cgroup.as_deref()));
+    let bpffs = args.bpffs.display();
+    findings.push(if bpffs::is_mounted(&args.bpffs) {
+        finding("BPF filesystem", Outcome::Pass, format!("{bpffs} is mounted"))
+    } else {
+        let message = format!("{bpffs} is not mounted; `mesh-agent run` will mount it");
+        finding("BPF filesystem", Outcome::Warn, message)
+    });
+}
+
+fn kernel() -> Result<String, String> {
+    let (major, minor) = caps::kernel_version().map_err(|error| error.to_string())?;
+    let (least_major, least_minor) = caps::OLDEST_KERNEL;
+    if (major, minor) >= caps::OLDEST_KERNEL {
+        return Ok(format!("Linux {major}.{minor}"));
+    }
+    Err(format!("Linux {major}.{minor} is too old; {least_major}.{least_minor} or later is needed"))
+}
+
+fn privileges() -> Result<String, String> {
+    let missing = caps::missing().map_err(|error| error.to_string())?;
+    if missing.is_empty() {
+        return Ok("all that are needed".to_owned());
+    }
+    let missing: Vec<_> = missing.iter().map(|(name, why)| format!("{name} {why}")).collect();
+    Err(format!("missing: {}; run as root, or grant them", missing.join(", ")))
+}
+
+fn programs() -> Result<String, String> {
+    object::bytes().map(|bytes| format!("{} bytes", bytes.len())).map_err(|error| chain(&error))
+}
+
+fn cgroups(chosen: Option<&Path>) -> Result<String, String> {
+    let root = cgroup::root().map_err(|error| error.to_string())?;
+    let folder = chosen.unwrap_or(&root);
+    cgroup::id(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    if !folder.starts_with(&root) {
+        let (folder, root) = (folder.display(), root.display());
+        return Err(format!("{folder} is not below {root}, where cgroup v2 is mounted"));
+    }
+    Ok(folder.display().to_string())
+}
+
+/// Looks for the workloads of `node`.
+fn places(mesh: &Snapshot, node: &str, findings: &mut Vec<Finding>) {
+    let Ok(root) = cgroup::root() else { return };
+    let mut here: Vec<_> = mesh.on_node(node).filter(|it| it.place != Place::Unplaced).collect();
+    here.sort_by(|a, b| a.name.cmp(&b.name));
+    if here.is_empty() {
+        let message = format!("no workload has `spec.node: {node}` and a place");
+        findings.push(finding("workloads", Outcome::Warn, message));
+    }
+    for workload in here {
+        let subject = format!("workload {}", workload.name);
+        findings.push(match place::find(&workload.place, &root) {
+            Ok(_found) => finding(&subject, Outcome::Pass, "found".to_owned()),
+            Err(error) => finding(&subject, Outcome::Warn, format!("not there yet: {error}")),
+        });
+    }
+}
+
+fn finding(subject: &str, outcome: Outcome, message: String) -> Finding {
+    Finding { subject: subject.to_owned(), outcome, message }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// Prints the report.
+///
+/// # Errors
+///
+/// `out` cannot be written.
+pub fn print(report: &Report, json: bool, out: &mut dyn io::Write) -> io::Result<()> {
+    if json { writeln!(out, "{}", report.json()) } else { out.write_all(report.text().as_bytes()) }
+}
