@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use mesh_tests::apps::{Client, Server, transfer};
+use mesh_tests::capture::{Capture, records};
 use mesh_tests::lab::Lab;
 use mesh_tests::netns::Netns;
 use mesh_tests::node::Node;
@@ -149,4 +150,24 @@ fn traffic_and_held_connections_answer_marks() {
     assert_eq!((lost.connections, lost.failed), (50, 50));
     assert_eq!(held.stop().unwrap().connections, 0);
     traffic.stop().unwrap();
+}
+
+#[test]
+fn a_capture_reads_what_is_not_encrypted() {
+    let (node, client, server) = two_nodes();
+    let _echo = Server::echo(&server, 8080, "v1").unwrap();
+    let capture = Capture::start(node.lab().fabric()).unwrap();
+    for addr in [server.at(8080), server.at6(8080)] {
+        let outcome = Client::to(addr).echo("open secret").run(&client).unwrap();
+        assert_eq!(outcome.totals.failed, 0);
+    }
+    let wire = capture.stop().unwrap();
+    assert!(wire.shows(b"open secret"));
+    assert!(!wire.shows(b"another secret"));
+    let streams: Vec<_> = wire.of_port(8080).collect();
+    let sent = streams.iter().filter(|stream| stream.to.port() == 8080);
+    assert_eq!(streams.len(), 4, "two directions of two connections");
+    assert!(sent.clone().all(|stream| stream.bytes == b"open secret" && stream.lost == 0));
+    assert!(sent.clone().all(|stream| records(&stream.bytes).is_err()));
+    assert_eq!(wire.beside_port(8080).count(), 0);
 }

@@ -19,5 +19,12 @@ pub mod report;
 pub mod process;
 pub mod apps;
 
+// The mesh: its agents, configuration, certificates.
+pub mod agent;
+pub mod mesh;
+pub mod metrics;
+pub mod pki;
+
 // What a test says about it.
 pub mod expect;
+pub mod capture;
