@@ -1,1 +1,4 @@
-//! x
+//! Integration tests: real namespaces, cgroups and processes. They need root, and fail without.
+
+#[cfg(test)]
+mod lab;

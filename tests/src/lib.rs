@@ -1,1 +1,30 @@
-//! x
+//! The laboratory: nodes and pods out of network namespaces, veth pairs, bridges and cgroups, with
+//! real processes in them.
+//!
+//! Everything a [`lab::Lab`] makes carries its random id in its name and goes away with it, also
+//! when the test panics. It needs root, and says so where it cannot run.
+
+// What a node is made of.
+pub mod netns;
+pub mod cgroup;
+pub mod sweep;
+pub mod lab;
+pub mod node;
+pub mod pod;
+
+// What runs in a pod.
+pub mod join;
+pub mod pattern;
+pub mod report;
+pub mod process;
+pub mod apps;
+
+// The mesh: its agents, configuration, certificates.
+pub mod agent;
+pub mod mesh;
+pub mod metrics;
+pub mod pki;
+
+// What a test says about it.
+pub mod expect;
+pub mod capture;

@@ -1,0 +1,162 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// A TCP application for tests. Reports JSON lines; ends when its standard input closes.
+#[derive(Debug, Parser)]
+pub(crate) struct Args {
+    /// Network namespace to enter, as /run/netns/NAME
+    #[arg(long)]
+    pub netns: Option<PathBuf>,
+    /// Folder of the cgroup to join
+    #[arg(long)]
+    pub cgroup: Option<PathBuf>,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Become another program
+    Exec {
+        /// The program and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Accept connections
+    Serve(Serve),
+    /// Connect, exchange, close; again and again
+    Connect(Connect),
+    /// Send and receive many bytes at once, and check each
+    Transfer(Transfer),
+    /// Open connections and keep them; each line of input is another exchange on each
+    Hold(Connect),
+}
+
+/// What a server does with a connection.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Service {
+    /// Sends back what it reads
+    Echo,
+    /// Sends the banner and closes
+    Version,
+    /// Reads to the end, and closes without an answer
+    Sink,
+    /// Sends `--bytes` and closes its direction; then reads to the end
+    Source,
+    /// Reads to the end while sending `--bytes`, then confirms what it read, and closes
+    Digest,
+    /// Reads `--bytes`, then resets the connection
+    Reset,
+}
+
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Serve {
+    pub service: Service,
+    /// Where to listen; [::] takes IPv4 as well
+    #[arg(long, default_value = "[::]:0")]
+    pub listen: SocketAddr,
+    /// Send a banner first, with this as the version
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How many bytes the service is about
+    #[arg(long, default_value_t = 0)]
+    pub bytes: u64,
+    /// Report the end of each connection
+    #[arg(long)]
+    pub log: bool,
+}
+
+/// Whom to talk to, and how long to wait.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Target {
+    /// The server
+    #[arg(long)]
+    pub to: SocketAddr,
+    /// Reach an IPv4 address through an IPv6 socket
+    #[arg(long)]
+    pub mapped: bool,
+    /// Seconds after which a connection, or an exchange on it, has failed
+    #[arg(long, default_value_t = 20)]
+    pub timeout: u64,
+}
+
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Connect {
+    #[command(flatten)]
+    pub target: Target,
+    /// How many connections
+    #[arg(long, default_value_t = 1)]
+    pub count: u64,
+    /// How many at once
+    #[arg(long, default_value_t = 1)]
+    pub concurrency: u64,
+    /// Read a banner first
+    #[arg(long)]
+    pub banner: bool,
+    /// Send this text and read it back
+    #[arg(long)]
+    pub send: Option<String>,
+    /// Send this many bytes and read them back
+    #[arg(long, conflicts_with = "send")]
+    pub bytes: Option<usize>,
+    /// Go on until the input closes; each line of it is answered with what happened since the last
+    #[arg(long)]
+    pub continuous: bool,
+    /// With --continuous: at most this many connections a second
+    #[arg(long)]
+    pub rate: Option<u32>,
+}
+
+/// Who closes its direction first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Closer {
+    /// We do, after the last byte; the server (`digest`) goes on and confirms
+    Client,
+    /// The server (`source`) does; we begin to send after its end of stream
+    Server,
+}
+
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Transfer {
+    #[command(flatten)]
+    pub target: Target,
+    /// Bytes to send
+    #[arg(long, default_value_t = 0)]
+    pub up: u64,
+    /// Bytes that the server sends
+    #[arg(long, default_value_t = 0)]
+    pub down: u64,
+    /// Who closes its direction first
+    #[arg(long, value_enum, default_value_t = Closer::Client)]
+    pub closer: Closer,
+}
+
+impl Target {
+    /// The address to connect to.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        match self.to {
+            SocketAddr::V4(v4) if self.mapped => {
+                SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+            }
+            other => other,
+        }
+    }
+
+    /// After which a connection has failed.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+}
+
+impl Connect {
+    /// The bytes to send and to read back.
+    pub(crate) fn payload(&self) -> Vec<u8> {
+        let text = self.send.as_ref().map(|text| text.as_bytes().to_vec());
+        text.unwrap_or_else(|| (0..=u8::MAX).cycle().take(self.bytes.unwrap_or(0)).collect())
+    }
+}

@@ -1,0 +1,39 @@
+//! Accepting connections.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use mesh_tests::report::{Event, Ready};
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::args::Serve;
+use crate::{control, serve, tell};
+
+/// Connections that wait to be accepted; the lab's namespaces allow as many (`somaxconn`).
+const BACKLOG: u32 = 4096;
+
+/// Serves until the input closes.
+pub(crate) async fn run(serve: Serve) -> Result<()> {
+    let listener = listen(serve.listen)?;
+    let addr = listener.local_addr().context("cannot read the bound address")?;
+    tell(&Event::Ready(Ready { addr }))?;
+    let mut control = control::lines();
+    loop {
+        tokio::select! {
+            line = control.recv() => if line.is_none() { return Ok(()) },
+            accepted = listener.accept() => {
+                let (stream, peer) = accepted.context("cannot accept")?;
+                let serve = serve.clone();
+                tokio::spawn(async move { serve::run(&serve, stream, peer).await });
+            }
+        }
+    }
+}
+
+fn listen(addr: SocketAddr) -> Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.context("cannot make a socket")?;
+    socket.set_reuseaddr(true).context("cannot set SO_REUSEADDR")?;
+    socket.bind(addr).with_context(|| format!("cannot bind {addr}"))?;
+    socket.listen(BACKLOG).with_context(|| format!("cannot listen on {addr}"))
+}

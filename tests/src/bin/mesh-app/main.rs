@@ -1,0 +1,66 @@
+//! A real TCP application for tests: servers and clients that report what they see.
+//!
+//! It joins a cgroup and a network namespace before it makes a socket, as a container's process
+//! would be in them, and ends when its standard input closes.
+
+mod args;
+mod client;
+mod connect;
+mod control;
+mod hold;
+mod listen;
+mod serve;
+mod transfer;
+
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use mesh_tests::join::join;
+use mesh_tests::report::Event;
+
+use crate::args::{Args, Verb};
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A failed write to stderr has nowhere to be reported.
+            drop(writeln!(std::io::stderr(), "mesh-app: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<()> {
+    join(args.netns.as_deref(), args.cgroup.as_deref())?;
+    if let Verb::Exec { command } = args.verb {
+        let (program, rest) = command.split_first().context("nothing to execute")?;
+        let error = Command::new(program).args(rest).exec();
+        return Err(error).with_context(|| format!("cannot execute {program}"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        match args.verb {
+            Verb::Serve(serve) => listen::run(serve).await,
+            Verb::Connect(connect) => connect::run(connect).await,
+            Verb::Transfer(transfer) => transfer::run(&transfer).await,
+            Verb::Hold(hold) => hold::run(hold).await,
+            Verb::Exec { .. } => Ok(()),
+        }
+    })
+}
+
+/// Tells the harness.
+fn tell(event: &Event) -> Result<()> {
+    let mut line = serde_json::to_string(event).context("a report is valid JSON")?;
+    line.push('\n');
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(line.as_bytes()).context("nobody reads our reports")?;
+    stdout.flush().context("nobody reads our reports")
+}

@@ -1,0 +1,144 @@
+//! A lab: nodes that reach each other over a fabric, and nothing else.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::unistd::Uid;
+
+use crate::cgroup;
+use crate::netns::Netns;
+use crate::node::Node;
+use crate::sweep;
+
+/// The setting in which a namespace's congestion control must be listed, in the root namespace.
+const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+
+/// A fabric and its nodes. All of it is removed when the last of the lab, its nodes and its pods is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct Lab(Arc<Inner>);
+
+/// What a lab owns.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    id: String,
+    fabric: Netns,
+    cgroup: PathBuf,
+    state: PathBuf,
+    nodes: Mutex<Vec<Netns>>,
+}
+
+impl Lab {
+    /// Makes a lab without nodes, after removing labs whose process is dead.
+    ///
+    /// # Errors
+    ///
+    /// We are not root, `ip` is missing, cgroup v2 is not mounted, or the kernel refuses.
+    pub fn new() -> Result<Self> {
+        ensure!(Uid::effective().is_root(), "a lab makes network namespaces: run as root");
+        let root = cgroup::mount()?;
+        prepare_host()?;
+        let id = format!("{:06x}", rand::random::<u32>() & 0xff_ffff);
+        sweep::own(&id)?;
+        // From here on a failure must remove what was made: `Inner` does when it is dropped.
+        let inner = Inner {
+            cgroup: root.join(sweep::cgroup_name(&id)),
+            state: sweep::state(&id),
+            fabric: Netns::create(&format!("{}fabric", sweep::netns_prefix(&id)))
+                .inspect_err(|_| drop(sweep::remove(&id)))?,
+            nodes: Mutex::new(Vec::new()),
+            id,
+        };
+        fs::create_dir(&inner.cgroup).context("cannot make the lab's cgroup")?;
+        fs::create_dir(&inner.state).context("cannot make the lab's folder")?;
+        inner
+            .fabric
+            .ip("link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up")?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// The random part of every name in this lab.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// The namespace that all traffic between nodes crosses.
+    pub fn fabric(&self) -> &Netns {
+        &self.0.fabric
+    }
+
+    /// A folder for the lab's files, removed with it.
+    pub fn state(&self) -> &Path {
+        &self.0.state
+    }
+
+    /// The lab's group: the parent of its nodes'.
+    pub fn cgroup(&self) -> &Path {
+        &self.0.cgroup
+    }
+
+    /// Adds a node: `name` is short, unique in the lab, and letters, digits and hyphens.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses, or the lab has 255 nodes.
+    pub fn node(&self, name: &str) -> Result<Node> {
+        let mut others = self.0.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = u8::try_from(others.len() + 1).context("a lab has at most 255 nodes")?;
+        let node = Node::create(self, name, index, &others)?;
+        others.push(node.netns().clone());
+        Ok(node)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = sweep::remove(&self.id) {
+            // A failed write to stderr has nowhere to be reported.
+            drop(writeln!(std::io::stderr(), "lab {}: {error:#}", self.id));
+        }
+    }
+}
+
+/// What every lab of this host needs once. A file lock makes labs of other processes wait.
+fn prepare_host() -> Result<()> {
+    fs::create_dir_all(sweep::FOLDER).with_context(|| format!("cannot make {}", sweep::FOLDER))?;
+    let file = fs::File::create(Path::new(sweep::FOLDER).join(".lock"))
+        .context("cannot make the lock of the labs")?;
+    let _lock = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .context("cannot lock the labs")?;
+    sweep::sweep()?;
+    allow_cubic()?;
+    mount_bpffs()
+}
+
+/// Lets namespaces choose `cubic`, so that measurements do not depend on the host's default.
+///
+/// A namespace may only choose what the root namespace lists; reno is always listed.
+fn allow_cubic() -> Result<()> {
+    let allowed = fs::read_to_string(ALLOWED).with_context(|| format!("cannot read {ALLOWED}"))?;
+    if allowed.split_whitespace().any(|name| name == "cubic") {
+        return Ok(());
+    }
+    fs::write(ALLOWED, format!("{} cubic", allowed.trim()))
+        .with_context(|| format!("cannot add cubic to {ALLOWED}: modprobe tcp_cubic"))
+}
+
+/// Mounts the BPF file system where every tool expects it, if nothing else has. Agents that start
+/// at the same time would otherwise each mount their own, one over the other.
+fn mount_bpffs() -> Result<()> {
+    let mounts =
+        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(sweep::BPFFS)) {
+        return Ok(());
+    }
+    let none = None::<&str>;
+    mount(Some("bpf"), sweep::BPFFS, Some("bpf"), MsFlags::empty(), none)
+        .with_context(|| format!("cannot mount bpffs at {}", sweep::BPFFS))
+}

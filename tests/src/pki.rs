@@ -1,0 +1,184 @@
+//! The mesh's authority, and certificates that it would never issue.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, date_time_ymd,
+};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::agent;
+use crate::process::run;
+
+/// The authority of a test mesh, made by `mesh-agent ca`.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    folder: PathBuf,
+}
+
+impl Authority {
+    /// Makes a root in `folder`/root.
+    ///
+    /// # Errors
+    ///
+    /// `mesh-agent` is not built, or refuses.
+    pub fn init(folder: &Path, trust_domain: &str) -> Result<Self> {
+        let folder = folder.to_owned();
+        let mut command = Command::new(agent::binary()?);
+        command.args(["ca", "init", "--trust-domain", trust_domain]);
+        run(command.arg("--dir").arg(folder.join("root")))?;
+        Ok(Self { folder })
+    }
+
+    /// The folder with the root's key: for an agent that is its own authority.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    /// Makes a node's certificate, and returns the folder for its agent.
+    ///
+    /// # Errors
+    ///
+    /// `mesh-agent` refuses.
+    pub fn node(&self, node: &str) -> Result<PathBuf> {
+        let out = self.folder.join(node);
+        let mut command = Command::new(agent::binary()?);
+        command.args(["ca", "node", "--node", node]);
+        run(command.arg("--dir").arg(self.root()).arg("--out").arg(&out))?;
+        Ok(out)
+    }
+
+    /// The stolen key of a node: signs whatever it is told to.
+    ///
+    /// # Errors
+    ///
+    /// [`Self::node`] was not called for it.
+    pub fn steal(&self, node: &str) -> Result<Signer> {
+        let folder = self.folder.join(node);
+        Signer::load(&folder.join("node.crt"), &folder.join("node.key"))
+    }
+
+    /// The root's key, for what only a broken root would sign.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn steal_root(&self) -> Result<Signer> {
+        Signer::load(&self.root().join("root.crt"), &self.root().join("root.key"))
+    }
+}
+
+/// An issuer that asks no questions.
+#[derive(Debug)]
+pub struct Signer {
+    issuer: Issuer<'static, KeyPair>,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+/// What a peer shows: a certificate with its chain, and the key.
+#[derive(Debug)]
+pub struct Identity {
+    /// The leaf first, then its issuers up to the root, without it.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Signer {
+    /// Another mesh's root of the same name.
+    ///
+    /// # Errors
+    ///
+    /// No key can be made.
+    pub fn foreign_root(trust_domain: &str) -> Result<Self> {
+        let mut params = authority_params("root", trust_domain, BasicConstraints::Unconstrained);
+        let uri = format!("spiffe://{trust_domain}").try_into()?;
+        params.subject_alt_names.push(SanType::URI(uri));
+        let key = KeyPair::generate()?;
+        Ok(Self { issuer: Issuer::new(params, key), chain: Vec::new() })
+    }
+
+    /// Reads an issuer from its certificate and key.
+    ///
+    /// # Errors
+    ///
+    /// One of the files is missing or wrong.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self> {
+        let read = |path: &Path| {
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let pem = read(certificate)?;
+        let key = KeyPair::from_pem(&read(key)?).context("the key is wrong")?;
+        let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?;
+        Ok(Self { issuer: Issuer::from_ca_cert_pem(&pem, key)?, chain })
+    }
+
+    /// Signs an intermediate for a node.
+    ///
+    /// # Errors
+    ///
+    /// No key can be made.
+    pub fn node(&self, node: &str) -> Result<Self> {
+        let params = authority_params("node", node, BasicConstraints::Constrained(0));
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let mut chain = vec![certificate.der().clone()];
+        chain.extend(self.chain.iter().cloned());
+        Ok(Self { issuer: Issuer::new(params, key), chain })
+    }
+
+    /// Signs a leaf for the SPIFFE ID `uri` that is valid now.
+    ///
+    /// # Errors
+    ///
+    /// No key can be made, or `uri` is not ASCII.
+    pub fn leaf(&self, uri: &str) -> Result<Identity> {
+        self.leaf_with(uri, |_params| ())
+    }
+
+    /// Signs a leaf that `change` made wrong: expired, with two names, with none.
+    ///
+    /// # Errors
+    ///
+    /// No key can be made, or `uri` is not ASCII.
+    pub fn leaf_with(
+        &self,
+        uri: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Identity> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        params.key_usages.push(KeyUsagePurpose::DigitalSignature);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let mut chain = vec![certificate.der().clone()];
+        chain.extend(self.chain.iter().cloned());
+        Ok(Identity { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
+    }
+}
+
+/// Makes a leaf that expired long ago; for [`Signer::leaf_with`].
+pub fn expired(params: &mut CertificateParams) {
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2020, 1, 2);
+}
+
+fn authority_params(unit: &str, name: &str, constraints: BasicConstraints) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "nodemesh");
+    params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(constraints);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
