@@ -1,51 +1,38 @@
 //! Addresses as 16 bytes, so that IPv4, IPv6 and v4-mapped sockets share one key.
 
-/// An IPv6 address, or an IPv4 one mapped into `::ffff:0:0/96` (RFC 4291, section 2.5.5.2); network
-/// byte order.
-pub type Addr = [u8; 16];
+/// An IPv6 address, or an IPv4 one mapped into `::ffff:0:0/96` (RFC 4291, section 2.5.5.2): four
+/// words as the kernel holds them, in network byte order.
+///
+/// Words and not bytes, because the kernel's contexts are read by words, and the BPF back end makes
+/// thirty instructions of what is then none.
+pub type Addr = [u32; 4];
+
+/// The third word of a mapped IPv4 address.
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+/// `127.0.0.1`, network byte order.
+const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
 
 /// The address `::ffff:a.b.c.d` of an IPv4 address as the kernel holds it: network byte order.
 #[inline]
 pub const fn from_v4_be(addr_be: u32) -> Addr {
-    let [a, b, c, d] = addr_be.to_ne_bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-}
-
-/// The address of four words as the kernel holds them: network byte order.
-#[inline]
-pub const fn from_v6_be(words: [u32; 4]) -> Addr {
-    let [a, b, c, d] = words;
-    let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
-}
-
-/// The four words of an address, as the kernel holds them: network byte order.
-#[inline]
-pub const fn to_v6_be(addr: Addr) -> [u32; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = addr;
-    [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
-    ]
+    [0, 0, MAPPED, addr_be]
 }
 
 /// The IPv4 address in network byte order, if `addr` is a mapped one.
 #[inline]
 pub const fn to_v4_be(addr: Addr) -> Option<u32> {
-    let [a, b, c, d] = to_v6_be(addr);
-    if a == 0 && b == 0 && c == 0xffff_u32.to_be() { Some(d) } else { None }
+    match addr {
+        [0, 0, MAPPED, addr_be] => Some(addr_be),
+        _ => None,
+    }
 }
 
 /// Whether the address is `127.0.0.1` (mapped) or `::1`: where the agent's listeners are.
 #[inline]
 pub const fn is_listener_loopback(addr: Addr) -> bool {
-    let [a, b, c, d] = to_v6_be(addr);
-    a == 0
-        && b == 0
-        && ((c == 0xffff_u32.to_be() && d == 0x7f00_0001_u32.to_be())
-            || (c == 0 && d == 1_u32.to_be()))
+    const ONE: u32 = 1_u32.to_be();
+    matches!(addr, [0, 0, MAPPED, LOOPBACK_V4] | [0, 0, 0, ONE])
 }
 
 /// Conversions for the agent, which has the standard library's types.
@@ -55,37 +42,50 @@ pub mod user {
 
     use super::Addr;
 
-    /// The 16 bytes of an address.
-    pub const fn from_ip(ip: IpAddr) -> Addr {
-        match ip {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        }
+    /// The words of an address.
+    pub fn from_ip(ip: IpAddr) -> Addr {
+        let bits = match ip {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "one word of four is meant")]
+        let word = |shift: u32| ((bits >> shift) as u32).to_be();
+        [word(96), word(64), word(32), word(0)]
     }
 
-    /// The address of 16 bytes; a mapped one comes back as IPv4.
-    pub const fn to_ip(addr: Addr) -> IpAddr {
-        Ipv6Addr::from_bits(u128::from_be_bytes(addr)).to_canonical()
+    /// The address of four words; a mapped one comes back as IPv4.
+    pub fn to_ip(addr: Addr) -> IpAddr {
+        let word = |index: usize, shift: u32| u128::from(u32::from_be(addr[index])) << shift;
+        let bits = word(0, 96) | word(1, 64) | word(2, 32) | word(3, 0);
+        Ipv6Addr::from_bits(bits).to_canonical()
     }
 
-    /// The socket address of 16 bytes and a port in network byte order.
-    pub const fn to_socket(addr: Addr, port_be: u16) -> SocketAddr {
+    /// The socket address of four words and a port in network byte order.
+    pub fn to_socket(addr: Addr, port_be: u16) -> SocketAddr {
         SocketAddr::new(to_ip(addr), u16::from_be(port_be))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
     use proptest::prelude::*;
 
     use super::*;
 
+    fn v4(text: &str) -> Addr {
+        from_v4_be(text.parse::<Ipv4Addr>().unwrap().to_bits().to_be())
+    }
+
+    fn v6(text: &str) -> Addr {
+        let octets = text.parse::<Ipv6Addr>().unwrap().octets();
+        let (words, _) = octets.as_chunks::<4>();
+        [0, 1, 2, 3].map(|index| u32::from_ne_bytes(words[index]))
+    }
+
     #[test]
     fn recognizes_the_listeners_addresses() {
-        let v4 = |text: &str| {
-            from_v4_be(u32::from(text.parse::<core::net::Ipv4Addr>().unwrap()).to_be())
-        };
-        let v6 = |text: &str| text.parse::<core::net::Ipv6Addr>().unwrap().octets();
         assert!(is_listener_loopback(v4("127.0.0.1")));
         assert!(is_listener_loopback(v6("::1")));
         for other in [v4("127.0.0.2"), v4("10.0.0.1"), v6("::"), v6("fd00::1")] {
@@ -95,13 +95,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_survive(addr: [u8; 16]) {
-            prop_assert_eq!(from_v6_be(to_v6_be(addr)), addr);
-        }
-
-        #[test]
         fn v4_survives(addr: u32) {
             prop_assert_eq!(to_v4_be(from_v4_be(addr)), Some(addr));
+        }
+    }
+
+    #[cfg(feature = "user")]
+    proptest! {
+        #[test]
+        fn addresses_survive(ip: core::net::IpAddr) {
+            prop_assert_eq!(user::to_ip(user::from_ip(ip)), ip.to_canonical());
         }
     }
 }

@@ -6,7 +6,7 @@ abi! {
     /// Key of `DESTINATIONS`: an address that an application may connect to.
     pub struct DestinationKey[20] {
         /// A service's virtual address, or a workload's own.
-        pub addr: [u8; 16],
+        pub addr: [u32; 4],
         /// Port, network byte order; 0: every port (a workload's own address).
         pub port_be: u16,
         /// `IPPROTO_TCP`.

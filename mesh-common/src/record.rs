@@ -1,5 +1,7 @@
 //! What the kernel remembers of a socket, and how the agent finds it.
 
+use crate::addr::Addr;
+
 abi! {
     /// Value of `SOCKETS` (kept on the socket itself), `ORIGINS` and `CLIENTS`.
     pub struct Record[40] {
@@ -10,7 +12,7 @@ abi! {
         /// [`REDIRECTED`], [`AGENT`] or [`ACCEPTED`].
         pub role: u32,
         /// Redirected: where the application wanted to go. Agent and accepted: the real client.
-        pub addr: [u8; 16],
+        pub addr: [u32; 4],
         /// Its port, network byte order. 0: there is no address.
         pub port_be: u16,
         /// Explicit padding; always zero.
@@ -24,7 +26,7 @@ abi! {
         /// The cookie of its network namespace: loopback addresses are the same in all.
         pub netns: u64,
         /// Its address.
-        pub addr: [u8; 16],
+        pub addr: [u32; 4],
         /// Its port, network byte order.
         pub port_be: u16,
         /// Explicit padding; always zero, because keys compare by bytes.
@@ -42,7 +44,7 @@ pub const ACCEPTED: u32 = 3;
 impl ConnKey {
     /// The key of an end.
     #[inline]
-    pub const fn new(netns: u64, addr: [u8; 16], port_be: u16) -> Self {
+    pub const fn new(netns: u64, addr: Addr, port_be: u16) -> Self {
         Self { netns, addr, port_be, pad: [0; 6] }
     }
 }

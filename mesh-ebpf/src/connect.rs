@@ -21,7 +21,7 @@ const DENY: i32 = 0;
 /// `127.0.0.1`, network byte order.
 const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
 /// `::1`.
-const LOOPBACK_V6: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const LOOPBACK_V6: Addr = [0, 0, 0, 1_u32.to_be()];
 
 /// What `redirect` found.
 enum Outcome {

@@ -60,7 +60,7 @@ impl Kernel {
             source_id: 0,
             source_kind: 0,
             role: AGENT,
-            addr: client.map_or([0; 16], |client| from_ip(client.ip())),
+            addr: client.map_or([0; 4], |client| from_ip(client.ip())),
             port_be: client.map_or(0, |client| client.port().to_be()),
             pad: [0; 6],
         };
