@@ -146,9 +146,8 @@ fn split(index: &Index<'_>, route: &TcpRoute, family: Family) -> Split {
         service: backend.service.clone(),
         port: backend.port,
         weight: backend.weight,
-        endpoints: resolve(index, backend).map_or(Endpoints::Invalid, |(service, port)| {
-            resolved(index, service, port, family)
-        }),
+        endpoints: resolve(index, backend)
+            .map_or(Endpoints::Invalid, |(service, port)| resolved(index, service, port, family)),
     };
     Split {
         route: Some(route.name.clone()),

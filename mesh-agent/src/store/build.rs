@@ -44,10 +44,7 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
 }
 
 impl<'a> Index<'a> {
-    fn new(
-        updates: &'a BTreeMap<&'static str, Update>,
-        conditions: &mut Vec<Condition>,
-    ) -> Self {
+    fn new(updates: &'a BTreeMap<&'static str, Update>, conditions: &mut Vec<Condition>) -> Self {
         let mut index = Self {
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -105,7 +102,8 @@ impl<'a> Index<'a> {
             .filter_map(|workload| {
                 let addresses = &workload.addresses;
                 let own = addresses.iter().find(|address| Family::of(**address) == family);
-                let address = SocketAddr::new(*own.or(addresses.first())?, port.target.resolve(workload)?);
+                let address =
+                    SocketAddr::new(*own.or(addresses.first())?, port.target.resolve(workload)?);
                 Some(Endpoint { address, workload: Arc::clone(workload) })
             })
             .collect()

@@ -51,7 +51,8 @@ pub(super) fn read(file: &Path, text: &str, trust_domain: &str) -> Vec<Document>
                  are not read; split it"
             );
             let condition = reader.whole("document".to_owned(), Reason::Invalid, message);
-            documents.push(Document { outcome: Outcome::Broken(None), conditions: vec![condition] });
+            documents
+                .push(Document { outcome: Outcome::Broken(None), conditions: vec![condition] });
             break;
         }
         reader.read(&mut documents);
@@ -122,7 +123,12 @@ impl Reader<'_> {
     }
 
     /// Converts what could be read at `line` of the document; its fields are below `prefix`.
-    fn convert(&self, header: &Header, (line, prefix): (usize, &str), written: Written) -> Document {
+    fn convert(
+        &self,
+        header: &Header,
+        (line, prefix): (usize, &str),
+        written: Written,
+    ) -> Document {
         let mut problems = Problems::default();
         let object = convert::convert(written, self.trust_domain, &mut problems);
         let paths: Vec<_> =
@@ -133,15 +139,14 @@ impl Reader<'_> {
             let paths: Vec<_> = paths.iter().map(String::as_str).collect();
             locate::lines(self.piece.text, &paths)
         };
-        let conditions = problems.0.into_iter().zip(paths).zip(lines).map(|((problem, field), at)| {
-            Condition {
+        let conditions =
+            problems.0.into_iter().zip(paths).zip(lines).map(|((problem, field), at)| Condition {
                 location: self.location(at),
                 subject: header.subject(),
                 field,
                 reason: problem.reason,
                 message: problem.message,
-            }
-        });
+            });
         let conditions = conditions.collect();
         let outcome = match object {
             Some(object) => {

@@ -50,7 +50,8 @@ pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
-        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_hidden =
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_yaml && !is_hidden {
             if files.len() == MAX_FILES {
                 return Err(Error::TooManyFiles);
@@ -74,8 +75,8 @@ pub(super) fn text(path: &Path) -> Result<Option<String>, Error> {
         Err(error) => return gone_or(error),
     }
     let mut bytes = Vec::new();
-    let read = File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     match read {
         Ok(_) if bytes.len() as u64 > MAX_FILE_BYTES => Err(Error::TooLarge),
         Ok(_) => String::from_utf8(bytes).map(Some).map_err(|_bytes| Error::NotUtf8),

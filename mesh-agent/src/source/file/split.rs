@@ -42,7 +42,8 @@ fn piece(text: &str, (begin, line): (usize, usize), end: usize) -> Option<Piece<
 
 /// Whether a line begins a document: `---`, then white space or nothing.
 fn is_marker(line: &str) -> bool {
-    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix("---")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 #[cfg(test)]

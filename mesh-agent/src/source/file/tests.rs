@@ -44,7 +44,8 @@ impl Lab {
     /// and how many conditions there are.
     fn check(&mut self, expect: &[&str], n_conditions: usize) -> Vec<Condition> {
         let update = self.source.load();
-        let words: Vec<_> = update.resources.iter().map(|resource| word(&resource.object)).collect();
+        let words: Vec<_> =
+            update.resources.iter().map(|resource| word(&resource.object)).collect();
         assert_eq!(words, expect, "{:#?}", update.conditions);
         assert_eq!(update.conditions.len(), n_conditions, "{:#?}", update.conditions);
         update.conditions
@@ -173,7 +174,7 @@ spec:
 }
 
 #[test]
-fn every_wrong_value_is_named_with_its_line() {
+fn every_wrong_value_of_a_route_is_named_with_its_line() {
     check(
         "\
 apiVersion: gateway.networking.k8s.io/v1
@@ -210,6 +211,10 @@ spec:
             "21 spec.rules[1] UnsupportedValue: ",
         ],
     );
+}
+
+#[test]
+fn every_wrong_value_of_a_workload_is_named_with_its_line() {
     check(
         "\
 apiVersion: nodemesh.dev/v1alpha1
@@ -235,6 +240,10 @@ spec:
             "13 spec.cgroup Invalid: a workload is in one place",
         ],
     );
+}
+
+#[test]
+fn every_wrong_value_of_a_service_is_named_with_its_line() {
     check(
         "\
 apiVersion: v1

@@ -1,29 +1,24 @@
 //! Notices that something in a directory has changed.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+
+/// Room for several events: one has at most 16 + 256 bytes (inotify(7)).
+const READ_BYTES: usize = 4096;
 
 /// A watch on a directory, by inotify.
 #[derive(Debug)]
 pub(super) struct Watch {
     dir: PathBuf,
-    inotify: AsyncFd<Descriptor>,
+    inotify: Inotify,
+    /// The same descriptor. Bytes can be awaited on it as on a pipe; which events they are is of
+    /// no interest here. (`AsyncFd` would need unsafe code since tokio 1.53.)
+    events: pipe::Receiver,
     current: Option<WatchDescriptor>,
-}
-
-/// [`AsyncFd`] wants the number.
-#[derive(Debug)]
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 impl Watch {
@@ -34,8 +29,9 @@ impl Watch {
     /// The user has too many inotify instances (`fs.inotify.max_user_instances`) or descriptors.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let inotify = AsyncFd::new(Descriptor(inotify))?;
-        Ok(Self { dir: dir.to_owned(), inotify, current: None })
+        let events = inotify.as_fd().try_clone_to_owned()?;
+        let events = pipe::Receiver::from_owned_fd_unchecked(events)?;
+        Ok(Self { dir: dir.to_owned(), inotify, events, current: None })
     }
 
     /// Watches the directory that now has the name: it may be another than before.
@@ -47,35 +43,33 @@ impl Watch {
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVE_SELF;
-        let inotify = &self.inotify.get_ref().0;
         // A directory that is not there is noticed, and reported, by the one who reads it.
-        let next = inotify.add_watch(&self.dir, flags).ok();
+        let next = self.inotify.add_watch(&self.dir, flags).ok();
         if let Some(old) = self.current.filter(|old| Some(*old) != next) {
             // Fails if the directory is gone, and the watch with it.
-            let _gone: nix::Result<()> = inotify.rm_watch(old);
+            let _gone: nix::Result<()> = self.inotify.rm_watch(old);
         }
         self.current = next;
     }
 
     /// Waits for a change, and takes all that have happened.
-    pub(super) async fn changed(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// The descriptor cannot be read.
+    pub(super) async fn changed(&self) -> io::Result<()> {
+        let mut any = false;
         loop {
-            let Ok(mut ready) = self.inotify.readable_mut().await else {
-                // The runtime is shutting down.
-                return std::future::pending().await;
-            };
-            let mut any = false;
-            let ended = loop {
-                match ready.get_inner().0.read_events() {
-                    Ok(_events) => any = true,
-                    Err(errno) => break errno,
+            self.events.readable().await?;
+            loop {
+                match self.events.try_read(&mut [0; READ_BYTES]) {
+                    Ok(_) => any = true,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
                 }
-            };
-            if ended == Errno::EAGAIN {
-                ready.clear_ready();
             }
-            if any || ended != Errno::EAGAIN {
-                return;
+            if any {
+                return Ok(());
             }
         }
     }
