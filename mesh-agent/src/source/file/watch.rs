@@ -16,7 +16,7 @@ pub(super) struct Watch {
     dir: PathBuf,
     inotify: Inotify,
     /// The same descriptor. Bytes can be awaited on it as on a pipe; which events they are is of
-    /// no interest here. (`AsyncFd` would need unsafe code since tokio 1.53.)
+    /// no interest here. (`AsyncFd` is the usual way, but takes unsafe code to make.)
     events: pipe::Receiver,
     current: Option<WatchDescriptor>,
 }
