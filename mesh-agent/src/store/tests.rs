@@ -1,1 +1,231 @@
+//! The store as its users see it: updates in, snapshots out.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::update::{Object, Resource};
+use super::*;
+use crate::model::condition::{Location, Reason};
+use crate::model::id::ResourceName;
+use crate::model::route::{BackendRef, ParentRef, TcpRoute};
+use crate::model::service::{Service, ServicePort, TargetPort};
+use crate::model::snapshot::{Endpoints, Snapshot, Split};
+use crate::model::spiffe::SpiffeId;
+use crate::model::workload::{NamedPort, Place, Workload};
+
+/// `namespace/name`.
+fn name(text: &str) -> ResourceName {
+    let (namespace, name) = text.split_once('/').unwrap();
+    ResourceName::new(namespace, name)
+}
+
+/// A service of these addresses, with port 80 to the port `tcp` and port 81 to 8081.
+fn service(at: &str, app: &str, addresses: &[&str]) -> Object {
+    let port = |port, target| ServicePort { name: String::new(), port, target };
+    Object::Service(Arc::new(Service {
+        name: name(at),
+        hostname: at.into(),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        ports: vec![port(80, TargetPort::Name("tcp".into())), port(81, TargetPort::Number(8081))],
+        selector: BTreeMap::from([("app".into(), app.into())]),
+    }))
+}
+
+fn workload(at: &str, app: &str, addresses: &[&str]) -> Object {
+    let name = name(at);
+    Object::Workload(Arc::new(Workload {
+        identity: SpiffeId::new("cluster.local", &name.namespace, "default").unwrap(),
+        name,
+        node: None,
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        labels: BTreeMap::from([("app".into(), app.into())]),
+        ports: vec![NamedPort { name: "tcp".into(), port: 8080 }],
+        place: Place::Unplaced,
+    }))
+}
+
+/// A route of one parent (`namespace/name`, port) and backends on port 80.
+fn route(at: &str, created: &str, parent: (&str, Option<u16>), backends: &[(&str, u32)]) -> Object {
+    let backend =
+        |(at, weight): &(&str, u32)| BackendRef { service: name(at), port: 80, weight: *weight };
+    Object::TcpRoute(Arc::new(TcpRoute {
+        name: name(at),
+        created: created.into(),
+        parents: vec![ParentRef { service: name(parent.0), port: parent.1 }],
+        backends: backends.iter().map(backend).collect(),
+    }))
+}
+
+fn update(source: &'static str, objects: &[Object]) -> Update {
+    let resource = |(i, object): (usize, &Object)| Resource {
+        location: Location { file: "a.yaml".into(), document: i + 1, line: 1 },
+        object: object.clone(),
+    };
+    let resources = objects.iter().enumerate().map(resource).collect();
+    Update { source, resources, conditions: Vec::new() }
+}
+
+fn snapshot(objects: &[Object]) -> Snapshot {
+    build::build(1, &BTreeMap::from([("file", update("file", objects))]))
+}
+
+/// `route: backend weight [endpoints], …`
+fn print(split: &Split) -> String {
+    let route = split.route.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let backends = split.backends.iter().map(|backend| {
+        let endpoints = match &backend.endpoints {
+            Endpoints::Invalid => "invalid".to_owned(),
+            Endpoints::Resolved { endpoints, .. } => {
+                let endpoints = endpoints.iter().map(|endpoint| endpoint.address.to_string());
+                endpoints.collect::<Vec<_>>().join(" ")
+            }
+        };
+        format!("{} {} [{endpoints}]", backend.service, backend.weight)
+    });
+    format!("{route}: {}", backends.collect::<Vec<_>>().join(", "))
+}
+
+/// Checks what clients of a namespace get at an address, and the reasons of all conditions.
+#[track_caller]
+fn check(objects: &[Object], (at, namespace): (&str, &str), expect: &str, reasons: &[Reason]) {
+    let snapshot = snapshot(objects);
+    let target = &snapshot.services[&at.parse::<SocketAddr>().unwrap()];
+    assert_eq!(print(crate::route::select(target, namespace)), expect);
+    let found: Vec<_> = snapshot.conditions.iter().map(|condition| condition.reason).collect();
+    assert_eq!(found, reasons, "{:#?}", snapshot.conditions);
+}
+
+#[test]
+fn a_service_without_route_is_its_own_backend() {
+    let objects = [
+        service("demo/echo", "echo", &["10.96.0.1", "fd00::1"]),
+        workload("demo/dual", "echo", &["10.0.0.1", "fd00:1::1"]),
+        workload("demo/six", "echo", &["fd00:1::2"]),
+        workload("demo/none", "other", &["10.0.0.3"]),
+        workload("shop/foreign", "echo", &["10.0.0.4"]),
+    ];
+    let four = "-: demo/echo 1 [10.0.0.1:8080 [fd00:1::2]:8080]";
+    check(&objects, ("10.96.0.1:80", "demo"), four, &[]);
+    let six = "-: demo/echo 1 [[fd00:1::1]:8080 [fd00:1::2]:8080]";
+    check(&objects, ("[fd00::1]:80", "demo"), six, &[]);
+    let number = "-: demo/echo 1 [10.0.0.1:8081 [fd00:1::2]:8081]";
+    check(&objects, ("10.96.0.1:81", "demo"), number, &[]);
+}
+
+#[test]
+fn routes_attach_as_gamma_says() {
+    let base = [
+        service("demo/echo", "echo", &["10.96.0.1"]),
+        service("demo/v1", "v1", &[]),
+        workload("demo/v1-a", "v1", &["10.0.0.1"]),
+    ];
+    let with = |routes: &[Object]| [&base[..], routes].concat();
+    let producer = || route("demo/all", "", ("demo/echo", None), &[("demo/v1", 9)]);
+    let expect = "demo/all: demo/v1 9 [10.0.0.1:8080]";
+    check(&with(&[producer()]), ("10.96.0.1:80", "shop"), expect, &[]);
+    check(&with(&[producer()]), ("10.96.0.1:81", "shop"), expect, &[]);
+    let consumer = route("shop/own", "", ("demo/echo", Some(80)), &[("demo/none", 1)]);
+    let both = with(&[producer(), consumer]);
+    let refused = [Reason::BackendNotFound];
+    check(&both, ("10.96.0.1:80", "shop"), "shop/own: demo/none 1 [invalid]", &refused);
+    check(&both, ("10.96.0.1:80", "demo"), expect, &refused);
+    check(&both, ("10.96.0.1:81", "shop"), expect, &refused);
+    let old = route("demo/z", "2025-01-01T00:00:00Z", ("demo/echo", Some(80)), &[("demo/v1", 1)]);
+    let new = route("demo/a", "2026-01-01T00:00:00Z", ("demo/echo", None), &[("demo/v1", 2)]);
+    let two = with(&[new, old]);
+    let lost = [Reason::Conflicted];
+    check(&two, ("10.96.0.1:80", "demo"), "demo/z: demo/v1 1 [10.0.0.1:8080]", &lost);
+    check(&two, ("10.96.0.1:81", "demo"), "demo/a: demo/v1 2 [10.0.0.1:8080]", &lost);
+    let plain = "-: demo/echo 1 []";
+    let missing = [Reason::NoMatchingParent];
+    for parent in [("demo/none", None), ("demo/echo", Some(82)), ("demo/v1", None)] {
+        let lost = with(&[route("demo/r", "", parent, &[("demo/v1", 1)])]);
+        check(&lost, ("10.96.0.1:80", "demo"), plain, &missing);
+    }
+}
+
+#[test]
+fn the_first_by_name_has_an_address_that_two_claim() {
+    let objects = [
+        service("demo/b", "b", &["10.96.0.1"]),
+        service("demo/a", "a", &["10.96.0.1"]),
+        workload("demo/w", "w", &["10.96.0.1"]),
+    ];
+    let reasons = [Reason::Conflicted; 3];
+    check(&objects, ("10.96.0.1:80", "demo"), "-: demo/a 1 []", &reasons);
+}
+
+#[test]
+fn units_of_one_host_share_its_address() {
+    let objects = [workload("demo/b", "b", &["10.0.0.1"]), workload("demo/a", "a", &["10.0.0.1"])];
+    let snapshot = snapshot(&objects);
+    assert_eq!(snapshot.conditions, []);
+    let address = "10.0.0.1".parse().unwrap();
+    assert_eq!(snapshot.workload_at(address).unwrap().name, name("demo/a"));
+    assert_eq!(snapshot.by_address[&address].len(), 2);
+}
+
+/// A few resources that get in each other's way.
+fn objects() -> impl Strategy<Value = Vec<Object>> {
+    let names = prop::sample::select(vec!["demo/a", "demo/b", "shop/a"]);
+    let addresses = prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1"]);
+    let object = (0..3, names.clone(), names, addresses).prop_map(|(kind, at, other, address)| {
+        let app = other.split_once('/').unwrap().1;
+        match kind {
+            0 => service(at, app, &[address]),
+            1 => workload(at, app, &[address]),
+            _ => route(at, "", (other, None), &[(at, 1), (other, 2)]),
+        }
+    });
+    // One of each name, as a source says it.
+    prop::collection::vec(object, 0..8).prop_map(|objects| {
+        let by_key: BTreeMap<_, _> = objects.into_iter().map(|o| (o.key(), o)).collect();
+        by_key.into_values().collect()
+    })
+}
+
+/// Runs the store over `updates`, with a pause after each one that asks for it.
+async fn published(updates: Vec<(Update, bool)>) -> Arc<Snapshot> {
+    let (publisher, reader) = channel();
+    let (tx, rx) = mpsc::channel(1);
+    let say = async move {
+        for (update, pause) in updates {
+            tx.send(update).await.unwrap();
+            if pause {
+                tokio::time::sleep(2 * GATHER).await;
+            }
+        }
+    };
+    tokio::join!(run(publisher, rx), say);
+    reader.load()
+}
+
+proptest! {
+    #[test]
+    fn only_what_each_source_said_last_matters(
+        said in prop::collection::vec((any::<bool>(), objects(), any::<bool>()), 1..6),
+    ) {
+        let said: Vec<_> = said
+            .into_iter()
+            .map(|(first, objects, pause)| (update(if first { "a" } else { "b" }, &objects), pause))
+            .collect();
+        let last: BTreeMap<_, _> = said.iter().map(|(u, _)| (u.source, u.clone())).collect();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+        let published = runtime.block_on(published(said));
+        prop_assert!(published.revision >= 1);
+        prop_assert_eq!(&*published, &build::build(published.revision, &last));
+    }
+
+    #[test]
+    fn the_order_of_resources_does_not_matter(objects in objects()) {
+        let mut turned = snapshot(&objects.iter().rev().cloned().collect::<Vec<_>>());
+        let straight = snapshot(&objects);
+        // Where each resource is written is another matter: it was turned too.
+        turned.conditions.clone_from(&straight.conditions);
+        prop_assert_eq!(turned, straight);
+    }
+}

@@ -10,7 +10,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 use crate::model::condition::{Condition, Location, Reason};
 use crate::store::update::{Key, Kind, Resource};
 
-use super::convert::{self, Problems, Written};
+use super::convert::{self, Problem, Problems, Written};
 use super::header::{Class, Fill, Header};
 use super::split::{self, Piece};
 use super::yaml::{self, Unreadable};
@@ -80,7 +80,11 @@ impl Reader<'_> {
             Class::Known(kind) => {
                 let written = yaml::parse(self.piece.text, Item(kind));
                 documents.push(match written {
-                    Ok(written) => self.convert(&header, (1, ""), written),
+                    Ok(written) => {
+                        let mut document = self.convert(&header, (1, ""), written);
+                        self.locate(std::slice::from_mut(&mut document));
+                        document
+                    }
                     Err(error) => self.broken(&header, error),
                 });
             }
@@ -110,6 +114,7 @@ impl Reader<'_> {
                 *kind = Class::List;
             }
         };
+        let read = documents.len();
         for (i, (written, (item, line))) in items.into_iter().zip(&list.items).enumerate() {
             match written {
                 Some(written) => {
@@ -119,6 +124,9 @@ impl Reader<'_> {
                 None if broken.contains(&i) => {}
                 None => documents.push(self.unknown(item, *line)),
             }
+        }
+        if let Some(converted) = documents.get_mut(read..) {
+            self.locate(converted);
         }
     }
 
@@ -131,13 +139,12 @@ impl Reader<'_> {
     ) -> Document {
         let mut problems = Problems::default();
         let object = convert::convert(written, self.trust_domain, &mut problems);
-        let paths: Vec<_> =
-            problems.0.iter().map(|problem| format!("{prefix}{}", problem.path)).collect();
-        let lines = if paths.is_empty() {
-            Vec::new()
-        } else {
-            let paths: Vec<_> = paths.iter().map(String::as_str).collect();
-            locate::lines(self.piece.text, &paths)
+        let condition = |problem: Problem| Condition {
+            location: self.location(line),
+            subject: header.subject(),
+            field: format!("{prefix}{}", problem.path),
+            reason: problem.reason,
+            message: problem.message,
         };
         let conditions =
             problems.0.into_iter().zip(paths).zip(lines).map(|((problem, field), at)| Condition {
@@ -157,6 +164,22 @@ impl Reader<'_> {
             None => Outcome::Broken(header.key()),
         };
         Document { outcome, conditions }
+    }
+
+    /// Finds the lines of the fields that the conditions of converted documents name.
+    ///
+    /// All at once, because each reading takes as long as the document is.
+    fn locate(&self, documents: &mut [Document]) {
+        let conditions = documents.iter_mut().flat_map(|document| &mut document.conditions);
+        let mut conditions: Vec<_> = conditions.filter(|one| !one.field.is_empty()).collect();
+        if conditions.is_empty() {
+            return;
+        }
+        let paths: Vec<_> = conditions.iter().map(|condition| condition.field.as_str()).collect();
+        let lines = locate::lines(self.piece.text, &paths);
+        for (condition, line) in conditions.iter_mut().zip(lines) {
+            condition.location = self.location(line);
+        }
     }
 
     fn broken(&self, header: &Header, error: Unreadable) -> Document {

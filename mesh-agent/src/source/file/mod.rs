@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::model::condition::{Condition, Location, Reason};
 use crate::store::update::{Key, Resource, Update};
@@ -137,12 +137,14 @@ impl FileSource {
         while now == seen {
             let deadline = Instant::now() + LOOK_AGAIN;
             match &mut watch {
-                // Whichever comes first.
-                Some(watch) => {
-                    let _event: Result<(), _> = timeout_at(deadline, watch.changed()).await;
-                    watch.renew();
-                }
-                None => tokio::time::sleep_until(deadline).await,
+                Some(events) => match timeout_at(deadline, events.changed()).await {
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "cannot watch; looking every 5 s instead");
+                        watch = None;
+                    }
+                    Ok(Ok(())) | Err(_) => events.renew(),
+                },
+                None => sleep_until(deadline).await,
             }
             now = read::fingerprint(&self.dir);
         }

@@ -174,7 +174,7 @@ spec:
 }
 
 #[test]
-fn every_wrong_value_is_named_with_its_line() {
+fn every_wrong_value_of_a_route_is_named_with_its_line() {
     check(
         "\
 apiVersion: gateway.networking.k8s.io/v1
@@ -211,6 +211,10 @@ spec:
             "21 spec.rules[1] UnsupportedValue: ",
         ],
     );
+}
+
+#[test]
+fn every_wrong_value_of_a_workload_is_named_with_its_line() {
     check(
         "\
 apiVersion: nodemesh.dev/v1alpha1
@@ -236,6 +240,10 @@ spec:
             "13 spec.cgroup Invalid: a workload is in one place",
         ],
     );
+}
+
+#[test]
+fn every_wrong_value_of_a_service_is_named_with_its_line() {
     check(
         "\
 apiVersion: v1

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use crate::sys::readable::Readable;
@@ -40,16 +39,21 @@ impl Watch {
             | AddWatchFlags::IN_MOVE_SELF;
         let inotify = &self.inotify;
         // A directory that is not there is noticed, and reported, by the one who reads it.
-        let next = inotify.add_watch(&self.dir, flags).ok();
+        let next = self.inotify.add_watch(&self.dir, flags).ok();
         if let Some(old) = self.current.filter(|old| Some(*old) != next) {
             // Fails if the directory is gone, and the watch with it.
-            let _gone: nix::Result<()> = inotify.rm_watch(old);
+            let _gone: nix::Result<()> = self.inotify.rm_watch(old);
         }
         self.current = next;
     }
 
     /// Waits for a change, and takes all that have happened.
-    pub(super) async fn changed(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// The descriptor cannot be read.
+    pub(super) async fn changed(&self) -> io::Result<()> {
+        let mut any = false;
         loop {
             if self.readable.wait().await.is_err() {
                 // The runtime is shutting down.
