@@ -5,10 +5,12 @@ use std::path::Path;
 
 use mesh_tests::apps::{Client, Server, transfer};
 use mesh_tests::capture::{Capture, records};
+use mesh_tests::expect::eventually;
 use mesh_tests::lab::Lab;
 use mesh_tests::netns::Netns;
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
+use mesh_tests::process::DEADLINE;
 use mesh_tests::report::Stage;
 use mesh_tests::{cgroup, sweep};
 
@@ -142,9 +144,10 @@ fn traffic_and_held_connections_answer_marks() {
     assert_eq!((opened.connections, opened.failed, opened.versions["v1"]), (50, 0, 50));
     let again = held.mark().unwrap();
     assert_eq!((again.connections, again.failed), (50, 0));
-    let before = traffic.mark().unwrap();
-    assert_eq!(before.failed, 0);
-    assert!(before.connections > 0);
+    let before = eventually("traffic", DEADLINE, || {
+        Some(traffic.mark().unwrap()).filter(|totals| totals.connections > 0)
+    });
+    assert_eq!(before.unwrap().failed, 0);
     drop(echo);
     let lost = held.mark().unwrap();
     assert_eq!((lost.connections, lost.failed), (50, 50));

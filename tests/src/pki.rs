@@ -69,7 +69,10 @@ impl Authority {
     ///
     /// It cannot be read.
     pub fn steal_root(&self) -> Result<Signer> {
-        Signer::load(&self.root().join("root.crt"), &self.root().join("root.key"))
+        let mut signer =
+            Signer::load(&self.root().join("root.crt"), &self.root().join("root.key"))?;
+        signer.anchor = signer.chain.pop();
+        Ok(signer)
     }
 }
 
@@ -78,6 +81,7 @@ impl Authority {
 pub struct Signer {
     issuer: Issuer<'static, KeyPair>,
     chain: Vec<CertificateDer<'static>>,
+    anchor: Option<CertificateDer<'static>>,
 }
 
 /// What a peer shows: a certificate with its chain, and the key.
@@ -100,7 +104,8 @@ impl Signer {
         let uri = format!("spiffe://{trust_domain}").try_into()?;
         params.subject_alt_names.push(SanType::URI(uri));
         let key = KeyPair::generate()?;
-        Ok(Self { issuer: Issuer::new(params, key), chain: Vec::new() })
+        let anchor = Some(params.self_signed(&key)?.der().clone());
+        Ok(Self { issuer: Issuer::new(params, key), chain: Vec::new(), anchor })
     }
 
     /// Reads an issuer from its certificate and key.
@@ -115,7 +120,12 @@ impl Signer {
         let pem = read(certificate)?;
         let key = KeyPair::from_pem(&read(key)?).context("the key is wrong")?;
         let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?;
-        Ok(Self { issuer: Issuer::from_ca_cert_pem(&pem, key)?, chain })
+        Ok(Self { issuer: Issuer::from_ca_cert_pem(&pem, key)?, chain, anchor: None })
+    }
+
+    /// The certificate to trust, if this is a root.
+    pub fn anchor(&self) -> Option<&CertificateDer<'static>> {
+        self.anchor.as_ref()
     }
 
     /// Signs an intermediate for a node.
@@ -129,7 +139,7 @@ impl Signer {
         let certificate = params.signed_by(&key, &self.issuer)?;
         let mut chain = vec![certificate.der().clone()];
         chain.extend(self.chain.iter().cloned());
-        Ok(Self { issuer: Issuer::new(params, key), chain })
+        Ok(Self { issuer: Issuer::new(params, key), chain, anchor: None })
     }
 
     /// Signs a leaf for the SPIFFE ID `uri` that is valid now.
@@ -181,4 +191,47 @@ fn authority_params(unit: &str, name: &str, constraints: BasicConstraints) -> Ce
     params.is_ca = IsCa::Ca(constraints);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::RootCertStore;
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::server::WebPkiClientVerifier;
+    use rustls_pki_types::UnixTime;
+
+    use super::*;
+
+    const CLIENT: &str = "spiffe://demo.example/ns/demo/sa/client";
+
+    /// Whether one who trusts `root` believes `identity`.
+    fn check(root: &Signer, identity: &Identity, expect: bool) {
+        let mut roots = RootCertStore::empty();
+        roots.add(root.anchor().unwrap().clone()).unwrap();
+        let provider = Arc::new(default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+        let (leaf, issuers) = identity.chain.split_first().unwrap();
+        let verified = verifier.build().unwrap().verify_client_cert(leaf, issuers, UnixTime::now());
+        assert_eq!(verified.is_ok(), expect, "{verified:?}");
+    }
+
+    #[test]
+    fn a_leaf_is_believed_by_those_who_trust_its_root() {
+        let root = Signer::foreign_root("demo.example").unwrap();
+        let other = Signer::foreign_root("demo.example").unwrap();
+        let leaf = root.node("a").unwrap().leaf(CLIENT).unwrap();
+        check(&root, &leaf, true);
+        check(&other, &leaf, false);
+    }
+
+    #[test]
+    fn a_leaf_can_be_wrong() {
+        let root = Signer::foreign_root("demo.example").unwrap();
+        check(&root, &root.leaf_with(CLIENT, expired).unwrap(), false);
+        // An intermediate below an intermediate, which the path length forbids.
+        let deep = root.node("a").unwrap().node("b").unwrap();
+        check(&root, &deep.leaf(CLIENT).unwrap(), false);
+    }
 }

@@ -1,5 +1,6 @@
 //! What the demo claims, and whether it holds.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_tests::report::Totals;
@@ -169,12 +170,12 @@ impl Claims {
             Claim {
                 holds: self.source_preserved(),
                 what: "the server sees the client's address",
-                seen: format!("{}, and {} it is", self.source.ip().to_canonical(), self.client),
+                seen: instead_of(self.source.ip().to_canonical(), self.client),
             },
             Claim {
                 holds: self.peername == ECHO,
                 what: "the client sees the service's address",
-                seen: self.peername.to_string(),
+                seen: instead_of(self.peername, ECHO),
             },
         ]
     }
@@ -190,6 +191,11 @@ impl Claims {
 /// The identity of a service account of the demo.
 pub(crate) fn spiffe(account: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}/ns/demo/sa/{account}")
+}
+
+/// What was seen, and what should have been.
+fn instead_of<T: PartialEq + Display>(seen: T, expect: T) -> String {
+    if seen == expect { seen.to_string() } else { format!("{seen} instead of {expect}") }
 }
 
 fn configured((v1, v2): Split) -> [(&'static str, f64); 2] {
