@@ -15,7 +15,7 @@ pub enum Verdict {
 /// Decides for one `connect()` of an enrolled workload in the namespace `netns`.
 ///
 /// `lookup` is `DESTINATIONS`. The exact port is asked first, then every port of the address.
-#[inline(always)]
+#[inline]
 pub fn decide(
     netns: u64,
     addr: Addr,

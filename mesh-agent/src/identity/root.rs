@@ -57,7 +57,7 @@ pub fn init(trust_domain: &str, validity: Duration) -> Result<Pems, Error> {
 /// # Errors
 ///
 /// The node's name cannot be put into a certificate.
-pub fn request(node: &str, key: &KeyPair) -> Result<String, Error> {
+pub(crate) fn request(node: &str, key: &KeyPair) -> Result<String, Error> {
     check_node_name(node)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = name(NODE_UNIT, node);

@@ -19,7 +19,7 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// The kernel is older than 5.14.
 pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     let mut cookie = MaybeUninit::<u64>::zeroed();
-    let mut length = size_of::<u64>() as libc::socklen_t;
+    let mut length: libc::socklen_t = 8; // bytes of the `u64`
     // JUSTIFICATION: no crate of ours knows this option.
     // SAFETY: the descriptor is open; value and length point to memory of the size stated.
     let result = unsafe {

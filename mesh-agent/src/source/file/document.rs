@@ -146,15 +146,7 @@ impl Reader<'_> {
             reason: problem.reason,
             message: problem.message,
         };
-        let conditions =
-            problems.0.into_iter().zip(paths).zip(lines).map(|((problem, field), at)| Condition {
-                location: self.location(at),
-                subject: header.subject(),
-                field,
-                reason: problem.reason,
-                message: problem.message,
-            });
-        let conditions = conditions.collect();
+        let conditions = problems.0.into_iter().map(condition).collect();
         let outcome = match object {
             Some(object) => {
                 let content = self.first_line();
