@@ -7,3 +7,5 @@ pub mod failure;
 pub mod sys;
 pub mod task;
 pub mod model;
+pub mod identity;
+pub mod cli;

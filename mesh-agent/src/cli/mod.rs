@@ -1,0 +1,3 @@
+//! The commands that a person runs.
+
+pub mod ca;

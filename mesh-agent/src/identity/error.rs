@@ -1,0 +1,123 @@
+//! What can be wrong with this agent's own authority.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::spiffe::SpiffeId;
+
+/// Why the authority cannot be used, or a certificate cannot be made.
+///
+/// Names the file and says what to do; the operator reads it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory has a root, and nothing to sign with.
+    #[error(
+        "{dir} has neither root.key nor node.crt with node.key: \
+         make them with `mesh-agent ca node` and copy them there"
+    )]
+    NoKey {
+        /// The authority's directory.
+        dir: PathBuf,
+    },
+    /// The root does not say which trust domain it is for.
+    #[error(
+        "{path} has no root with the URI name spiffe://<trust domain> that signed for this node: \
+         make a root with `mesh-agent ca init`"
+    )]
+    NoTrustDomain {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A name that cannot be put into a certificate.
+    #[error(
+        "`{0}` cannot be the name of a node: use letters, digits, `.`, `-` and `_`, at most 253"
+    )]
+    NodeName(String),
+    /// A trust domain that cannot be one (SPIFFE ID standard, section 2.1).
+    #[error("`{0}` cannot be a trust domain: use letters, digits, `.`, `-` and `_`")]
+    TrustDomainName(String),
+    /// The file is not what its name says.
+    #[error("{path} holds no {what} in PEM")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+    },
+    /// The key and the certificate do not belong together.
+    #[error("{key} is not the key of {certificate}: put the two back that were made together")]
+    KeyMismatch {
+        /// The private key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        certificate: PathBuf,
+    },
+    /// Peers would refuse what the node's certificate signs.
+    #[error(
+        "{path} was not signed by a root in root.crt: \
+         make it again with `mesh-agent ca node`, or add the root that signed it"
+    )]
+    Chain {
+        /// The node's certificate.
+        path: PathBuf,
+        /// What the verification said.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The certificate's time is over, or has not begun.
+    #[error(
+        "{path} is valid from {from} to {to}: renew it with `mesh-agent ca node`, or set the clock"
+    )]
+    NotValidNow {
+        /// The certificate's file.
+        path: PathBuf,
+        /// The beginning.
+        from: String,
+        /// The end.
+        to: String,
+    },
+    /// The certificate, or the request for it, was made for another node.
+    #[error("{path} is for {found}, and the node is `{node}`")]
+    OtherNode {
+        /// The node's certificate.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        node: String,
+    },
+    /// An identity that this authority may not vouch for.
+    #[error("{id} is not of the trust domain `{ours}`")]
+    OtherTrustDomain {
+        /// The identity.
+        id: SpiffeId,
+        /// The authority's trust domain.
+        ours: String,
+    },
+    /// A file of the authority cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The signing request is not one that its key signed.
+    #[error("the signing request is not valid")]
+    Request(#[source] rcgen::Error),
+    /// A certificate could not be made.
+    #[error("cannot make a certificate")]
+    Sign(#[from] rcgen::Error),
+    /// A key or a root that TLS cannot use.
+    #[error("TLS cannot use the key or the roots")]
+    Tls(#[from] rustls::Error),
+    /// The roots changed to those of another mesh while the agent runs.
+    #[error("the trust domain changed from `{from}` to `{to}`: restart the agent")]
+    TrustDomainChanged {
+        /// The trust domain in use.
+        from: String,
+        /// That of the new root.
+        to: String,
+    },
+}

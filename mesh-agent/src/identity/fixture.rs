@@ -1,0 +1,125 @@
+//! Meshes for tests: roots, nodes' authorities and handshakes in memory.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::KeyPair;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls_pki_types::ServerName;
+
+use crate::identity::files::{self, Files};
+use crate::identity::local_ca::Authority;
+use crate::identity::root::{self, Pems, Root};
+use crate::identity::verify::{PeerError, classify};
+use crate::identity::{Identities, Options, Placement};
+use crate::model::spiffe::SpiffeId;
+use crate::task::clock;
+
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
+pub(crate) const DAY: Duration = Duration::from_hours(24);
+
+pub(crate) fn id(account: &str) -> SpiffeId {
+    SpiffeId::new("cluster.local", "demo", account).unwrap()
+}
+
+/// A root and what it signs.
+pub(crate) struct Mesh {
+    pub(crate) root: Root,
+    pub(crate) pems: Pems,
+}
+
+impl Mesh {
+    pub(crate) fn new(trust_domain: &str) -> Self {
+        let pems = root::init(trust_domain, DAY * 3650).unwrap();
+        let files = Files {
+            dir: "ca".into(),
+            root_cert: pems.certificate.clone().into_bytes(),
+            root_key: Some(pems.key.clone().into_bytes()),
+            node: None,
+        };
+        Self { root: Root::open(&files).unwrap(), pems }
+    }
+
+    /// A node's directory; `more` are further roots that it trusts.
+    pub(crate) fn files(&self, node: &str, more: &[&Self]) -> Files {
+        let key = KeyPair::generate().unwrap();
+        let cert = self.root.sign_node(node, &key, DAY * 90, clock::now()).unwrap();
+        let mut root_cert = self.pems.certificate.clone();
+        for mesh in more {
+            root_cert.push_str(&mesh.pems.certificate);
+        }
+        let node = Some((cert.pem().into_bytes(), key.serialize_pem().into_bytes()));
+        Files { dir: "ca".into(), root_cert: root_cert.into_bytes(), root_key: None, node }
+    }
+
+    /// A node's identities, for which every identity runs on every node.
+    pub(crate) fn node(&self, node: &str) -> Identities {
+        open(self.files(node, &[]), node, |_: &SpiffeId, _: &str| true)
+    }
+}
+
+pub(crate) fn options() -> Options {
+    Options {
+        leaf_ttl: HOUR,
+        poll_interval: Duration::from_secs(30),
+        trust_domain_aliases: BTreeSet::new(),
+    }
+}
+
+pub(crate) fn open(files: Files, node: &str, placement: impl Placement + 'static) -> Identities {
+    let authority = Authority::from_files(files, node, clock::now()).unwrap();
+    Identities::new(authority, Arc::new(placement), options()).unwrap()
+}
+
+/// Writes a node's directory.
+pub(crate) fn write(dir: &Path, files: &Files) {
+    let (cert, key) = files.node.as_ref().unwrap();
+    std::fs::write(dir.join(files::ROOT_CERT), &files.root_cert).unwrap();
+    std::fs::write(dir.join(files::NODE_CERT), cert).unwrap();
+    std::fs::write(dir.join(files::NODE_KEY), key).unwrap();
+}
+
+/// A finished handshake, or who refused whom and why.
+pub(crate) struct Handshake {
+    pub(crate) client: ClientConnection,
+    pub(crate) server: ServerConnection,
+    /// What the client made of it.
+    pub(crate) client_error: Option<PeerError>,
+    /// What the server made of it.
+    pub(crate) server_error: Option<PeerError>,
+}
+
+/// Runs a handshake, with real TLS records, until neither side has more to say.
+pub(crate) fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Handshake {
+    let name = ServerName::try_from("mesh.invalid").unwrap();
+    let mut client = ClientConnection::new(client, name).unwrap();
+    let mut server = ServerConnection::new(server).unwrap();
+    let (mut client_error, mut server_error) = (None, None);
+    while client.wants_write() || server.wants_write() {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        let mut rest = wire.as_slice();
+        while server_error.is_none() && !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            if let Err(error) = server.process_new_packets() {
+                server_error = Some(classify(&error).unwrap_or_else(|| panic!("{error}")));
+            }
+        }
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        let mut rest = wire.as_slice();
+        while client_error.is_none() && !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            if let Err(error) = client.process_new_packets() {
+                client_error = Some(classify(&error).unwrap_or_else(|| panic!("{error}")));
+            }
+        }
+    }
+    Handshake { client, server, client_error, server_error }
+}

@@ -1,0 +1,246 @@
+//! Who this node's workloads are: a certificate for each SPIFFE ID, and TLS made of it.
+//!
+//! [`Identities`] is the handle: [`Identities::ensure`] gives an [`Identity`], and
+//! [`client_config`](tls::client_config) and [`server_config`](tls::server_config) make TLS
+//! configurations that read it at each handshake. The task [`Identities::rotate`] renews the
+//! certificates and adopts changes of the authority's directory. Nothing else writes them.
+//!
+//! Private keys are made here and never leave; nothing in this module prints one.
+
+pub(crate) mod cert;
+mod error;
+pub(crate) mod files;
+pub(crate) mod root;
+pub mod local_ca;
+mod trust;
+pub mod verify;
+pub mod tls;
+mod rotate;
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
+
+use crate::identity::local_ca::{Authority, Certificate};
+use crate::identity::trust::Trust;
+use crate::model::spiffe::SpiffeId;
+use crate::task::clock;
+
+pub use crate::identity::error::Error;
+pub use crate::identity::root::{Pems, init as init_root};
+pub use crate::identity::trust::Placement;
+
+/// Numbers and names that the settings choose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a leaf lives. It is renewed at two thirds of it, give or take a tenth.
+    pub leaf_ttl: Duration,
+    /// How often the authority's directory is looked at for changes.
+    pub poll_interval: Duration,
+    /// Trust domains besides our own whose identities may call us.
+    pub trust_domain_aliases: BTreeSet<String>,
+}
+
+/// The certificates of this node's workloads. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Identities {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: Options,
+    authority: ArcSwap<Authority>,
+    trust: Arc<Trust>,
+    /// Bounded by the identities on the node: `retain` removes those that are gone.
+    held: Mutex<HashMap<SpiffeId, Arc<Identity>>>,
+    renewals: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// One workload's identity: its SPIFFE ID and the certificate that it has now.
+pub struct Identity {
+    id: SpiffeId,
+    trust: Arc<Trust>,
+    current: ArcSwap<Current>,
+}
+
+/// A certificate in use.
+struct Current {
+    key: Arc<CertifiedKey>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    serial: String,
+    /// When to make the next one.
+    renew_at: SystemTime,
+}
+
+/// What an operator may know about one certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// When it began to be valid.
+    pub not_before: SystemTime,
+    /// When it ceases to be valid.
+    pub not_after: SystemTime,
+    /// The serial number in hexadecimal.
+    pub serial: String,
+}
+
+impl Identities {
+    /// Signs with `authority`; `placement` says which identities peers' nodes may vouch for.
+    ///
+    /// # Errors
+    ///
+    /// TLS cannot use one of the roots.
+    pub fn new(
+        authority: Authority,
+        placement: Arc<dyn Placement>,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let domain = authority.trust_domain().into();
+        let aliases = options.trust_domain_aliases.clone();
+        let trust = Arc::new(Trust::new(domain, aliases, placement, authority.roots())?);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                options,
+                authority: ArcSwap::from_pointee(authority),
+                trust,
+                held: Mutex::default(),
+                renewals: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// Our trust domain.
+    pub fn trust_domain(&self) -> &str {
+        &self.shared.trust.domain
+    }
+
+    /// The identity `id`, with a certificate that is made now if there is none.
+    ///
+    /// Makes two keys and two signatures at most: below a millisecond, and no waiting.
+    ///
+    /// # Errors
+    ///
+    /// `id` is of another trust domain, or the authority has expired.
+    pub fn ensure(&self, id: &SpiffeId) -> Result<Arc<Identity>, Error> {
+        if let Some(identity) = self.held().get(id) {
+            return Ok(Arc::clone(identity));
+        }
+        let current = ArcSwap::from_pointee(self.shared.issue(id, clock::now())?);
+        let trust = Arc::clone(&self.shared.trust);
+        let made = Arc::new(Identity { id: id.clone(), trust, current });
+        // Another may have been quicker: one identity has one certificate.
+        Ok(Arc::clone(self.held().entry(id.clone()).or_insert(made)))
+    }
+
+    /// Stops renewing the identities for which `keep` says no, and returns how many.
+    ///
+    /// Whoever still holds one keeps its last certificate.
+    pub fn retain(&self, keep: impl Fn(&SpiffeId) -> bool) -> usize {
+        let mut held = self.held();
+        let before = held.len();
+        held.retain(|id, _identity| keep(id));
+        before - held.len()
+    }
+
+    /// Every certificate in use, by SPIFFE ID.
+    pub fn summary(&self) -> Vec<Summary> {
+        let mut all: Vec<_> = self.held().values().map(|identity| identity.summary()).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// When the first of the certificates in use ceases to be valid; `None` without any.
+    pub fn next_expiry(&self) -> Option<SystemTime> {
+        self.held().values().map(|identity| identity.current.load().not_after).min()
+    }
+
+    /// When the authority ceases to be valid: the end of `node.crt`, or of the root where its key
+    /// is here.
+    pub fn authority_expiry(&self) -> SystemTime {
+        self.shared.authority.load().not_after()
+    }
+
+    /// How many certificates were renewed since the start.
+    pub fn renewals(&self) -> u64 {
+        self.shared.renewals.load(Ordering::Relaxed)
+    }
+
+    /// How many renewals failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.shared.failures.load(Ordering::Relaxed)
+    }
+
+    /// No code panics while it holds the lock, and the map is whole after every step.
+    fn held(&self) -> MutexGuard<'_, HashMap<SpiffeId, Arc<Identity>>> {
+        self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn issue(&self, id: &SpiffeId, now: SystemTime) -> Result<Current, Error> {
+        let issued = self.authority.load().issue(id, self.options.leaf_ttl, now)?;
+        Current::new(issued, now, rand::random())
+    }
+}
+
+impl Identity {
+    /// The SPIFFE ID.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The certificate and key of this moment.
+    pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.current.load().key)
+    }
+
+    /// What an operator may know about it.
+    pub fn summary(&self) -> Summary {
+        let current = self.current.load();
+        Summary {
+            id: self.id.clone(),
+            not_before: current.not_before,
+            not_after: current.not_after,
+            serial: current.serial.clone(),
+        }
+    }
+}
+
+impl Current {
+    fn new(issued: Certificate, now: SystemTime, random: u32) -> Result<Self, Error> {
+        let key = tls::provider().key_provider.load_private_key(issued.key)?;
+        let left = issued.not_after.duration_since(now).unwrap_or_default();
+        Ok(Self {
+            key: Arc::new(CertifiedKey::new(issued.chain, key)),
+            not_before: issued.not_before,
+            not_after: issued.not_after,
+            serial: issued.serial,
+            renew_at: now + rotate::renew_after(left, random),
+        })
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identities").field("domain", &self.trust_domain()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Identity").field(&self.id).finish()
+    }
+}

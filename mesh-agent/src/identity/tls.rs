@@ -1,0 +1,116 @@
+//! TLS configurations for tunnels between nodes: TLS 1.3, mutual, `h2`, no resumption.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{ConfigBuilder, SignatureScheme, WantsVersions};
+use rustls_pki_types::CertificateDer;
+
+use crate::identity::Identity;
+use crate::identity::cert::Facts;
+use crate::identity::verify::{ClientVerifier, ServerVerifier};
+use crate::model::spiffe::SpiffeId;
+
+/// The protocol that is spoken inside, as HBONE requires.
+pub const ALPN: &[u8] = b"h2";
+
+/// The one cryptographic provider; the process default is never asked.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    Arc::new(CryptoProvider {
+        // AES-128 first: two rounds in seven cheaper than AES-256, and as far from broken.
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        // Hybrid first, so that what is recorded today stays secret from a quantum computer.
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    })
+});
+
+/// The cryptography of the mesh: AES-128-GCM and X25519MLKEM768 preferred.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
+}
+
+/// The configuration of a client that is `identity` and calls one of `expected`.
+///
+/// It follows the identity's rotation and the change of roots; it need not be made again for them.
+/// The caller checks that the protocol [`ALPN`] was negotiated: rustls accepts a server that
+/// chooses none.
+pub fn client_config(identity: &Arc<Identity>, expected: Vec<SpiffeId>) -> Arc<ClientConfig> {
+    let trust = Arc::clone(&identity.trust);
+    let verifier = ServerVerifier { trust, expected: expected.into() };
+    let mut config = tls13(ClientConfig::builder_with_provider(provider()))
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(Resolver(Arc::clone(identity))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false;
+    // A resumed session would skip the verification, and with it the placement and new roots.
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// The configuration of a server that is `identity`; clients have to show a certificate.
+///
+/// It follows the identity's rotation and the change of roots, as [`client_config`] does. The
+/// caller checks [`ALPN`] here too: rustls accepts a client that offers no protocol at all.
+pub fn server_config(identity: &Arc<Identity>) -> Arc<ServerConfig> {
+    let verifier = ClientVerifier { trust: Arc::clone(&identity.trust) };
+    let mut config = tls13(ServerConfig::builder_with_provider(provider()))
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(Resolver(Arc::clone(identity))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.ignore_client_order = true;
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Arc::new(config)
+}
+
+/// The identity in a verified peer's certificates (leaf first); `None` without one.
+pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Option<SpiffeId> {
+    Facts::read(certs.first()?).ok()?.spiffe_id()
+}
+
+fn tls13<S: rustls::ConfigSide>(
+    builder: ConfigBuilder<S, WantsVersions>,
+) -> ConfigBuilder<S, rustls::WantsVerifier> {
+    builder.with_protocol_versions(&[&TLS13]).expect("invariant: the provider has TLS 1.3 suites")
+}
+
+/// Answers with the certificate that the identity has now.
+struct Resolver(Arc<Identity>);
+
+impl ResolvesClientCert for Resolver {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.certified_key())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.certified_key())
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Resolver").field(self.0.id()).finish()
+    }
+}
