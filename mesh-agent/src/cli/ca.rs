@@ -14,16 +14,16 @@ use crate::identity::files::{self, Files, NODE_CERT, NODE_KEY, NODE_REQUEST, ROO
 use crate::identity::root::{self, Root};
 use crate::task::clock;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// The authority's commands.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Clone, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Make a new mesh's root certificate and its private key
     Init {
@@ -293,4 +293,101 @@ fn make_dir(dir: &Path) -> anyhow::Result<()> {
 
 fn writing(path: &Path) -> String {
     format!("writing {}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::identity::local_ca::Authority;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Runs a command line; `DIR` in it is the scratch folder.
+    fn ca(scratch: &Path, line: &str) -> Result<String, String> {
+        let line = line.replace("DIR", scratch.to_str().unwrap());
+        let words = std::iter::once("ca").chain(line.split_whitespace());
+        let args = Cli::try_parse_from(words).map_err(|error| error.to_string())?.args;
+        let mut out = Vec::new();
+        match run(&args, &mut out) {
+            Ok(()) => Ok(String::from_utf8(out).unwrap()),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    }
+
+    #[test]
+    fn a_mesh_is_made_and_its_nodes_are_signed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
+        let made = ca(dir, "init --dir DIR/ca --trust-domain mesh.test").unwrap();
+        assert!(made.contains("Next, for each node: mesh-agent ca node"), "{made}");
+        assert_eq!(files::readable_by_others(&dir.join("ca/root.key")), None);
+        ca(dir, "node --dir DIR/ca --node node-a --out DIR/a").unwrap();
+        assert_eq!(files::readable_by_others(&dir.join("a/node.key")), None);
+        let authority = Authority::open(&dir.join("a"), "node-a").unwrap();
+        assert_eq!((authority.trust_domain(), authority.node()), ("mesh.test", "node-a"));
+        // The host with the root needs no certificate of its own.
+        assert_eq!(Authority::open(&dir.join("ca"), "node-x").unwrap().node(), "node-x");
+    }
+
+    #[test]
+    fn a_nodes_key_never_leaves_it_and_is_kept_when_renewed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
+        ca(dir, "init --dir DIR/ca").unwrap();
+        ca(dir, "csr --node node-b --out DIR/b").unwrap();
+        let key = fs::read(dir.join("b/node.key")).unwrap();
+        let sign = "node --dir DIR/ca --node node-b --csr DIR/b/node.csr --out DIR/signed";
+        ca(dir, sign).unwrap();
+        assert!(!dir.join("signed/node.key").exists());
+        for name in ["root.crt", "node.crt"] {
+            fs::copy(dir.join("signed").join(name), dir.join("b").join(name)).unwrap();
+        }
+        let first = Authority::open(&dir.join("b"), "node-b").unwrap().not_after();
+        let again = ca(dir, "csr --node node-b --out DIR/b").unwrap();
+        assert!(again.contains("Used the private key that is there"), "{again}");
+        assert_eq!(fs::read(dir.join("b/node.key")).unwrap(), key);
+        ca(dir, &format!("{sign} --days 180")).unwrap();
+        fs::copy(dir.join("signed/node.crt"), dir.join("b/node.crt")).unwrap();
+        assert!(Authority::open(&dir.join("b"), "node-b").unwrap().not_after() > first);
+    }
+
+    #[test]
+    fn nothing_precious_is_overwritten() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
+        ca(dir, "init --dir DIR/ca").unwrap();
+        let root = fs::read(dir.join("ca/root.key")).unwrap();
+        let error = ca(dir, "init --dir DIR/ca").unwrap_err();
+        assert!(error.contains("choose another --dir, or move the file away"), "{error}");
+        assert_eq!(fs::read(dir.join("ca/root.key")).unwrap(), root);
+        ca(dir, "node --dir DIR/ca --node a --out DIR/a").unwrap();
+        let error = ca(dir, "node --dir DIR/ca --node a --out DIR/a").unwrap_err();
+        assert!(error.contains("choose an empty --out"), "{error}");
+        let error = ca(dir, "node --dir DIR/ca --node a --out DIR/ca").unwrap_err();
+        assert!(error.contains("choose another --out"), "{error}");
+        let error = ca(dir, "node --dir DIR/none --node a --out DIR/a").unwrap_err();
+        assert!(error.contains("none/root.crt"), "{error}");
+    }
+
+    #[test]
+    fn show_prints_what_is_there_and_fails_without_a_key() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
+        ca(dir, "init --dir DIR/ca --trust-domain mesh.test --days 100").unwrap();
+        let shown = ca(dir, "show --dir DIR/ca").unwrap();
+        assert!(shown.contains("99 days left"), "{shown}");
+        assert!(shown.contains("trust domain mesh.test"), "{shown}");
+        assert!(shown.contains("root.key  belongs to its certificate\n"), "{shown}");
+        ca(dir, "node --dir DIR/ca --node a --out DIR/a --days 1").unwrap();
+        let shown = ca(dir, "show --dir DIR/a").unwrap();
+        assert!(shown.contains("OU=node, CN=a"), "{shown}");
+        fs::remove_file(dir.join("a/node.key")).unwrap();
+        assert!(ca(dir, "show --dir DIR/a").unwrap_err().contains("no key to sign with"));
+    }
 }

@@ -17,8 +17,8 @@ use crate::identity::{Identities, Options, Placement};
 use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
-pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
+pub(crate) const DAY: Duration = Duration::from_hours(24);
 
 pub(crate) fn id(account: &str) -> SpiffeId {
     SpiffeId::new("cluster.local", "demo", account).unwrap()
@@ -47,7 +47,9 @@ impl Mesh {
         let key = KeyPair::generate().unwrap();
         let cert = self.root.sign_node(node, &key, DAY * 90, clock::now()).unwrap();
         let mut root_cert = self.pems.certificate.clone();
-        more.iter().for_each(|mesh| root_cert.push_str(&mesh.pems.certificate));
+        for mesh in more {
+            root_cert.push_str(&mesh.pems.certificate);
+        }
         let node = Some((cert.pem().into_bytes(), key.serialize_pem().into_bytes()));
         Files { dir: "ca".into(), root_cert: root_cert.into_bytes(), root_key: None, node }
     }

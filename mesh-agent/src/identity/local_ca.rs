@@ -24,7 +24,7 @@ use crate::task::clock;
 
 /// How long an intermediate lives that is made in memory, where the root's key is. A new one is
 /// made at half of it, so that no leaf is ever cut short.
-const MINTED_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+const MINTED_VALIDITY: Duration = Duration::from_hours(24);
 
 /// Signs leaves for this node's workloads.
 ///
@@ -39,7 +39,7 @@ pub struct Authority {
 
 enum Signer {
     /// An intermediate that `mesh-agent ca node` made.
-    Given(Intermediate),
+    Given(Box<Intermediate>),
     /// The root is here; the intermediate is made in memory, and again at half its life.
     Minted { root: Box<Root>, current: ArcSwap<Intermediate> },
 }
@@ -92,7 +92,7 @@ impl Authority {
             let current = ArcSwap::from_pointee(Intermediate::mint(&root, node, now)?);
             Signer::Minted { root, current }
         } else {
-            Signer::Given(Intermediate::read(&files, node, now)?)
+            Signer::Given(Box::new(Intermediate::read(&files, node, now)?))
         };
         let trust_domain = find_trust_domain(&signer, &roots, &files, now)?;
         Ok(Self { files, node: node.to_owned(), trust_domain, roots, signer })
@@ -327,4 +327,100 @@ fn verify_as_peer(
         UnixTime::since_unix_epoch(now),
         tls::provider().signature_verification_algorithms.all,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::fixture::{DAY, HOUR, Mesh, id};
+
+    fn authority_files(mesh: &Mesh) -> Files {
+        Files {
+            root_key: Some(mesh.pems.key.clone().into_bytes()),
+            node: None,
+            ..mesh.files("node-a", &[])
+        }
+    }
+
+    /// Opens the files as node-a, and compares what is wrong with them.
+    #[track_caller]
+    fn check(files: Files, expect: &str) {
+        let error = Authority::from_files(files, "node-a", clock::now()).err().unwrap();
+        assert!(error.to_string().contains(expect), "{error}");
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_remedy() {
+        let (mesh, other) = (Mesh::new("cluster.local"), Mesh::new("cluster.local"));
+        let good = mesh.files("node-a", &[]);
+        check(Files { node: None, ..good.clone() }, "make them with `mesh-agent ca node`");
+        check(mesh.files("node-b", &[]), "ca/node.crt is for node-b, and the node is `node-a`");
+        let (cert, _key) = good.node.clone().unwrap();
+        let (_cert, key) = mesh.files("node-a", &[]).node.unwrap();
+        let mixed = Files { node: Some((cert, key)), ..good.clone() };
+        check(mixed, "ca/node.key is not the key of ca/node.crt");
+        let foreign = Files { root_cert: other.pems.certificate.clone().into(), ..good.clone() };
+        check(foreign, "ca/node.crt was not signed by a root in root.crt");
+        let wrong = Files { root_cert: b"?".to_vec(), ..good.clone() };
+        check(wrong, "ca/root.crt holds no certificate in PEM");
+        let odd = Files { root_cert: good.node.clone().unwrap().0, ..good };
+        check(odd, "ca/root.crt has no root with the URI name");
+        let stolen =
+            Files { root_key: Some(other.pems.key.into_bytes()), ..authority_files(&mesh) };
+        check(stolen, "ca/root.key is not the key of ca/root.crt");
+    }
+
+    #[test]
+    fn an_expired_node_certificate_and_an_expired_root_are_refused() {
+        let mesh = Mesh::new("cluster.local");
+        for (files, days) in [(mesh.files("node-a", &[]), 91), (authority_files(&mesh), 3651)] {
+            let late = clock::now() + DAY * days;
+            let error = Authority::from_files(files, "node-a", late).err().unwrap();
+            assert!(matches!(error, Error::NotValidNow { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_leaf_names_the_workload_alone_and_ends_in_time() {
+        let mesh = Mesh::new("cluster.local");
+        let now = clock::now();
+        let authority = Authority::from_files(mesh.files("node-a", &[]), "node-a", now).unwrap();
+        assert_eq!(authority.trust_domain(), "cluster.local");
+        let leaf = authority.issue(&id("a"), HOUR, now).unwrap();
+        let life = leaf.not_after.duration_since(leaf.not_before).unwrap();
+        assert_eq!(life, HOUR + BACKDATE);
+        let facts = Facts::read(&leaf.chain[0]).unwrap();
+        assert_eq!((facts.spiffe_id(), facts.subject.as_str()), (Some(id("a")), ""));
+        assert_eq!(facts.issuer_node, NodeName::Node("node-a".to_owned()));
+        let last = authority.issue(&id("a"), DAY * 365, now).unwrap();
+        assert_eq!(last.not_after, authority.not_after());
+    }
+
+    #[test]
+    fn the_intermediate_in_memory_is_made_again_at_half_its_life() {
+        let mesh = Mesh::new("cluster.local");
+        let now = clock::now();
+        let authority = Authority::from_files(authority_files(&mesh), "node-a", now).unwrap();
+        let issuer = |after: Duration| {
+            let leaf = authority.issue(&id("a"), HOUR, now + after).unwrap();
+            verify_as_peer(&leaf.chain, &authority.roots()[0], now + after).unwrap();
+            leaf.chain[1].clone()
+        };
+        let first = issuer(Duration::ZERO);
+        assert_eq!(issuer(HOUR * 11), first);
+        let second = issuer(HOUR * 13);
+        assert_ne!(second, first);
+        assert_eq!(issuer(HOUR * 23), second);
+    }
+
+    #[test]
+    fn an_expired_root_beside_a_good_one_is_not_trusted() {
+        let mesh = Mesh::new("cluster.local");
+        let short = root::init("cluster.local", HOUR).unwrap();
+        let mut files = mesh.files("node-a", &[]);
+        files.root_cert.extend_from_slice(short.certificate.as_bytes());
+        let roots =
+            |now| Authority::from_files(files.clone(), "node-a", now).unwrap().roots().len();
+        assert_eq!((roots(clock::now()), roots(clock::now() + HOUR * 2)), (2, 1));
+    }
 }

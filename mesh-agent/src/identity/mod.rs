@@ -36,7 +36,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
 
 pub use crate::identity::error::Error;
-pub use crate::identity::root::{Pems, Root, init as init_root};
+pub use crate::identity::root::{Pems, init as init_root};
 pub use crate::identity::trust::Placement;
 
 /// Numbers and names that the settings choose.
@@ -129,7 +129,7 @@ impl Identities {
 
     /// The identity `id`, with a certificate that is made now if there is none.
     ///
-    /// Makes a key and two signatures at most: about 0.1 ms, and no waiting.
+    /// Makes two keys and two signatures at most: below a millisecond, and no waiting.
     ///
     /// # Errors
     ///

@@ -15,7 +15,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
 
 /// How far certificates are dated back, for nodes whose clocks are behind.
-pub(crate) const BACKDATE: Duration = Duration::from_secs(60);
+pub(crate) const BACKDATE: Duration = Duration::from_mins(1);
 
 /// The longest name of a node: that of a DNS name (RFC 1035, section 2.3.4), as in Kubernetes.
 const MAX_NODE_NAME: usize = 253;
@@ -29,7 +29,7 @@ pub struct Pems {
 }
 
 /// A root and its private key, ready to sign for nodes.
-pub struct Root {
+pub(crate) struct Root {
     issuer: Issuer<'static, KeyPair>,
     facts: Facts,
 }
@@ -185,7 +185,7 @@ fn authority_params(unit: &str, common_name: &str, below: u8) -> CertificatePara
 mod tests {
     use super::*;
 
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_hours(24);
 
     fn root(validity: Duration) -> Root {
         let pems = init("cluster.local", validity).unwrap();

@@ -159,7 +159,13 @@ impl Trust {
         let facts = Facts::read(leaf).map_err(|_malformed| PeerError::Malformed)?;
         let id = facts.spiffe_id();
         let domain = id.as_ref().map_or(&*self.domain, SpiffeId::trust_domain);
-        chain(&self.anchors(domain))?;
+        chain(&self.anchors(domain)).map_err(|error| match error {
+            // A root or node of another mesh with the same name: the names fit, the keys do not.
+            rustls::Error::InvalidCertificate(CertificateError::BadSignature) => {
+                CertificateError::UnknownIssuer.into()
+            }
+            error => error,
+        })?;
         let id = id.ok_or(PeerError::NoSpiffeId)?;
         Ok(Peer { id, signed_by: facts.issuer_node })
     }
