@@ -52,7 +52,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let source = FileSource::new(settings.config().to_owned(), identities.trust_domain().into())
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
-    let loaded = datapath::load::load(&settings.datapath(&cgroup_root))
+    let mut loaded = datapath::load::load(&settings.datapath(&cgroup_root))
         .context("putting the kernel programs in place")?;
     let workers = Arc::new(Workers::start(settings.threads()).context("starting data threads")?);
 
@@ -63,10 +63,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         kernel: Arc::clone(&loaded.kernel),
         telemetry: telemetry.clone(),
         workers,
-        options: settings.proxy(),
+        options: Settings::proxy(),
     });
     register(&telemetry, &loaded.kernel, &identities);
-    let mut loaded = loaded;
     if settings.kernel_log() {
         logs::forward(&mut loaded.ebpf, &control).context("opening the kernel programs' log")?;
     }
@@ -93,12 +92,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let staying = ready.gate("not stopping");
     staying.pass();
     let state = admin_state(&mesh, &identities, &telemetry, &ready);
-    let server = admin::serve(admin, state, control.clone());
-    control.spawn(Box::pin(async move {
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the admin server ended");
-        }
-    }));
+    control.spawn(Box::pin(serve_admin(admin, state, control.clone())));
     tracing::info!(
         node = settings.node(),
         version = VERSION,
@@ -118,6 +112,12 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn serve_admin(listener: TcpListener, state: admin::State, scope: Scope) {
+    if let Err(error) = admin::serve(listener, state, scope).await {
+        tracing::error!(%error, "the admin server ended");
+    }
+}
+
 /// Opens the authority. Peers' identities are checked against the snapshot of the moment.
 fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> {
     let authority =
@@ -125,7 +125,7 @@ fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> 
     let mesh = mesh.clone();
     let placement: Arc<dyn Placement> =
         Arc::new(move |id: &_, node: &str| mesh.load().runs_on(id, node));
-    Identities::new(authority, placement, settings.identity()).context("using the authority")
+    Identities::new(authority, placement, Settings::identity()).context("using the authority")
 }
 
 /// Lets the metrics ask the kernel and the certificates.

@@ -17,13 +17,13 @@ use crate::task::clock;
 const DAY: Duration = Duration::from_hours(24);
 
 /// The authority's commands.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Make a new mesh's root certificate and its private key
     Init {

@@ -1,3 +1,166 @@
-//! The commands that a person runs.
+//! The command line.
 
 pub mod ca;
+pub mod check;
+pub mod check_report;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::app;
+use crate::datapath::load;
+use crate::settings::{self, RunArgs, Settings, VERSION, defaults};
+
+const START: &str = "\
+A mesh on one machine, from nothing:
+  mesh-agent ca init --help      make the mesh's authority
+  mesh-agent check --config DIR  see whether this machine and the configuration are fit
+  mesh-agent run --node NAME --config DIR
+
+Every flag can be given in the environment: --drain-timeout is MESH_DRAIN_TIMEOUT.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  Before a change is made, for example in CI; needs no root and no running agent:
+    mesh-agent check --config ./mesh --offline
+
+  On a node, also its kernel, privileges, cgroups and certificates:
+    mesh-agent check --config /etc/mesh/config --node node-a
+
+Exit status: 0 if there is nothing to report, 1 if there is, 2 if the flags cannot be read.";
+
+const UNINSTALL_HELP: &str = "\
+Detaches the kernel programs of one node's agent and removes what it left in the BPF filesystem.
+Connections that go through an agent end; new ones go to their destinations directly, in plaintext.
+Stop the agent first.";
+
+/// A service mesh without sidecars: one agent on each node.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "mesh-agent", version = VERSION, after_help = START, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Runs the agent of this node, until SIGTERM
+    Run(RunArgs),
+    /// Makes the mesh's authority, and vouches for nodes
+    Ca(ca::Args),
+    /// Says what is wrong with this machine or the configuration, before it hurts
+    Check(CheckArgs),
+    /// Removes what an agent left in the kernel
+    Uninstall(UninstallArgs),
+}
+
+/// Flags of `check`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = CHECK_EXAMPLES)]
+pub struct CheckArgs {
+    /// Folder of the mesh's configuration
+    #[arg(long, value_name = "DIR", env = "MESH_CONFIG")]
+    pub config: PathBuf,
+
+    /// Folder of the authority's files
+    #[arg(long, value_name = "DIR", env = "MESH_CA", default_value = defaults::CA_DIRECTORY)]
+    pub ca: PathBuf,
+
+    /// This node's name; without it, what depends on the node is not checked
+    #[arg(long, value_name = "NAME", env = "MESH_NODE")]
+    pub node: Option<String>,
+
+    /// Cgroup v2 whose processes are in the mesh [default: the cgroup v2 root]
+    #[arg(long, value_name = "PATH", env = "MESH_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Where the BPF filesystem is
+    #[arg(long, value_name = "PATH", env = "MESH_BPFFS", default_value = defaults::BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// Checks the configuration only, not this machine
+    #[arg(long, env = "MESH_OFFLINE")]
+    pub offline: bool,
+
+    /// Prints JSON, for programs
+    #[arg(long, env = "MESH_JSON")]
+    pub json: bool,
+}
+
+/// Flags of `uninstall`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = UNINSTALL_HELP)]
+pub struct UninstallArgs {
+    /// The node whose agent's leavings are removed
+    #[arg(long, value_name = "NAME", env = "MESH_NODE")]
+    pub node: String,
+
+    /// Where the BPF filesystem is
+    #[arg(long, value_name = "PATH", env = "MESH_BPFFS", default_value = defaults::BPFFS)]
+    pub bpffs: PathBuf,
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+///
+/// It could not be done; the chain of causes says why, and what to do.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => {
+            let settings = Settings::try_from(args)?;
+            app::run(&settings)?;
+        }
+        Command::Ca(args) => ca::run(&args, &mut io::stdout())?,
+        Command::Check(args) => {
+            let report = check::report(&args);
+            check::print(&report, args.json, &mut io::stdout())?;
+            return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Uninstall(args) => uninstall(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
+    let node = settings::node_name(args.node)?;
+    let removed = load::uninstall(&args.bpffs, &node).context("removing the pins")?;
+    let done = if removed { "removed" } else { "nothing is there" };
+    let folder = load::node_folder(&args.bpffs, &node);
+    let mut out = io::stdout();
+    Ok(io::Write::write_fmt(&mut out, format_args!("{}: {done}\n", folder.display()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_every_command_has_its_variable() {
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+                assert!(arg.get_env().is_some(), "{} {:?}", command.get_name(), arg.get_long());
+            }
+        }
+    }
+
+    #[test]
+    fn a_hyphen_is_standard_output() {
+        let line = ["mesh-agent", "run", "--node=a", "--config=c", "--access-log", "-"];
+        let Command::Run(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+        assert_eq!(args.access_log, "-");
+    }
+}

@@ -161,7 +161,7 @@ async fn answered(pings: Option<&mut PingPong>) {
     match pings {
         Some(pings) => {
             if poll_fn(|cx| pings.poll_pong(cx)).await.is_err() {
-                pending().await
+                pending::<()>().await;
             }
         }
         None => pending().await,

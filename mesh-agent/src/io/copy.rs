@@ -153,7 +153,7 @@ mod tests {
             runtime.block_on(async {
                 let (mut client, mut server, task) = chain().await;
                 let total: usize = cuts.iter().sum();
-                let data: Vec<u8> = (0..total).map(|i| ((i * 31) >> 3) as u8).collect();
+                let data: Vec<u8> = (0..total).map(|i| ((i * 31) >> 3).to_le_bytes()[0]).collect();
                 let writer = async {
                     let mut rest = data.as_slice();
                     for cut in &cuts {

@@ -101,7 +101,7 @@ fn take_inbound(context: &Arc<Context>, realm: &Arc<Realm>, listener: TcpListene
             scope.spawn_on(handle, async move {
                 match tokio::net::TcpStream::from_std(stream) {
                     Ok(stream) => {
-                        Box::pin(inbound::hbone::run(context, realm, stream, client)).await
+                        Box::pin(inbound::hbone::run(context, realm, stream, client)).await;
                     }
                     Err(error) => tracing::warn!(%error, "a tunnel cannot be registered"),
                 }

@@ -135,7 +135,6 @@ fn kind(error: &hbone::Error) -> (Kind, Retry) {
         None => (Kind::Tls, Retry::Safe),
     };
     match error {
-        hbone::Error::Connect(_) => (Kind::Connect, Retry::Safe),
         hbone::Error::H2(error) => match error.get_io() {
             // A server's refusal arrives after the client's handshake, with the first read.
             Some(error) => by_peer(error),
@@ -144,7 +143,7 @@ fn kind(error: &hbone::Error) -> (Kind, Retry) {
         hbone::Error::Refused(401) => (Kind::Identity, Retry::Never),
         hbone::Error::Refused(400) => (Kind::Protocol, Retry::Never),
         hbone::Error::Refused(504) | hbone::Error::Timeout => (Kind::Timeout, Retry::Safe),
-        hbone::Error::Refused(_) => (Kind::Connect, Retry::Safe),
+        hbone::Error::Connect(_) | hbone::Error::Refused(_) => (Kind::Connect, Retry::Safe),
         hbone::Error::Tls(error) => by_peer(error),
     }
 }

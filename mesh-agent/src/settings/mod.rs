@@ -116,8 +116,8 @@ impl Settings {
 }
 
 impl Settings {
-    /// For the proxies.
-    pub fn proxy(&self) -> proxy::Options {
+    /// For the proxies. No flag changes these.
+    pub const fn proxy() -> proxy::Options {
         proxy::Options {
             hbone: hbone::Options {
                 max_streams: defaults::TUNNEL_MAX_STREAMS,
@@ -156,8 +156,8 @@ impl Settings {
         }
     }
 
-    /// For the certificates.
-    pub fn identity(&self) -> identity::Options {
+    /// For the certificates. No flag changes these.
+    pub const fn identity() -> identity::Options {
         identity::Options {
             leaf_ttl: defaults::LEAF_TTL,
             poll_interval: defaults::CA_POLL_INTERVAL,

@@ -52,7 +52,7 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
                 };
                 realm.scope.spawn(last_hop::run(inbound, open, incoming));
             });
-            if let Err(error) = served.await {
+            if let Err(error) = Box::pin(served).await {
                 tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
             }
             drop(counted);
