@@ -1,7 +1,7 @@
 //! Which endpoint of a backend a connection goes to (pure).
 
+use crate::model::share::scale;
 use crate::model::snapshot::Endpoint;
-use crate::route::split::scale;
 
 /// The endpoint that `random`, uniform over all 64 bits, falls on; `None` if there is none.
 ///

@@ -20,6 +20,7 @@ pub mod condition;
 pub mod id;
 pub mod route;
 pub mod service;
+pub mod share;
 pub mod snapshot;
 pub mod spiffe;
 pub mod workload;

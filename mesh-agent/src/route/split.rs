@@ -1,5 +1,6 @@
 //! Weights: which backend of a split a connection goes to (pure).
 
+use crate::model::share::scale;
 use crate::model::snapshot::{Backend, Split};
 
 /// The backend that `random`, uniform over all 64 bits, falls on.
@@ -16,12 +17,6 @@ pub fn pick(split: &Split, random: u64) -> Option<&Backend> {
         point = point.saturating_sub(weight);
         hit
     })
-}
-
-/// Maps `random` to `0..n` (0 if `n` is 0) by the upper half of a product (Lemire 2019).
-pub(crate) fn scale(random: u64, n: u64) -> u64 {
-    let product = u128::from(random) * u128::from(n);
-    u64::try_from(product >> 64).expect("invariant: the upper half of 128 bits is 64 bits")
 }
 
 #[cfg(test)]
