@@ -34,6 +34,14 @@ pub struct Options {
     pub ping_timeout: Duration,
 }
 
+/// Streams that were reset here and are remembered, so that what the peer had under way on them is
+/// ignored.
+const MAX_REMEMBERED_RESETS: usize = 1024;
+
+// Of both builders `max_local_error_reset_streams` is set to `None`: h2 counts every stream of
+// which something arrives after it was forgotten, never counts down, and ends the whole tunnel at
+// 1,024. Applications reset connections all day, and a tunnel lives as long.
+
 /// Why a stream could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::hbone::connect::{self, Open, RequestError};
 use crate::hbone::stream::Stream;
-use crate::hbone::{Error, Options};
+use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
 use crate::task::scope::Scope;
 
 /// The largest list of headers of a request, in bytes (what ztunnel allows).
@@ -68,6 +68,8 @@ where
         .max_frame_size(options.max_frame_bytes)
         .max_send_buffer_size(options.max_send_buffer_bytes)
         .max_concurrent_streams(options.max_streams)
+        .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
+        .max_local_error_reset_streams(None)
         .max_header_list_size(MAX_HEADER_BYTES)
         .handshake(io)
         .await?;

@@ -1,6 +1,7 @@
 //! One HTTP/2 connection to a peer's agent.
 
 use std::future::{pending, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -8,11 +9,12 @@ use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::hbone::connect::{self, Open};
 use crate::hbone::stream::Stream;
-use crate::hbone::{Error, Options};
+use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
 use crate::task::scope::Scope;
 use crate::telemetry::OpenTunnel;
 
@@ -22,6 +24,8 @@ pub struct Tunnel {
     requests: SendRequest<Bytes>,
     streams: AtomicU32,
     closed: AtomicBool,
+    /// Told when the last stream ends.
+    idle: Notify,
 }
 
 /// A place on a tunnel. Dropping it frees the place.
@@ -50,13 +54,19 @@ impl Tunnel {
             .initial_connection_window_size(options.tunnel_window_bytes)
             .max_frame_size(options.max_frame_bytes)
             .max_send_buffer_size(options.max_send_buffer_bytes)
+            .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
+            .max_local_error_reset_streams(None)
             .handshake(io)
             .await?;
-        let tunnel =
-            Arc::new(Self { requests, streams: AtomicU32::new(0), closed: AtomicBool::new(false) });
-        let (driven, options) = (Arc::clone(&tunnel), *options);
+        let tunnel = Arc::new(Self {
+            requests,
+            streams: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
+            idle: Notify::new(),
+        });
+        let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
         scope.spawn(Box::pin(async move {
-            drive(connection, &driven, options).await;
+            drive(connection, &driven, options, &ending).await;
             driven.closed.store(true, Ordering::Release);
             drop(counted);
         }));
@@ -107,13 +117,20 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::AcqRel);
+        if self.0.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_one();
+        }
     }
 }
 
-/// Drives the connection: HTTP/2 itself, pings, and the end of an idle one.
-async fn drive<Io>(mut connection: Connection<Io, Bytes>, tunnel: &Tunnel, options: Options)
-where
+/// Drives the connection: HTTP/2 itself, pings, and the end of an idle one. When `scope` drains
+/// it ends with its last stream.
+async fn drive<Io>(
+    mut connection: Connection<Io, Bytes>,
+    tunnel: &Tunnel,
+    options: Options,
+    scope: &Scope,
+) where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let mut pings = connection.ping_pong();
@@ -121,6 +138,7 @@ where
     let mut used = Instant::now();
     let mut tick = interval(options.ping_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut drained = pin!(drained(tunnel, scope));
     loop {
         tokio::select! {
             biased;
@@ -130,6 +148,7 @@ where
                 }
                 return;
             }
+            () = &mut drained => return,
             () = answered(pings.as_mut()), if asked.is_some() => asked = None,
             _ = tick.tick() => {
                 let now = Instant::now();
@@ -148,6 +167,14 @@ where
                 }
             }
         }
+    }
+}
+
+/// Resolves when the scope drains and no stream is left.
+async fn drained(tunnel: &Tunnel, scope: &Scope) {
+    scope.draining().await;
+    while tunnel.streams.load(Ordering::Acquire) > 0 {
+        tunnel.idle.notified().await;
     }
 }
 
