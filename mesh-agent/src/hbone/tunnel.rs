@@ -2,8 +2,8 @@
 
 use std::future::{pending, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
@@ -21,7 +21,9 @@ use crate::telemetry::OpenTunnel;
 /// A tunnel, as the pool holds it. Its own task drives it.
 #[derive(Debug)]
 pub struct Tunnel {
-    requests: SendRequest<Bytes>,
+    /// `None` once the tunnel takes no more streams: h2 ends the connection, after all that is
+    /// queued was written, when nobody can ask for a stream any more.
+    requests: Mutex<Option<SendRequest<Bytes>>>,
     streams: AtomicU32,
     closed: AtomicBool,
     /// Told when the last stream ends.
@@ -59,7 +61,7 @@ impl Tunnel {
             .handshake(io)
             .await?;
         let tunnel = Arc::new(Self {
-            requests,
+            requests: Mutex::new(Some(requests)),
             streams: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             idle: Notify::new(),
@@ -67,7 +69,7 @@ impl Tunnel {
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
         scope.spawn(Box::pin(async move {
             drive(connection, &driven, options, &ending).await;
-            driven.closed.store(true, Ordering::Release);
+            driven.close();
             drop(counted);
         }));
         Ok(tunnel)
@@ -89,6 +91,17 @@ impl Tunnel {
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
+
+    /// Takes no more streams. The connection ends in order with those that are open.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        drop(self.requests().take());
+    }
+
+    /// A panic elsewhere leaves the handle whole.
+    fn requests(&self) -> MutexGuard<'_, Option<SendRequest<Bytes>>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Lease {
@@ -100,7 +113,10 @@ impl Lease {
     pub async fn open(&self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
         let request = connect::request(open, hostname).map_err(std::io::Error::other);
         let request = request.map_err(Error::Connect)?;
-        let mut requests = self.0.requests.clone().ready().await.inspect_err(|_| self.close())?;
+        let requests = self.0.requests().clone();
+        // Closed since the lease was taken: as if the peer had gone away.
+        let requests = requests.ok_or(Error::H2(h2::Reason::REFUSED_STREAM.into()))?;
+        let mut requests = requests.ready().await.inspect_err(|_| self.close())?;
         let (response, send) = requests.send_request(request, false)?;
         let response = response.await?;
         match response.status().as_u16() {
@@ -111,7 +127,7 @@ impl Lease {
 
     /// Lets nobody else take a place on this tunnel.
     pub fn close(&self) {
-        self.0.closed.store(true, Ordering::Release);
+        self.0.close();
     }
 }
 
@@ -148,14 +164,14 @@ async fn drive<Io>(
                 }
                 return;
             }
-            () = &mut drained => return,
+            () = &mut drained, if !tunnel.is_closed() => tunnel.close(),
             () = answered(pings.as_mut()), if asked.is_some() => asked = None,
             _ = tick.tick() => {
                 let now = Instant::now();
                 if tunnel.streams.load(Ordering::Acquire) > 0 {
                     used = now;
                 } else if now - used >= options.idle_timeout {
-                    return;
+                    tunnel.close();
                 }
                 match asked {
                     Some(since) if now - since >= options.ping_timeout => {
