@@ -54,7 +54,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
     let mut loaded = datapath::load::load(&settings.datapath(&cgroup_root))
         .context("putting the kernel programs in place")?;
-    let workers = Arc::new(Workers::start(settings.threads()).context("starting data threads")?);
+    let workers = Workers::start(settings.threads()).context("starting data threads")?;
 
     let ready = Ready::new();
     let (control, connections) = (Scope::new("control"), Scope::new("connections"));
@@ -62,7 +62,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         mesh: mesh.clone(),
         kernel: Arc::clone(&loaded.kernel),
         telemetry: telemetry.clone(),
-        workers,
+        runtimes: workers.runtimes().clone(),
         options: Settings::proxy(),
     });
     register(&telemetry, &loaded.kernel, &identities);
@@ -107,6 +107,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let _scopes = connections.drain(settings.drain_timeout()).await;
     // What is still open now was cut; its report is made as its task is dropped.
     let cut = control.drain(CONTROL_DRAIN).await;
+    drop(workers);
     tracing::info!(tasks_cut = cut, "stopped");
     telemetry.close().await;
     Ok(())

@@ -23,13 +23,15 @@ use crate::sys::socket::{ListenerOptions, listen};
 ///
 /// A port is in use: another agent or mesh serves this namespace.
 pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
-    let n_workers = context.workers.count();
     let backlog = context.options.backlog;
     // All of them, or none: nothing is accepted before the last one is bound.
     let (outbound, inbound) = realm.enter(|| {
         let inbound = both(HBONE_PORT, Bind::Any, ListenerOptions { backlog, reuse_port: false })?;
         let shared = ListenerOptions { backlog, reuse_port: true };
-        let outbound = (0..n_workers)
+        let outbound = context
+            .runtimes
+            .all()
+            .iter()
             .map(|_| both(OUTBOUND_PORT, Bind::Loopback, shared))
             .collect::<io::Result<Vec<_>>>()?;
         Ok((outbound, inbound))
@@ -72,10 +74,10 @@ fn has_no_v6(error: &io::Error) -> bool {
 }
 
 fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, listener: TcpListener) {
-    let Some(handle) = context.workers.handles().nth(worker) else { return };
+    let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
     let (context, realm) = (Arc::clone(context), Arc::clone(realm));
     let scope = realm.scope.clone();
-    scope.clone().spawn_on(handle, async move {
+    scope.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
         accept::run(listener, &scope, |stream, client| {
             let connection =
@@ -87,18 +89,17 @@ fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, list
 }
 
 fn take_inbound(context: &Arc<Context>, realm: &Arc<Realm>, listener: TcpListener) {
-    let Some(handle) = context.workers.handles().next() else { return };
+    let handle = context.runtimes.next().clone();
     let (context, realm) = (Arc::clone(context), Arc::clone(realm));
     let scope = realm.scope.clone();
-    scope.clone().spawn_on(handle, async move {
+    scope.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
         accept::run(listener, &scope, |stream, client| {
             // The socket moves to the thread whose turn it is, and is registered there.
             let Ok(stream) = stream.into_std() else { return };
-            let turn = context.workers.next();
-            let Some(handle) = context.workers.handles().nth(turn) else { return };
+            let runtime = context.runtimes.next().clone();
             let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
-            scope.spawn_on(handle, async move {
+            scope.spawn_on(&runtime, async move {
                 match tokio::net::TcpStream::from_std(stream) {
                     Ok(stream) => {
                         Box::pin(inbound::hbone::run(context, realm, stream, client)).await;

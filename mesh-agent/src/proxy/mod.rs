@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::datapath::Kernel;
 use crate::hbone;
 use crate::store::Reader;
-use crate::task::worker::Workers;
+use crate::task::worker::Runtimes;
 use crate::telemetry::Telemetry;
 
 /// What both directions share.
@@ -29,7 +29,7 @@ pub struct Context {
     /// Where connections are reported.
     pub telemetry: Telemetry,
     /// The data threads.
-    pub workers: Arc<Workers>,
+    pub runtimes: Runtimes,
     /// What the settings say.
     pub options: Options,
 }

@@ -68,7 +68,7 @@ impl Realm {
         Ok(Self {
             cookie,
             tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),
-            pools: (0..context.workers.count()).map(|_| pool()).collect(),
+            pools: context.runtimes.all().iter().map(|_| pool()).collect(),
             scope: scope.clone(),
             netns,
             locals: ArcSwap::default(),

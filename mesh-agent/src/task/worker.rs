@@ -5,22 +5,29 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// The threads. Dropping this stops them.
+/// The threads. Dropping this stops them: whoever started them owns it, and no task does.
 #[derive(Debug)]
 pub struct Workers {
+    runtimes: Runtimes,
     workers: Vec<Worker>,
-    next: AtomicUsize,
+}
+
+/// The threads' runtimes, for those who spawn on them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Runtimes {
+    handles: Arc<[Handle]>,
+    turn: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
 struct Worker {
-    handle: Handle,
     /// Dropped to end the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -33,28 +40,33 @@ impl Workers {
     ///
     /// The system refused a thread or a runtime's descriptors.
     pub fn start(count: NonZeroUsize) -> io::Result<Self> {
-        let workers = (0..count.get()).map(Worker::start).collect::<io::Result<_>>()?;
-        Ok(Self { workers, next: AtomicUsize::new(0) })
+        let started = (0..count.get()).map(Worker::start).collect::<io::Result<Vec<_>>>()?;
+        let (handles, workers): (Vec<_>, _) = started.into_iter().unzip();
+        let runtimes = Runtimes { handles: handles.into(), turn: Arc::default() };
+        Ok(Self { runtimes, workers })
     }
 
-    /// The runtimes, one a thread.
-    pub fn handles(&self) -> impl ExactSizeIterator<Item = &Handle> {
-        self.workers.iter().map(|worker| &worker.handle)
+    /// The runtimes.
+    pub const fn runtimes(&self) -> &Runtimes {
+        &self.runtimes
+    }
+}
+
+impl Runtimes {
+    /// One a thread, in a fixed order.
+    pub fn all(&self) -> &[Handle] {
+        &self.handles
     }
 
-    /// The number of threads.
-    pub fn count(&self) -> usize {
-        self.workers.len()
-    }
-
-    /// The next thread in turn.
-    pub fn next(&self) -> usize {
-        self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len()
+    /// The next one in turn.
+    pub fn next(&self) -> &Handle {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        &self.handles[turn % self.handles.len()]
     }
 }
 
 impl Worker {
-    fn start(index: usize) -> io::Result<Self> {
+    fn start(index: usize) -> io::Result<(Handle, Self)> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -62,7 +74,7 @@ impl Worker {
             // Ends when the sender is dropped; nothing is ever sent.
             let _ended: Result<(), _> = runtime.block_on(stopped);
         })?;
-        Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
+        Ok((handle, Self { stop: Some(stop), thread: Some(thread) }))
     }
 }
 
@@ -86,13 +98,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tasks_run_on_the_threads_and_turns_are_taken() {
+    fn tasks_run_on_the_threads_in_turn() {
         let workers = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
-        assert_eq!([workers.next(), workers.next(), workers.next()], [0, 1, 0]);
-        for (index, handle) in workers.handles().enumerate() {
-            let name = handle.block_on(async { thread::current().name().map(str::to_owned) });
-            // `block_on` of a handle runs here; what matters is that the runtime answers.
-            assert!(name.is_some(), "{index}");
+        let (tx, rx) = std::sync::mpsc::channel();
+        for _ in 0..3 {
+            let tx = tx.clone();
+            drop(workers.runtimes().next().spawn(async move {
+                tx.send(thread::current().name().map(str::to_owned)).unwrap();
+            }));
         }
+        drop(tx);
+        let mut names: Vec<_> = rx.iter().flatten().collect();
+        names.sort();
+        assert_eq!(names, ["data-0", "data-0", "data-1"]);
+    }
+
+    #[test]
+    fn a_task_that_outlives_the_threads_does_not_own_them() {
+        let workers = Workers::start(NonZeroUsize::MIN).unwrap();
+        let runtimes = workers.runtimes().clone();
+        drop(workers.runtimes().next().spawn(async move {
+            let _held = runtimes;
+            std::future::pending::<()>().await;
+        }));
+        drop(workers);
     }
 }
