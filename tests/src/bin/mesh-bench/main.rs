@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
 use mesh_tests::sweep;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -41,20 +41,38 @@ use crate::screen::Screen;
 use crate::slot::Slot;
 use crate::workload::Contender;
 
-/// The labs that there are, for those who end us.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LabIds(Arc<Mutex<Vec<String>>>);
+/// The labs that there are, for those who end us. Taken away when we are to end.
+#[derive(Clone, Debug)]
+pub(crate) struct LabIds(Arc<Mutex<Option<Vec<String>>>>);
 
 impl LabIds {
-    /// Adds a lab.
-    pub(crate) fn add(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_owned());
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Some(Vec::new()))))
     }
 
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Adds a lab.
+    ///
+    /// # Errors
+    ///
+    /// We are to end.
+    pub(crate) fn add(&self, id: &str) -> Result<()> {
+        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.as_mut().context(INTERRUPTED)?.push(id.to_owned());
+        Ok(())
+    }
+
+    /// Whether we are to end, so that what happens to the labs is no news.
+    pub(crate) fn gone(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    fn take(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 }
+
+/// Why there is no result, if a signal ended us.
+const INTERRUPTED: &str = "interrupted";
 
 /// What the main thread waits for.
 #[derive(Debug)]
@@ -94,7 +112,7 @@ fn run(args: Args) -> Result<Message> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block().context("cannot block signals")?;
     let (sender, messages) = channel();
-    let ids = LabIds::default();
+    let ids = LabIds::new();
     let (done, labs) = (Sender::clone(&sender), ids.clone());
     thread::spawn(move || {
         // The other end is gone only when the process is ending.
@@ -107,7 +125,7 @@ fn run(args: Args) -> Result<Message> {
     });
     let message = messages.recv().context("nobody measures")?;
     if matches!(message, Message::Signal(_)) {
-        for id in ids.all() {
+        for id in ids.take() {
             sweep::remove(&id)?;
         }
     }
@@ -140,7 +158,8 @@ fn bench(args: &Args, mut plan: Plan, ids: &LabIds) -> Result<bool> {
         }
         _ => None,
     };
-    let samples = measure::run(&plan, &slots, &mut screen);
+    let samples = measure::run(&plan, &slots, ids, &mut screen);
+    ensure!(!ids.gone(), INTERRUPTED);
     let mut rows = result::rows(&samples, &plan.contenders);
     rows.extend(memory.iter().flat_map(result::memory_rows));
     let losses = result::losses(&samples);

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::process::DEADLINE;
 
+use crate::LabIds;
 use crate::args::Plan;
 use crate::cpu::{Reading, Usage};
 use crate::load::{BEGIN, Report};
@@ -32,14 +33,14 @@ pub(crate) struct Seen {
 }
 
 /// Measures everything. A measurement that fails is not the end of the others.
-pub(crate) fn run(plan: &Plan, slots: &[Slot], screen: &mut Screen) -> Vec<Sample> {
+pub(crate) fn run(plan: &Plan, slots: &[Slot], ids: &LabIds, screen: &mut Screen) -> Vec<Sample> {
     let mut samples = Vec::new();
     let count = plan.cells.len();
     for round in 0..plan.rounds {
         for (number, &(path, workload)) in plan.cells.iter().enumerate() {
             for slot in in_turn(slots, round + number) {
                 let contender = slot.contender;
-                if slot.target_of(path, workload).is_none() {
+                if slot.target_of(path, workload).is_none() || ids.gone() {
                     continue;
                 }
                 let (path_name, name) = (path.name(), workload.name());

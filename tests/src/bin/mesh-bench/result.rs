@@ -43,6 +43,7 @@ pub(crate) enum Metric {
     Rps,
     P50,
     P99,
+    Max,
     CpuPerGb,
     CpuPer100k,
     TotalCpuPerGb,
@@ -63,8 +64,9 @@ impl Metric {
             Workload::Bulk1 | Workload::Bulk8 => {
                 &[Self::Throughput, Self::CpuPerGb, Self::TotalCpuPerGb]
             }
-            Workload::Pingpong | Workload::HttpRate => {
-                &[Self::P50, Self::P99, Self::CpuPer100k, Self::TotalCpuPer100k]
+            Workload::Pingpong => &[Self::P50, Self::P99, Self::CpuPer100k, Self::TotalCpuPer100k],
+            Workload::HttpRate => {
+                &[Self::P50, Self::P99, Self::Max, Self::CpuPer100k, Self::TotalCpuPer100k]
             }
             Workload::HttpSaturated => {
                 &[Self::Rps, Self::P50, Self::P99, Self::CpuPer100k, Self::TotalCpuPer100k]
@@ -82,6 +84,7 @@ impl Metric {
             Self::Rps => "rps",
             Self::P50 => "p50",
             Self::P99 => "p99",
+            Self::Max => "max",
             Self::CpuPerGb => "cpu_per_gb",
             Self::CpuPer100k => "cpu_per_100k",
             Self::TotalCpuPerGb => "total_cpu_per_gb",
@@ -94,7 +97,7 @@ impl Metric {
         match self {
             Self::Throughput => "Gb/s",
             Self::Rps => "1/s",
-            Self::P50 | Self::P99 => "us",
+            Self::P50 | Self::P99 | Self::Max => "us",
             Self::CpuPerGb | Self::TotalCpuPerGb => "CPU s/GB",
             Self::CpuPer100k | Self::TotalCpuPer100k => "CPU s/100k",
         }
@@ -113,6 +116,7 @@ impl Metric {
             Self::Rps => done / report.seconds,
             Self::P50 => report.p50_us,
             Self::P99 => report.p99_us,
+            Self::Max => report.max_us,
             Self::CpuPerGb => usage.proxies / (bytes / 1e9),
             Self::CpuPer100k => usage.proxies / (done / 1e5),
             Self::TotalCpuPerGb => total / (bytes / 1e9),

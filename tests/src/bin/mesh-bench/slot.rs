@@ -67,7 +67,7 @@ impl Slot {
     /// A program is not built or does not start.
     pub(crate) fn create(contender: Contender, ids: &LabIds) -> Result<Self> {
         let lab = Lab::new()?;
-        ids.add(lab.id());
+        ids.add(lab.id())?;
         let (a, b) = (lab.node("a")?, lab.node("b")?);
         let pods = Pods {
             client: a.pod("client")?,

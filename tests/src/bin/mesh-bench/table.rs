@@ -99,6 +99,7 @@ fn label(metric: &str) -> &'static str {
         "rps" => "per second",
         "p50" => "p50, µs",
         "p99" => "p99, µs",
+        "max" => "longest, µs",
         "cpu_per_gb" => "proxy CPU, s/GB",
         "cpu_per_100k" => "proxy CPU, s/100k",
         "total_cpu_per_gb" => "all CPU, s/GB",

@@ -1,11 +1,9 @@
 //! What is measured: the paths, the workloads, and who carries the bytes.
 
 use clap::ValueEnum;
-use serde::Serialize;
 
 /// Where a connection goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
     /// From a pod of the mesh to one on another node that is not the mesh's: what the mesh costs
     /// those who do not use it.
@@ -17,13 +15,14 @@ pub(crate) enum Path {
 }
 
 /// What a client does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Workload {
     /// Sends as much as it can on one connection
+    #[value(name = "bulk_1")]
     Bulk1,
     /// Sends as much as it can on eight connections
+    #[value(name = "bulk_8")]
     Bulk8,
     /// Sends a byte and waits for it to come back, again and again
     Pingpong,
@@ -36,8 +35,7 @@ pub(crate) enum Workload {
 }
 
 /// Who is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
     /// Nobody: the pods talk to each other.
     Direct,
@@ -132,3 +130,15 @@ pub(crate) const ECHO: u16 = 9007;
 
 /// Where servers answer HTTP requests.
 pub(crate) const HTTP: u16 = 8080;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_know_workloads_by_their_names() {
+        for workload in Workload::ALL {
+            assert_eq!(Workload::from_str(workload.name(), false), Ok(workload));
+        }
+    }
+}

@@ -59,7 +59,8 @@ pub(super) fn new_connections(part: Part<'_>) -> Result<Tally> {
     let runtime = threads::runtime()?;
     let expect: Arc<[u8]> = http::answer().into();
     let to = part.load.to;
-    runtime.block_on(timeout(PATIENCE, once(to, &expect))).context("no answer")??;
+    let first = async { timeout(PATIENCE, once(to, &expect)).await };
+    runtime.block_on(first).context("no answer")?.context("no connection")?;
     let (start, end) = part.begin()?;
     runtime.block_on(async {
         let mut working = JoinSet::new();
