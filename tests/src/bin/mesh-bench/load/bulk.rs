@@ -1,0 +1,57 @@
+//! As many bytes as possible.
+
+use std::io;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+
+use super::{PATIENCE, Part, Tally};
+use crate::threads;
+
+/// Bytes that are sent at once, as iperf3 does.
+const CHUNK: usize = 128 * 1024;
+
+/// Sends on each connection until the end, and waits until all of it has arrived.
+pub(super) fn work(part: Part<'_>) -> Result<Tally> {
+    let runtime = threads::runtime()?;
+    let streams = runtime.block_on(async {
+        let mut streams = Vec::new();
+        for _ in 0..part.connections {
+            streams.push(TcpStream::connect(part.load.to).await.context("cannot connect")?);
+        }
+        Ok::<_, anyhow::Error>(streams)
+    })?;
+    let (start, end) = part.begin()?;
+    runtime.block_on(async {
+        let mut sending = JoinSet::new();
+        for stream in streams {
+            sending.spawn(timeout_at((end + PATIENCE).into(), send(stream, end)));
+        }
+        let mut tally = Tally::default();
+        while let Some(sent) = sending.join_next().await {
+            match sent? {
+                Ok(Ok(bytes)) => {
+                    tally.bytes += bytes;
+                    tally.done(start);
+                }
+                Ok(Err(_)) | Err(_) => tally.failed += 1,
+            }
+        }
+        tally.elapsed = start.elapsed();
+        Ok(tally)
+    })
+}
+
+/// Sends until the end. Returns how many bytes the server has received.
+async fn send(mut stream: TcpStream, end: Instant) -> io::Result<u64> {
+    let chunk = vec![b'x'; CHUNK];
+    while Instant::now() < end {
+        stream.write_all(&chunk).await?;
+    }
+    stream.shutdown().await?;
+    stream.read_u64().await
+}

@@ -1,0 +1,132 @@
+//! Closed loops: the next request is sent when the last one is answered.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout, timeout_at};
+
+use super::{PATIENCE, Part, Tally};
+use crate::{http, threads};
+
+/// How long a client waits before it tries again what failed.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// An open connection, and room for the answer.
+#[derive(Debug)]
+struct Client {
+    stream: TcpStream,
+    seen: Vec<u8>,
+    expect: Arc<[u8]>,
+}
+
+/// Sends requests on connections that stay open.
+pub(super) fn keep_alive(part: Part<'_>) -> Result<Tally> {
+    let runtime = threads::runtime()?;
+    let expect: Arc<[u8]> = http::answer().into();
+    let clients = runtime.block_on(async {
+        let mut clients = Vec::new();
+        for _ in 0..part.connections {
+            let client = timeout(PATIENCE, Client::open(&part, &expect)).await;
+            clients.push(client.context("no answer")?.context("cannot connect")?);
+        }
+        Ok::<_, anyhow::Error>(clients)
+    })?;
+    let (start, end) = part.begin()?;
+    runtime.block_on(async {
+        let mut working = JoinSet::new();
+        for mut client in clients {
+            working.spawn(async move {
+                let mut tally = Tally::default();
+                // One deadline for all requests: a timer for each would be load.
+                let ended = timeout_at((end + PATIENCE).into(), client.work(end, &mut tally)).await;
+                if !matches!(ended, Ok(Ok(()))) {
+                    tally.failed += 1;
+                }
+                tally
+            });
+        }
+        collect(working, start).await
+    })
+}
+
+/// Opens a connection for each request.
+pub(super) fn new_connections(part: Part<'_>) -> Result<Tally> {
+    let runtime = threads::runtime()?;
+    let expect: Arc<[u8]> = http::answer().into();
+    let to = part.load.to;
+    let first = async { timeout(PATIENCE, once(to, &expect)).await };
+    runtime.block_on(first).context("no answer")?.context("no connection")?;
+    let (start, end) = part.begin()?;
+    runtime.block_on(async {
+        let mut working = JoinSet::new();
+        for _ in 0..part.connections {
+            let expect = Arc::clone(&expect);
+            working.spawn(async move {
+                let mut tally = Tally::default();
+                while Instant::now() < end {
+                    let begin = Instant::now();
+                    if let Ok(Ok(())) = timeout(PATIENCE, once(to, &expect)).await {
+                        tally.done(begin);
+                    } else {
+                        tally.failed += 1;
+                        sleep(PAUSE).await;
+                    }
+                }
+                tally
+            });
+        }
+        collect(working, start).await
+    })
+}
+
+async fn collect(mut working: JoinSet<Tally>, start: Instant) -> Result<Tally> {
+    let mut all = Tally::default();
+    while let Some(tally) = working.join_next().await {
+        all.add(tally?);
+    }
+    all.elapsed = start.elapsed();
+    Ok(all)
+}
+
+/// One connection, one request; the server closes first.
+async fn once(to: std::net::SocketAddr, expect: &[u8]) -> io::Result<()> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.set_nodelay(true)?;
+    stream.write_all(http::GET_AND_CLOSE).await?;
+    let mut seen = Vec::with_capacity(expect.len() + 1);
+    stream.read_to_end(&mut seen).await?;
+    http::check(&seen, expect)
+}
+
+impl Client {
+    /// Connects, and tries the connection.
+    async fn open(part: &Part<'_>, expect: &Arc<[u8]>) -> io::Result<Self> {
+        let stream = TcpStream::connect(part.load.to).await?;
+        stream.set_nodelay(true)?;
+        let seen = vec![0; expect.len()];
+        let mut client = Self { stream, seen, expect: Arc::clone(expect) };
+        client.request().await?;
+        Ok(client)
+    }
+
+    async fn work(&mut self, end: Instant, tally: &mut Tally) -> io::Result<()> {
+        let mut now = Instant::now();
+        while now < end {
+            self.request().await?;
+            tally.done(now);
+            now = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn request(&mut self) -> io::Result<()> {
+        self.stream.write_all(http::GET).await?;
+        self.stream.read_exact(&mut self.seen).await?;
+        http::check(&self.seen, &self.expect)
+    }
+}

@@ -1,0 +1,128 @@
+//! The clients, in a pod: each workload is one run of this program.
+//!
+//! A client opens its connections and tries each, says [`BEGIN`], works for the given time, and
+//! reports. What happened before `BEGIN` is not measured.
+
+mod bulk;
+mod closed;
+mod paced;
+mod tally;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+use crate::threads;
+use crate::workload::Workload;
+use tally::Tally;
+
+/// What a client says when it begins to work.
+pub(crate) const BEGIN: &str = "begin";
+
+/// How long a connection, or one exchange on it, may take before it has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a client shall do.
+#[derive(Clone, Copy, Debug, Parser)]
+pub(crate) struct Load {
+    /// What to do
+    pub workload: Workload,
+    /// The server
+    #[arg(long)]
+    pub to: SocketAddr,
+    /// How long to work
+    #[arg(long)]
+    pub seconds: f64,
+}
+
+/// What a client did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// Bytes that the servers say they have received; only of bulk workloads.
+    pub bytes: u64,
+    /// Exchanges, requests or connections that went well.
+    pub done: u64,
+    /// Those that did not.
+    pub failed: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// The median of the durations, in microseconds.
+    pub p50_us: f64,
+    /// The 99th percentile of the durations, in microseconds.
+    pub p99_us: f64,
+    /// The longest duration, in microseconds.
+    pub max_us: f64,
+}
+
+/// Does it, and reports.
+///
+/// # Errors
+///
+/// No connection could be opened at the start.
+pub(crate) fn run(load: &Load) -> Result<()> {
+    let report = match load.workload {
+        Workload::Bulk1 => on_threads(load, 1, bulk::work),
+        Workload::Bulk8 => on_threads(load, 8, bulk::work),
+        Workload::Pingpong => paced::round_trips(load),
+        Workload::HttpRate => paced::requests(load),
+        Workload::HttpSaturated => on_threads(load, 32, closed::keep_alive),
+        Workload::HttpNewConnection => on_threads(load, 16, closed::new_connections),
+    }?;
+    let report = serde_json::to_string(&report).context("a report is valid JSON")?;
+    writeln!(std::io::stdout(), "{report}").context("nobody reads our reports")
+}
+
+/// The share of one thread in a workload.
+#[derive(Debug)]
+struct Part<'a> {
+    load: &'a Load,
+    /// How many connections it has.
+    connections: usize,
+    /// Where all threads wait until all are ready.
+    start: &'a Barrier,
+}
+
+impl Part<'_> {
+    /// Waits for the other threads, and returns the times of the start and of the end.
+    fn begin(&self) -> Result<(Instant, Instant)> {
+        begin(self.load, self.start)
+    }
+}
+
+/// Waits until all threads are ready; one of them says so.
+fn begin(load: &Load, barrier: &Barrier) -> Result<(Instant, Instant)> {
+    if barrier.wait().is_leader() {
+        writeln!(std::io::stdout(), "{BEGIN}").context("nobody reads our reports")?;
+    }
+    let start = Instant::now();
+    Ok((start, start + Duration::from_secs_f64(load.seconds)))
+}
+
+/// Shares `connections` among threads, and adds up what they did.
+fn on_threads(
+    load: &Load,
+    connections: usize,
+    work: impl Fn(Part<'_>) -> Result<Tally> + Sync,
+) -> Result<Report> {
+    let count = threads::count().min(connections);
+    let start = &Barrier::new(count);
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .map(|index| {
+                let connections = threads::share(connections, count, index);
+                scope.spawn(move || work(Part { load, connections, start }))
+            })
+            .collect();
+        let mut all = Tally::default();
+        for thread in threads {
+            all.add(thread.join().map_err(|_panic| anyhow!("a thread of the load panicked"))??);
+        }
+        Ok(all.report())
+    })
+}

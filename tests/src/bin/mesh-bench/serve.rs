@@ -1,0 +1,110 @@
+//! The servers, in a pod: HTTP, discard and echo.
+
+use std::io::Write as _;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::workload::{DISCARD, ECHO, HTTP};
+use crate::{http, threads};
+
+/// Bytes that a bulk server reads at once.
+const CHUNK: usize = 256 * 1024;
+
+/// Connections that wait to be accepted; the lab's namespaces allow as many (`somaxconn`).
+const BACKLOG: u32 = 4096;
+
+/// What a server says when it listens.
+pub(crate) const READY: &str = "ready";
+
+/// Serves until the input closes.
+///
+/// # Errors
+///
+/// It cannot listen.
+pub(crate) fn run() -> Result<()> {
+    for _ in 0..threads::count() {
+        let runtime = threads::runtime()?;
+        let listeners = {
+            let _inside = runtime.enter();
+            [listen(HTTP)?, listen(DISCARD)?, listen(ECHO)?]
+        };
+        std::thread::spawn(move || {
+            let [web, discard, echo] = listeners;
+            let answer: Arc<[u8]> = http::answer().into();
+            runtime.block_on(async {
+                tokio::join!(
+                    accept(web, |stream| requests(stream, Arc::clone(&answer))),
+                    accept(discard, swallow),
+                    accept(echo, send_back),
+                )
+            });
+        });
+    }
+    writeln!(std::io::stdout(), "{READY}").context("nobody reads our reports")?;
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("cannot read our input")?;
+    Ok(())
+}
+
+/// Each thread listens on its own; the kernel shares the connections out.
+fn listen(port: u16) -> Result<TcpListener> {
+    let addr = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let socket = TcpSocket::new_v6().context("cannot make a socket")?;
+    socket.set_reuseaddr(true).context("cannot set SO_REUSEADDR")?;
+    socket.set_reuseport(true).context("cannot set SO_REUSEPORT")?;
+    socket.bind(addr).with_context(|| format!("cannot bind {addr}"))?;
+    socket.listen(BACKLOG).with_context(|| format!("cannot listen on {addr}"))
+}
+
+async fn accept<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    loop {
+        // A client may be gone before it was accepted; and what a connection dies of, its client
+        // sees and counts.
+        if let Ok((stream, _peer)) = listener.accept().await
+            && stream.set_nodelay(true).is_ok()
+        {
+            tokio::spawn(serve(stream));
+        }
+    }
+}
+
+/// Answers requests until the client closes or asks us to.
+async fn requests(mut stream: TcpStream, answer: Arc<[u8]>) -> std::io::Result<()> {
+    let mut request = Vec::with_capacity(http::REQUEST_LIMIT);
+    while stream.read_buf(&mut request).await? > 0 {
+        if http::is_whole(&request) {
+            stream.write_all(&answer).await?;
+            if http::closes(&request) {
+                return Ok(());
+            }
+            request.clear();
+        }
+    }
+    Ok(())
+}
+
+/// Reads to the end, then says how many bytes it was.
+async fn swallow(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut received = 0_u64;
+    while let length @ 1.. = stream.read(&mut buffer).await? {
+        received += length as u64;
+    }
+    stream.write_all(&received.to_be_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// Sends back what it reads.
+async fn send_back(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = vec![0; 4096];
+    while let length @ 1.. = stream.read(&mut buffer).await? {
+        stream.write_all(&buffer[..length]).await?;
+    }
+    stream.shutdown().await
+}

@@ -1,0 +1,163 @@
+//! What is measured, ready to run: two nodes with the same pods and servers for each contender.
+//!
+//! All slots are up at the same time, so that nothing starts or stops between measurements.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use mesh_tests::agent::{Agent, Options};
+use mesh_tests::lab::Lab;
+use mesh_tests::mesh::{ConfigDir, Mesh, Service, Workload as MeshWorkload};
+use mesh_tests::node::Node;
+use mesh_tests::pki::Authority;
+use mesh_tests::pod::Pod;
+use mesh_tests::process::DEADLINE;
+
+use crate::LabIds;
+use crate::haproxy::{self, Haproxy};
+use crate::pod::InPod;
+use crate::serve::READY;
+use crate::workload::{Contender, DISCARD, ECHO, HTTP, Path, Workload};
+
+/// The virtual addresses of the services.
+const SAME_NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
+const CROSS_NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 20));
+
+/// The trust domain of the certificates (RFC 2606, section 3).
+const TRUST_DOMAIN: &str = "bench.example";
+
+/// Two nodes, and who carries the bytes between them. Programs are stopped before their machines
+/// are removed.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub contender: Contender,
+    _carriers: Carriers,
+    _servers: [InPod; 3],
+    pods: Pods,
+    nodes: [Node; 2],
+    _lab: Lab,
+}
+
+/// What carries the bytes.
+#[derive(Debug)]
+enum Carriers {
+    Nobody,
+    Agents { _agents: [Agent; 2] },
+    Haproxy { _pair: [Haproxy; 2] },
+}
+
+#[derive(Debug)]
+struct Pods {
+    /// On the first node: where the load comes from.
+    client: Pod,
+    /// On the first node.
+    near: Pod,
+    /// On the second node.
+    far: Pod,
+    /// On the second node, and not the mesh's.
+    outside: Pod,
+}
+
+impl Slot {
+    /// Makes the nodes and starts everything on them.
+    ///
+    /// # Errors
+    ///
+    /// A program is not built or does not start.
+    pub(crate) fn create(contender: Contender, ids: &LabIds) -> Result<Self> {
+        let lab = Lab::new()?;
+        ids.add(lab.id())?;
+        let (a, b) = (lab.node("a")?, lab.node("b")?);
+        let pods = Pods {
+            client: a.pod("client")?,
+            near: a.pod("near")?,
+            far: b.pod("far")?,
+            outside: b.pod("outside")?,
+        };
+        let servers = [serve(&pods.near)?, serve(&pods.far)?, serve(&pods.outside)?];
+        let carriers = match contender {
+            Contender::Direct => Carriers::Nobody,
+            Contender::Mesh => Carriers::Agents { _agents: agents(&lab, [&a, &b], &pods)? },
+            Contender::Haproxy => {
+                Carriers::Haproxy { _pair: haproxy::pair(&lab, [&a, &b], pods.far.v4())? }
+            }
+        };
+        let nodes = [a, b];
+        Ok(Self { contender, _carriers: carriers, _servers: servers, pods, nodes, _lab: lab })
+    }
+
+    /// Where the load comes from.
+    pub(crate) fn client(&self) -> &Pod {
+        &self.pods.client
+    }
+
+    /// What the client connects to; `None` if this contender has no such path.
+    pub(crate) fn target(&self, path: Path, port: u16) -> Option<SocketAddr> {
+        let addr = match (self.contender, path) {
+            (Contender::Direct | Contender::Mesh, Path::Unmeshed) => self.pods.outside.at(port),
+            (Contender::Direct, Path::SameNode) => self.pods.near.at(port),
+            (Contender::Direct, Path::CrossNode) => self.pods.far.at(port),
+            (Contender::Mesh, Path::SameNode) => SocketAddr::new(SAME_NODE, port),
+            (Contender::Mesh, Path::CrossNode) => SocketAddr::new(CROSS_NODE, port),
+            (Contender::Haproxy, Path::CrossNode) => {
+                let [node, _] = self.nodes[0].addresses();
+                SocketAddr::new(node, haproxy::entry(port))
+            }
+            (Contender::Haproxy, Path::Unmeshed | Path::SameNode) => return None,
+        };
+        Some(addr)
+    }
+
+    /// What the client of a workload connects to.
+    pub(crate) fn target_of(&self, path: Path, workload: Workload) -> Option<SocketAddr> {
+        self.target(path, workload.port())
+    }
+
+    /// The groups of whoever carries the bytes.
+    pub(crate) fn proxy_groups(&self) -> [PathBuf; 2] {
+        self.nodes.each_ref().map(|node| node.cgroup().join("agent"))
+    }
+
+    /// The groups of the clients and servers.
+    pub(crate) fn load_groups(&self) -> [PathBuf; 2] {
+        self.nodes.each_ref().map(|node| node.cgroup().join("pods"))
+    }
+}
+
+fn serve(pod: &Pod) -> Result<InPod> {
+    let server = InPod::start(pod, &["serve"])?;
+    let line = server.line(DEADLINE).with_context(|| format!("no server in {}", pod.name()))?;
+    ensure!(line == READY, "a server said {line:?} before it was ready");
+    Ok(server)
+}
+
+/// Configures the mesh, and starts an agent on each node. Their access logs are on, as they would
+/// be in production.
+fn agents(lab: &Lab, nodes: [&Node; 2], pods: &Pods) -> Result<[Agent; 2]> {
+    let workload = |pod: &Pod| {
+        let name = pod.name();
+        let workload = MeshWorkload::of(pod).account(name).label("app", name);
+        [HTTP, DISCARD, ECHO].into_iter().fold(workload, MeshWorkload::port)
+    };
+    let service = |pod: &Pod, addr: IpAddr| {
+        let service = Service::new(pod.name()).at(addr).select("app", pod.name());
+        [HTTP, DISCARD, ECHO].into_iter().fold(service, |service, port| service.port(port, port))
+    };
+    let config = ConfigDir::create(lab.state().join("config"))?;
+    config.write(
+        &Mesh::new("bench")
+            .workload(&MeshWorkload::of(&pods.client).account("client"))
+            .workload(&workload(&pods.near))
+            .workload(&workload(&pods.far))
+            .service(&service(&pods.near, SAME_NODE))
+            .service(&service(&pods.far, CROSS_NODE)),
+    )?;
+    let authority = Authority::init(&lab.state().join("ca"), TRUST_DOMAIN)?;
+    let start = |node: &Node| {
+        let ca = authority.node(node.name())?;
+        Agent::start(node, &Options { ca: &ca, config: config.path(), args: &[] })
+    };
+    let [a, b] = nodes;
+    Ok([start(a)?, start(b)?])
+}
