@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
+use crate::netns::Netns;
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::report::{Connection, Event, Served, Totals, Transfer};
+
+/// How long a transfer may take. It ends by itself at its `--timeout`, of which this is above all.
+const TRANSFER_DEADLINE: Duration = Duration::from_mins(11);
 
 /// A running server.
 #[derive(Debug)]
@@ -55,6 +61,19 @@ impl Server {
     /// The process, for example to kill it.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Closes the server and returns the ends of connections that were not asked for yet.
+    ///
+    /// # Errors
+    ///
+    /// It failed.
+    pub fn finish(self) -> Result<Vec<Served>> {
+        let served = self.process.finish()?.into_iter().map(|event| match event {
+            Event::Served(served) => Ok(served),
+            other => bail!("a server said {other:?}"),
+        });
+        served.collect()
     }
 
     /// Closes the server and waits for its end.
@@ -113,7 +132,16 @@ impl Client {
     ///
     /// The client cannot be started. That it could not connect is no error: see its reports.
     pub fn run(&self, pod: &Pod) -> Result<Outcome> {
-        let process = pod.start(self.command("connect"))?;
+        self.run_in(pod.netns(), pod.cgroup())
+    }
+
+    /// Does it in any namespace and cgroup, and waits for the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
+    pub fn run_in(&self, netns: &Netns, cgroup: &Path) -> Result<Outcome> {
+        let process = Process::app(netns, cgroup, self.command("connect"))?;
         let mut connections = Vec::new();
         loop {
             match process.event()? {
@@ -226,8 +254,21 @@ impl Traffic {
 pub fn transfer(pod: &Pod, to: SocketAddr, args: &[&str]) -> Result<Transfer> {
     let to = to.to_string();
     let process = pod.start(["transfer", "--to", &to].iter().chain(args))?;
-    match process.event()? {
+    match process.event_within(TRANSFER_DEADLINE)? {
         Event::Transfer(transfer) => Ok(transfer),
+        other => bail!("a client said {other:?}"),
+    }
+}
+
+/// Sends a datagram from `pod` and reads it back.
+///
+/// # Errors
+///
+/// The client cannot be started. That nothing came back is no error: see its report.
+pub fn datagram(pod: &Pod, to: SocketAddr) -> Result<Connection> {
+    let process = pod.start(["datagram", "--to", &to.to_string(), "--timeout", "5"])?;
+    match process.event()? {
+        Event::Connection(connection) => Ok(connection),
         other => bail!("a client said {other:?}"),
     }
 }

@@ -25,6 +25,9 @@ pub mod mesh;
 pub mod metrics;
 pub mod pki;
 
+// What most tests begin with.
+pub mod fixture;
+
 // What a test says about it.
 pub mod expect;
 pub mod capture;

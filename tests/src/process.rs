@@ -71,7 +71,16 @@ impl Process {
     ///
     /// There is none within [`DEADLINE`], or the process ended.
     pub fn event(&self) -> Result<Event> {
-        self.events.recv_timeout(DEADLINE).context("mesh-app says nothing more")?
+        self.event_within(DEADLINE)
+    }
+
+    /// Waits for the next line of a process that may be silent for long.
+    ///
+    /// # Errors
+    ///
+    /// There is none within `deadline`, or the process ended.
+    pub fn event_within(&self, deadline: Duration) -> Result<Event> {
+        self.events.recv_timeout(deadline).context("mesh-app says nothing more")?
     }
 
     /// Says a line to the process.

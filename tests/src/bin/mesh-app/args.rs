@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(crate) enum Verb {
     Transfer(Transfer),
     /// Open connections and keep them; each line of input is another exchange on each
     Hold(Connect),
+    /// Send a datagram and read it back
+    Datagram(Target),
 }
 
 /// What a server does with a connection.
@@ -52,6 +54,10 @@ pub(crate) enum Service {
     Digest,
     /// Reads `--bytes`, then resets the connection
     Reset,
+    /// Closes at once
+    Close,
+    /// Sends datagrams (UDP) back
+    Datagram,
 }
 
 #[derive(Clone, Debug, Parser)]
@@ -80,6 +86,15 @@ pub(crate) struct Target {
     /// Reach an IPv4 address through an IPv6 socket
     #[arg(long)]
     pub mapped: bool,
+    /// Bind the socket to this address first
+    #[arg(long)]
+    pub bind: Option<IpAddr>,
+    /// Use this address with the same socket first, which must fail
+    #[arg(long)]
+    pub first: Option<SocketAddr>,
+    /// Wait in `connect(2)` instead of asking it not to block
+    #[arg(long)]
+    pub blocking: bool,
     /// Seconds after which a connection, or an exchange on it, has failed
     #[arg(long, default_value_t = 20)]
     pub timeout: u64,
@@ -104,12 +119,26 @@ pub(crate) struct Connect {
     /// Send this many bytes and read them back
     #[arg(long, conflicts_with = "send")]
     pub bytes: Option<usize>,
+    /// How a connection is ended
+    #[arg(long, value_enum, default_value_t = End::Orderly)]
+    pub end: End,
     /// Go on until the input closes; each line of it is answered with what happened since the last
     #[arg(long)]
     pub continuous: bool,
     /// With --continuous: at most this many connections a second
     #[arg(long)]
     pub rate: Option<u32>,
+}
+
+/// How a client ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum End {
+    /// Closes its direction, and waits for the server to close the other
+    Orderly,
+    /// Closes the socket
+    Leave,
+    /// Resets the connection
+    Reset,
 }
 
 /// Who closes its direction first.
@@ -119,6 +148,10 @@ pub(crate) enum Closer {
     Client,
     /// The server (`source`) does; we begin to send after its end of stream
     Server,
+    /// We do, and do not live to read the server's bytes
+    Dead,
+    /// Nobody does: we reset the connection after the last byte, and read nothing
+    Reset,
 }
 
 #[derive(Clone, Debug, Parser)]
@@ -139,10 +172,13 @@ pub(crate) struct Transfer {
 impl Target {
     /// The address to connect to.
     pub(crate) fn addr(&self) -> SocketAddr {
-        match self.to {
-            SocketAddr::V4(v4) if self.mapped => {
-                SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
-            }
+        SocketAddr::new(self.form(self.to.ip()), self.to.port())
+    }
+
+    /// An address in the form of our socket's family.
+    pub(crate) const fn form(&self, ip: IpAddr) -> IpAddr {
+        match ip {
+            IpAddr::V4(v4) if self.mapped => IpAddr::V6(v4.to_ipv6_mapped()),
             other => other,
         }
     }

@@ -1,15 +1,17 @@
 //! One connection of a client, step by step.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_tests::report::{Banner, Connection, Stage};
 use nix::errno::Errno;
+use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::args::Connect;
+use crate::args::{Connect, End};
+use crate::dial::dial;
 
 /// An open connection.
 pub(crate) type Stream = BufReader<TcpStream>;
@@ -21,7 +23,17 @@ pub(crate) async fn once(plan: &Connect, payload: &[u8]) -> Connection {
     let steps = async {
         let mut stream = open(plan, &mut seen).await?;
         exchange(&mut stream, payload, &mut seen).await?;
-        close(stream, &mut seen).await
+        match plan.end {
+            End::Orderly => close(stream, &mut seen).await,
+            End::Leave => {
+                seen.stage = Stage::Done;
+                Ok(())
+            }
+            End::Reset => {
+                seen.stage = Stage::Done;
+                SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO))
+            }
+        }
     };
     let result = match timeout(plan.target.timeout(), steps).await {
         Ok(result) => result,
@@ -35,12 +47,13 @@ pub(crate) async fn once(plan: &Connect, payload: &[u8]) -> Connection {
 /// Connects, and reads the banner if there is one.
 pub(crate) async fn open(plan: &Connect, seen: &mut Connection) -> io::Result<Stream> {
     let start = Instant::now();
-    let connected = TcpStream::connect(plan.target.addr()).await;
+    let connected = dial(&plan.target).await;
     seen.connect_us = micros(start);
     let mut stream = BufReader::new(connected?);
     stream.get_ref().set_nodelay(true)?;
     seen.stage = Stage::Banner;
-    seen.peername = Some(stream.get_ref().peer_addr()?);
+    // There is none if the connection was reset already: the next read says so.
+    seen.peername = stream.get_ref().peer_addr().ok();
     seen.local = Some(stream.get_ref().local_addr()?);
     if plan.banner {
         let mut line = String::new();

@@ -7,6 +7,8 @@ mod args;
 mod client;
 mod connect;
 mod control;
+mod datagram;
+mod dial;
 mod hold;
 mod listen;
 mod serve;
@@ -20,8 +22,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use mesh_tests::join::join;
 use mesh_tests::report::Event;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::args::{Args, Verb};
+use crate::args::{Args, Service, Verb};
 
 fn main() -> ExitCode {
     match run(Args::parse()) {
@@ -41,12 +44,19 @@ fn run(args: Args) -> Result<()> {
         let error = Command::new(program).args(rest).exec();
         return Err(error).with_context(|| format!("cannot execute {program}"));
     }
+    // A thousand connections need a thousand descriptors; the usual soft limit is 1,024.
+    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read a limit")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the open files")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         match args.verb {
+            Verb::Serve(serve) if matches!(serve.service, Service::Datagram) => {
+                datagram::serve(&serve).await
+            }
+            Verb::Datagram(target) => datagram::run(&target).await,
             Verb::Serve(serve) => listen::run(serve).await,
             Verb::Connect(connect) => connect::run(connect).await,
             Verb::Transfer(transfer) => transfer::run(&transfer).await,

@@ -81,29 +81,32 @@ async fn connection(
             {}
             SockRef::from(&*stream).set_linger(Some(Duration::ZERO))
         }
+        Service::Close | Service::Datagram => Ok(()),
     }
 }
 
 /// Sends the first `bytes` of the servers' pattern.
 async fn send(writer: &mut (impl AsyncWrite + Unpin), bytes: u64) -> io::Result<()> {
-    fill(writer, Pattern::new(Pattern::DOWN), bytes).await
+    fill(writer, Pattern::new(Pattern::DOWN), bytes).await.map(drop)
 }
 
-/// Sends the next `bytes` of a pattern.
+/// Sends the next `bytes` of a pattern, and returns their digest.
 pub(crate) async fn fill(
     writer: &mut (impl AsyncWrite + Unpin),
     mut pattern: Pattern,
     bytes: u64,
-) -> io::Result<()> {
+) -> io::Result<Digest> {
     let mut buffer = vec![0; CHUNK];
+    let mut digest = Digest::EMPTY;
     let mut left = bytes;
     while left > 0 {
         let length = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
         pattern.fill(&mut buffer[..length]);
+        digest.update(&buffer[..length]);
         writer.write_all(&buffer[..length]).await?;
         left -= length as u64;
     }
-    Ok(())
+    Ok(digest)
 }
 
 /// Reads to the end.

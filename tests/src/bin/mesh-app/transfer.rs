@@ -1,16 +1,17 @@
 //! Many bytes, both ways, each of them checked.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use mesh_tests::pattern::{Digest, Pattern};
+use mesh_tests::pattern::Pattern;
 use mesh_tests::report::{Confirmation, Event, Transfer};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::args::{self, Closer};
+use crate::dial::dial;
 use crate::{client, serve, tell};
 
 /// Transfers as `plan` says, and reports.
@@ -27,21 +28,23 @@ pub(crate) async fn run(plan: &args::Transfer) -> Result<()> {
 }
 
 async fn steps(plan: &args::Transfer, seen: &mut Transfer) -> io::Result<()> {
-    let mut stream = TcpStream::connect(plan.target.addr()).await?;
+    let mut stream = dial(&plan.target).await?;
     let (mut reader, mut writer) = stream.split();
     let up = Pattern::new(Pattern::UP);
     match plan.closer {
         Closer::Client => {
             let send = async {
-                serve::fill(&mut writer, up, plan.up).await?;
-                writer.shutdown().await
+                let digest = serve::fill(&mut writer, up, plan.up).await?;
+                writer.shutdown().await?;
+                Ok(digest)
             };
-            tokio::try_join!(send, expect(&mut reader, plan.down, &mut seen.received))?;
+            let (digest, ()) =
+                tokio::try_join!(send, expect(&mut reader, plan.down, &mut seen.received))?;
             seen.sent = plan.up;
             let mut line = String::new();
             reader.read_to_string(&mut line).await?;
             let confirmation: Confirmation = serde_json::from_str(&line)?;
-            let digest = Digest::of(Pattern::UP, plan.up).to_string();
+            let digest = digest.to_string();
             seen.confirmed = Some(confirmation == Confirmation { received: plan.up, digest });
         }
         Closer::Server => {
@@ -52,6 +55,18 @@ async fn steps(plan: &args::Transfer, seen: &mut Transfer) -> io::Result<()> {
             serve::fill(&mut writer, up, plan.up).await?;
             seen.sent = plan.up;
             writer.shutdown().await?;
+        }
+        Closer::Dead => {
+            serve::fill(&mut writer, up, plan.up).await?;
+            seen.sent = plan.up;
+            writer.shutdown().await?;
+            // Something was read, so the connection stands and the server sends.
+            expect(&mut reader, plan.down.max(1), &mut seen.received).await?;
+        }
+        Closer::Reset => {
+            serve::fill(&mut writer, up, plan.up).await?;
+            seen.sent = plan.up;
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         }
     }
     Ok(())
