@@ -165,10 +165,12 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// It still runs after [`DEADLINE`].
+    /// It still runs after [`DEADLINE`], or a task of it has panicked.
     pub fn terminate(mut self) -> Result<ExitStatus> {
         self.child.signal(Signal::SIGTERM)?;
-        self.child.wait(DEADLINE)
+        let status = self.child.wait(DEADLINE)?;
+        ensure!(!self.log().contains("panicked"), "a task panicked:\n{}", self.log_end());
+        Ok(status)
     }
 
     /// Sends it a signal, for example `SIGSTOP`.

@@ -59,8 +59,9 @@ impl Conn {
         }
     }
 
-    /// What the client connected to is known only now.
-    pub const fn set_destination(&mut self, destination: SocketAddr) {
+    /// Who connected to what is known only now.
+    pub const fn set_ends(&mut self, client: SocketAddr, destination: SocketAddr) {
+        self.client = client;
         self.destination = destination;
     }
 

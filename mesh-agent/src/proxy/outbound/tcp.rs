@@ -40,7 +40,10 @@ async fn serve(
     conn: &mut Conn,
 ) -> Result<(), Failure> {
     let (local, destination) = origin(context, realm, client)?;
-    conn.set_destination(destination);
+    // The client's address inside its namespace is loopback; to everybody else it is the
+    // workload's.
+    let client = SocketAddr::new(source_address(&local, destination), client.port());
+    conn.set_ends(client, destination);
     let mesh = context.mesh.load();
     let namespace = local.identity.id().namespace();
     let to = resolve(&mesh, destination, namespace, [rand::random(), rand::random()]);
@@ -61,9 +64,7 @@ async fn serve(
     drop(mesh);
     conn.established();
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
-    // The client's address inside its namespace is loopback; towards others it is the workload's.
-    let seen = SocketAddr::new(source_address(&local, destination), client.port());
-    let from = Reach { realm, worker, local: &local, client: seen, hostname };
+    let from = Reach { realm, worker, local: &local, client, hostname };
     match reach(context, from, &endpoint).await? {
         Upstream::Mesh(stream, lease) => {
             let carried = &conn.carried;
