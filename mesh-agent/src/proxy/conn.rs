@@ -59,8 +59,9 @@ impl Conn {
         }
     }
 
-    /// What the client connected to is known only now.
-    pub const fn set_destination(&mut self, destination: SocketAddr) {
+    /// Who the client is towards others, and what it connected to, are known only now.
+    pub const fn set_addresses(&mut self, client: SocketAddr, destination: SocketAddr) {
+        self.client = client;
         self.destination = destination;
     }
 

@@ -40,7 +40,9 @@ async fn serve(
     conn: &mut Conn,
 ) -> Result<(), Failure> {
     let (local, destination) = origin(context, realm, client)?;
-    conn.set_destination(destination);
+    // The client's address inside its namespace is loopback; towards others it is the workload's.
+    let seen = SocketAddr::new(source_address(&local, destination), client.port());
+    conn.set_addresses(seen, destination);
     let mesh = context.mesh.load();
     let namespace = local.identity.id().namespace();
     let to = resolve(&mesh, destination, namespace, [rand::random(), rand::random()]);
@@ -61,8 +63,6 @@ async fn serve(
     drop(mesh);
     conn.established();
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
-    // The client's address inside its namespace is loopback; towards others it is the workload's.
-    let seen = SocketAddr::new(source_address(&local, destination), client.port());
     let from = Reach { realm, worker, local: &local, client: seen, hostname };
     match reach(context, from, &endpoint).await? {
         Upstream::Mesh(stream, lease) => {
