@@ -24,6 +24,8 @@ pub mod agent;
 pub mod mesh;
 pub mod metrics;
 pub mod pki;
+pub mod pair;
+pub mod peers;
 
 // What a test says about it.
 pub mod expect;
