@@ -7,14 +7,15 @@ use std::sync::Arc;
 use http::Request;
 use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server};
+use mesh_tests::cgroup;
 use mesh_tests::expect::eventually;
 use mesh_tests::pair::{ECHO, PORT, Pair, spiffe};
 use mesh_tests::peers::{
     Behavior, Caller, HBONE_PORT, Impostor, Said, connect, names, server_config,
 };
 use mesh_tests::pki::{Identity, Signer, expired};
-use mesh_tests::process::DEADLINE;
-use mesh_tests::report::Banner;
+use mesh_tests::process::{DEADLINE, Process};
+use mesh_tests::report::{Banner, Event};
 use rustls::version::TLS12;
 use rustls::{NamedGroup, ProtocolVersion, ServerConfig};
 use rustls_pki_types::CertificateDer;
@@ -338,4 +339,43 @@ fn tunnels_are_shared_within_an_identity_and_never_between_two() {
     let shown: BTreeSet<_> =
         tunnels.iter().flat_map(|tunnel| &tunnel.streams).map(|stream| &stream.1).collect();
     assert_eq!(shown.len(), 8, "each stream has its own client: {shown:?}");
+}
+
+#[test]
+fn workloads_of_one_namespace_do_not_share_tunnels_either() {
+    let fake = Fake::start(&["--threads", "1"]);
+    let pair = &fake.pair;
+    let mounted = cgroup::mount().unwrap();
+    let [address, _v6] = pair.a.addresses();
+    let units = ["one", "two"].map(|name| (name, pair.a.cgroup().join("pods").join(name)));
+    let mut mesh = pair.mesh();
+    for (name, folder) in &units {
+        std::fs::create_dir(folder).unwrap();
+        mesh = mesh.raw(format!(
+            "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\n\
+             metadata: {{name: {name}, namespace: demo}}\nspec:\n  node: {}\n  \
+             addresses: [{address}]\n  serviceAccount: {name}\n  cgroup: {}\n",
+            pair.a.name(),
+            folder.strip_prefix(&mounted).unwrap().display()
+        ));
+    }
+    pair.config.write(&mesh).unwrap();
+    let to = ECHO.to_string();
+    let args = ["connect", "--to", &to, "--send", "hello", "--count", "2"];
+    for (name, folder) in &units {
+        eventually("its connections to be captured and answered", DEADLINE, || {
+            let app = Process::app(pair.a.netns(), folder, args).unwrap();
+            let Some(Event::Totals(totals)) = app.finish().unwrap().pop() else { panic!("{name}") };
+            (totals.failed == 0).then_some(())
+        })
+        .unwrap();
+    }
+    let tunnels = fake.server.tunnels();
+    for (name, _folder) in &units {
+        let id = spiffe(name);
+        let shown = tunnels.iter().filter(|tunnel| names(&tunnel.client, &id));
+        let streams: Vec<_> = shown.map(|tunnel| tunnel.streams.len()).collect();
+        assert_eq!(streams, [2], "{name}: {tunnels:?}");
+    }
+    assert_eq!(tunnels.len(), 2, "{tunnels:?}");
 }
