@@ -1,12 +1,14 @@
 //! Integration tests: real namespaces, cgroups and processes. They need root, and fail without.
 
 #[cfg(test)]
-mod address_families;
+mod check;
 #[cfg(test)]
-mod capture;
+mod identity;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
-mod outbound_tcp;
+mod lifecycle;
 #[cfg(test)]
-mod routes;
+mod reload;
+#[cfg(test)]
+mod telemetry;

@@ -173,6 +173,15 @@ impl Agent {
         Ok(status)
     }
 
+    /// Waits for its end, after a signal.
+    ///
+    /// # Errors
+    ///
+    /// It still runs after [`DEADLINE`].
+    pub fn ended(&mut self) -> Result<ExitStatus> {
+        self.child.wait(DEADLINE)
+    }
+
     /// Sends it a signal, for example `SIGSTOP`.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ pub mod agent;
 pub mod mesh;
 pub mod metrics;
 pub mod pki;
+pub mod pair;
+pub mod peers;
 
 // What most tests begin with.
 pub mod fixture;

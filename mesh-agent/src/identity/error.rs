@@ -19,6 +19,15 @@ pub enum Error {
         /// The authority's directory.
         dir: PathBuf,
     },
+    /// There is no authority.
+    #[error(
+        "there is no {path}: make an authority with `mesh-agent ca init`, or copy the files of \
+         this node there; --ca names another folder"
+    )]
+    NoRoot {
+        /// The file.
+        path: PathBuf,
+    },
     /// The root does not say which trust domain it is for.
     #[error(
         "{path} has no root with the URI name spiffe://<trust domain> that signed for this node: \

@@ -45,7 +45,8 @@ pub(crate) struct Files {
 impl Files {
     /// Reads the directory. Blocks.
     pub(crate) fn read(dir: &Path) -> Result<Self, Error> {
-        let root_cert = read(&dir.join(ROOT_CERT))?;
+        let path = dir.join(ROOT_CERT);
+        let root_cert = read_if_there(&path)?.ok_or(Error::NoRoot { path })?;
         let root_key = read_if_there(&dir.join(ROOT_KEY))?;
         let cert = read_if_there(&dir.join(NODE_CERT))?;
         let key = read_if_there(&dir.join(NODE_KEY))?;

@@ -59,8 +59,8 @@ impl Conn {
         }
     }
 
-    /// Who connected to what is known only now.
-    pub const fn set_ends(&mut self, client: SocketAddr, destination: SocketAddr) {
+    /// Who the client is towards others, and what it connected to, are known only now.
+    pub const fn set_addresses(&mut self, client: SocketAddr, destination: SocketAddr) {
         self.client = client;
         self.destination = destination;
     }

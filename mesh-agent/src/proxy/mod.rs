@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod conn;
 pub mod realm;
+pub mod refusal;
 pub mod upstream;
 pub mod outbound;
 pub mod inbound;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use mesh_common::HBONE_PORT;
 use rustls_pki_types::ServerName;
@@ -18,11 +19,12 @@ use crate::hbone::pool::Key;
 use crate::hbone::stream::Stream;
 use crate::hbone::tunnel::Lease;
 use crate::identity::tls;
-use crate::identity::verify::peer_error;
+use crate::identity::verify::{PeerError, peer_error};
 use crate::io::leg::Leg;
 use crate::model::snapshot::Endpoint;
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm};
+use crate::proxy::refusal::{Refusal, Watched};
 use crate::sys::socket;
 use crate::telemetry::Role;
 
@@ -31,7 +33,7 @@ use crate::telemetry::Role;
 pub const CIPHERTEXT_BYTES: usize = 64 * 1024;
 
 /// A TLS connection to a peer's agent.
-type Tls = TlsStream<BufReader<TcpStream>>;
+type Tls = Watched<TlsStream<BufReader<TcpStream>>>;
 
 /// The way to an endpoint.
 #[derive(Debug)]
@@ -83,11 +85,20 @@ pub async fn reach(
         .pools
         .get(from.worker)
         .ok_or_else(|| Failure::new(Kind::Internal, Side::Mesh, Retry::Safe))?;
-    let dial = || Box::pin(dial(context, from, &key));
+    let refusal = Refusal::default();
+    let dial = || Box::pin(dial(context, from, &key, Arc::clone(&refusal)));
     // A tunnel is rarely opened: its state is not carried by every connection's task.
-    let (stream, lease) =
-        Box::pin(pool.stream(&key, &open, from.hostname, dial)).await.map_err(classify)?;
-    Ok(Upstream::Mesh(stream, lease))
+    match Box::pin(pool.stream(&key, &open, from.hostname, dial)).await {
+        Ok((stream, lease)) => Ok(Upstream::Mesh(stream, lease)),
+        Err(error) => match refusal.get() {
+            Some(peer) => {
+                context.telemetry.handshake_failed(Role::Client, Kind::Identity);
+                let peer = peer.clone();
+                Err(Failure::because(Kind::Identity, Side::Upstream, Retry::Never, peer))
+            }
+            None => Err(classify(error)),
+        },
+    }
 }
 
 async fn plain(
@@ -102,8 +113,14 @@ async fn plain(
     }
 }
 
-/// Connects to a peer's agent, and makes sure that it is the destination's identity.
-async fn dial(context: &Context, from: Reach<'_>, key: &Key) -> Result<Tls, hbone::Error> {
+/// Connects to a peer's agent, and makes sure that it is the destination's identity. That it
+/// refuses ours turns out later, and is left in `refusal`.
+async fn dial(
+    context: &Context,
+    from: Reach<'_>,
+    key: &Key,
+    refusal: Refusal,
+) -> Result<Tls, hbone::Error> {
     let stream = plain(context, from.realm, key.peer).await?;
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(hbone::Error::Connect)?;
@@ -113,7 +130,9 @@ async fn dial(context: &Context, from: Reach<'_>, key: &Key) -> Result<Tls, hbon
     let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
     let handshake = TlsConnector::from(config).connect(name, stream);
     let error = match timeout(context.options.handshake_timeout, handshake).await {
-        Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(tls::ALPN) => return Ok(tls),
+        Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(tls::ALPN) => {
+            return Ok(Watched::new(tls, refusal));
+        }
         Ok(Ok(_other)) => hbone::Error::Tls(io::Error::other("the peer does not offer ALPN h2")),
         Ok(Err(error)) => hbone::Error::Tls(error),
         Err(_elapsed) => hbone::Error::Timeout,
@@ -122,29 +141,44 @@ async fn dial(context: &Context, from: Reach<'_>, key: &Key) -> Result<Tls, hbon
     Err(error)
 }
 
-/// A [`Failure`] of the upstream's side.
+/// A [`Failure`] of the upstream's side. What is wrong with an identity is said in our words:
+/// rustls prints the fields of what it does not know.
 fn classify(error: hbone::Error) -> Failure {
     let (kind, retry) = kind(&error);
-    Failure::because(kind, Side::Upstream, retry, error)
+    match about_identity(&error) {
+        Some(peer) => Failure::because(kind, Side::Upstream, retry, peer),
+        None => Failure::because(kind, Side::Upstream, retry, error),
+    }
+}
+
+/// What an error says about the peer's identity or ours.
+fn about_identity(error: &hbone::Error) -> Option<PeerError> {
+    match error {
+        hbone::Error::Tls(error) => peer_error(error),
+        hbone::Error::Connect(_)
+        | hbone::Error::H2(_)
+        | hbone::Error::Refused(_)
+        | hbone::Error::Timeout => None,
+    }
 }
 
 /// What an error means. Nothing of the application's has been sent in any of these.
 fn kind(error: &hbone::Error) -> (Kind, Retry) {
-    let by_peer = |error| match peer_error(error) {
-        Some(_peer) => (Kind::Identity, Retry::Never),
-        None => (Kind::Tls, Retry::Safe),
-    };
+    if about_identity(error).is_some() {
+        return (Kind::Identity, Retry::Never);
+    }
     match error {
-        hbone::Error::H2(error) => match error.get_io() {
-            // A server's refusal arrives after the client's handshake, with the first read.
-            Some(error) => by_peer(error),
+        // TLS that failed later than in the handshake; or the peer has gone away.
+        hbone::Error::H2(error) => match error.get_io().map(io::Error::kind) {
+            Some(io::ErrorKind::InvalidData) => (Kind::Tls, Retry::Safe),
+            Some(_) => (Kind::Reset, Retry::Safe),
             None => (Kind::Protocol, Retry::Safe),
         },
         hbone::Error::Refused(401) => (Kind::Identity, Retry::Never),
         hbone::Error::Refused(400) => (Kind::Protocol, Retry::Never),
         hbone::Error::Refused(504) | hbone::Error::Timeout => (Kind::Timeout, Retry::Safe),
         hbone::Error::Connect(_) | hbone::Error::Refused(_) => (Kind::Connect, Retry::Safe),
-        hbone::Error::Tls(error) => by_peer(error),
+        hbone::Error::Tls(_) => (Kind::Tls, Retry::Safe),
     }
 }
 

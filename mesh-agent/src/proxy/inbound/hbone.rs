@@ -67,12 +67,10 @@ async fn handshake(
     local: &Local,
     stream: TcpStream,
 ) -> Result<(TlsStream<BufReader<TcpStream>>, SpiffeId), Failure> {
-    let failed = |error: io::Error| {
-        let (kind, retry) = match peer_error(&error) {
-            Some(_peer) => (Kind::Identity, Retry::Never),
-            None => (Kind::Tls, Retry::Safe),
-        };
-        Failure::because(kind, Side::Client, retry, error)
+    // What is wrong with an identity is said in our words, not in those of rustls.
+    let failed = |error: io::Error| match peer_error(&error) {
+        Some(peer) => Failure::because(Kind::Identity, Side::Client, Retry::Never, peer),
+        None => Failure::because(Kind::Tls, Side::Client, Retry::Safe, error),
     };
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(failed)?;

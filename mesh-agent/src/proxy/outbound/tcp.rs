@@ -40,10 +40,9 @@ async fn serve(
     conn: &mut Conn,
 ) -> Result<(), Failure> {
     let (local, destination) = origin(context, realm, client)?;
-    // The client's address inside its namespace is loopback; to everybody else it is the
-    // workload's.
-    let client = SocketAddr::new(source_address(&local, destination), client.port());
-    conn.set_ends(client, destination);
+    // The client's address inside its namespace is loopback; towards others it is the workload's.
+    let seen = SocketAddr::new(source_address(&local, destination), client.port());
+    conn.set_addresses(seen, destination);
     let mesh = context.mesh.load();
     let namespace = local.identity.id().namespace();
     let to = resolve(&mesh, destination, namespace, [rand::random(), rand::random()]);
@@ -64,7 +63,7 @@ async fn serve(
     drop(mesh);
     conn.established();
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
-    let from = Reach { realm, worker, local: &local, client, hostname };
+    let from = Reach { realm, worker, local: &local, client: seen, hostname };
     match reach(context, from, &endpoint).await? {
         Upstream::Mesh(stream, lease) => {
             let carried = &conn.carried;
