@@ -16,7 +16,9 @@ pub fn root() -> io::Result<PathBuf> {
     find_root(&mounts).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
-            "no cgroup v2 file system is mounted; mount it: mount -t cgroup2 none /sys/fs/cgroup",
+            "no cgroup v2 file system is mounted here; mount it: `mount -t cgroup2 none \
+             /sys/fs/cgroup` (`ip netns exec` hides those of the host: use `nsenter --net=` to \
+             start the agent in another namespace)",
         )
     })
 }
