@@ -15,10 +15,10 @@ use rustls::server::ParsedCertificate;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::identity::cert::{self, Facts, NodeName};
+use crate::identity::crypto;
 use crate::identity::error::Error;
 use crate::identity::files::{self, Files};
 use crate::identity::root::{self, BACKDATE, Root};
-use crate::identity::tls;
 use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
 
@@ -325,7 +325,7 @@ fn verify_as_peer(
         &store,
         intermediates,
         UnixTime::since_unix_epoch(now),
-        tls::provider().signature_verification_algorithms.all,
+        crypto::provider().signature_verification_algorithms.all,
     )
 }
 

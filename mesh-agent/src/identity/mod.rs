@@ -7,6 +7,7 @@
 //!
 //! Private keys are made here and never leave; nothing in this module prints one.
 
+pub mod crypto;
 pub(crate) mod cert;
 mod error;
 pub(crate) mod files;
@@ -221,7 +222,7 @@ impl Identity {
 
 impl Current {
     fn new(issued: Certificate, now: SystemTime, random: u32) -> Result<Self, Error> {
-        let key = tls::provider().key_provider.load_private_key(issued.key)?;
+        let key = crypto::provider().key_provider.load_private_key(issued.key)?;
         let left = issued.not_after.duration_since(now).unwrap_or_default();
         Ok(Self {
             key: Arc::new(CertifiedKey::new(issued.chain, key)),

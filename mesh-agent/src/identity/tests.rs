@@ -14,8 +14,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::fixture::{HOUR, Handshake, Mesh, handshake, id, open, options};
 use super::*;
+use crate::identity::crypto::provider;
 use crate::identity::files::Files;
-use crate::identity::tls::{ALPN, client_config, peer_identity, provider, server_config};
+use crate::identity::tls::{ALPN, client_config, peer_identity, server_config};
 use crate::identity::verify::{ClientVerifier, PeerError, ServerVerifier, classify, peer_error};
 
 /// A handshake of `client` with `server`, which the client expects.

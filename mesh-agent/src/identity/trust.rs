@@ -10,8 +10,8 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
 
 use crate::identity::cert::Facts;
+use crate::identity::crypto;
 use crate::identity::error::Error;
-use crate::identity::tls;
 use crate::model::spiffe::SpiffeId;
 
 /// Which identities run on which node.
@@ -128,7 +128,7 @@ impl Anchors {
         }
         let roots = Arc::new(store);
         let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), tls::provider())
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), crypto::provider())
                 .build()
                 .map_err(|error| rustls::Error::General(error.to_string()))?;
         Ok(Self { roots, clients })

@@ -17,7 +17,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::identity::cert::{Facts, NodeName};
-use crate::identity::tls;
+use crate::identity::crypto;
 use crate::identity::trust::{Anchors, Trust};
 use crate::model::spiffe::SpiffeId;
 
@@ -216,7 +216,7 @@ impl ServerCertVerifier for ServerVerifier {
                 &anchors.roots,
                 intermediates,
                 now,
-                tls::provider().signature_verification_algorithms.all,
+                crypto::provider().signature_verification_algorithms.all,
             )
         })?;
         if !self.expected.contains(&peer.id) {
@@ -242,12 +242,12 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &tls::provider().signature_verification_algorithms;
+        let algorithms = &crypto::provider().signature_verification_algorithms;
         verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
+        crypto::provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -295,12 +295,12 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &tls::provider().signature_verification_algorithms;
+        let algorithms = &crypto::provider().signature_verification_algorithms;
         verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
+        crypto::provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::model::id::ResourceName;
 use crate::model::route::{BackendRef, ParentRef, TcpRoute};
 use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::{Backend, Endpoints, Split, Target};
-use crate::store::build::{Family, Index, Placed};
+use crate::store::index::{Family, Index, Placed};
 use crate::store::update::{Key, Kind};
 
 /// The routes of every service's port.

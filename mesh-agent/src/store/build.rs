@@ -1,32 +1,17 @@
 //! From what the sources say to one snapshot (pure).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location, Reason};
 use crate::model::id::ResourceName;
-use crate::model::route::TcpRoute;
-use crate::model::service::{Service, ServicePort};
-use crate::model::snapshot::{Endpoint, Snapshot, Target};
+use crate::model::snapshot::{Snapshot, Target};
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::store::attach::Attached;
-use crate::store::update::{Key, Kind, Object, Update};
-
-/// A resource and where it is written.
-pub(super) type Placed<'a, T> = (&'a Location, &'a Arc<T>);
-
-/// The resources by name, without those that another has displaced.
-pub(super) struct Index<'a> {
-    pub(super) services: BTreeMap<&'a ResourceName, Placed<'a, Service>>,
-    pub(super) routes: BTreeMap<&'a ResourceName, Placed<'a, TcpRoute>>,
-    workloads: BTreeMap<&'a ResourceName, Placed<'a, Workload>>,
-    by_label: HashMap<Label<'a>, Vec<&'a Arc<Workload>>>,
-}
-
-/// Namespace, key and value of a label.
-type Label<'a> = (&'a str, &'a str, &'a str);
+use crate::store::index::{Family, Index};
+use crate::store::update::{Key, Kind, Update};
 
 /// Builds the snapshot of what all sources say. The order within an update does not matter.
 pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapshot {
@@ -54,106 +39,6 @@ fn placements(index: &Index<'_>) -> HashMap<SpiffeId, BTreeSet<Arc<str>>> {
         }
     }
     placements
-}
-
-impl<'a> Index<'a> {
-    fn new(updates: &'a BTreeMap<&'static str, Update>, conditions: &mut Vec<Condition>) -> Self {
-        let mut index = Self {
-            services: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            workloads: BTreeMap::new(),
-            by_label: HashMap::new(),
-        };
-        for resource in updates.values().flat_map(|update| &update.resources) {
-            let at = &resource.location;
-            let other = match &resource.object {
-                Object::Service(service) => insert(&mut index.services, &service.name, at, service),
-                Object::TcpRoute(route) => insert(&mut index.routes, &route.name, at, route),
-                Object::Workload(workload) => {
-                    insert(&mut index.workloads, &workload.name, at, workload)
-                }
-            };
-            if let Some(other) = other {
-                conditions.push(Condition {
-                    location: at.clone(),
-                    subject: resource.object.key().to_string(),
-                    field: "metadata.name".to_owned(),
-                    reason: Reason::Conflicted,
-                    message: format!("{other} has this name already; rename or remove one"),
-                });
-            }
-        }
-        for (_, workload) in index.workloads.values() {
-            for (key, value) in &workload.labels {
-                let label = (&*workload.name.namespace, key.as_str(), value.as_str());
-                index.by_label.entry(label).or_default().push(workload);
-            }
-        }
-        index
-    }
-
-    /// The workloads behind `port` of `service`, each by its address of the family of a client
-    /// that uses `family`, or else by its first one.
-    pub(super) fn endpoints(
-        &self,
-        service: &Service,
-        port: &ServicePort,
-        family: Family,
-    ) -> Vec<Endpoint> {
-        let namespace = &*service.name.namespace;
-        // The label that the fewest workloads have; the others only have to be checked on those.
-        let candidates = service
-            .selector
-            .iter()
-            .map(|(key, value)| {
-                self.by_label.get(&(namespace, key.as_str(), value.as_str())).map_or(&[][..], |v| v)
-            })
-            .min_by_key(|workloads| workloads.len())
-            .unwrap_or_default();
-        let selected = candidates.iter().filter(|workload| service.selects(workload));
-        selected
-            .filter_map(|workload| {
-                let addresses = &workload.addresses;
-                let own = addresses.iter().find(|address| Family::of(**address) == family);
-                let address =
-                    SocketAddr::new(*own.or(addresses.first())?, port.target.resolve(workload)?);
-                Some(Endpoint { address, workload: Arc::clone(workload) })
-            })
-            .collect()
-    }
-}
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    /// The family of `address`.
-    pub(super) const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-}
-
-/// Adds a resource. Returns where the one is that has the name already.
-fn insert<'a, T>(
-    map: &mut BTreeMap<&'a ResourceName, Placed<'a, T>>,
-    name: &'a ResourceName,
-    location: &'a Location,
-    object: &'a Arc<T>,
-) -> Option<&'a Location> {
-    match map.entry(name) {
-        btree_map::Entry::Occupied(entry) => Some(entry.get().0),
-        btree_map::Entry::Vacant(entry) => {
-            entry.insert((location, object));
-            None
-        }
-    }
 }
 
 /// What is behind each virtual address and port. The first service by name wins.
