@@ -62,7 +62,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         mesh: mesh.clone(),
         kernel: Arc::clone(&loaded.kernel),
         telemetry: telemetry.clone(),
-        workers,
+        workers: Arc::clone(&workers),
         options: Settings::proxy(),
     });
     register(&telemetry, &loaded.kernel, &identities);
@@ -107,6 +107,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let _scopes = connections.drain(settings.drain_timeout()).await;
     // What is still open now was cut; its report is made as its task is dropped.
     let cut = control.drain(CONTROL_DRAIN).await;
+    // Not before, and not from a data thread, which cannot wait for itself.
+    drop(workers);
     tracing::info!(tasks_cut = cut, "stopped");
     telemetry.close().await;
     Ok(())

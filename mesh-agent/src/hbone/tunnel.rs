@@ -1,8 +1,8 @@
 //! One HTTP/2 connection to a peer's agent.
 
 use std::future::{pending, poll_fn};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
@@ -19,18 +19,24 @@ use crate::telemetry::OpenTunnel;
 /// A tunnel, as the pool holds it. Its own task drives it.
 #[derive(Debug)]
 pub struct Tunnel {
-    requests: SendRequest<Bytes>,
+    /// `None` once the tunnel ends with its last stream: HTTP/2 then says goodbye by itself.
+    requests: Mutex<Option<SendRequest<Bytes>>>,
     streams: AtomicU32,
     closed: AtomicBool,
 }
 
 /// A place on a tunnel. Dropping it frees the place.
 #[derive(Debug)]
-pub struct Lease(Arc<Tunnel>);
+pub struct Lease {
+    tunnel: Arc<Tunnel>,
+    /// Keeps the tunnel until there is a stream, which keeps it from then on.
+    requests: Option<SendRequest<Bytes>>,
+}
 
 impl Tunnel {
-    /// Starts HTTP/2 on a TLS connection, and drives it in `scope` until it fails, is idle for too
-    /// long, or the scope stops. `counted` is dropped then.
+    /// Starts HTTP/2 on a TLS connection, and takes the first place. It is driven in `scope` until
+    /// it fails, is idle for too long, or the scope drains and its last stream has ended. `counted`
+    /// is dropped then.
     ///
     /// # Errors
     ///
@@ -40,7 +46,7 @@ impl Tunnel {
         options: &Options,
         scope: &Scope,
         counted: OpenTunnel,
-    ) -> Result<Arc<Self>, Error>
+    ) -> Result<(Arc<Self>, Lease), Error>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -52,15 +58,19 @@ impl Tunnel {
             .max_send_buffer_size(options.max_send_buffer_bytes)
             .handshake(io)
             .await?;
-        let tunnel =
-            Arc::new(Self { requests, streams: AtomicU32::new(0), closed: AtomicBool::new(false) });
-        let (driven, options) = (Arc::clone(&tunnel), *options);
+        let tunnel = Arc::new(Self {
+            requests: Mutex::new(Some(requests.clone())),
+            streams: AtomicU32::new(1),
+            closed: AtomicBool::new(false),
+        });
+        let lease = Lease { tunnel: Arc::clone(&tunnel), requests: Some(requests) };
+        let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
         scope.spawn(Box::pin(async move {
-            drive(connection, &driven, options).await;
+            drive(connection, &driven, options, &ending).await;
             driven.closed.store(true, Ordering::Release);
             drop(counted);
         }));
-        Ok(tunnel)
+        Ok((tunnel, lease))
     }
 
     /// Takes a place, unless there is none within `most` or the tunnel is closed.
@@ -68,11 +78,18 @@ impl Tunnel {
         if self.is_closed() {
             return None;
         }
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         if self.streams.fetch_add(1, Ordering::AcqRel) >= most {
             self.streams.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        Some(Lease(Arc::clone(self)))
+        Some(Lease { tunnel: Arc::clone(self), requests: Some(requests) })
+    }
+
+    /// Takes no more streams, and ends with the last one.
+    fn retire(&self) {
+        self.closed.store(true, Ordering::Release);
+        drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Whether no stream can be opened any more.
@@ -82,15 +99,16 @@ impl Tunnel {
 }
 
 impl Lease {
-    /// Opens a stream in this place.
+    /// Opens the stream of this place: once.
     ///
     /// # Errors
     ///
     /// The tunnel failed, or the peer refused.
-    pub async fn open(&self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
+    pub async fn open(&mut self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
         let request = connect::request(open, hostname).map_err(std::io::Error::other);
         let request = request.map_err(Error::Connect)?;
-        let mut requests = self.0.requests.clone().ready().await.inspect_err(|_| self.close())?;
+        let requests = self.requests.take().ok_or(Error::Timeout)?;
+        let mut requests = requests.ready().await.inspect_err(|_| self.close())?;
         let (response, send) = requests.send_request(request, false)?;
         let response = response.await?;
         match response.status().as_u16() {
@@ -101,19 +119,23 @@ impl Lease {
 
     /// Lets nobody else take a place on this tunnel.
     pub fn close(&self) {
-        self.0.closed.store(true, Ordering::Release);
+        self.tunnel.closed.store(true, Ordering::Release);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::AcqRel);
+        self.tunnel.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// Drives the connection: HTTP/2 itself, pings, and the end of an idle one.
-async fn drive<Io>(mut connection: Connection<Io, Bytes>, tunnel: &Tunnel, options: Options)
-where
+async fn drive<Io>(
+    mut connection: Connection<Io, Bytes>,
+    tunnel: &Tunnel,
+    options: Options,
+    scope: &Scope,
+) where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let mut pings = connection.ping_pong();
@@ -121,9 +143,14 @@ where
     let mut used = Instant::now();
     let mut tick = interval(options.ping_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut draining = false;
     loop {
         tokio::select! {
             biased;
+            () = scope.draining(), if !draining => {
+                draining = true;
+                tunnel.retire();
+            }
             end = &mut connection => {
                 if let Err(error) = end {
                     tracing::debug!(%error, "a tunnel ended");
