@@ -125,7 +125,9 @@ fn all_that_is_opened_is_closed() {
         assert_eq!(count("istio_tcp_connections_opened_total"), "55");
         assert_eq!(count("istio_tcp_connections_failed_total"), "5");
         assert_eq!(count("mesh_connections_open"), "0");
-        assert_eq!(agent.access_log().unwrap().len(), 55);
+        // Lines are written a little later.
+        let logged = || (agent.access_log().unwrap().len() == 55).then_some(());
+        eventually("every line", DEADLINE, logged).unwrap();
         assert_eq!(sum(agent, "mesh_task_panics_total", &[]).to_string(), "0");
     }
 }

@@ -71,12 +71,12 @@ impl Pool {
         Dial: Fn() -> Dialing,
         Dialing: Future<Output = Result<Io, Error>>,
     {
-        let lease = self.lease(key, &dial).await?;
+        let mut lease = self.lease(key, &dial).await?;
         match lease.open(open, hostname).await {
             Err(error) if error.is_stale_tunnel() => {
                 tracing::debug!(%error, peer = %key.peer, "a stale tunnel is replaced");
                 lease.close();
-                let lease = self.lease(key, &dial).await?;
+                let mut lease = self.lease(key, &dial).await?;
                 Ok((lease.open(open, hostname).await?, lease))
             }
             other => Ok((other?, lease)),
@@ -100,10 +100,9 @@ impl Pool {
         }
         let io = dial().await?;
         let counted = self.telemetry.tunnel_opened();
-        let tunnel = Tunnel::start(io, &self.options, &self.scope, counted).await?;
-        let lease = tunnel.lease(self.options.max_streams);
+        let (tunnel, lease) = Tunnel::start(io, &self.options, &self.scope, counted).await?;
         lock(&peer.tunnels).push(tunnel);
-        lease.ok_or(Error::Timeout)
+        Ok(lease)
     }
 
     /// The peer's tunnels. Peers whose tunnels are all closed are forgotten on the way, so that

@@ -32,11 +32,16 @@ pub struct Tunnel {
 
 /// A place on a tunnel. Dropping it frees the place.
 #[derive(Debug)]
-pub struct Lease(Arc<Tunnel>);
+pub struct Lease {
+    tunnel: Arc<Tunnel>,
+    /// Keeps the tunnel until there is a stream, which keeps it from then on.
+    requests: Option<SendRequest<Bytes>>,
+}
 
 impl Tunnel {
-    /// Starts HTTP/2 on a TLS connection, and drives it in `scope` until it fails, is idle for too
-    /// long, or the scope stops. `counted` is dropped then.
+    /// Starts HTTP/2 on a TLS connection, and takes the first place. It is driven in `scope` until
+    /// it fails, is idle for too long, or the scope drains and its last stream has ended. `counted`
+    /// is dropped then.
     ///
     /// # Errors
     ///
@@ -46,7 +51,7 @@ impl Tunnel {
         options: &Options,
         scope: &Scope,
         counted: OpenTunnel,
-    ) -> Result<Arc<Self>, Error>
+    ) -> Result<(Arc<Self>, Lease), Error>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -72,7 +77,7 @@ impl Tunnel {
             driven.close();
             drop(counted);
         }));
-        Ok(tunnel)
+        Ok((tunnel, lease))
     }
 
     /// Takes a place, unless there is none within `most` or the tunnel is closed.
@@ -80,11 +85,18 @@ impl Tunnel {
         if self.is_closed() {
             return None;
         }
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         if self.streams.fetch_add(1, Ordering::AcqRel) >= most {
             self.streams.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        Some(Lease(Arc::clone(self)))
+        Some(Lease { tunnel: Arc::clone(self), requests: Some(requests) })
+    }
+
+    /// Takes no more streams, and ends with the last one.
+    fn retire(&self) {
+        self.closed.store(true, Ordering::Release);
+        drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Whether no stream can be opened any more.
@@ -105,12 +117,12 @@ impl Tunnel {
 }
 
 impl Lease {
-    /// Opens a stream in this place.
+    /// Opens the stream of this place: once.
     ///
     /// # Errors
     ///
     /// The tunnel failed, or the peer refused.
-    pub async fn open(&self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
+    pub async fn open(&mut self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
         let request = connect::request(open, hostname).map_err(std::io::Error::other);
         let request = request.map_err(Error::Connect)?;
         let requests = self.0.requests().clone();
@@ -158,6 +170,10 @@ async fn drive<Io>(
     loop {
         tokio::select! {
             biased;
+            () = scope.draining(), if !draining => {
+                draining = true;
+                tunnel.retire();
+            }
             end = &mut connection => {
                 if let Err(error) = end {
                     tracing::debug!(%error, "a tunnel ended");
