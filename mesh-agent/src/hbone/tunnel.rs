@@ -1,15 +1,13 @@
 //! One HTTP/2 connection to a peer's agent.
 
 use std::future::{pending, poll_fn};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::hbone::connect::{self, Open};
@@ -21,13 +19,10 @@ use crate::telemetry::OpenTunnel;
 /// A tunnel, as the pool holds it. Its own task drives it.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// `None` once the tunnel takes no more streams: h2 ends the connection, after all that is
-    /// queued was written, when nobody can ask for a stream any more.
+    /// `None` once the tunnel ends with its last stream: HTTP/2 then says goodbye by itself.
     requests: Mutex<Option<SendRequest<Bytes>>>,
     streams: AtomicU32,
     closed: AtomicBool,
-    /// Told when the last stream ends.
-    idle: Notify,
 }
 
 /// A place on a tunnel. Dropping it frees the place.
@@ -66,15 +61,15 @@ impl Tunnel {
             .handshake(io)
             .await?;
         let tunnel = Arc::new(Self {
-            requests: Mutex::new(Some(requests)),
-            streams: AtomicU32::new(0),
+            requests: Mutex::new(Some(requests.clone())),
+            streams: AtomicU32::new(1),
             closed: AtomicBool::new(false),
-            idle: Notify::new(),
         });
+        let lease = Lease { tunnel: Arc::clone(&tunnel), requests: Some(requests) };
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
         scope.spawn(Box::pin(async move {
             drive(connection, &driven, options, &ending).await;
-            driven.close();
+            driven.closed.store(true, Ordering::Release);
             drop(counted);
         }));
         Ok((tunnel, lease))
@@ -103,17 +98,6 @@ impl Tunnel {
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
-
-    /// Takes no more streams. The connection ends in order with those that are open.
-    fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        drop(self.requests().take());
-    }
-
-    /// A panic elsewhere leaves the handle whole.
-    fn requests(&self) -> MutexGuard<'_, Option<SendRequest<Bytes>>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Lease {
@@ -125,9 +109,7 @@ impl Lease {
     pub async fn open(&mut self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
         let request = connect::request(open, hostname).map_err(std::io::Error::other);
         let request = request.map_err(Error::Connect)?;
-        let requests = self.0.requests().clone();
-        // Closed since the lease was taken: as if the peer had gone away.
-        let requests = requests.ok_or(Error::H2(h2::Reason::REFUSED_STREAM.into()))?;
+        let requests = self.requests.take().ok_or(Error::Timeout)?;
         let mut requests = requests.ready().await.inspect_err(|_| self.close())?;
         let (response, send) = requests.send_request(request, false)?;
         let response = response.await?;
@@ -139,20 +121,17 @@ impl Lease {
 
     /// Lets nobody else take a place on this tunnel.
     pub fn close(&self) {
-        self.0.close();
+        self.tunnel.retire();
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.0.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_one();
-        }
+        self.tunnel.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Drives the connection: HTTP/2 itself, pings, and the end of an idle one. When `scope` drains
-/// it ends with its last stream.
+/// Drives the connection: HTTP/2 itself, pings, and the end of an idle one.
 async fn drive<Io>(
     mut connection: Connection<Io, Bytes>,
     tunnel: &Tunnel,
@@ -166,7 +145,7 @@ async fn drive<Io>(
     let mut used = Instant::now();
     let mut tick = interval(options.ping_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut drained = pin!(drained(tunnel, scope));
+    let mut draining = false;
     loop {
         tokio::select! {
             biased;
@@ -180,14 +159,13 @@ async fn drive<Io>(
                 }
                 return;
             }
-            () = &mut drained, if !tunnel.is_closed() => tunnel.close(),
             () = answered(pings.as_mut()), if asked.is_some() => asked = None,
             _ = tick.tick() => {
                 let now = Instant::now();
                 if tunnel.streams.load(Ordering::Acquire) > 0 {
                     used = now;
                 } else if now - used >= options.idle_timeout {
-                    tunnel.close();
+                    tunnel.retire();
                 }
                 match asked {
                     Some(since) if now - since >= options.ping_timeout => {
@@ -199,14 +177,6 @@ async fn drive<Io>(
                 }
             }
         }
-    }
-}
-
-/// Resolves when the scope drains and no stream is left.
-async fn drained(tunnel: &Tunnel, scope: &Scope) {
-    scope.draining().await;
-    while tunnel.streams.load(Ordering::Acquire) > 0 {
-        tunnel.idle.notified().await;
     }
 }
 
