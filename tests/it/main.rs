@@ -1,6 +1,10 @@
 //! Integration tests: real namespaces, cgroups and processes. They need root, and fail without.
 
 #[cfg(test)]
+mod address_families;
+#[cfg(test)]
+mod capture;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod identity;
@@ -9,6 +13,12 @@ mod lab;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod outbound_tcp;
+#[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod rotation;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod telemetry;

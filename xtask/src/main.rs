@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::run::Build;
+
 /// Sets up, builds, tests, shows and measures the mesh.
 #[derive(Debug, Parser)]
 #[command(
@@ -108,7 +110,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
             let mut args = Vec::new();
             args.extend(demo.json.then(|| "--json".to_owned()));
             args.extend(demo.keep.then(|| "--keep".to_owned()));
-            return run::program(&workspace, "demo", &args);
+            return run::program(&workspace, "demo", Build::Development, &args);
         }
         Verb::Test { filter } => run::tests(&workspace, filter.as_deref())?,
         Verb::Bench(bench) => {
@@ -116,7 +118,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
             args.extend(bench.quick.then(|| "--quick".to_owned()));
             args.extend(bench.json.then(|| "--json".to_owned()));
             args.extend(bench.rest);
-            return run::program(&workspace, "mesh-bench", &args);
+            return run::program(&workspace, "mesh-bench", Build::Release, &args);
         }
         Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
         Verb::Tidy => tidy::check(&workspace.root)?,

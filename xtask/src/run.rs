@@ -38,22 +38,46 @@ pub(crate) fn tests(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     process::show("integration tests", cargo("test").args(["--test", "it"]).args(filter))
 }
 
-/// Builds the release binaries, runs the one called `name` and passes on its exit code.
+/// Which binaries a program is run from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// Those that the tests use: nothing is compiled again.
+    Development,
+    /// Those that are measured and shipped.
+    Release,
+}
+
+/// Builds the binaries, runs the one called `name` and passes on its exit code.
 ///
 /// # Errors
 ///
 /// We are not root, or a binary does not build or start.
-pub(crate) fn program(workspace: &Workspace, name: &str, args: &[String]) -> Result<ExitCode> {
+pub(crate) fn program(
+    workspace: &Workspace,
+    name: &str,
+    build: Build,
+    args: &[String],
+) -> Result<ExitCode> {
     if !process::is_root() {
         let verb = name.trim_start_matches("mesh-");
         bail!("network namespaces and kernel programs need root: {}", again(verb));
     }
     setup::run(workspace)?;
-    process::step(
-        "building the release (3 to 15 min the first time, seconds after that)",
-        process::cargo(workspace).args(["build", "--release", "--bins"]).args(HOST_PACKAGES),
-    )?;
-    let program = workspace.target_dir.join("release").join(name);
+    let mut cargo = process::cargo(workspace);
+    cargo.args(["build", "--bins"]).args(HOST_PACKAGES);
+    let folder = match build {
+        Build::Development => {
+            process::step("building (2 to 10 min the first time, seconds after that)", &mut cargo)?;
+            "debug"
+        }
+        Build::Release => {
+            cargo.arg("--release");
+            let title = "building the release (5 to 15 min the first time, seconds after that)";
+            process::step(title, &mut cargo)?;
+            "release"
+        }
+    };
+    let program = workspace.target_dir.join(folder).join(name);
     let status = Command::new(&program)
         .args(args)
         .current_dir(&workspace.root)

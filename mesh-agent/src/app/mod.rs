@@ -126,7 +126,7 @@ fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> 
     let mesh = mesh.clone();
     let placement: Arc<dyn Placement> =
         Arc::new(move |id: &_, node: &str| mesh.load().runs_on(id, node));
-    Identities::new(authority, placement, Settings::identity()).context("using the authority")
+    Identities::new(authority, placement, settings.identity()).context("using the authority")
 }
 
 /// Lets the metrics ask the kernel and the certificates.

@@ -21,7 +21,8 @@ A mesh on one machine, from nothing:
   mesh-agent check --config DIR  see whether this machine and the configuration are fit
   mesh-agent run --node NAME --config DIR
 
-Every flag can be given in the environment: --drain-timeout is MESH_DRAIN_TIMEOUT.";
+Every flag of run, check and uninstall can be given in the environment: --drain-timeout is
+MESH_DRAIN_TIMEOUT.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:

@@ -36,6 +36,13 @@ pub(crate) fn is_link(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"))
 }
 
+/// Detaches what is pinned at `path`. If that fails, removing the pin does it a little later.
+pub(crate) fn detach(path: &Path) {
+    if let Err(error) = bpf::pinned(path).and_then(|link| bpf::link_detach(link.as_fd())) {
+        tracing::warn!(%error, path = %path.display(), "a link cannot be detached at once");
+    }
+}
+
 /// Loads every program and attaches it to `cgroup`; links that are pinned in `folder` are kept.
 ///
 /// # Errors

@@ -108,6 +108,9 @@ fn remove_version(folder: &Path) -> io::Result<()> {
         .collect::<io::Result<Vec<_>>>()?;
     paths.sort_by_key(|path| !links::is_link(path));
     for path in paths {
+        if links::is_link(&path) {
+            links::detach(&path);
+        }
         fs::remove_file(path)?;
     }
     fs::remove_dir(folder)

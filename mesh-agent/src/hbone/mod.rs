@@ -26,6 +26,8 @@ pub struct Options {
     pub max_frame_bytes: u32,
     /// Bytes that a stream may have waiting to be sent.
     pub max_send_buffer_bytes: usize,
+    /// How long a peer may take to answer `CONNECT`.
+    pub answer_timeout: Duration,
     /// How long a tunnel without streams is kept.
     pub idle_timeout: Duration,
     /// How often a quiet peer is asked whether it is there.

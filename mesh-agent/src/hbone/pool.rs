@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use crate::hbone::connect::Open;
 use crate::hbone::stream::Stream;
@@ -72,15 +73,26 @@ impl Pool {
         Dialing: Future<Output = Result<Io, Error>>,
     {
         let mut lease = self.lease(key, &dial).await?;
-        match lease.open(open, hostname).await {
+        match self.answered(&mut lease, open, hostname).await {
             Err(error) if error.is_stale_tunnel() => {
                 tracing::debug!(%error, peer = %key.peer, "a stale tunnel is replaced");
                 lease.close();
                 let mut lease = self.lease(key, &dial).await?;
-                Ok((lease.open(open, hostname).await?, lease))
+                Ok((self.answered(&mut lease, open, hostname).await?, lease))
             }
             other => Ok((other?, lease)),
         }
+    }
+
+    /// Opens the stream of a lease, unless the peer takes too long to answer.
+    async fn answered(
+        &self,
+        lease: &mut Lease,
+        open: &Open,
+        hostname: Option<&str>,
+    ) -> Result<Stream, Error> {
+        let answer = timeout(self.options.answer_timeout, lease.open(open, hostname)).await;
+        answer.unwrap_or(Err(Error::Timeout))
     }
 
     async fn lease<Io, Dial, Dialing>(&self, key: &Key, dial: &Dial) -> Result<Lease, Error>

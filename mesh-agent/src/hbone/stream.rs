@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::io::chunk::Chunks;
 use crate::io::copy::end_of;
-use crate::io::leg::Leg;
+use crate::io::leg::{self, Leg};
 
 /// Both halves of one `CONNECT` stream.
 #[derive(Debug)]
@@ -47,13 +48,49 @@ pub async fn both_ways(
 ) -> Result<(), StreamError> {
     let (read, write) = application.stream().split();
     let Stream { send, receive } = stream;
-    tokio::try_join!(upload(read, send, to_peer), download(receive, write, from_peer))?;
+    relay(read, send, to_peer, download(receive, write, from_peer)).await?;
     application.complete();
     Ok(())
 }
 
-async fn upload(
+/// Runs both directions. When the application has sent its end and the peer has not, the
+/// application may still reset the connection, which no read would tell.
+async fn relay(
     mut from: ReadHalf<'_>,
+    to: SendStream<Bytes>,
+    to_peer: &AtomicU64,
+    download: impl Future<Output = Result<(), StreamError>>,
+) -> Result<(), StreamError> {
+    let mut download = pin!(download);
+    let mut is_down = false;
+    {
+        let mut upload = pin!(upload(&mut from, to, to_peer));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut upload => {
+                    done?;
+                    break;
+                }
+                done = &mut download, if !is_down => {
+                    done?;
+                    is_down = true;
+                }
+            }
+        }
+    }
+    if is_down {
+        return Ok(());
+    }
+    tokio::select! {
+        biased;
+        done = &mut download => done,
+        error = leg::failed(from.as_ref()) => Err(StreamError::Application(error)),
+    }
+}
+
+async fn upload(
+    from: &mut ReadHalf<'_>,
     mut to: SendStream<Bytes>,
     count: &AtomicU64,
 ) -> Result<(), StreamError> {
@@ -67,7 +104,7 @@ async fn upload(
                 Ok(reason) => Err(StreamError::Peer(reason.into())),
                 Err(error) => Err(StreamError::Peer(error)),
             },
-            data = chunks.next(&mut from) => match data {
+            data = chunks.next(from) => match data {
                 Ok(data) => data,
                 Err(error) => {
                     to.send_reset(Reason::CANCEL);
@@ -112,4 +149,82 @@ async fn download(
         from.flow_control().release_capacity(data.len()).map_err(StreamError::Peer)?;
     }
     end_of(&mut to).await.map_err(StreamError::Application)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::BytesMut;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::sys::socket;
+    use crate::task::scope::Scope;
+
+    /// An application's end of a socket, and a peer's end of the stream that it is copied to.
+    async fn chain(scope: &Scope) -> (TcpStream, Stream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (requests, connection) = h2::client::handshake(ours).await.unwrap();
+        scope.spawn(async move { connection.await.unwrap() });
+        let (accepting, accepted_stream) = tokio::sync::oneshot::channel();
+        scope.spawn(Box::pin(async move {
+            let mut connection = h2::server::handshake(theirs).await.unwrap();
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let send = respond.send_response(http::Response::new(()), false).unwrap();
+            accepting.send(Stream { send, receive: request.into_body() }).unwrap();
+            while connection.accept().await.is_some() {}
+        }));
+        let mut requests = requests.ready().await.unwrap();
+        let request = http::Request::connect("10.0.0.1:80").body(()).unwrap();
+        let (response, send) = requests.send_request(request, false).unwrap();
+        let receive = response.await.unwrap().into_body();
+        scope.spawn(Box::pin(async move {
+            let (mut leg, count) = (Leg::new(accepted), AtomicU64::new(0));
+            let stream = Stream { send, receive };
+            let _either: Result<(), StreamError> =
+                both_ways(&mut leg, stream, &count, &count).await;
+            drop(requests);
+        }));
+        (application, accepted_stream.await.unwrap())
+    }
+
+    /// What comes until the end.
+    async fn rest(receive: &mut RecvStream) -> Bytes {
+        let mut all = BytesMut::new();
+        while let Some(data) = receive.data().await {
+            all.extend_from_slice(&data.unwrap());
+        }
+        all.freeze()
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_a_half_close_still_arrives() {
+        let scope = Scope::new("test");
+        let (mut application, mut peer) = chain(&scope).await;
+        application.write_all(b"question").await.unwrap();
+        application.shutdown().await.unwrap();
+        assert_eq!(rest(&mut peer.receive).await, "question");
+        peer.send.send_data(Bytes::from_static(b"answer"), true).unwrap();
+        let mut answer = Vec::new();
+        application.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answer");
+    }
+
+    #[tokio::test]
+    async fn a_reset_after_the_half_close_arrives() {
+        let scope = Scope::new("test");
+        let (mut application, mut peer) = chain(&scope).await;
+        application.shutdown().await.unwrap();
+        assert_eq!(rest(&mut peer.receive).await, "");
+        socket::reset_on_close(&application).unwrap();
+        drop(application);
+        let reset = poll_fn(|cx| peer.send.poll_reset(cx));
+        let reset = tokio::time::timeout(Duration::from_secs(5), reset).await;
+        assert_eq!(reset.expect("the reset does not arrive").unwrap(), Reason::CANCEL);
+    }
 }

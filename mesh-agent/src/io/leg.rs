@@ -1,5 +1,9 @@
 //! One application's socket, which is reset unless its connection ended in order.
 
+use std::future::pending;
+use std::io;
+
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::sys::socket;
@@ -26,6 +30,19 @@ impl Leg {
     /// Both directions ended in order: dropping closes (FIN) from now on.
     pub const fn complete(&mut self) {
         self.complete = true;
+    }
+}
+
+/// Resolves when a socket fails of which nothing more is read: its peer has sent its end, and may
+/// still reset the connection.
+pub async fn failed(stream: &TcpStream) -> io::Error {
+    match stream.ready(Interest::ERROR).await {
+        Ok(_ready) => match stream.take_error() {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => io::ErrorKind::ConnectionReset.into(),
+        },
+        // The runtime is ending.
+        Err(_ending) => pending().await,
     }
 }
 

@@ -70,6 +70,12 @@ pub struct RunArgs {
         default_value_t = defaults::DRAIN_TIMEOUT.as_secs())]
     pub drain_timeout: u64,
 
+    /// How long a workload's certificate lives; it is renewed at two thirds of that
+    #[arg(long, value_name = "SECONDS", env = "MESH_LEAF_TTL",
+        default_value_t = defaults::LEAF_TTL.as_secs(),
+        value_parser = clap::value_parser!(u64).range(defaults::LEAF_TTL_RANGE))]
+    pub leaf_ttl: u64,
+
     /// What the agent logs to standard error: a level, or levels by module
     /// (for example `info,mesh_agent::hbone=debug`)
     #[arg(long, value_name = "FILTER", env = "MESH_LOG", default_value = defaults::LOG)]

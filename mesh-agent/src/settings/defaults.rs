@@ -32,6 +32,10 @@ pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// A TCP connection to an endpoint or an agent. Four SYNs: Linux sends them after 0, 1, 3 and 7 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a peer's agent may take to answer for its application: its own [`CONNECT_TIMEOUT`], and
+/// half of that again for the way.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// A TLS handshake, from the first byte: both sides' work is milliseconds, the rest is for loss.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -90,6 +94,10 @@ pub const UPDATE_QUEUE: usize = 16;
 /// The life of a workload's certificate. Renewed at two thirds of it; what is stolen is of use for
 /// an hour at most.
 pub const LEAF_TTL: Duration = Duration::from_hours(1);
+
+/// What `--leaf-ttl` may be, in seconds. Below ten a renewal could come too late on a busy machine;
+/// above a day a certificate is not short-lived any more.
+pub const LEAF_TTL_RANGE: std::ops::RangeInclusive<u64> = 10..=86_400;
 
 /// Series of connections in the metrics: pairs of workloads. 10,000 × 1.5 KiB = 15 MiB at worst.
 pub const MAX_SERIES: usize = 10_000;

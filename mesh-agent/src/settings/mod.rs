@@ -34,6 +34,7 @@ pub struct Settings {
     drain_timeout: Duration,
     log: String,
     kernel_log: bool,
+    leaf_ttl: Duration,
 }
 
 /// Why the flags cannot be used.
@@ -125,6 +126,7 @@ impl Settings {
                 tunnel_window_bytes: defaults::TUNNEL_WINDOW_BYTES,
                 max_frame_bytes: defaults::MAX_FRAME_BYTES,
                 max_send_buffer_bytes: defaults::MAX_SEND_BUFFER_BYTES,
+                answer_timeout: defaults::ANSWER_TIMEOUT,
                 idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
                 ping_interval: defaults::PING_INTERVAL,
                 ping_timeout: defaults::PING_TIMEOUT,
@@ -156,10 +158,10 @@ impl Settings {
         }
     }
 
-    /// For the certificates. No flag changes these.
-    pub const fn identity() -> identity::Options {
+    /// For the certificates.
+    pub const fn identity(&self) -> identity::Options {
         identity::Options {
-            leaf_ttl: defaults::LEAF_TTL,
+            leaf_ttl: self.leaf_ttl,
             poll_interval: defaults::CA_POLL_INTERVAL,
             trust_domain_aliases: BTreeSet::new(),
         }
@@ -197,6 +199,7 @@ impl TryFrom<RunArgs> for Settings {
             drain_timeout: Duration::from_secs(args.drain_timeout),
             log: args.log,
             kernel_log: args.kernel_log,
+            leaf_ttl: Duration::from_secs(args.leaf_ttl),
         })
     }
 }

@@ -17,6 +17,8 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 /// `enum bpf_cmd`; for hash and LRU hash maps since Linux 5.14.
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+/// `enum bpf_cmd`; for cgroups since Linux 5.9.
+const BPF_LINK_DETACH: libc::c_long = 34;
 /// `enum bpf_cmd`; since Linux 5.7.
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -48,6 +50,13 @@ struct LinkUpdateAttr {
     new_program_fd: u32,
     flags: u32,
     old_program_fd: u32,
+}
+
+/// The part of `union bpf_attr` for `BPF_LINK_DETACH`.
+#[repr(C, align(8))]
+struct LinkDetachAttr {
+    link_fd: u32,
+    pad: u32,
 }
 
 /// The part of `union bpf_attr` for `BPF_OBJ_GET`.
@@ -157,6 +166,18 @@ pub fn link_update(link: BorrowedFd<'_>, program: impl AsFd) -> io::Result<()> {
     // JUSTIFICATION: aya keeps it to itself for links of cgroups.
     // SAFETY: `attr` is of the command's layout and holds two open descriptors.
     unsafe { command(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Detaches the program of a link at once. Removing the link's pin alone does so some time later.
+///
+/// # Errors
+///
+/// The link is not one that can be detached.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkDetachAttr { link_fd: link.as_raw_fd().cast_unsigned(), pad: 0 };
+    // JUSTIFICATION: aya detaches by dropping the last descriptor, which the kernel defers.
+    // SAFETY: `attr` is of the command's layout and holds an open descriptor.
+    unsafe { command(BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
 /// Calls `bpf(2)`.
