@@ -121,7 +121,7 @@ fn by_cgroup() -> Option<SourceKey> {
     let mut level = MAX_CGROUP_LEVEL;
     while level > 0 {
         // SAFETY: the helper answers 0 for a level that the task does not have.
-        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) };
         if id != 0 {
             let key = SourceKey::cgroup(id);
             // SAFETY: as in `source`.

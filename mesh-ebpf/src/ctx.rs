@@ -107,7 +107,9 @@ pub(crate) fn remember(ctx: &SockAddrContext, record: &mut Record) -> bool {
     }
     // SAFETY: not null, and the storage lives as long as the socket. What an earlier connect() on
     // the same socket left is replaced.
-    unsafe { *kept = wanted };
+    unsafe {
+        *kept = wanted;
+    }
     true
 }
 
@@ -156,7 +158,7 @@ pub(crate) fn remote(ctx: &SockOpsContext) -> End {
     ];
     let addr = if field!(ctx.ops, family) == AF_INET { addr::from_v4_be(v4) } else { v6 };
     // `remote_port` is in network byte order, in the upper half of a big-endian word.
-    End { addr, port_be: (u32::from_be(field!(ctx.ops, remote_port)) as u16).to_be() }
+    End { addr, port_be: ((u32::from_be(field!(ctx.ops, remote_port)) & 0xffff) as u16).to_be() }
 }
 
 /// The operation, `BPF_SOCK_OPS_…`.

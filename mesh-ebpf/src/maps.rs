@@ -35,8 +35,9 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { stats::COUNT }> = PerCpuArray::ne
 #[inline(always)]
 pub(crate) fn count(counter: u32) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter) {
-        // SAFETY: the pointer is to this CPU's slot, and programs of cgroup hooks are not
-        // preempted by one another on a CPU (migration is disabled, BPF runs to its end).
-        unsafe { *value = (*value).wrapping_add(1) };
+        // SAFETY: the pointer is to this CPU's slot, and the map lives as long as the program. A
+        // program that interrupts this one on the same CPU can at worst lose a count.
+        let value = unsafe { &mut *value };
+        *value = value.wrapping_add(1);
     }
 }

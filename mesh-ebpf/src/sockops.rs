@@ -59,7 +59,8 @@ fn accepted(context: &SockOpsContext) {
     let Some(mut record) = unsafe { CLIENTS.get(key) }.copied() else { return };
     let _done = CLIENTS.remove(key);
     record.role = ACCEPTED;
-    let _kept: bool = ctx::ops_remember(context, &mut record);
+    // Without memory for it the application sees the agent's address.
+    let _kept = ctx::ops_remember(context, &mut record);
 }
 
 #[inline(always)]

@@ -79,14 +79,14 @@ impl<'a, K: Pod + Ord, V: Pod + PartialEq> Table<'a, K, V> {
 
     /// Makes the map hold `want`. False: the kernel refused a part of it.
     fn bring_to(&mut self, want: &BTreeMap<K, V>) -> bool {
-        let mut complete = true;
-        for op in plan(&self.have, want) {
-            if let Err(error) = self.apply(op) {
-                tracing::error!(map = self.name, %error, "the kernel refused an entry");
-                complete = false;
-            }
+        let refused: Vec<_> =
+            plan(&self.have, want).into_iter().filter_map(|op| self.apply(op).err()).collect();
+        // One line for all: a map that is full refuses thousands.
+        if let Some(error) = refused.first() {
+            let entries = refused.len();
+            tracing::error!(map = self.name, entries, %error, "the kernel refused entries");
         }
-        complete
+        refused.is_empty()
     }
 
     fn apply(&mut self, op: Op<K, V>) -> Result<(), MapError> {

@@ -187,15 +187,15 @@ impl Pods {
             }
             Found::Netns { path, .. } => {
                 let netns = Netns::open(&path.to_string_lossy())?;
-                let realm = self.realm(Some(netns), "pod")?;
-                if realm.cookie == socket::current_netns_cookie()? {
+                if netns.enter(socket::current_netns_cookie)?? == socket::current_netns_cookie()? {
                     return Err(io::Error::other(
                         "its `netns` is the host's; name its `cgroup` or `systemdUnit` instead",
                     ));
                 }
+                let realm = self.realm(Some(netns), "pod")?;
                 let local = local(SourceKey::netns(realm.cookie));
                 realm.set_locals(vec![Arc::clone(&local)]);
-                listeners::start(&self.context, &realm)?;
+                self.listen(&realm)?;
                 (realm, local)
             }
         };
@@ -212,9 +212,14 @@ impl Pods {
             return Ok(Arc::clone(host));
         }
         let host = self.realm(None, "host")?;
-        listeners::start(&self.context, &host)?;
+        self.listen(&host)?;
         set.host = Some(Arc::clone(&host));
         Ok(host)
+    }
+
+    /// Starts the listeners of a realm, or gives it up.
+    fn listen(&self, realm: &Arc<Realm>) -> io::Result<()> {
+        listeners::start(&self.context, realm).inspect_err(|_error| realm.scope.stop())
     }
 
     /// The agent's own connections must never be captured.

@@ -104,6 +104,12 @@ impl Scope {
         self.tasks.len()
     }
 
+    /// Stops every task at once, without waiting for it: for a scope that is not needed after all.
+    pub fn stop(&self) {
+        self.draining.cancel();
+        self.stopping.cancel();
+    }
+
     /// Asks every task to finish, waits up to `deadline`, then stops those that have not.
     ///
     /// Returns the number of tasks that had to be stopped.
@@ -161,6 +167,18 @@ mod tests {
         assert_eq!(parent.drain(Duration::from_secs(5)).await, 0);
         assert!(child.is_draining());
         assert_eq!(child.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_that_is_not_needed_leaves_nothing_in_its_parent() {
+        let parent = Scope::new("parent");
+        let child = parent.child("child");
+        child.spawn(std::future::pending());
+        child.stop();
+        child.tasks.close();
+        child.tasks.wait().await;
+        tokio::task::yield_now().await;
+        assert_eq!(parent.count(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -63,7 +63,7 @@ pub(crate) enum Service {
 #[derive(Clone, Debug, Parser)]
 pub(crate) struct Serve {
     pub service: Service,
-    /// Where to listen; [::] takes IPv4 as well
+    /// Where to listen; `[::]` takes IPv4 as well
     #[arg(long, default_value = "[::]:0")]
     pub listen: SocketAddr,
     /// Send a banner first, with this as the version
