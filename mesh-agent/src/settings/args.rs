@@ -81,7 +81,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILTER", env = "MESH_LOG", default_value = defaults::LOG)]
     pub log: String,
 
-    /// Has the kernel programs log each redirected connection, at level `debug`
+    /// Has the kernel programs log each redirected connection;
+    /// `--log info,mesh_ebpf=debug` shows it
     #[arg(long, env = "MESH_KERNEL_LOG")]
     pub kernel_log: bool,
 }
