@@ -146,6 +146,10 @@ fn an_agent_tells_whether_it_lives_and_is_ready() {
     assert_eq!(agent.get("/nothing").unwrap().0, 404);
     let page = agent.get("/metrics").unwrap().1;
     assert!(page.ends_with("# EOF\n"), "{page}");
+    for verdict in ["pass", "proxy", "no_memory"] {
+        let sample = format!("mesh_kernel_connects_total{{verdict=\"{verdict}\"}} ");
+        assert!(page.contains(&sample), "{sample}\n{page}");
+    }
     assert_eq!(agent.get("/stats/prometheus").unwrap().0, 200);
     agent.terminate().unwrap();
 }

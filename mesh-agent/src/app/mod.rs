@@ -25,7 +25,7 @@ use crate::sys::cgroup;
 use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
 use crate::task::worker::Workers;
-use crate::telemetry::{KernelConnects, Source, Telemetry, log};
+use crate::telemetry::{Source, Telemetry, log};
 
 /// How long the control tasks may take to end once the connections have.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
@@ -133,8 +133,10 @@ fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> 
 fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities) {
     let kernel = Arc::clone(kernel);
     telemetry.register_source(Source::KernelConnects(Box::new(move || {
-        let [proxy, pass, _no_memory] = kernel.counters().unwrap_or_default();
-        KernelConnects { pass, proxy }
+        kernel.counters().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the kernel's counters cannot be read");
+            Vec::new()
+        })
     })));
     let identities = identities.clone();
     telemetry.register_source(Source::Certificates(Box::new(move || {

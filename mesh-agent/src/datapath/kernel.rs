@@ -67,17 +67,14 @@ impl Kernel {
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
     }
 
-    /// The kernel's counters, summed over the CPUs, in the order of [`stats::VERDICTS`].
+    /// The kernel's counters, summed over the CPUs, each with its word of [`stats::VERDICTS`].
     ///
     /// # Errors
     ///
     /// The map cannot be read.
-    pub fn counters(&self) -> Result<[u64; stats::COUNT], MapError> {
-        let mut sums = [0; stats::COUNT];
-        for (sum, index) in sums.iter_mut().zip(0..) {
-            *sum = self.counters.get(&index, 0)?.iter().sum();
-        }
-        Ok(sums)
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, MapError> {
+        let sum = |index: u32| self.counters.get(&index, 0).map(|by_cpu| by_cpu.iter().sum());
+        stats::VERDICTS.into_iter().zip(0..).map(|(word, index)| Ok((word, sum(index)?))).collect()
     }
 }
 

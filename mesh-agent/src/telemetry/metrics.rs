@@ -206,9 +206,8 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
 fn encode_source(encoder: &mut DescriptorEncoder<'_>, source: &Source) -> Result<(), fmt::Error> {
     match source {
         Source::KernelConnects(read) => {
-            let connects = read();
             let mut family = describe(encoder, &KERNEL_CONNECTS)?;
-            for (verdict, count) in [("pass", connects.pass), ("proxy", connects.proxy)] {
+            for (verdict, count) in read() {
                 sample(&mut family, &KERNEL_CONNECTS, vec![], &[verdict], count)?;
             }
         }

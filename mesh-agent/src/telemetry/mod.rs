@@ -70,19 +70,11 @@ pub struct OpenTunnel(Arc<Shared>);
 
 /// Numbers that another module counts, read at each scrape. Register each variant at most once.
 pub enum Source {
-    /// What the kernel programs decided.
-    KernelConnects(Box<dyn Fn() -> KernelConnects + Send + Sync>),
+    /// Calls of `connect()` by enrolled workloads since the programs were loaded, by the word for
+    /// what the kernel programs decided.
+    KernelConnects(Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>),
     /// Which certificates are in use, and when each expires.
     Certificates(Box<dyn Fn() -> Vec<(SpiffeId, SystemTime)> + Send + Sync>),
-}
-
-/// Calls of `connect()` by enrolled workloads since the programs were loaded, by verdict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KernelConnects {
-    /// Not the mesh's: left alone.
-    pub pass: u64,
-    /// Sent to the agent.
-    pub proxy: u64,
 }
 
 /// This agent's part in a handshake.

@@ -111,8 +111,7 @@ fn with_everything() -> Telemetry {
     let series = telemetry.opened(&parties());
     telemetry.connection(series, &failed(Kind::Reset));
     telemetry.handshake_failed(Role::Client, Kind::Timeout);
-    telemetry
-        .register_source(Source::KernelConnects(Box::new(|| KernelConnects { pass: 5, proxy: 6 })));
+    telemetry.register_source(Source::KernelConnects(Box::new(|| vec![("pass", 5), ("proxy", 6)])));
     telemetry.register_source(Source::Certificates(Box::new(|| {
         let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
         vec![(id, UNIX_EPOCH + Duration::from_secs(9))]
