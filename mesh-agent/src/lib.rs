@@ -7,6 +7,7 @@ pub mod failure;
 pub mod sys;
 pub mod task;
 pub mod model;
+pub mod authz;
 pub mod route;
 pub mod balance;
 pub mod io;

@@ -35,6 +35,18 @@ pub const fn is_listener_loopback(addr: Addr) -> bool {
     matches!(addr, [0, 0, MAPPED, LOOPBACK_V4] | [0, 0, 0, ONE])
 }
 
+/// Whether the address is one of `127.0.0.0/8` (mapped) or `::1`.
+#[inline]
+pub const fn is_loopback(addr: Addr) -> bool {
+    const NET: u32 = 0x7f00_0000_u32.to_be();
+    const MASK: u32 = 0xff00_0000_u32.to_be();
+    const ONE: u32 = 1_u32.to_be();
+    match addr {
+        [0, 0, MAPPED, v4] => v4 & MASK == NET,
+        other => matches!(other, [0, 0, 0, ONE]),
+    }
+}
+
 /// Conversions for the agent, which has the standard library's types.
 #[cfg(feature = "user")]
 pub mod user {
@@ -90,6 +102,16 @@ mod tests {
         assert!(is_listener_loopback(v6("::1")));
         for other in [v4("127.0.0.2"), v4("10.0.0.1"), v6("::"), v6("fd00::1")] {
             assert!(!is_listener_loopback(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn recognizes_loopback() {
+        for inside in [v4("127.0.0.1"), v4("127.8.9.10"), v6("::1")] {
+            assert!(is_loopback(inside), "{inside:?}");
+        }
+        for other in [v4("10.0.0.127"), v4("128.0.0.1"), v6("::"), v6("::2"), v6("7f00::1")] {
+            assert!(!is_loopback(other), "{other:?}");
         }
     }
 

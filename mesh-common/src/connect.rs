@@ -1,74 +1,221 @@
 //! What happens when an application connects. Pure, so that it is tested on the host.
 
-use crate::addr::Addr;
-use crate::destination::{Destination, DestinationKey};
+use crate::addr::{self, Addr};
+use crate::backend::{self, Pick, Slot};
+use crate::destination::{ASK, ConsumerKey, Destination, DestinationKey, HAS_CONSUMERS};
+use crate::source::Source;
+use crate::verdict::{ALLOW, DENY, Verdict, VerdictKey};
+use crate::workload::{
+    ACCELERATE, BY_PORT, FAIL_OPEN, Inbound, PortKey, STRICT, VIA_AGENT, Workload,
+};
+
+/// Who connects.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The cookie of the socket's network namespace.
+    pub netns: u64,
+    /// The workload.
+    pub source: Source,
+    /// It is recognized by its cgroup, and shares its namespace with others.
+    pub shares: bool,
+}
+
+/// The maps that are asked, by their names.
+pub trait Maps {
+    /// `DESTINATIONS`.
+    fn destination(&self, key: &DestinationKey) -> Option<Destination>;
+    /// `CONSUMERS`.
+    fn consumer(&self, key: &ConsumerKey) -> Option<u32>;
+    /// An array of `BACKENDS`.
+    fn slot(&self, set: u32, index: u32) -> Option<Slot>;
+    /// `WORKLOADS`.
+    fn workload(&self, id: u64) -> Option<Workload>;
+    /// `PORTS`.
+    fn port(&self, key: &PortKey) -> Option<u32>;
+    /// `VERDICTS`.
+    fn verdict(&self, key: &VerdictKey) -> Option<Verdict>;
+    /// `INBOUND`.
+    fn inbound(&self, key: &PortKey) -> Option<Inbound>;
+    /// A random number, uniform over 32 bits.
+    fn random(&self) -> u32;
+}
 
 /// What the connect hook does with the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub struct Decision {
+    /// What is done.
+    pub verdict: Action,
+    /// The endpoint that was picked: a port of 0 if none was.
+    pub addr: Addr,
+    /// Its port, network byte order.
+    pub port_be: u16,
+    /// Whether plaintext is acceptable to it.
+    pub plaintext: bool,
+    /// Both ends want acceleration.
+    pub accelerate: bool,
+    /// Its backend's index in the split.
+    pub backend: u32,
+    /// The id of its workload, if it is one of this node.
+    pub workload: u64,
+    /// The id of the policy that decided, if one did.
+    pub policy: u64,
+}
+
+/// What is done with the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
     /// Leave the destination as it is: not ours, and nothing more is done.
     Pass,
+    /// Connect to a port of the caller's own in a namespace that it shares.
+    Itself,
+    /// Connect straight to the endpoint.
+    Direct,
     /// Hand the connection to the workload's outbound listener.
     Proxy,
+    /// A policy forbids it.
+    Deny,
+    /// Nobody serves the share that was picked.
+    Nobody,
 }
 
-/// Decides for one `connect()` of an enrolled workload in the namespace `netns`.
-///
-/// `lookup` is `DESTINATIONS`. The exact port is asked first, then every port of the address.
-#[inline]
-pub fn decide(
-    netns: u64,
-    addr: Addr,
-    port_be: u16,
-    lookup: impl Fn(&DestinationKey) -> Option<Destination>,
-) -> Verdict {
-    let destination = match lookup(&DestinationKey::tcp(addr, port_be)) {
-        None => lookup(&DestinationKey::any_tcp_port(addr)),
+impl Decision {
+    const fn only(verdict: Action) -> Self {
+        Self {
+            verdict,
+            addr: [0; 4],
+            port_be: 0,
+            plaintext: false,
+            accelerate: false,
+            backend: 0,
+            workload: 0,
+            policy: 0,
+        }
+    }
+}
+
+/// Decides for one `connect()` of an enrolled workload.
+#[inline(always)]
+pub fn decide(caller: &Caller, addr: Addr, port_be: u16, maps: &impl Maps) -> Decision {
+    let found = match maps.destination(&DestinationKey::tcp(addr, port_be)) {
+        None => maps.destination(&DestinationKey::any_tcp_port(addr)),
         found => found,
     };
-    match destination {
-        None => Verdict::Pass,
-        // A workload that talks to itself needs no mesh, and the agent's own last hop is this.
-        Some(destination) if destination.owner == netns => Verdict::Pass,
-        Some(_) => Verdict::Proxy,
+    let mut endpoint = Decision::only(Action::Proxy);
+    match found {
+        None => {
+            // Units of one host reach each other by loopback too, and are kept apart there as well.
+            if !caller.shares || !addr::is_loopback(addr) {
+                return Decision::only(Action::Pass);
+            }
+            let Some(inbound) = maps.inbound(&PortKey::new(caller.netns, port_be)) else {
+                return Decision::only(Action::Pass);
+            };
+            endpoint.addr = addr;
+            endpoint.port_be = port_be;
+            endpoint.plaintext = inbound.flags & STRICT == 0;
+            endpoint.workload = inbound.workload;
+        }
+        // A pod that talks to itself needs no mesh, and the agent's own last hop is this.
+        Some(destination) if destination.owner == caller.netns => {
+            return Decision::only(Action::Pass);
+        }
+        Some(destination) if destination.flags & ASK != 0 => return endpoint,
+        Some(destination) if destination.set == 0 => {
+            endpoint.addr = addr;
+            endpoint.port_be = port_be;
+            endpoint.plaintext = destination.flags & STRICT == 0;
+            endpoint.workload = destination.workload;
+        }
+        Some(destination) => {
+            let set = set_for(caller, &destination, maps);
+            match backend::pick(|index| maps.slot(set, index), || maps.random()) {
+                Pick::Unknown => return endpoint,
+                Pick::Nobody => return Decision::only(Action::Nobody),
+                Pick::Endpoint(slot, backend) => {
+                    endpoint.addr = slot.addr;
+                    endpoint.port_be = slot.port_be;
+                    endpoint.plaintext = slot.flags & STRICT == 0;
+                    endpoint.workload = slot.workload;
+                    endpoint.backend = backend;
+                }
+            }
+        }
+    }
+    authorize(caller, addr, endpoint, maps)
+}
+
+/// The set that the caller's namespace picks from.
+#[inline(always)]
+fn set_for(caller: &Caller, destination: &Destination, maps: &impl Maps) -> u32 {
+    if destination.flags & HAS_CONSUMERS == 0 {
+        return destination.set;
+    }
+    let key = ConsumerKey { namespace: caller.source.namespace, set: destination.set, pad: 0 };
+    match maps.consumer(&key) {
+        Some(set) => set,
+        None => destination.set,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::addr::from_v4_be;
-
-    const HERE: u64 = 7;
-
-    #[track_caller]
-    fn check(table: &[(DestinationKey, u64)], port: u16, expect: Verdict) {
-        let lookup = |key: &DestinationKey| {
-            table.iter().find(|(other, _)| other == key).map(|&(_, owner)| Destination {
-                owner,
-                flags: 0,
-                pad: 0,
-            })
-        };
-        assert_eq!(decide(HERE, from_v4_be(1), port.to_be(), lookup), expect);
+/// Whether an endpoint may be connected to directly.
+#[inline(always)]
+fn authorize(caller: &Caller, asked: Addr, endpoint: Decision, maps: &impl Maps) -> Decision {
+    let mut decision = endpoint;
+    if decision.workload == 0 {
+        return decision;
     }
-
-    #[test]
-    fn unknown_destinations_pass() {
-        check(&[], 80, Verdict::Pass);
-        check(&[(DestinationKey::tcp(from_v4_be(1), 80_u16.to_be()), 0)], 81, Verdict::Pass);
-        check(&[(DestinationKey::any_tcp_port(from_v4_be(2)), 0)], 80, Verdict::Pass);
+    if decision.workload == caller.source.workload {
+        // Its own identity needs no permission.
+        if caller.shares || same_family(asked, decision.addr) {
+            decision.verdict = if caller.shares { Action::Itself } else { Action::Direct };
+        }
+        return decision;
     }
-
-    #[test]
-    fn services_match_by_port_and_workloads_by_address() {
-        check(&[(DestinationKey::tcp(from_v4_be(1), 80_u16.to_be()), 0)], 80, Verdict::Proxy);
-        check(&[(DestinationKey::any_tcp_port(from_v4_be(1)), 0)], 80, Verdict::Proxy);
+    let Some(local) = maps.workload(decision.workload) else { return decision };
+    let mut via = local.flags & VIA_AGENT;
+    if local.flags & BY_PORT != 0
+        && let Some(flags) = maps.port(&PortKey::new(decision.workload, decision.port_be))
+    {
+        via = flags & VIA_AGENT;
     }
-
-    #[test]
-    fn a_workload_that_talks_to_itself_passes() {
-        check(&[(DestinationKey::any_tcp_port(from_v4_be(1)), HERE)], 80, Verdict::Pass);
-        check(&[(DestinationKey::any_tcp_port(from_v4_be(1)), HERE + 1)], 80, Verdict::Proxy);
+    via |= caller.source.flags & VIA_AGENT;
+    let verdict = verdict(caller.source.workload, local.class, decision.port_be, maps);
+    if verdict.verdict == DENY {
+        decision.policy = verdict.policy;
+        decision.verdict = Action::Deny;
+    } else if verdict.verdict == ALLOW && via == 0 && same_family(asked, decision.addr) {
+        decision.policy = verdict.policy;
+        decision.accelerate = local.flags & caller.source.flags & ACCELERATE != 0;
+        decision.verdict = Action::Direct;
     }
+    decision
+}
+
+#[inline(always)]
+fn verdict(source: u64, class: u64, port_be: u16, maps: &impl Maps) -> Verdict {
+    if class == 0 {
+        return Verdict { policy: 0, verdict: ALLOW, pad: 0 };
+    }
+    match maps.verdict(&VerdictKey::new(source, class, port_be)) {
+        Some(verdict) => verdict,
+        None => match maps.verdict(&VerdictKey::new(source, class, 0)) {
+            Some(verdict) => verdict,
+            None => Verdict::UNKNOWN,
+        },
+    }
+}
+
+/// A socket of one family cannot be sent to an address of the other.
+#[inline(always)]
+const fn same_family(a: Addr, b: Addr) -> bool {
+    addr::to_v4_be(a).is_some() == addr::to_v4_be(b).is_some()
+}
+
+/// Whether a connection that needs the agent may go past one that does not answer.
+#[inline(always)]
+pub const fn may_go_past(source: &Source, asked: Addr, decision: &Decision) -> bool {
+    source.flags & FAIL_OPEN != 0
+        && decision.plaintext
+        && decision.port_be != 0
+        && same_family(asked, decision.addr)
 }

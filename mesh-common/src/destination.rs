@@ -3,7 +3,7 @@
 use crate::addr::Addr;
 
 abi! {
-    /// Key of `DESTINATIONS`: an address that an application may connect to.
+    /// Key of `DESTINATIONS` and `PROBES`: an address that a socket may connect to.
     pub struct DestinationKey[20] {
         /// A service's virtual address, or a workload's own.
         pub addr: [u32; 4],
@@ -18,19 +18,43 @@ abi! {
 
 abi! {
     /// Value of `DESTINATIONS`.
-    pub struct Destination[16] {
-        /// The namespace cookie of the workload that has this address, if it is on this node; 0
-        /// otherwise. A connection from that same namespace is the workload talking to itself.
+    pub struct Destination[32] {
+        /// The namespace cookie of the pod that has this address, if it is on this node; 0
+        /// otherwise. A connection from that same namespace is the pod talking to itself.
         pub owner: u64,
-        /// None are defined; always zero.
+        /// The id of the workload that has this address, if it is on this node; 0 otherwise, and
+        /// for services.
+        pub workload: u64,
+        /// The set in `BACKENDS` to pick from; 0: there is none, and the address is itself.
+        pub set: u32,
+        /// A set of [`HAS_CONSUMERS`], [`SERVICE`], [`ASK`] and `STRICT`.
         pub flags: u32,
         /// Explicit padding; always zero.
+        pub pad: u64,
+    }
+}
+
+abi! {
+    /// Key of `CONSUMERS`: clients of some namespaces have routes of their own.
+    pub struct ConsumerKey[16] {
+        /// The [id](crate::workload::id) of the client's namespace.
+        pub namespace: u64,
+        /// [`Destination::set`].
+        pub set: u32,
+        /// Explicit padding; always zero, because keys compare by bytes.
         pub pad: u32,
     }
 }
 
 /// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;
+
+/// `Destination::flags`: `CONSUMERS` may have another set for the client's namespace.
+pub const HAS_CONSUMERS: u32 = 1;
+/// `Destination::flags`: a service's address, not a workload's.
+pub const SERVICE: u32 = 2;
+/// `Destination::flags`: only the agent can tell where connections go.
+pub const ASK: u32 = 4;
 
 impl DestinationKey {
     /// The key of one TCP port of an address.

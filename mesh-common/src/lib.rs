@@ -3,26 +3,34 @@
 //! Every type that crosses the boundary is declared here with `abi!`, its size written down, so
 //! that a change of layout does not build until the number is changed, and [`ABI_VERSION`] with it.
 //! Decisions are pure functions with tests that run on the host; the kernel side is glue.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 #[macro_use]
 mod abi;
 pub mod addr;
+pub mod backend;
 pub mod connect;
+pub mod event;
 pub mod maps;
 pub mod record;
 pub mod source;
 pub mod destination;
 pub mod stats;
+pub mod verdict;
+pub mod workload;
 
 /// The version of everything that is pinned: it is part of the pin path, so that an agent never
 /// reads maps of another layout. Bump it with every change to a type declared with `abi!`, to a
 /// map's kind, or to the meaning of a flag.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The port of the agent's outbound listener on the loopback of each workload's namespace
 /// (Istio's convention).
 pub const OUTBOUND_PORT: u16 = 15001;
+
+/// The port of the plaintext listener on the loopback of each workload's namespace; connections
+/// reach it through the kernel only (Istio's convention for plaintext).
+pub const PLAINTEXT_PORT: u16 = 15006;
 
 /// The port of the HBONE listener of each workload (Istio's convention).
 pub const HBONE_PORT: u16 = 15008;

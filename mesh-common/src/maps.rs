@@ -2,28 +2,95 @@
 
 /// Hash: [`SourceKey`](crate::source::SourceKey) to [`Source`](crate::source::Source).
 pub const SOURCES: &str = "SOURCES";
+/// Hash: a workload's [id](crate::workload::id) to [`Workload`](crate::workload::Workload).
+pub const WORKLOADS: &str = "WORKLOADS";
 /// Hash: [`DestinationKey`](crate::destination::DestinationKey) to
 /// [`Destination`](crate::destination::Destination).
 pub const DESTINATIONS: &str = "DESTINATIONS";
+/// Hash: [`ConsumerKey`](crate::destination::ConsumerKey) to a set of `BACKENDS`.
+pub const CONSUMERS: &str = "CONSUMERS";
+/// Hash of arrays: a set's number to its [`Slot`](crate::backend::Slot)s. An array is replaced as a
+/// whole.
+pub const BACKENDS: &str = "BACKENDS";
+/// Hash: [`VerdictKey`](crate::verdict::VerdictKey) to [`Verdict`](crate::verdict::Verdict).
+pub const VERDICTS: &str = "VERDICTS";
+/// Hash: [`PortKey`](crate::workload::PortKey), of a workload, to flags of that port.
+pub const PORTS: &str = "PORTS";
+/// Hash: [`PortKey`](crate::workload::PortKey), of a namespace, to
+/// [`Inbound`](crate::workload::Inbound).
+pub const INBOUND: &str = "INBOUND";
+/// Hash: [`DestinationKey`](crate::destination::DestinationKey) of a probe's port to the id of its
+/// workload.
+pub const PROBES: &str = "PROBES";
+/// Hash of sockets: [`ListenerKey`] to the agent's listener.
+pub const LISTENERS: &str = "LISTENERS";
+/// Array of one: when the agent last said that it works, in ns of `CLOCK_MONOTONIC`.
+pub const HEARTBEAT: &str = "HEARTBEAT";
 /// LRU hash: [`ConnKey`](crate::record::ConnKey) to [`Record`](crate::record::Record): redirected
 /// connections that the agent has not accepted yet.
 pub const ORIGINS: &str = "ORIGINS";
-/// LRU hash: [`ConnKey`](crate::record::ConnKey) to [`Record`](crate::record::Record): connections
-/// of the agent that the application has not accepted yet.
-pub const CLIENTS: &str = "CLIENTS";
+/// LRU hash: [`FlowKey`](crate::record::FlowKey) to [`Record`](crate::record::Record): authorized
+/// connections that the application has not accepted yet.
+pub const FLOWS: &str = "FLOWS";
 /// Socket storage: [`Record`](crate::record::Record).
 pub const SOCKETS: &str = "SOCKETS";
 /// Per-CPU array of [`stats`](crate::stats).
 pub const COUNTERS: &str = "COUNTERS";
+/// Ring buffer of [`Event`](crate::event::Event).
+pub const EVENTS: &str = "EVENTS";
 
 /// Every map that is pinned.
-pub const ALL: &[&str] = &[SOURCES, DESTINATIONS, ORIGINS, CLIENTS, SOCKETS, COUNTERS];
+pub const ALL: &[&str] = &[
+    SOURCES,
+    WORKLOADS,
+    DESTINATIONS,
+    CONSUMERS,
+    BACKENDS,
+    VERDICTS,
+    PORTS,
+    INBOUND,
+    PROBES,
+    LISTENERS,
+    HEARTBEAT,
+    ORIGINS,
+    FLOWS,
+    SOCKETS,
+    COUNTERS,
+    EVENTS,
+];
 
 /// Workloads on one node, and cgroups. Kubernetes supports 110 pods a node; some run 500.
 pub const MAX_SOURCES: usize = 4_096;
 /// Virtual addresses with their ports, and workload addresses, of the whole mesh. Entries are
-/// allocated as they are added: a full map is about 131,072 × 80 B = 10 MiB.
+/// allocated as they are added: a full map is about 131,072 × 100 B = 13 MiB.
 pub const MAX_DESTINATIONS: usize = 131_072;
+/// Sets of backends: one a port of a service, and one for each namespace with routes of its own.
+pub const MAX_SETS: usize = 65_536;
+/// Verdicts: workloads of this node × different sets of policies × ports that policies name.
+pub const MAX_VERDICTS: usize = 1 << 20;
+/// Ports with settings of their own on one node.
+pub const MAX_PORTS: usize = 65_536;
+/// Listeners of the agent: kinds × families × namespaces.
+pub const MAX_LISTENERS: usize = 4 * MAX_SOURCES;
 /// Connections between `connect()` and `accept()`. The oldest is forgotten beyond this, and that
-/// connection is refused. 65,536 × 120 B = 8 MiB.
+/// connection is refused. 65,536 × 190 B = 12 MiB.
 pub const MAX_PENDING: usize = 65_536;
+/// Bytes of the ring buffer: about 7,000 events between two turns of the agent.
+pub const EVENT_BYTES: usize = 1 << 20;
+
+abi! {
+    /// Key of `LISTENERS`.
+    pub struct ListenerKey[16] {
+        /// The cookie of the network namespace.
+        pub netns: u64,
+        /// [`TUNNELS`] or [`PLAINTEXT`].
+        pub kind: u32,
+        /// 4 or 6.
+        pub family: u32,
+    }
+}
+
+/// `ListenerKey::kind`: tunnels of peers.
+pub const TUNNELS: u32 = 1;
+/// `ListenerKey::kind`: everything else that arrives.
+pub const PLAINTEXT: u32 = 2;

@@ -1,27 +1,44 @@
-//! What the kernel remembers of a socket, and how the agent finds it.
+//! What the kernel remembers of a socket, and how the other end of a connection finds it.
 
 use crate::addr::Addr;
 
 abi! {
-    /// Value of `SOCKETS` (kept on the socket itself), `ORIGINS` and `CLIENTS`.
-    pub struct Record[40] {
+    /// Value of `SOCKETS` (kept on the socket itself), `ORIGINS` and `FLOWS`.
+    pub struct Record[96] {
         /// [`SourceKey::id`](crate::source::SourceKey) of the workload whose socket it is.
         pub source_id: u64,
         /// [`SourceKey::kind`](crate::source::SourceKey).
         pub source_kind: u32,
-        /// [`REDIRECTED`], [`AGENT`] or [`ACCEPTED`].
+        /// One of the roles below.
         pub role: u32,
-        /// Redirected: where the application wanted to go. Agent and accepted: the real client.
+        /// An opening socket: where the application wanted to go. Agent and accepted: the real
+        /// client.
         pub addr: [u32; 4],
         /// Its port, network byte order. 0: there is no address.
         pub port_be: u16,
+        /// The endpoint that the kernel has picked: its port, network byte order. 0: none.
+        pub picked_port_be: u16,
+        /// Its backend's index in the split.
+        pub backend: u32,
+        /// The endpoint that the kernel has picked.
+        pub picked: [u32; 4],
+        /// The id of the workload that connects.
+        pub source: u64,
+        /// The id of the workload that is connected to, if it is one of this node.
+        pub destination: u64,
+        /// The id of the policy that decided, if one did.
+        pub policy: u64,
+        /// When it was opened, in ns of `CLOCK_MONOTONIC`; 0: not yet.
+        pub opened: u64,
+        /// A set of [`CAN_ACCELERATE`].
+        pub flags: u32,
         /// Explicit padding; always zero.
-        pub pad: [u8; 6],
+        pub pad: u32,
     }
 }
 
 abi! {
-    /// Key of `ORIGINS` and `CLIENTS`: the end of a connection that opened it.
+    /// Key of `ORIGINS`: the end of a connection that opened it.
     pub struct ConnKey[32] {
         /// The cookie of its network namespace: loopback addresses are the same in all.
         pub netns: u64,
@@ -34,17 +51,89 @@ abi! {
     }
 }
 
+abi! {
+    /// Key of `FLOWS`: a connection inside of this node that the kernel has authorized, until it is
+    /// accepted.
+    pub struct FlowKey[48] {
+        /// The cookie of the network namespace if the connection does not leave it, as far as its
+        /// addresses say; 0 otherwise: the accepting end does not know the opening one's.
+        pub netns: u64,
+        /// The end that opens it.
+        pub client: [u32; 4],
+        /// The end that accepts it.
+        pub server: [u32; 4],
+        /// The client's port, network byte order.
+        pub client_port_be: u16,
+        /// The server's port, network byte order.
+        pub server_port_be: u16,
+        /// Explicit padding; always zero, because keys compare by bytes.
+        pub pad: u32,
+    }
+}
+
 /// `Record::role`: an application's socket whose connection goes to the agent.
 pub const REDIRECTED: u32 = 1;
 /// `Record::role`: the agent's own socket inside a workload's namespace. Never captured.
 pub const AGENT: u32 = 2;
 /// `Record::role`: an application's accepted socket whose other end is the agent.
 pub const ACCEPTED: u32 = 3;
+/// `Record::role`: an application's socket that is connected to another workload of this node.
+pub const DIRECT: u32 = 4;
+/// `Record::role`: a socket of the node's own processes that probes a workload's health.
+pub const PROBE: u32 = 5;
+/// `Record::role`: a workload of the node's own namespace that connects to itself.
+pub const ITSELF: u32 = 6;
+
+/// `Record::flags`: both ends want acceleration.
+pub const CAN_ACCELERATE: u32 = 1;
+
+impl Record {
+    /// A record of which only the role is known.
+    #[inline]
+    pub const fn new(role: u32) -> Self {
+        Self {
+            source_id: 0,
+            source_kind: 0,
+            role,
+            addr: [0; 4],
+            port_be: 0,
+            picked_port_be: 0,
+            backend: 0,
+            picked: [0; 4],
+            source: 0,
+            destination: 0,
+            policy: 0,
+            opened: 0,
+            flags: 0,
+            pad: 0,
+        }
+    }
+}
 
 impl ConnKey {
     /// The key of an end.
     #[inline]
     pub const fn new(netns: u64, addr: Addr, port_be: u16) -> Self {
         Self { netns, addr, port_be, pad: [0; 6] }
+    }
+}
+
+impl FlowKey {
+    /// The key of a connection; `netns` is that of either end.
+    #[inline]
+    pub const fn new(netns: u64, client: (Addr, u16), server: (Addr, u16)) -> Self {
+        let [a, b, c, d] = client.0;
+        let [e, f, g, h] = server.0;
+        let inside = (a == e && b == f && c == g && d == h)
+            || crate::addr::is_loopback(client.0)
+            || crate::addr::is_loopback(server.0);
+        Self {
+            netns: if inside { netns } else { 0 },
+            client: client.0,
+            server: server.0,
+            client_port_be: client.1,
+            server_port_be: server.1,
+            pad: 0,
+        }
     }
 }

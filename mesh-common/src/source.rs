@@ -14,8 +14,12 @@ abi! {
 
 abi! {
     /// Value of `SOURCES`.
-    pub struct Source[8] {
-        /// A set of [`ENROLLED`] and [`BY_CGROUP`].
+    pub struct Source[24] {
+        /// The workload's [id](crate::workload::id); 0 for a namespace that is [`BY_CGROUP`].
+        pub workload: u64,
+        /// The [id](crate::workload::id) of the workload's namespace: routes may depend on it.
+        pub namespace: u64,
+        /// A set of [`ENROLLED`], [`BY_CGROUP`], and of `workload`'s flags.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u32,
@@ -29,7 +33,8 @@ pub const CGROUP: u32 = 2;
 
 /// `Source::flags`: connections from here are the mesh's business.
 pub const ENROLLED: u32 = 1;
-/// `Source::flags`: the namespace is the host's; its sockets' cgroups say which workload it is.
+/// `Source::flags`: the namespace is the node's own; its sockets' cgroups say which workload it
+/// is. A socket of none is the node's: its health probes pass.
 pub const BY_CGROUP: u32 = 2;
 
 /// The deepest cgroup that is looked at, counted from the root (0). systemd nests 4 to 6 levels,

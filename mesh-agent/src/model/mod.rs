@@ -18,6 +18,7 @@
 
 pub mod condition;
 pub mod id;
+pub mod policy;
 pub mod route;
 pub mod service;
 pub mod share;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::model::condition::Condition;
 use crate::model::id::ResourceName;
+use crate::model::policy::WorkloadPolicy;
 use crate::model::service::Service;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub services: HashMap<SocketAddr, Arc<Target>>,
     /// On which nodes each identity is scheduled.
     pub placements: HashMap<SpiffeId, BTreeSet<Arc<str>>>,
+    /// What is in force for each workload; see [`Snapshot::policy`].
+    pub policies: HashMap<ResourceName, Arc<WorkloadPolicy>>,
     /// What is wrong.
     pub conditions: Vec<Condition>,
 }
@@ -89,6 +92,11 @@ impl Snapshot {
     /// Whether a workload with the identity `id` is scheduled on `node`.
     pub fn runs_on(&self, id: &SpiffeId, node: &str) -> bool {
         self.placements.get(id).is_some_and(|nodes| nodes.contains(node))
+    }
+
+    /// What is in force for a workload; the defaults for one that is not known.
+    pub fn policy(&self, workload: &ResourceName) -> Arc<WorkloadPolicy> {
+        self.policies.get(workload).cloned().unwrap_or_default()
     }
 
     /// The workloads that the agent of `node` serves.

@@ -27,7 +27,8 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
         .map(|(name, (_, workload))| ((*name).clone(), Arc::clone(workload)))
         .collect();
     let placements = placements(&index);
-    Snapshot { revision, workloads, by_address, services, placements, conditions }
+    let policies = HashMap::new();
+    Snapshot { revision, workloads, by_address, services, placements, policies, conditions }
 }
 
 /// On which nodes each identity is scheduled.

@@ -1,0 +1,99 @@
+//! Whether a connection is allowed, by the policies of its destination (pure).
+//!
+//! The one evaluation: the agent asks it for each connection, and the kernel's verdicts are
+//! compiled from its answers.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::model::id::ResourceName;
+use crate::model::policy::{Action, AuthorizationPolicy, Operation, Rule, Source};
+use crate::model::spiffe::SpiffeId;
+
+/// What is known of a connection when it is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The identity that the source has proved, by mutual TLS or to this node's kernel.
+    pub principal: Option<&'a SpiffeId>,
+    /// The source's address.
+    pub address: IpAddr,
+    /// The destination workload's port.
+    pub port: u16,
+}
+
+/// The judgement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be.
+    Allow,
+    /// It may not be.
+    Deny(Denial),
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// A `DENY` policy matches, by its rule with this index.
+    Matched(ResourceName, usize),
+    /// There are `ALLOW` policies, of which this is the first, and none of them matches.
+    NoneAllows(ResourceName),
+}
+
+/// Judges a connection by the policies whose scope its destination is in.
+///
+/// Istio's order: a `DENY` that matches refuses; without any `ALLOW` everything is allowed; an
+/// `ALLOW` that matches allows; the rest is refused.
+pub fn decide(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> Verdict {
+    let by = |action| policies.iter().filter(move |policy| policy.action == action);
+    for policy in by(Action::Deny) {
+        if let Some(rule) = matching(policy, request) {
+            return Verdict::Deny(Denial::Matched(policy.name.clone(), rule));
+        }
+    }
+    match by(Action::Allow).next() {
+        None => Verdict::Allow,
+        Some(_) if by(Action::Allow).any(|policy| matching(policy, request).is_some()) => {
+            Verdict::Allow
+        }
+        Some(first) => Verdict::Deny(Denial::NoneAllows(first.name.clone())),
+    }
+}
+
+fn matching(policy: &AuthorizationPolicy, request: &Request<'_>) -> Option<usize> {
+    policy.rules.iter().position(|rule| applies(rule, request))
+}
+
+fn applies(rule: &Rule, request: &Request<'_>) -> bool {
+    !rule.never
+        && (rule.from.is_empty() || rule.from.iter().any(|source| comes_from(source, request)))
+        && (rule.to.is_empty() || rule.to.iter().any(|operation| goes_to(operation, request.port)))
+}
+
+fn comes_from(source: &Source, request: &Request<'_>) -> bool {
+    let id = request.principal.map(ToString::to_string);
+    let principal = id.as_deref().map(|id| id.trim_start_matches("spiffe://"));
+    let namespace = request.principal.map(SpiffeId::namespace);
+    let text = |yes: &[crate::model::policy::Text], no: &[crate::model::policy::Text], value| {
+        (yes.is_empty() || yes.iter().any(|text| text.matches(value)))
+            && !no.iter().any(|text| text.matches(value))
+    };
+    text(&source.principals, &source.not_principals, principal)
+        && text(&source.namespaces, &source.not_namespaces, namespace)
+        && (source.ip_blocks.is_empty()
+            || source.ip_blocks.iter().any(|block| block.contains(request.address)))
+        && !source.not_ip_blocks.iter().any(|block| block.contains(request.address))
+}
+
+fn goes_to(operation: &Operation, port: u16) -> bool {
+    (operation.ports.is_empty() || operation.ports.contains(&port))
+        && !operation.not_ports.contains(&port)
+}
+
+impl Denial {
+    /// The policy that denies.
+    pub const fn policy(&self) -> &ResourceName {
+        match self {
+            Self::Matched(policy, _) | Self::NoneAllows(policy) => policy,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Who may talk to whom, and how it is carried: policies as data.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::model::id::ResourceName;
+
+/// What is demanded of connections to a workload (Istio's `PeerAuthentication` modes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MtlsMode {
+    /// Plaintext is not captured and not demanded to be anything else.
+    Disable,
+    /// Mutual TLS where the peer can, plaintext otherwise.
+    #[default]
+    Permissive,
+    /// Mutual TLS, or an identity that this node's kernel has verified.
+    Strict,
+}
+
+/// How two workloads of one node talk. The order is that of strictness: of two that apply to one
+/// connection, the later one wins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SameNode {
+    /// Decided and authorized in the kernel; the agent is not in the path.
+    #[default]
+    Direct,
+    /// Through the agent, in plaintext inside of the node.
+    Agent,
+    /// Through the agent with mutual TLS, as between nodes.
+    Mtls,
+}
+
+/// What the kernel does with a workload's connections while the agent does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureMode {
+    /// Nothing to the mesh's destinations is let through at `connect()`, also what the kernel could
+    /// decide alone. Connections that exist go on.
+    Closed,
+    /// In plaintext to the endpoint that the kernel picks, where that endpoint allows plaintext.
+    Open,
+    /// What the kernel decides alone goes on as it was last known; what needs the agent is denied.
+    Static,
+}
+
+/// Whether bytes take a shorter way from socket to socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Acceleration {
+    /// TCP as it is.
+    #[default]
+    Off,
+    /// By sockmap, with a bound on the memory.
+    Sockmap,
+}
+
+/// What is in force for one workload, with every default filled in. Resolved once per snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkloadPolicy {
+    /// For ports that are not in `ports`.
+    pub mtls: MtlsMode,
+    /// Which policy says `mtls`; `None`: the default.
+    pub mtls_from: Option<ResourceName>,
+    /// For ports that are not in `ports`.
+    pub same_node: SameNode,
+    /// Ports with settings of their own (of the workload, not of a service).
+    pub ports: BTreeMap<u16, PortPolicy>,
+    /// `None`: [`FailureMode::Static`] where `mtls` is strict, [`FailureMode::Open`] elsewhere.
+    pub failure: Option<FailureMode>,
+    /// For the workload's connections, whoever opens them.
+    pub acceleration: Acceleration,
+    /// The policies whose scope the workload is in, by name; both actions.
+    pub authorization: Vec<Arc<AuthorizationPolicy>>,
+}
+
+/// What is in force for one port of a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortPolicy {
+    /// What is demanded of connections to it.
+    pub mtls: MtlsMode,
+    /// Which policy says so.
+    pub mtls_from: Option<ResourceName>,
+    /// How workloads of the same node reach it.
+    pub same_node: SameNode,
+}
+
+/// An Istio `AuthorizationPolicy`, as far as TCP connections have what it asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorizationPolicy {
+    /// Namespace and name. In the root namespace it applies to the whole mesh.
+    pub name: ResourceName,
+    /// `spec.selector.matchLabels`; empty: every workload of the scope.
+    pub selector: BTreeMap<String, String>,
+    /// `spec.action`.
+    pub action: Action,
+    /// `spec.rules`. None of them: the policy matches nothing (an `ALLOW` that denies all).
+    pub rules: Vec<Rule>,
+}
+
+/// What happens to a connection that a rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// It is allowed, unless a `DENY` matches too.
+    Allow,
+    /// It is refused.
+    Deny,
+}
+
+/// One rule: it matches if one of `from` and one of `to` do. An empty list does not restrict.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// `from[].source`.
+    pub from: Vec<Source>,
+    /// `to[].operation`.
+    pub to: Vec<Operation>,
+    /// The rule asks for something that a TCP connection does not have, in an `ALLOW` policy: it
+    /// never matches (Istio: an HTTP-only rule of an `ALLOW` is ignored for TCP).
+    pub never: bool,
+}
+
+/// Where a connection comes from: every field that is not empty must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// `principals`: `<trust domain>/ns/<namespace>/sa/<account>`.
+    pub principals: Vec<Text>,
+    /// `notPrincipals`.
+    pub not_principals: Vec<Text>,
+    /// `namespaces`, of the identity.
+    pub namespaces: Vec<Text>,
+    /// `notNamespaces`.
+    pub not_namespaces: Vec<Text>,
+    /// `ipBlocks`.
+    pub ip_blocks: Vec<Block>,
+    /// `notIpBlocks`.
+    pub not_ip_blocks: Vec<Block>,
+}
+
+/// What a connection goes to: every field that is not empty must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operation {
+    /// `ports`, of the workload.
+    pub ports: Vec<u16>,
+    /// `notPorts`.
+    pub not_ports: Vec<u16>,
+}
+
+/// How Istio compares text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// `abc`: the same.
+    Exact(String),
+    /// `abc*`: begins with it.
+    Prefix(String),
+    /// `*abc`: ends with it.
+    Suffix(String),
+    /// `*`: there is one, whatever it is.
+    Present,
+}
+
+/// A block of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The network's address; bits beyond the prefix are zero.
+    pub network: IpAddr,
+    /// The length of the prefix: 0 to 32 or 128.
+    pub prefix: u8,
+}
+
+impl WorkloadPolicy {
+    /// What is demanded of connections to `port`.
+    pub fn mtls(&self, port: u16) -> MtlsMode {
+        self.ports.get(&port).map_or(self.mtls, |port| port.mtls)
+    }
+
+    /// Which policy demands it.
+    pub fn mtls_from(&self, port: u16) -> Option<&ResourceName> {
+        self.ports.get(&port).map_or(self.mtls_from.as_ref(), |port| port.mtls_from.as_ref())
+    }
+
+    /// How workloads of the same node reach `port`, as far as the destination has a say.
+    pub fn same_node(&self, port: u16) -> SameNode {
+        self.ports.get(&port).map_or(self.same_node, |port| port.same_node)
+    }
+
+    /// What happens while the agent does not answer.
+    pub fn failure(&self) -> FailureMode {
+        let default = match self.mtls {
+            MtlsMode::Strict => FailureMode::Static,
+            MtlsMode::Permissive | MtlsMode::Disable => FailureMode::Open,
+        };
+        self.failure.unwrap_or(default)
+    }
+}
+
+impl Text {
+    /// Whether `value` is meant; `None`: there is none.
+    pub fn matches(&self, value: Option<&str>) -> bool {
+        let Some(value) = value else { return false };
+        match self {
+            Self::Exact(text) => value == text,
+            Self::Prefix(text) => value.starts_with(text.as_str()),
+            Self::Suffix(text) => value.ends_with(text.as_str()),
+            Self::Present => !value.is_empty(),
+        }
+    }
+}
+
+impl Block {
+    /// Whether `address` is in the block; mapped IPv4 addresses count as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (address, prefix) = (address.to_canonical(), u32::from(self.prefix));
+        match (self.network, address) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix)).unwrap_or(0);
+                network.to_bits() & mask == address.to_bits() & mask
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
+                network.to_bits() & mask == address.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+}

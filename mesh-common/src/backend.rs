@@ -1,0 +1,137 @@
+//! Which endpoint of a service: weights as an alias table (Walker 1977, Vose 1991).
+
+abi! {
+    /// Value of the inner arrays of `BACKENDS`.
+    ///
+    /// Slot *i* holds two things that have nothing to do with each other: backend *i* of the table,
+    /// and endpoint *i* of the list that the backends' ranges point into. The first slot also holds
+    /// what concerns the whole.
+    pub struct Slot[56] {
+        /// Endpoint: its address.
+        pub addr: [u32; 4],
+        /// Endpoint: the id of its workload if it is one of this node; 0 if it is not.
+        pub workload: u64,
+        /// Endpoint: its port, network byte order.
+        pub port_be: u16,
+        /// Explicit padding; always zero.
+        pub pad: u16,
+        /// Endpoint: `STRICT` or nothing.
+        pub flags: u32,
+        /// Backend: a random number of `0..total` below this is for itself, another for `alias`.
+        pub threshold: u32,
+        /// Backend: the one that the rest of its column belongs to.
+        pub alias: u32,
+        /// Backend: its first endpoint.
+        pub first: u32,
+        /// Backend: how many there are. 0: its share is refused.
+        pub count: u32,
+        /// Slot 0: the number of backends. 0: every connection is refused.
+        pub backends: u32,
+        /// Slot 0: the sum of all weights.
+        pub total: u32,
+    }
+}
+
+/// The most backends of one set: 16 is what the Gateway API allows a rule.
+pub const MAX_BACKENDS: usize = 1 << 10;
+/// The most endpoints of one set; what has more is left to the agent.
+pub const MAX_ENDPOINTS: usize = 1 << 16;
+
+/// What a pick gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// This endpoint, of the backend with this index.
+    Endpoint(Slot, u32),
+    /// Nobody serves the share that was picked.
+    Nobody,
+    /// The set is not there (any more).
+    Unknown,
+}
+
+/// Picks an endpoint: a backend by its weight, exactly, then one of its endpoints.
+///
+/// `slot` is the inner array; `random` is uniform over 32 bits each time it is called.
+#[inline(always)]
+pub fn pick(slot: impl Fn(u32) -> Option<Slot>, random: impl Fn() -> u32) -> Pick {
+    let Some(head) = slot(0) else { return Pick::Unknown };
+    if head.backends == 0 || head.total == 0 {
+        return Pick::Nobody;
+    }
+    let column = scale(random(), head.backends);
+    let Some(own) = slot(column) else { return Pick::Unknown };
+    let point = scale(random(), head.total);
+    let index = if point < own.threshold { column } else { own.alias };
+    let Some(backend) = slot(index) else { return Pick::Unknown };
+    if backend.count == 0 {
+        return Pick::Nobody;
+    }
+    match slot(backend.first + scale(random(), backend.count)) {
+        Some(endpoint) => Pick::Endpoint(endpoint, index),
+        None => Pick::Unknown,
+    }
+}
+
+/// Maps a random number, uniform over 32 bits, to `0..n`: to within `n` / 2^32 (Lemire 2019).
+#[inline(always)]
+const fn scale(random: u32, n: u32) -> u32 {
+    ((random as u64 * n as u64) >> 32) as u32
+}
+
+/// The columns of an alias table: threshold and alias for each weight. The sum must fit 32 bits.
+///
+/// Exact: column *i* stands for `total` parts of `total × n`; `threshold` of them are its own.
+#[cfg(feature = "user")]
+pub fn columns(weights: &[u32]) -> Option<(u32, Vec<(u32, u32)>)> {
+    let count = u64::try_from(weights.len()).ok()?;
+    let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    let sum = u32::try_from(total).ok()?;
+    // What each column still has to give away, in parts of `total × n`; a column takes `total`.
+    let mut left: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) * count).collect();
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) =
+        (0..weights.len()).partition(|index| left.get(*index).is_some_and(|parts| *parts < total));
+    let mut table = vec![(sum, 0_u32); weights.len()];
+    for (index, column) in table.iter_mut().enumerate() {
+        column.1 = u32::try_from(index).ok()?;
+    }
+    while let (Some(poor), Some(&rich)) = (small.pop(), large.last()) {
+        let own = *left.get(poor)?;
+        *table.get_mut(poor)? = (u32::try_from(own).ok()?, u32::try_from(rich).ok()?);
+        let rest = left.get_mut(rich)?;
+        *rest -= total - own;
+        if *rest < total {
+            large.pop();
+            small.push(rich);
+        }
+    }
+    Some((sum, table))
+}
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Each weight's parts over all columns are its share, exactly.
+        #[test]
+        fn the_table_has_the_weights(weights in prop::collection::vec(0u32..=1_000_000, 1..40)) {
+            let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+            let (sum, table) = columns(&weights).unwrap();
+            prop_assert_eq!(u64::from(sum), total);
+            let mut parts = vec![0_u64; weights.len()];
+            for (index, (threshold, alias)) in table.iter().enumerate() {
+                parts[index] += u64::from(*threshold);
+                parts[usize::try_from(*alias).unwrap()] += total - u64::from(*threshold);
+            }
+            for (weight, parts) in weights.iter().zip(parts) {
+                prop_assert_eq!(parts, u64::from(*weight) * u64::try_from(weights.len()).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_beyond_32_bits_is_refused() {
+        assert_eq!(columns(&[u32::MAX, 1]), None);
+    }
+}

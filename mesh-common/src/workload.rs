@@ -1,0 +1,95 @@
+//! What the kernel knows of a workload of this node.
+
+abi! {
+    /// Value of `WORKLOADS`, by the workload's [id](crate::workload::id): who can be connected to
+    /// directly.
+    pub struct Workload[24] {
+        /// The cookie of the network namespace that its sockets are in.
+        pub netns: u64,
+        /// The class of its policies: the second part of [`VerdictKey`](crate::verdict::VerdictKey).
+        /// 0: no policy applies to it, and every workload of this node may connect.
+        pub class: u64,
+        /// A set of [`VIA_AGENT`], [`BY_PORT`], [`ACCELERATE`].
+        pub flags: u32,
+        /// Explicit padding; always zero.
+        pub pad: u32,
+    }
+}
+
+abi! {
+    /// Key of `INBOUND` and `PORTS`: a port of a namespace, or of a workload.
+    pub struct PortKey[16] {
+        /// The namespace's cookie (`INBOUND`) or the workload's id (`PORTS`).
+        pub owner: u64,
+        /// The port, network byte order; 0: every other port.
+        pub port_be: u16,
+        /// Explicit padding; always zero, because keys compare by bytes.
+        pub pad: [u8; 6],
+    }
+}
+
+abi! {
+    /// Value of `INBOUND`: what happens to connections that arrive at a port.
+    pub struct Inbound[16] {
+        /// The workload's id.
+        pub workload: u64,
+        /// A set of [`CAPTURE`], [`STRICT`] and of the failure modes.
+        pub flags: u32,
+        /// Explicit padding; always zero.
+        pub pad: u32,
+    }
+}
+
+/// `Workload::flags`, `Source::flags`, value of `PORTS`: connections between workloads of this
+/// node go through the agent.
+pub const VIA_AGENT: u32 = 1 << 8;
+/// `Workload::flags`: `PORTS` has settings for single ports.
+pub const BY_PORT: u32 = 1 << 9;
+/// `Workload::flags`, `Source::flags`: its connections may be accelerated.
+pub const ACCELERATE: u32 = 1 << 10;
+/// `Source::flags`, `Inbound::flags`: while the agent does not answer, nothing that needs it goes.
+pub const FAIL_CLOSED: u32 = 1 << 11;
+/// `Source::flags`, `Inbound::flags`: while the agent does not answer, plaintext goes past it.
+/// Neither this nor [`FAIL_CLOSED`]: what the kernel decides alone goes on, the rest is denied.
+pub const FAIL_OPEN: u32 = 1 << 12;
+/// `Inbound::flags`, `Slot::flags`, `Destination::flags`: plaintext is not acceptable there.
+pub const STRICT: u32 = 1 << 13;
+/// `Inbound::flags`: what is not authorized in the kernel goes to the agent.
+pub const CAPTURE: u32 = 1 << 14;
+
+impl PortKey {
+    /// The key of one port; 0: of every other.
+    #[inline]
+    pub const fn new(owner: u64, port_be: u16) -> Self {
+        Self { owner, port_be, pad: [0; 6] }
+    }
+}
+
+/// The id of a workload (`namespace/name`) or of a namespace: FNV-1a over its UTF-8 bytes, 64 bits,
+/// never 0. Whoever holds the names must make sure that no two have one id.
+///
+/// A function of the name and not a number that is given out, so that records and events made
+/// before an agent was restarted mean the same after.
+pub const fn id(name: &[u8]) -> u64 {
+    // The offset basis and the prime of FNV-1a (draft-eastlake-fnv, section 5).
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut rest = name;
+    while let [byte, tail @ ..] = rest {
+        hash = (hash ^ *byte as u64).wrapping_mul(0x0100_0000_01b3);
+        rest = tail;
+    }
+    if hash == 0 { 1 } else { hash }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_fnv_1a() {
+        // Test vectors of draft-eastlake-fnv, appendix C.
+        assert_eq!(id(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(id(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(id(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}
