@@ -39,9 +39,9 @@ pub const MAX_ENDPOINTS: usize = 1 << 16;
 
 /// What a pick gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pick {
+pub enum Pick<'a> {
     /// This endpoint, of the backend with this index.
-    Endpoint(Slot, u32),
+    Endpoint(&'a Slot, u32),
     /// Nobody serves the share that was picked.
     Nobody,
     /// The set is not there (any more).
@@ -52,7 +52,7 @@ pub enum Pick {
 ///
 /// `slot` is the inner array; `random` is uniform over 32 bits each time it is called.
 #[inline(always)]
-pub fn pick(slot: impl Fn(u32) -> Option<Slot>, random: impl Fn() -> u32) -> Pick {
+pub fn pick<'a>(slot: impl Fn(u32) -> Option<&'a Slot>, random: impl Fn() -> u32) -> Pick<'a> {
     let Some(head) = slot(0) else { return Pick::Unknown };
     if head.backends == 0 || head.total == 0 {
         return Pick::Nobody;

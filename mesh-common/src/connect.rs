@@ -27,7 +27,7 @@ pub trait Maps {
     /// `CONSUMERS`.
     fn consumer(&self, key: &ConsumerKey) -> Option<u32>;
     /// An array of `BACKENDS`.
-    fn slot(&self, set: u32, index: u32) -> Option<Slot>;
+    fn slot(&self, set: u32, index: u32) -> Option<&Slot>;
     /// `WORKLOADS`.
     fn workload(&self, id: u64) -> Option<Workload>;
     /// `PORTS`.

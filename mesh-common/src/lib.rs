@@ -11,6 +11,7 @@ pub mod addr;
 pub mod backend;
 pub mod connect;
 pub mod event;
+pub mod flow;
 pub mod maps;
 pub mod record;
 pub mod source;
@@ -31,6 +32,9 @@ pub const OUTBOUND_PORT: u16 = 15001;
 /// The port of the plaintext listener on the loopback of each workload's namespace; connections
 /// reach it through the kernel only (Istio's convention for plaintext).
 pub const PLAINTEXT_PORT: u16 = 15006;
+
+/// After how much silence the agent counts as hung, in nanoseconds. It beats every 200 ms.
+pub const HEARTBEAT_LIMIT_NS: u64 = 800_000_000;
 
 /// The port of the HBONE listener of each workload (Istio's convention).
 pub const HBONE_PORT: u16 = 15008;

@@ -4,7 +4,7 @@ use crate::addr::Addr;
 
 abi! {
     /// Value of `SOCKETS` (kept on the socket itself), `ORIGINS` and `FLOWS`.
-    pub struct Record[96] {
+    pub struct Record[104] {
         /// [`SourceKey::id`](crate::source::SourceKey) of the workload whose socket it is.
         pub source_id: u64,
         /// [`SourceKey::kind`](crate::source::SourceKey).
@@ -30,6 +30,8 @@ abi! {
         pub policy: u64,
         /// When it was opened, in ns of `CLOCK_MONOTONIC`; 0: not yet.
         pub opened: u64,
+        /// [`flow::payload`](crate::flow::payload) needs it.
+        pub received_at_fin_wait2: u64,
         /// A set of [`CAN_ACCELERATE`].
         pub flags: u32,
         /// Explicit padding; always zero.
@@ -83,6 +85,8 @@ pub const DIRECT: u32 = 4;
 pub const PROBE: u32 = 5;
 /// `Record::role`: a workload of the node's own namespace that connects to itself.
 pub const ITSELF: u32 = 6;
+/// `Record::role`: an application's socket that goes past an agent that does not answer.
+pub const PASSED: u32 = 7;
 
 /// `Record::flags`: both ends want acceleration.
 pub const CAN_ACCELERATE: u32 = 1;
@@ -104,6 +108,7 @@ impl Record {
             destination: 0,
             policy: 0,
             opened: 0,
+            received_at_fin_wait2: 0,
             flags: 0,
             pad: 0,
         }

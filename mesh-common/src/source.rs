@@ -19,7 +19,7 @@ abi! {
         pub workload: u64,
         /// The [id](crate::workload::id) of the workload's namespace: routes may depend on it.
         pub namespace: u64,
-        /// A set of [`ENROLLED`], [`BY_CGROUP`], and of `workload`'s flags.
+        /// A set of [`ENROLLED`], [`BY_CGROUP`], [`NODE`], and of `workload`'s flags.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u32,
@@ -34,8 +34,11 @@ pub const CGROUP: u32 = 2;
 /// `Source::flags`: connections from here are the mesh's business.
 pub const ENROLLED: u32 = 1;
 /// `Source::flags`: the namespace is the node's own; its sockets' cgroups say which workload it
-/// is. A socket of none is the node's: its health probes pass.
+/// is.
 pub const BY_CGROUP: u32 = 2;
+/// `Source::flags`: the namespace is the node's. The health probes of its own processes, which are
+/// of no workload, pass.
+pub const NODE: u32 = 4;
 
 /// The deepest cgroup that is looked at, counted from the root (0). systemd nests 4 to 6 levels,
 /// Kubernetes 5; the kernel's loop needs a bound.

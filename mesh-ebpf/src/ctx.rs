@@ -3,10 +3,14 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get};
-use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock};
+use aya_ebpf::btf_maps::SockHash;
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set,
+};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 use mesh_common::addr::{self, Addr};
+use mesh_common::maps::{ListenerKey, MAX_LISTENERS};
 use mesh_common::record::Record;
 
 use crate::maps::SOCKETS;
@@ -96,6 +100,15 @@ pub(crate) fn record(ctx: &SockAddrContext) -> Option<Record> {
     Some(unsafe { *found })
 }
 
+/// The role that is remembered of the socket; 0 if none is.
+#[inline(always)]
+pub(crate) fn role(ctx: &SockAddrContext) -> u32 {
+    // SAFETY: the helper looks the socket of the hook's own context up.
+    let found = unsafe { SOCKETS.get_ptr_mut(ctx) };
+    // SAFETY: not null, and the storage lives as long as the socket.
+    if found.is_null() { 0 } else { unsafe { (*found).role } }
+}
+
 /// Remembers `record` of the socket. False: the kernel has no memory for it.
 #[inline(always)]
 pub(crate) fn remember(ctx: &SockAddrContext, record: &mut Record) -> bool {
@@ -174,23 +187,18 @@ pub(crate) fn ops_netns(ctx: &SockOpsContext) -> u64 {
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
-/// What is remembered of the socket, if anything.
+/// What is remembered of the socket; null: nothing.
 #[inline(always)]
-pub(crate) fn ops_record(ctx: &SockOpsContext) -> Option<Record> {
+pub(crate) fn ops_record_mut(ctx: &SockOpsContext) -> *mut Record {
     let sk: *mut bpf_sock = field!(ctx.ops, __bindgen_anon_2.sk);
     if sk.is_null() {
-        return None;
+        return core::ptr::null_mut();
     }
     // SAFETY: a full socket, checked above; without the flag the helper only looks up.
     let found = unsafe {
         bpf_sk_storage_get(addr_of!(SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
     };
-    let found: *mut Record = found.cast();
-    if found.is_null() {
-        return None;
-    }
-    // SAFETY: not null, and the storage lives as long as the socket.
-    Some(unsafe { *found })
+    found.cast()
 }
 
 /// Remembers `record` of the socket. False: the kernel has no memory for it.
@@ -210,4 +218,97 @@ pub(crate) fn ops_remember(ctx: &SockOpsContext, record: &mut Record) -> bool {
         )
     };
     !kept.is_null()
+}
+
+/// Has the hook called when the socket's state changes.
+#[inline(always)]
+pub(crate) fn report_states(ctx: &SockOpsContext) {
+    // SAFETY: the helper takes the hook's own context. That it fails means that the connection's
+    // end is not reported, which nothing depends on.
+    let _result =
+        unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed()) };
+}
+
+/// The state before and after the change that is reported.
+#[inline(always)]
+pub(crate) fn states(ctx: &SockOpsContext) -> (u32, u32) {
+    (field!(ctx.ops, __bindgen_anon_1.args[0]), field!(ctx.ops, __bindgen_anon_1.args[1]))
+}
+
+/// Sequence numbers that the other end has acknowledged.
+#[inline(always)]
+pub(crate) fn bytes_acked(ctx: &SockOpsContext) -> u64 {
+    field!(ctx.ops, bytes_acked)
+}
+
+/// Sequence numbers that the other end has sent.
+#[inline(always)]
+pub(crate) fn bytes_received(ctx: &SockOpsContext) -> u64 {
+    field!(ctx.ops, bytes_received)
+}
+
+/// The smoothed round-trip time, in microseconds.
+#[inline(always)]
+pub(crate) fn srtt_us(ctx: &SockOpsContext) -> u32 {
+    // The kernel keeps it in eighths.
+    field!(ctx.ops, srtt_us) >> 3
+}
+
+/// Segments that were sent again.
+#[inline(always)]
+pub(crate) fn retransmitted(ctx: &SockOpsContext) -> u32 {
+    field!(ctx.ops, total_retrans)
+}
+
+/// The protocol of what arrives, `IPPROTO_…`.
+#[inline(always)]
+pub(crate) fn lookup_protocol(ctx: &SkLookupContext) -> u32 {
+    field!(ctx.lookup, protocol)
+}
+
+/// 4 or 6.
+#[inline(always)]
+pub(crate) fn lookup_family(ctx: &SkLookupContext) -> u32 {
+    if field!(ctx.lookup, family) == AF_INET { 4 } else { 6 }
+}
+
+/// The end on this side.
+#[inline(always)]
+pub(crate) fn lookup_local(ctx: &SkLookupContext) -> End {
+    // As in `local`.
+    let v4 = field!(ctx.lookup, local_ip4);
+    let v6 = [
+        field!(ctx.lookup, local_ip6[0]),
+        field!(ctx.lookup, local_ip6[1]),
+        field!(ctx.lookup, local_ip6[2]),
+        field!(ctx.lookup, local_ip6[3]),
+    ];
+    let addr = if field!(ctx.lookup, family) == AF_INET { addr::from_v4_be(v4) } else { v6 };
+    // `local_port` is in host byte order.
+    End { addr, port_be: ((field!(ctx.lookup, local_port) & 0xffff) as u16).to_be() }
+}
+
+/// The end on the other side.
+#[inline(always)]
+pub(crate) fn lookup_remote(ctx: &SkLookupContext) -> End {
+    // As in `local`.
+    let v4 = field!(ctx.lookup, remote_ip4);
+    let v6 = [
+        field!(ctx.lookup, remote_ip6[0]),
+        field!(ctx.lookup, remote_ip6[1]),
+        field!(ctx.lookup, remote_ip6[2]),
+        field!(ctx.lookup, remote_ip6[3]),
+    ];
+    let addr = if field!(ctx.lookup, family) == AF_INET { addr::from_v4_be(v4) } else { v6 };
+    End { addr, port_be: field!(ctx.lookup, remote_port) }
+}
+
+/// Gives what arrives to a listener. False: it is not there (any more).
+#[inline(always)]
+pub(crate) fn assign(
+    ctx: &SkLookupContext,
+    listeners: &SockHash<ListenerKey, MAX_LISTENERS>,
+    key: &ListenerKey,
+) -> bool {
+    listeners.redirect_sk_lookup(SkLookupContext::new(ctx.lookup), key, 0).is_ok()
 }

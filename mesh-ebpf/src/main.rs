@@ -6,14 +6,17 @@
 #![expect(unsafe_code, reason = "helpers, maps and context fields are raw; see ARCHITECTURE.md")]
 #![expect(clippy::inline_always, reason = "a BPF call takes five registers and no context fields")]
 
+mod agent;
 mod connect;
 mod ctx;
+mod events;
+mod inbound;
 mod maps;
 mod peername;
 mod sockops;
 
-use aya_ebpf::macros::{cgroup_sock_addr, sock_ops};
-use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 
 /// Runs on every IPv4 `connect()` below the agent's cgroup.
 #[cgroup_sock_addr(connect4)]
@@ -39,13 +42,19 @@ fn mesh_peername6(ctx: SockAddrContext) -> i32 {
     peername::v6(&ctx)
 }
 
-/// Runs when a TCP connection is opened, and when one is established.
+/// Runs when a TCP connection is opened, when one is established, and when a direct one ends.
 #[sock_ops]
 fn mesh_sockops(ctx: SockOpsContext) -> u32 {
     sockops::run(&ctx);
     // The return value is not looked at for the two operations that are handled; 0 for the others
     // means "no opinion" (for example on the initial time-out).
     0
+}
+
+/// Runs when a connection arrives in the workload's namespace, before anything listens.
+#[sk_lookup]
+fn mesh_inbound(ctx: SkLookupContext) -> u32 {
+    inbound::run(&ctx)
 }
 
 #[cfg(not(test))]

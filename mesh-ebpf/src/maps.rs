@@ -1,35 +1,77 @@
 //! Every map. Kinds and capacities are those of `mesh_common::maps`.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{HashMap, LruHashMap, PerCpuArray, SkStorage};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash,
+};
 use aya_ebpf::macros::btf_map;
-use mesh_common::destination::{Destination, DestinationKey};
-use mesh_common::maps::{MAX_DESTINATIONS, MAX_PENDING, MAX_SOURCES};
-use mesh_common::record::{ConnKey, Record};
+use mesh_common::backend::Slot;
+use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
+use mesh_common::event::Event;
+use mesh_common::maps::{
+    EVENT_BYTES, ListenerKey, MAX_DESTINATIONS, MAX_LISTENERS, MAX_PENDING, MAX_PORTS, MAX_SETS,
+    MAX_SOURCES, MAX_VERDICTS,
+};
+use mesh_common::record::{ConnKey, FlowKey, Record};
 use mesh_common::source::{Source, SourceKey};
 use mesh_common::stats;
+use mesh_common::verdict::{Verdict, VerdictKey};
+use mesh_common::workload::{Inbound, PortKey, Workload};
 
 /// Entries are allocated when they are added.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+/// `BPF_F_INNER_MAP` (Linux 5.10): arrays of any length fit the outer map.
+const ANY_LENGTH: usize = 1 << 12;
 
 #[btf_map]
 pub(crate) static SOURCES: HashMap<SourceKey, Source, MAX_SOURCES> = HashMap::new();
+
+#[btf_map]
+pub(crate) static WORKLOADS: HashMap<u64, Workload, MAX_SOURCES> = HashMap::new();
 
 #[btf_map]
 pub(crate) static DESTINATIONS: HashMap<DestinationKey, Destination, MAX_DESTINATIONS, ON_DEMAND> =
     HashMap::new();
 
 #[btf_map]
+pub(crate) static CONSUMERS: HashMap<ConsumerKey, u32, MAX_SETS, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static BACKENDS: HashOfMaps<u32, Array<Slot, 1, ANY_LENGTH>, MAX_SETS, ON_DEMAND> =
+    HashOfMaps::new();
+
+#[btf_map]
+pub(crate) static VERDICTS: HashMap<VerdictKey, Verdict, MAX_VERDICTS, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static PORTS: HashMap<PortKey, u32, MAX_PORTS, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static INBOUND: HashMap<PortKey, Inbound, MAX_PORTS, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static PROBES: HashMap<DestinationKey, u64, MAX_PORTS, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();
+
+#[btf_map]
+pub(crate) static HEARTBEAT: Array<u64, 1> = Array::new();
+
+#[btf_map]
 pub(crate) static ORIGINS: LruHashMap<ConnKey, Record, MAX_PENDING> = LruHashMap::new();
 
 #[btf_map]
-pub(crate) static CLIENTS: LruHashMap<ConnKey, Record, MAX_PENDING> = LruHashMap::new();
+pub(crate) static FLOWS: LruHashMap<FlowKey, Record, MAX_PENDING> = LruHashMap::new();
 
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<Record> = SkStorage::new();
 
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { stats::COUNT }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 
 /// Adds one to a counter of `mesh_common::stats`.
 #[inline(always)]

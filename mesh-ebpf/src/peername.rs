@@ -4,7 +4,7 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::addr;
-use mesh_common::record::{ACCEPTED, REDIRECTED, Record};
+use mesh_common::record::{ACCEPTED, DIRECT, PASSED, REDIRECTED, Record};
 
 use crate::ctx;
 
@@ -27,10 +27,11 @@ pub(crate) fn v6(context: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// The record of a socket whose other end is the agent in somebody's place.
+/// The record of a socket whose other end is somebody in another's place: the agent, or the
+/// endpoint that the kernel picked.
 #[inline(always)]
 fn shown(context: &SockAddrContext) -> Option<Record> {
     let record = ctx::record(context)?;
-    let other_end_is_agent = record.role == REDIRECTED || record.role == ACCEPTED;
-    if other_end_is_agent && record.port_be != 0 { Some(record) } else { None }
+    let stands_for = matches!(record.role, REDIRECTED | ACCEPTED | DIRECT | PASSED);
+    if stands_for && record.port_be != 0 { Some(record) } else { None }
 }

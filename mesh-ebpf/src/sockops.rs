@@ -1,18 +1,29 @@
-//! `sock_ops`: hands what the kernel knows of a connection's opening end to its accepting end.
+//! `sock_ops`: hands what the kernel knows of a connection's opening end to its accepting end, and
+//! reports what becomes of direct connections.
 
-use aya_ebpf::bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB};
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB,
+};
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::OUTBOUND_PORT;
 use mesh_common::addr::is_listener_loopback;
-use mesh_common::record::{ACCEPTED, AGENT, ConnKey, REDIRECTED};
+use mesh_common::flow::{self, Bytes};
+use mesh_common::record::{
+    ACCEPTED, AGENT, ConnKey, DIRECT, FlowKey, ITSELF, PROBE, REDIRECTED, Record,
+};
 
 use crate::ctx::{self, End};
-use crate::maps::{CLIENTS, ORIGINS};
+use crate::events::Ending;
+use crate::maps::{FLOWS, ORIGINS};
+use crate::{agent, events};
 
 pub(crate) fn run(context: &SockOpsContext) {
     match ctx::op(context) {
         BPF_SOCK_OPS_TCP_CONNECT_CB => opening(context),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => opened(context),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(context),
+        BPF_SOCK_OPS_STATE_CB => changed(context),
         _ => {}
     }
 }
@@ -25,24 +36,38 @@ fn opening(context: &SockOpsContext) {
     let (local, remote) = (ctx::local(context), ctx::remote(context));
     let to_listener = remote.port_be == OUTBOUND_PORT.to_be() && is_listener_loopback(remote.addr);
     let to_itself = local.addr == remote.addr;
-    if !to_listener && !to_itself {
-        return;
-    }
-    let key = key(context, local);
-    let record = ctx::ops_record(context);
+    let record = ctx::ops_record_mut(context);
+    // SAFETY: not null, and the storage lives as long as the socket.
+    let role = if record.is_null() { 0 } else { unsafe { (*record).role } };
     // Failures of the map helpers are not acted on: a missing record makes the agent refuse the
-    // connection, or the application see the agent's address; neither is ever a wrong one.
-    if to_listener {
-        let _done = match record {
-            Some(record) if record.role == REDIRECTED => ORIGINS.insert(key, record, 0),
-            _ => ORIGINS.remove(key),
+    // connection, the other end take it for a stranger's, or the application see the agent's
+    // address; none of these is ever a wrong one.
+    if role == DIRECT || role == PROBE || role == ITSELF || (role == AGENT && to_itself) {
+        // SAFETY: a role other than 0 is that of a record.
+        let record = unsafe { &mut *record };
+        if role == DIRECT {
+            record.opened = agent::now();
+            ctx::report_states(context);
+        }
+        let _done = FLOWS.insert(flow(context, local, remote), *record, 0);
+    } else if to_listener {
+        let key = ConnKey::new(ctx::ops_netns(context), local.addr, local.port_be);
+        let _done = if role == REDIRECTED {
+            // SAFETY: as above.
+            ORIGINS.insert(key, unsafe { *record }, 0)
+        } else {
+            ORIGINS.remove(key)
         };
+    } else if to_itself {
+        let _done = FLOWS.remove(flow(context, local, remote));
     }
-    if to_itself {
-        let _done = match record {
-            Some(record) if record.role == AGENT => CLIENTS.insert(key, record, 0),
-            _ => CLIENTS.remove(key),
-        };
+}
+
+/// The connection is established on the opening side.
+#[inline(always)]
+fn opened(context: &SockOpsContext) {
+    if let Some(record) = direct(context) {
+        events::opened(context, record);
     }
 }
 
@@ -54,16 +79,55 @@ fn accepted(context: &SockOpsContext) {
     if local.addr != remote.addr {
         return;
     }
-    let key = key(context, remote);
+    let key = flow(context, remote, local);
     // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
-    let Some(mut record) = unsafe { CLIENTS.get(key) }.copied() else { return };
-    let _done = CLIENTS.remove(key);
+    let Some(found) = (unsafe { FLOWS.get(key) }) else { return };
+    if found.role != AGENT {
+        return;
+    }
+    let mut record = *found;
+    let _done = FLOWS.remove(key);
     record.role = ACCEPTED;
     // Without memory for it the application sees the agent's address.
     let _kept = ctx::ops_remember(context, &mut record);
 }
 
+/// The state of a direct connection has changed, on its opening side.
 #[inline(always)]
-fn key(context: &SockOpsContext, end: End) -> ConnKey {
-    ConnKey::new(ctx::ops_netns(context), end.addr, end.port_be)
+fn changed(context: &SockOpsContext) {
+    let (old, new) = ctx::states(context);
+    if new != flow::CLOSE && new != flow::FIN_WAIT2 {
+        return;
+    }
+    let Some(record) = direct(context) else { return };
+    let bytes = Bytes { acked: ctx::bytes_acked(context), received: ctx::bytes_received(context) };
+    if new == flow::FIN_WAIT2 {
+        record.received_at_fin_wait2 = bytes.received;
+        return;
+    }
+    let key = flow(context, ctx::local(context), ctx::remote(context));
+    let _done = FLOWS.remove(key);
+    let established = old != flow::SYN_SENT;
+    let (sent, received) = flow::payload(old, bytes, record.received_at_fin_wait2);
+    let errno = if established { 0 } else { flow::errno(ctx::retransmitted(context)) };
+    let lasted_ns = agent::now().saturating_sub(record.opened);
+    events::closed(context, record, &Ending { errno, sent, received, lasted_ns, flags: 0 });
+}
+
+/// The record of a socket that opened a direct connection.
+#[inline(always)]
+fn direct<'a>(context: &'a SockOpsContext) -> Option<&'a mut Record> {
+    let record = ctx::ops_record_mut(context);
+    if record.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and the storage lives as long as the socket.
+    let record = unsafe { &mut *record };
+    if record.role == DIRECT { Some(record) } else { None }
+}
+
+#[inline(always)]
+fn flow(context: &SockOpsContext, client: End, server: End) -> FlowKey {
+    let netns = ctx::ops_netns(context);
+    FlowKey::new(netns, (client.addr, client.port_be), (server.addr, server.port_be))
 }

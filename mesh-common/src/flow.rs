@@ -1,0 +1,59 @@
+//! How much a TCP connection has carried, by what the kernel counts of it. Pure.
+
+/// TCP's states as the kernel numbers them (include/net/tcp_states.h).
+pub const SYN_SENT: u32 = 2;
+/// A FIN was sent and is not acknowledged.
+pub const FIN_WAIT1: u32 = 4;
+/// A FIN was sent and acknowledged; the other side's is awaited.
+pub const FIN_WAIT2: u32 = 5;
+/// The end.
+pub const CLOSE: u32 = 7;
+/// The other side's FIN is here, ours is not sent.
+pub const CLOSE_WAIT: u32 = 8;
+/// The other side's FIN is here, ours is sent.
+pub const LAST_ACK: u32 = 9;
+/// Both FINs have crossed.
+pub const CLOSING: u32 = 11;
+
+/// `ECONNREFUSED`.
+const REFUSED: u32 = 111;
+/// `ETIMEDOUT`.
+const TIMED_OUT: u32 = 110;
+
+/// What the kernel counts: sequence numbers, of which SYN and FIN take one each.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes {
+    /// `tcp_sock::bytes_acked`.
+    pub acked: u64,
+    /// `tcp_sock::bytes_received`.
+    pub received: u64,
+}
+
+/// The payload that an opening end sent and received, when it goes from the state `old` to
+/// [`CLOSE`].
+///
+/// `at_fin_wait2` is what it had received when it came to [`FIN_WAIT2`]. From there a socket that
+/// its application has closed ends at once, without the other side's FIN; one that was only shut
+/// down waits for it. If it had more to receive and was closed before the FIN, the count is one
+/// too low.
+#[inline(always)]
+pub const fn payload(old: u32, bytes: Bytes, at_fin_wait2: u64) -> (u64, u64) {
+    if old == SYN_SENT {
+        return (0, 0);
+    }
+    let fin_acked = old == FIN_WAIT2 || old == CLOSING;
+    let fin_received = old == CLOSE_WAIT
+        || old == LAST_ACK
+        || old == CLOSING
+        || (old == FIN_WAIT2 && bytes.received != at_fin_wait2);
+    // The SYN's acknowledgement counts.
+    let sent = bytes.acked.saturating_sub(1).saturating_sub(fin_acked as u64);
+    (sent, bytes.received.saturating_sub(fin_received as u64))
+}
+
+/// Why a connection was not established, as far as the kernel lets a program see: a refusal
+/// answers the first SYN, and a silent peer is asked again.
+#[inline(always)]
+pub const fn errno(retransmitted: u32) -> u32 {
+    if retransmitted == 0 { REFUSED } else { TIMED_OUT }
+}

@@ -1,0 +1,87 @@
+//! `sk_lookup`: what arrives at a workload's namespace, before anything listens.
+//!
+//! The hook knows neither the namespace nor a socket, so that each namespace has a copy of its own
+//! with its cookie in it.
+
+use aya_ebpf::Global;
+use aya_ebpf::programs::SkLookupContext;
+use mesh_common::addr::is_loopback;
+use mesh_common::destination::TCP;
+use mesh_common::maps::{ListenerKey, PLAINTEXT, TUNNELS};
+use mesh_common::record::{AGENT, FlowKey};
+use mesh_common::workload::{CAPTURE, FAIL_OPEN, Inbound, PortKey, STRICT};
+use mesh_common::{HBONE_PORT, stats};
+
+use crate::agent;
+use crate::ctx::{self, End};
+use crate::maps::{FLOWS, INBOUND, LISTENERS, count};
+
+/// The namespace's cookie.
+#[unsafe(no_mangle)]
+static NETNS: Global<u64> = Global::new(0);
+/// Whether it is the node's own, which several workloads share: there loopback is no privilege.
+#[unsafe(no_mangle)]
+static SHARED: Global<u8> = Global::new(0);
+
+/// `SK_PASS`: the usual look-up goes on, or the assigned socket is taken.
+const PASS: u32 = 1;
+/// `SK_DROP`: as if nothing listened.
+const DROP: u32 = 0;
+
+pub(crate) fn run(context: &SkLookupContext) -> u32 {
+    if ctx::lookup_protocol(context) != u32::from(TCP) {
+        return PASS;
+    }
+    let (local, remote) = (ctx::lookup_local(context), ctx::lookup_remote(context));
+    let shared = SHARED.load() != 0;
+    if !shared && (is_loopback(local.addr) || local.addr == remote.addr) {
+        return PASS;
+    }
+    let netns = NETNS.load();
+    if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {
+        // Without a listener of the agent there is nothing to reach.
+        return if assign(context, netns, TUNNELS) { PASS } else { DROP };
+    }
+    let Some(inbound) = inbound(netns, local.port_be) else { return PASS };
+    if inbound.flags & CAPTURE == 0 || authorized(netns, local, remote, &inbound) {
+        return PASS;
+    }
+    if agent::beats() && assign(context, netns, PLAINTEXT) {
+        count(stats::CAPTURED);
+        return PASS;
+    }
+    if inbound.flags & FAIL_OPEN != 0 && inbound.flags & STRICT == 0 {
+        count(stats::ARRIVED_OPEN);
+        return PASS;
+    }
+    count(stats::REFUSED);
+    DROP
+}
+
+/// What is known of a port of this namespace.
+#[inline(always)]
+fn inbound(netns: u64, port_be: u16) -> Option<Inbound> {
+    // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
+    match unsafe { INBOUND.get(PortKey::new(netns, port_be)) } {
+        Some(inbound) => Some(*inbound),
+        // SAFETY: as above.
+        None => unsafe { INBOUND.get(PortKey::new(netns, 0)) }.copied(),
+    }
+}
+
+/// Whether the kernel has noted this very connection before its SYN was sent, and for the workload
+/// that it arrives at.
+#[inline(always)]
+fn authorized(netns: u64, local: End, remote: End, inbound: &Inbound) -> bool {
+    let key = FlowKey::new(netns, (remote.addr, remote.port_be), (local.addr, local.port_be));
+    // SAFETY: as in `inbound`.
+    let Some(record) = (unsafe { FLOWS.get(key) }) else { return false };
+    record.role == AGENT || record.destination == inbound.workload
+}
+
+/// Gives the connection to the agent's listener of a kind. False: it is not there.
+#[inline(always)]
+fn assign(context: &SkLookupContext, netns: u64, kind: u32) -> bool {
+    let key = ListenerKey { netns, kind, family: ctx::lookup_family(context) };
+    ctx::assign(context, &LISTENERS, &key)
+}
