@@ -9,7 +9,10 @@ pub mod links;
 pub mod kernel;
 pub mod desired;
 pub mod plan;
+mod tables;
 pub mod sync;
+mod inbound;
+pub mod heartbeat;
 
 use std::path::PathBuf;
 
