@@ -76,6 +76,8 @@ mod tests {
             addresses: vec![address.parse().unwrap()],
             labels: BTreeMap::new(),
             ports: Vec::new(),
+            probes: Vec::new(),
+            ready: true,
             place: Place::Unplaced,
         };
         (name, Arc::new(workload))
