@@ -25,6 +25,8 @@ fn echo() -> (Arc<Workload>, Arc<Service>) {
         addresses: vec!["10.0.2.10".parse().unwrap()],
         labels: BTreeMap::new(),
         ports: vec![],
+        probes: Vec::new(),
+        ready: true,
         place: Place::Unplaced,
     };
     let service = Service {
@@ -63,6 +65,7 @@ fn snapshot() -> Snapshot {
         by_address: HashMap::new(),
         services: [("10.96.0.10:80".parse().unwrap(), Arc::new(target))].into(),
         placements: HashMap::new(),
+        policies: HashMap::new(),
         conditions: vec![Condition {
             location: Location { file: "mesh.yaml".into(), document: 2, line: 9 },
             subject: "TCPRoute demo/split".to_owned(),

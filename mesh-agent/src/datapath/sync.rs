@@ -121,8 +121,7 @@ impl Tables {
             & self.destinations.bring_to(&want.destinations);
         // A source that is captured must find all destinations; one that is not captured any more
         // may find some that are gone.
-        let captured =
-            self.sources.bring_to(&want.sources) & self.inbound.bring_to(&want.inbound);
+        let captured = self.sources.bring_to(&want.sources) & self.inbound.bring_to(&want.inbound);
         // What is not all there yet may still need what it replaces.
         if !(added && captured) {
             return false;

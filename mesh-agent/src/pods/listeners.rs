@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use mesh_common::{HBONE_PORT, OUTBOUND_PORT};
+use mesh_common::{HBONE_PORT, OUTBOUND_PORT, maps};
 use nix::libc;
 use tokio::net::TcpListener as AsyncListener;
 
@@ -36,6 +36,10 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
             .collect::<io::Result<Vec<_>>>()?;
         Ok((outbound, inbound))
     })?;
+    for listener in &inbound {
+        let family = if listener.local_addr()?.is_ipv4() { 4 } else { 6 };
+        context.kernel.give_to(realm.cookie, maps::TUNNELS, family, listener)?;
+    }
     for (worker, listeners) in outbound.into_iter().enumerate() {
         for listener in listeners {
             take_outbound(context, realm, worker, listener);

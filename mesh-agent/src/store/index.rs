@@ -65,7 +65,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The workloads behind `port` of `service`, each by its address of the family of a client
+    /// The ready workloads behind `port` of `service`, each by its address of the family of a client
     /// that uses `family`, or else by its first one.
     pub(super) fn endpoints(
         &self,
@@ -83,7 +83,8 @@ impl<'a> Index<'a> {
             })
             .min_by_key(|workloads| workloads.len())
             .unwrap_or_default();
-        let selected = candidates.iter().filter(|workload| service.selects(workload));
+        let selected =
+            candidates.iter().filter(|workload| workload.ready && service.selects(workload));
         selected
             .filter_map(|workload| {
                 let addresses = &workload.addresses;

@@ -43,6 +43,8 @@ fn workload(at: &str, app: &str, addresses: &[&str]) -> Object {
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         labels: BTreeMap::from([("app".into(), app.into())]),
         ports: vec![NamedPort { name: "tcp".into(), port: 8080 }],
+        probes: Vec::new(),
+        ready: true,
         place: Place::Unplaced,
     }))
 }
@@ -113,6 +115,24 @@ fn a_service_without_route_is_its_own_backend() {
     check(&objects, ("[fd00::1]:80", "demo"), six, &[]);
     let number = "-: demo/echo 1 [10.0.0.1:8081 [fd00:1::2]:8081]";
     check(&objects, ("10.96.0.1:81", "demo"), number, &[]);
+}
+
+#[test]
+fn a_workload_that_is_not_ready_is_no_endpoint_but_has_its_address() {
+    let sick = |object: Object| match object {
+        Object::Workload(workload) => {
+            Object::Workload(Arc::new(Workload { ready: false, ..(*workload).clone() }))
+        }
+        other => other,
+    };
+    let objects = [
+        service("demo/echo", "echo", &["10.96.0.1"]),
+        workload("demo/a", "echo", &["10.0.0.1"]),
+        sick(workload("demo/b", "echo", &["10.0.0.2"])),
+    ];
+    check(&objects, ("10.96.0.1:80", "demo"), "-: demo/echo 1 [10.0.0.1:8080]", &[]);
+    let address = "10.0.0.2".parse().unwrap();
+    assert_eq!(snapshot(&objects).workload_at(address).unwrap().name, name("demo/b"));
 }
 
 #[test]

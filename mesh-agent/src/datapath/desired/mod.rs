@@ -18,8 +18,8 @@ use mesh_common::workload::{
     Workload,
 };
 
-pub use self::ids::id_of;
 use self::ids::Ids;
+pub use self::ids::id_of;
 pub use self::sets::SetIds;
 use crate::model::id::ResourceName;
 use crate::model::policy::{Acceleration, FailureMode, MtlsMode, SameNode, WorkloadPolicy};

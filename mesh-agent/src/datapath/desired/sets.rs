@@ -60,8 +60,8 @@ pub(super) fn slots(mesh: &Snapshot, split: &Split, ids: &Ids<'_>) -> Option<Vec
     let mut slots = vec![EMPTY; length];
     let all = split.backends.iter().flat_map(endpoints);
     for (slot, endpoint) in slots.iter_mut().zip(all) {
-        let strict = mesh.policy(&endpoint.workload.name).mtls(endpoint.address.port())
-            == MtlsMode::Strict;
+        let strict =
+            mesh.policy(&endpoint.workload.name).mtls(endpoint.address.port()) == MtlsMode::Strict;
         slot.addr = from_ip(endpoint.address.ip());
         slot.port_be = endpoint.address.port().to_be();
         slot.workload = ids.of(&endpoint.workload.name);

@@ -71,7 +71,10 @@ impl Classes {
 /// The ports that policies name.
 fn ports(policies: &Policies) -> BTreeSet<u16> {
     let operations = policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.to);
-    operations.flat_map(|operation| operation.ports.iter().chain(&operation.not_ports)).copied().collect()
+    operations
+        .flat_map(|operation| operation.ports.iter().chain(&operation.not_ports))
+        .copied()
+        .collect()
 }
 
 /// What the policies say of connections of `source`. Where its addresses matter and it may use one

@@ -148,6 +148,8 @@ mod tests {
                 addresses: vec![address.parse().unwrap()],
                 labels: BTreeMap::new(),
                 ports: Vec::new(),
+                probes: Vec::new(),
+                ready: true,
                 place: Place::Unplaced,
             };
             (address.parse().unwrap(), vec![Arc::new(workload)])

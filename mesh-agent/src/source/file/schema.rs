@@ -156,8 +156,7 @@ pub(super) struct Workload {
     kind: IgnoredAny,
     pub(super) metadata: Metadata,
     pub(super) spec: WorkloadSpec,
-    #[serde(default)]
-    status: IgnoredAny,
+    pub(super) status: Option<WorkloadStatus>,
 }
 
 /// `spec` of a `Workload`.
@@ -169,6 +168,7 @@ pub(super) struct WorkloadSpec {
     pub(super) netns: Option<String>,
     pub(super) node: Option<String>,
     pub(super) ports: Vec<WorkloadPort>,
+    pub(super) probes: Vec<WorkloadProbe>,
     pub(super) service_account: Option<String>,
     pub(super) systemd_unit: Option<String>,
 }
@@ -179,6 +179,40 @@ pub(super) struct WorkloadSpec {
 pub(super) struct WorkloadPort {
     pub(super) name: String,
     pub(super) port: i64,
+}
+
+/// One health probe of a `Workload`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct WorkloadProbe {
+    pub(super) port: IntOrString,
+}
+
+/// `status` of a `Workload`; what else a controller may keep there is read past.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct WorkloadStatus {
+    pub(super) conditions: Vec<WorkloadCondition>,
+}
+
+/// One of a `Workload`'s conditions, as core/v1 `PodCondition` has them.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "the fields that are read past are listed to be known")]
+pub(super) struct WorkloadCondition {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) status: String,
+    #[serde(default)]
+    last_probe_time: IgnoredAny,
+    #[serde(default)]
+    last_transition_time: IgnoredAny,
+    #[serde(default)]
+    message: IgnoredAny,
+    #[serde(default)]
+    observed_generation: IgnoredAny,
+    #[serde(default)]
+    reason: IgnoredAny,
 }
 
 /// A number or a name (`k8s.io/apimachinery`, `IntOrString`).

@@ -228,8 +228,16 @@ spec:
   serviceAccount: Web
   ports:
   - {name: a, port: 70000}
+  - {name: b, port: 8080}
   netns: run/netns/web
   cgroup: web
+  probes:
+  - port: 0
+  - port: c
+status:
+  conditions:
+  - {type: Initialized, status: 'Maybe'}
+  - {type: Ready, status: 'No'}
 ",
         &[
             "3 metadata.namespace Invalid: ",
@@ -237,7 +245,10 @@ spec:
             "8 spec.addresses[2] Invalid: ",
             "9 spec.serviceAccount Invalid: ",
             "11 spec.ports[0].port Invalid: 70000 is not a port",
-            "13 spec.cgroup Invalid: a workload is in one place",
+            "14 spec.cgroup Invalid: a workload is in one place",
+            "16 spec.probes[0].port Invalid: 0 is not a port",
+            "17 spec.probes[1].port Invalid: `c` is none of the workload's ports",
+            "21 status.conditions[1].status Invalid: `No` is no status",
         ],
     );
 }
@@ -405,6 +416,36 @@ fn a_place_and_an_identity_are_taken_over() {
     };
     assert_eq!(workload.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/default");
     assert_eq!(workload.place, Place::Cgroup("system.slice/web.service".into()));
+}
+
+#[test]
+fn probes_and_readiness_are_taken_over() {
+    let check = |rest: &str, expect: (&[u16], bool)| {
+        let mut lab = Lab::new();
+        let text = format!(
+            "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\nmetadata: {{name: web}}\nspec:\n  \
+             addresses: [10.0.0.1]\n  ports: [{{name: http, port: 8080}}]\n{rest}"
+        );
+        lab.write("a.yaml", &text);
+        let update = lab.source.load();
+        assert_eq!(update.conditions, [], "{text}");
+        let Some(Object::Workload(workload)) = update.resources.first().map(|r| &r.object) else {
+            panic!("{update:?}");
+        };
+        assert_eq!((workload.probes.as_slice(), workload.ready), expect, "{text}");
+    };
+    let ready = |status: &str| {
+        format!(
+            "status:\n  phase: Running\n  conditions:\n  - {{type: Ready, status: '{status}', \
+             lastProbeTime: null, reason: ContainersNotReady}}\n"
+        )
+    };
+    check("", (&[], true));
+    check("status:\n", (&[], true));
+    check(&ready("True"), (&[], true));
+    check(&ready("False"), (&[], false));
+    check(&ready("Unknown"), (&[], false));
+    check("  probes: [{port: 9000}, {port: http}, {port: 8080}]\n", (&[9000, 8080], true));
 }
 
 #[tokio::test]
