@@ -24,8 +24,8 @@ abi! {
         pub before: u32,
         /// Messages that were sent after it.
         pub since: u32,
-        /// Messages that took the shorter way.
-        pub taken: u64,
+        /// Bytes that took the shorter way; TCP has not counted these.
+        pub shorter: u64,
         /// [`SHUT`] or nothing.
         pub flags: u32,
         /// Explicit padding; always zero.
@@ -86,7 +86,7 @@ impl Tally {
     /// Of a connection that has carried nothing. `flags`: [`SHUT`] or nothing.
     #[inline]
     pub const fn new(id: u64, flags: u32) -> Self {
-        Self { id, sent: 0, consumed: 0, mark: 0, before: 0, since: 0, taken: 0, flags, pad: 0 }
+        Self { id, sent: 0, consumed: 0, mark: 0, before: 0, since: 0, shorter: 0, flags, pad: 0 }
     }
 
     /// Counts a message that the sender offers, and decides which way it takes.
@@ -123,10 +123,10 @@ impl Tally {
         }
     }
 
-    /// Counts a message that took the shorter way.
+    /// Counts a message that took the shorter way: always as a whole.
     #[inline(always)]
-    pub const fn took(&mut self) {
-        self.taken = self.taken.wrapping_add(1);
+    pub const fn took(&mut self, size: u32) {
+        self.shorter = self.shorter.wrapping_add(size as u64);
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
                 let end = self.next + u64::from(size);
                 self.shorter.push_back((self.next, end));
                 self.next = end;
-                self.tally().took();
+                self.tally().took(size);
                 return;
             }
             if offer.shorter {
@@ -340,9 +340,9 @@ mod tests {
                 pipe.take(step);
             }
             pipe.take(Step::Drain);
-            let before = pipe.tally().taken;
+            let before = pipe.tally().shorter;
             pipe.take(Step::Send { size: 1, on: true, found: true });
-            prop_assert_eq!(pipe.tally().taken, before + 1);
+            prop_assert_eq!(pipe.tally().shorter, before + 1);
         }
     }
 
@@ -371,7 +371,7 @@ mod tests {
             pipe.take(Step::Send { size: 10, on: true, found: true });
             pipe.take(Step::Read { size: 10, counted: true });
         }
-        assert_eq!(pipe.tally().taken, 100_100);
+        assert_eq!(pipe.tally().shorter, 1_001_000);
     }
 
     #[test]

@@ -38,7 +38,7 @@ const UPPER_LAYER: i32 = 31;
 #[unsafe(no_mangle)]
 static KNOWS_MPTCP: u8 = 1;
 
-/// A direct connection that both ends want accelerated is established on its opening side.
+/// A connection that both ends want accelerated is established on its opening side.
 /// `flags` are those of its record.
 #[inline(always)]
 pub(crate) fn opened(context: &SockOpsContext, flags: u32) {
@@ -54,7 +54,9 @@ pub(crate) fn opened(context: &SockOpsContext, flags: u32) {
     let there = TALLIES.insert(sends, Tally::new(id, 0), 0).is_ok();
     let back = TALLIES.insert(receives, Tally::new(id, back), 0).is_ok();
     if !there || !back || !enter(context, sk, Fast::new(id, receives, sends)) {
-        forget(&sends, &receives);
+        // That there is none is no error.
+        let _there = TALLIES.remove(sends);
+        let _back = TALLIES.remove(receives);
         return;
     }
     ctx::report_states(context);
@@ -78,48 +80,38 @@ pub(crate) fn accepted(context: &SockOpsContext) {
     let _entered = enter(context, sk, Fast::new(tally.id, receives, sends));
 }
 
-/// What a connection has carried.
-#[derive(Clone, Copy)]
-pub(crate) struct Carried {
-    /// Bytes from this end.
-    pub(crate) sent: u64,
-    /// Bytes to it.
-    pub(crate) received: u64,
-    /// Whether any took the shorter way.
-    pub(crate) shorter: bool,
-}
-
-/// A connection is over on its opening side: forgets its tallies, and says what was in them.
-/// `None`: it was never counted.
+/// A connection is over on its opening side: forgets its tallies. Returns the bytes from this end
+/// and to it that took the shorter way, of which TCP does not know.
 #[inline(always)]
-pub(crate) fn closed(context: &SockOpsContext) -> Option<Carried> {
+pub(crate) fn closed(context: &SockOpsContext) -> (u64, u64) {
     let sk = ctx::ops_sk(context);
     if sk.is_null() {
-        return None;
+        return (0, 0);
     }
     let fast = storage(sk.cast());
     if fast.is_null() {
-        return None;
+        return (0, 0);
     }
     // SAFETY: not null, and the storage lives as long as the socket.
-    let fast = unsafe { &mut *fast };
-    let (sends, receives) = (&fast.sends, &fast.receives);
-    let there = tally(sends, fast.id)?;
-    // SAFETY: `tally` has looked it up, and entries are freed after the program has ended.
-    let (sent, taken) = unsafe { ((*there).sent, (*there).taken) };
-    let back = tally(receives, fast.id)?;
-    // SAFETY: as above.
-    let (received, back) = unsafe { ((*back).sent, (*back).taken) };
-    forget(sends, receives);
-    Some(Carried { sent, received, shorter: taken | back != 0 })
+    let fast = unsafe { &*fast };
+    (take(&fast.sends, fast.id), take(&fast.receives, fast.id))
+}
+
+/// Forgets a tally, and returns how many bytes took the shorter way.
+#[inline(always)]
+fn take(key: &FlowKey, id: u64) -> u64 {
+    let Some(tally) = tally(key, id) else { return 0 };
+    // SAFETY: not null, and entries are freed after the program has ended.
+    let shorter = unsafe { (*tally).shorter };
+    let _done = TALLIES.remove(key);
+    shorter
 }
 
 /// `sk_msg`: a message is sent on an accelerated socket.
 #[inline(always)]
 pub(crate) fn send(context: &SkMsgContext) -> u32 {
     // SAFETY: the verifier checks every access to the context.
-    let sk: *mut bpf_sock =
-        unsafe { read_volatile(addr_of!((*context.msg).__bindgen_anon_3.sk)) };
+    let sk: *mut bpf_sock = unsafe { read_volatile(addr_of!((*context.msg).__bindgen_anon_3.sk)) };
     if sk.is_null() {
         return PASS;
     }
@@ -153,7 +145,7 @@ pub(crate) fn send(context: &SkMsgContext) -> u32 {
     };
     if found == i64::from(PASS) {
         // SAFETY: as above.
-        unsafe { (*tally).took() };
+        unsafe { (*tally).took(size) };
     } else {
         // The other end is not there yet, or not any more.
         fast.way = BY_TCP;
@@ -244,12 +236,7 @@ fn enter(context: &SockOpsContext, sk: *mut bpf_sock, fast: Fast) -> bool {
     *kept = fast;
     // SAFETY: the helper takes the hook's own context, and a key of the map's size.
     let entered = unsafe {
-        bpf_sock_hash_update(
-            context.ops,
-            map(&ACCELERATED),
-            addr_of_mut!(fast.receives).cast(),
-            0,
-        )
+        bpf_sock_hash_update(context.ops, map(&ACCELERATED), addr_of_mut!(fast.receives).cast(), 0)
     };
     if entered != 0 {
         // SAFETY: the socket is not null.
@@ -263,17 +250,9 @@ fn enter(context: &SockOpsContext, sk: *mut bpf_sock, fast: Fast) -> bool {
 fn directions(context: &SockOpsContext) -> (FlowKey, FlowKey) {
     let (local, remote) = (ctx::local(context), ctx::remote(context));
     let netns = ctx::ops_netns(context);
-    let key = |from: End, to: End| {
-        FlowKey::new(netns, (from.addr, from.port_be), (to.addr, to.port_be))
-    };
+    let key =
+        |from: End, to: End| FlowKey::new(netns, (from.addr, from.port_be), (to.addr, to.port_be));
     (key(local, remote), key(remote, local))
-}
-
-#[inline(always)]
-fn forget(sends: &FlowKey, receives: &FlowKey) {
-    // That there is none is no error.
-    let _there = TALLIES.remove(sends);
-    let _back = TALLIES.remove(receives);
 }
 
 /// The tally of a direction of the connection `id`.

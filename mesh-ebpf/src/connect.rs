@@ -13,7 +13,7 @@ use mesh_common::destination::{ConsumerKey, Destination, DestinationKey, TCP};
 use mesh_common::record::{self, AGENT, CAN_ACCELERATE, Record};
 use mesh_common::source::{BY_CGROUP, ENROLLED, MAX_CGROUP_LEVEL, NODE, Source, SourceKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
-use mesh_common::workload::{FAIL_CLOSED, Inbound, PortKey, Workload};
+use mesh_common::workload::{ACCELERATE, FAIL_CLOSED, Inbound, PortKey, Workload};
 use mesh_common::{OUTBOUND_PORT, event, stats};
 
 use crate::maps::{
@@ -121,6 +121,9 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         Action::Direct => record::DIRECT,
         Action::Proxy => record::REDIRECTED,
     };
+    // The agent always can.
+    let to_agent = role == record::REDIRECTED && source.flags & ACCELERATE != 0;
+    let accelerate = decision.accelerate || to_agent;
     let mut record = Record {
         source_id: key.id,
         source_kind: key.kind,
@@ -133,7 +136,7 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         source: source.workload,
         destination: decision.workload,
         policy: decision.policy,
-        flags: if decision.accelerate { CAN_ACCELERATE } else { 0 },
+        flags: if accelerate { CAN_ACCELERATE } else { 0 },
         ..Record::new(role)
     };
     let needs_agent = role == record::REDIRECTED || source.flags & FAIL_CLOSED != 0;
@@ -147,6 +150,7 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         events::refused(event::FAILED_OPEN, &source, (asked, port_be), &decision);
         // Its peer is shown as the application asked for it.
         record.role = record::PASSED;
+        record.flags = 0;
     }
     if !ctx::remember(context, &mut record) {
         // Without the record the other end could not tell whose connection it is.
