@@ -11,6 +11,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::store::attach::Attached;
 use crate::store::index::{Family, Index};
+use crate::store::policies;
 use crate::store::update::{Key, Kind, Update};
 
 /// Builds the snapshot of what all sources say. The order within an update does not matter.
@@ -27,7 +28,7 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
         .map(|(name, (_, workload))| ((*name).clone(), Arc::clone(workload)))
         .collect();
     let placements = placements(&index);
-    let policies = HashMap::new();
+    let policies = policies::resolve(&index, &mut conditions);
     Snapshot { revision, workloads, by_address, services, placements, policies, conditions }
 }
 
@@ -58,7 +59,8 @@ fn targets(
                         "Service {} has {at} already; give one of them another address or port",
                         winner.service.name
                     );
-                    conditions.push(conflict(location, Kind::Service, &service.name, &message));
+                    let key = Key { kind: Kind::Service, name: service.name.clone() };
+                    conditions.push(conflict(location, &key, "spec.clusterIPs", message));
                 } else {
                     let target = attached.target(index, service, port, Family::of(*address));
                     targets.insert(at, Arc::new(target));
@@ -85,7 +87,8 @@ fn by_address(
                     "{address} is the virtual address of a service too, which wins on its ports; \
                      change one of them"
                 );
-                conditions.push(conflict(location, Kind::Workload, &workload.name, &message));
+                let key = Key { kind: Kind::Workload, name: workload.name.clone() };
+                conditions.push(conflict(location, &key, "spec.addresses", message));
             }
             map.entry(*address).or_default().push(Arc::clone(workload));
         }
@@ -93,18 +96,13 @@ fn by_address(
     map
 }
 
-/// An address that two resources claim.
-fn conflict(location: &Location, kind: Kind, name: &ResourceName, message: &str) -> Condition {
-    let field = match kind {
-        Kind::Service => "spec.clusterIPs",
-        Kind::TcpRoute => "spec.parentRefs",
-        Kind::Workload => "spec.addresses",
-    };
+/// Something that two resources claim.
+pub(super) fn conflict(location: &Location, key: &Key, field: &str, message: String) -> Condition {
     Condition {
         location: location.clone(),
-        subject: Key { kind, name: name.clone() }.to_string(),
+        subject: key.to_string(),
         field: field.to_owned(),
         reason: Reason::Conflicted,
-        message: message.to_owned(),
+        message,
     }
 }
