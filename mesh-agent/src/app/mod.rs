@@ -19,6 +19,7 @@ use crate::identity::local_ca::Authority;
 use crate::identity::{Identities, Placement};
 use crate::pods::run::Pods;
 use crate::proxy::Context;
+use crate::proxy::realm::Locals;
 use crate::settings::{Settings, VERSION, defaults};
 use crate::source::file::FileSource;
 use crate::store::{self, Reader};
@@ -63,6 +64,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         mesh: mesh.clone(),
         kernel: Arc::clone(&loaded.kernel),
         telemetry: telemetry.clone(),
+        locals: Locals::default(),
         runtimes: workers.runtimes().clone(),
         options: Settings::proxy(),
     });

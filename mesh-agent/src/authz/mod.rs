@@ -3,6 +3,7 @@
 //! The one evaluation: the agent asks it for each connection, and the kernel's verdicts are
 //! compiled from its answers.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -56,6 +57,20 @@ pub fn decide(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> V
             Verdict::Allow
         }
         Some(first) => Verdict::Deny(Denial::NoneAllows(first.name.clone())),
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matched(policy, rule) => {
+                write!(f, "AuthorizationPolicy {policy} denies it by `spec.rules[{rule}]`")
+            }
+            Self::NoneAllows(policy) => write!(
+                f,
+                "no AuthorizationPolicy allows it; {policy} is the first of those that could"
+            ),
+        }
     }
 }
 

@@ -29,7 +29,51 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
         .collect();
     let placements = placements(&index);
     let policies = policies::resolve(&index, &mut conditions);
-    Snapshot { revision, workloads, by_address, services, placements, policies, conditions }
+    let by_port = by_port(&by_address, &services);
+    Snapshot {
+        revision,
+        workloads,
+        by_address,
+        by_port,
+        services,
+        placements,
+        policies,
+        conditions,
+    }
+}
+
+/// Whose the ports are of addresses that several workloads share.
+fn by_port(
+    by_address: &HashMap<IpAddr, Vec<Arc<Workload>>>,
+    targets: &HashMap<SocketAddr, Arc<Target>>,
+) -> HashMap<SocketAddr, Vec<Arc<Workload>>> {
+    let shared: HashMap<_, _> =
+        by_address.iter().filter(|(_, workloads)| workloads.len() > 1).collect();
+    let mut map: HashMap<SocketAddr, Vec<Arc<Workload>>> = HashMap::new();
+    if shared.is_empty() {
+        return map;
+    }
+    for (address, workloads) in &shared {
+        for workload in *workloads {
+            for port in &workload.ports {
+                let at = SocketAddr::new(**address, port.port);
+                map.entry(at).or_default().push(Arc::clone(workload));
+            }
+        }
+    }
+    let splits =
+        targets.values().flat_map(|target| target.by_namespace.values().chain([&target.default]));
+    let backends = splits.flat_map(|split| &split.backends);
+    for endpoint in backends.flat_map(|backend| backend.endpoints.as_slice()) {
+        if shared.contains_key(&endpoint.address.ip()) {
+            map.entry(endpoint.address).or_default().push(Arc::clone(&endpoint.workload));
+        }
+    }
+    for workloads in map.values_mut() {
+        workloads.sort_by(|a, b| a.name.cmp(&b.name));
+        workloads.dedup_by(|a, b| a.name == b.name);
+    }
+    map
 }
 
 /// On which nodes each identity is scheduled.
