@@ -63,6 +63,7 @@ fn snapshot() -> Snapshot {
         by_address: HashMap::new(),
         services: [("10.96.0.10:80".parse().unwrap(), Arc::new(target))].into(),
         placements: HashMap::new(),
+        policies: HashMap::new(),
         conditions: vec![Condition {
             location: Location { file: "mesh.yaml".into(), document: 2, line: 9 },
             subject: "TCPRoute demo/split".to_owned(),

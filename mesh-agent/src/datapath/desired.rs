@@ -35,7 +35,7 @@ pub struct Entries {
 /// address without an agent is one only through a service: elsewhere it is not the mesh's business.
 pub fn entries(mesh: &Snapshot, enrolled: &[Enrolled]) -> Entries {
     let mut wanted = Entries::default();
-    let flags = |flags| Source { flags, pad: 0 };
+    let flags = |flags| Source { workload: 0, namespace: 0, flags, pad: 0 };
     for workload in enrolled {
         wanted.sources.insert(workload.source, flags(ENROLLED));
         if workload.source.kind == CGROUP {
@@ -44,7 +44,7 @@ pub fn entries(mesh: &Snapshot, enrolled: &[Enrolled]) -> Entries {
     }
     for address in mesh.services.keys() {
         let key = DestinationKey::tcp(from_ip(address.ip()), address.port().to_be());
-        wanted.destinations.insert(key, Destination { owner: 0, flags: 0, pad: 0 });
+        wanted.destinations.insert(key, Destination { owner: 0, workload: 0, set: 0, flags: 0, pad: 0 });
     }
     let here: HashMap<_, _> = enrolled.iter().map(|local| (&local.name, local.netns)).collect();
     for workload in mesh.workloads.values().filter(|workload| workload.node.is_some()) {
@@ -52,7 +52,7 @@ pub fn entries(mesh: &Snapshot, enrolled: &[Enrolled]) -> Entries {
         for address in &workload.addresses {
             let key = DestinationKey::any_tcp_port(from_ip(*address));
             let entry = wanted.destinations.entry(key);
-            let entry = entry.or_insert(Destination { owner: 0, flags: 0, pad: 0 });
+            let entry = entry.or_insert(Destination { owner: 0, workload: 0, set: 0, flags: 0, pad: 0 });
             entry.owner = entry.owner.max(owner);
         }
     }

@@ -57,12 +57,9 @@ impl Kernel {
     /// The kernel has no memory for the mark.
     pub fn mark_agent(&self, socket: impl AsFd, client: Option<SocketAddr>) -> io::Result<()> {
         let record = Record {
-            source_id: 0,
-            source_kind: 0,
-            role: AGENT,
             addr: client.map_or([0; 4], |client| from_ip(client.ip())),
             port_be: client.map_or(0, |client| client.port().to_be()),
-            pad: [0; 6],
+            ..Record::new(AGENT)
         };
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
     }
@@ -74,7 +71,7 @@ impl Kernel {
     /// The map cannot be read.
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, MapError> {
         let sum = |index: u32| self.counters.get(&index, 0).map(|by_cpu| by_cpu.iter().sum());
-        stats::VERDICTS.into_iter().zip(0..).map(|(word, index)| Ok((word, sum(index)?))).collect()
+        stats::VERDICTS.into_iter().map(|(index, word)| Ok((word, sum(index)?))).collect()
     }
 }
 
