@@ -2,9 +2,8 @@
 //! and how to end one of them.
 
 use std::io;
-use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya::Pod;
 use nix::errno::Errno;
@@ -15,15 +14,16 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
+use crate::sys::bpf::value;
 use crate::sys::netlink::{Attributes, Malformed, Message, Messages, Writer, array};
 
-/// `SOCK_DIAG_BY_FAMILY` (include/uapi/linux/sock_diag.h): a request, and each answer.
+/// `SOCK_DIAG_BY_FAMILY` (`include/uapi/linux/sock_diag.h`): a request, and each answer.
 const BY_FAMILY: u16 = 20;
 /// `SOCK_DESTROY`; since Linux 4.5.
 const DESTROY: u16 = 21;
-/// `INET_DIAG_REQ_SK_BPF_STORAGES` (include/uapi/linux/inet_diag.h); since Linux 5.8.
+/// `INET_DIAG_REQ_SK_BPF_STORAGES` (`include/uapi/linux/inet_diag.h`); since Linux 5.8.
 const REQ_SK_BPF_STORAGES: u16 = 2;
-/// `SK_DIAG_BPF_STORAGE_REQ_MAP_FD` (include/uapi/linux/sock_diag.h).
+/// `SK_DIAG_BPF_STORAGE_REQ_MAP_FD` (`include/uapi/linux/sock_diag.h`).
 const REQ_MAP_FD: u16 = 1;
 /// `INET_DIAG_SK_BPF_STORAGES`.
 const SK_BPF_STORAGES: u16 = 20;
@@ -33,11 +33,13 @@ const BPF_STORAGE: u16 = 1;
 const MAP_VALUE: u16 = 3;
 /// Bytes of `struct inet_diag_sockid`.
 const ID_BYTES: usize = 48;
+/// Where the cookie is in it: the lower half, and the upper one.
+const COOKIE: usize = 40;
 /// Bytes of `struct inet_diag_msg` before its `id`: family, state, timer, retransmissions.
 const BEFORE_ID: usize = 4;
 /// Bytes of `struct inet_diag_msg`.
 const MSG_BYTES: usize = 72;
-/// Every state (include/net/tcp_states.h) in which a socket is or becomes a connection: all but
+/// Every state (`include/net/tcp_states.h`) in which a socket is or becomes a connection: all but
 /// `TIME_WAIT` (6), `CLOSE` (7), `LISTEN` (10) and the kernel's own beyond `CLOSING` (11).
 const STATES: u32 = 0b1011_0011_1110;
 /// The kernel fills at most 32 KiB at once, or what one socket's storages take: at most 64 KiB.
@@ -45,7 +47,8 @@ const BUFFER_BYTES: usize = 128 * 1024;
 /// How long the kernel may take for one answer, in seconds. It answers within the request.
 const ANSWER_SECONDS: i64 = 5;
 
-/// A connection to the kernel about the sockets of one network namespace.
+/// A connection to the kernel about the sockets of one network namespace. After an error a new one
+/// is needed: answers may be left in it.
 #[derive(Debug)]
 pub struct Diag {
     fd: OwnedFd,
@@ -119,7 +122,7 @@ impl Diag {
     ) -> Result<(), Error> {
         self.dump(Some(map), |socket, attributes| {
             let Some(bytes) = storage(attributes) else { return Ok(()) };
-            each(socket, Value::<V>::read(bytes)?);
+            each(socket, value(bytes).ok_or(Malformed)?);
             Ok(())
         })
     }
@@ -231,12 +234,11 @@ impl Socket {
 
     /// Its cookie (`SO_COOKIE`): never used again while the system is up.
     pub fn cookie(&self) -> u64 {
-        let [.., a, b, c, d, e, f, g, h] = self.id;
-        let low = u32::from_ne_bytes([a, b, c, d]);
-        u64::from(u32::from_ne_bytes([e, f, g, h])) << 32 | u64::from(low)
+        let word = |offset| array(&self.id, offset).map_or(0, u32::from_ne_bytes);
+        u64::from(word(COOKIE + 4)) << 32 | u64::from(word(COOKIE))
     }
 
-    /// `enum tcp_state` of the kernel (include/net/tcp_states.h): 1 is an established connection.
+    /// `enum tcp_state` of the kernel (`include/net/tcp_states.h`): 1 is an established connection.
     pub const fn state(&self) -> u8 {
         self.state
     }
@@ -273,21 +275,6 @@ fn storage(attributes: Attributes<'_>) -> Option<&[u8]> {
     Attributes::new(storage).find(MAP_VALUE)
 }
 
-/// Reads a value from bytes.
-struct Value<V>(PhantomData<V>);
-
-impl<V: Pod> Value<V> {
-    fn read(bytes: &[u8]) -> Result<V, Malformed> {
-        if bytes.len() != size_of::<V>() {
-            return Err(Malformed);
-        }
-        // JUSTIFICATION: no safe conversion from bytes to a map's value exists.
-        // SAFETY: as many bytes as `V` has, wherever they are; `V: Pod`, so that every pattern of
-        // them is a value.
-        Ok(unsafe { bytes.as_ptr().cast::<V>().read_unaligned() })
-    }
-}
-
 fn system(errno: Errno) -> Error {
     Error::Io(errno.into())
 }
@@ -300,6 +287,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::bpf;
 
     /// A connection on the loopback interface: client, server, and the listener.
     fn connection(addr: &str) -> (TcpStream, TcpStream, TcpListener) {
@@ -309,8 +297,9 @@ mod tests {
         (client, server, listener)
     }
 
-    fn cookie(socket: &TcpStream) -> u64 {
-        nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::SocketCookie).unwrap()
+    fn canonical(addr: io::Result<SocketAddr>) -> SocketAddr {
+        let addr = addr.unwrap();
+        SocketAddr::new(addr.ip().to_canonical(), addr.port())
     }
 
     /// Everything of this namespace, without storages.
@@ -330,12 +319,14 @@ mod tests {
         let (client, server, listener) = connection(addr);
         let found = all();
         for end in [&client, &server] {
-            let socket = found.iter().find(|socket| socket.cookie() == cookie(end)).unwrap();
-            assert_eq!(socket.local(), end.local_addr().unwrap());
-            assert_eq!(socket.remote(), end.peer_addr().unwrap());
-            assert_eq!(socket.state(), 1);
+            let ends = (canonical(end.local_addr()), canonical(end.peer_addr()));
+            let mut of_end =
+                found.iter().filter(|socket| (socket.local(), socket.remote()) == ends);
+            let socket = of_end.next().unwrap();
+            assert_eq!((socket.state(), of_end.next()), (1, None));
+            assert_ne!(socket.cookie(), 0);
         }
-        let address = listener.local_addr().unwrap();
+        let address = canonical(listener.local_addr());
         let of_listener = found.iter().filter(|socket| socket.local() == address);
         assert_eq!(of_listener.count(), 1, "the listener itself is not wanted");
     }
@@ -366,8 +357,8 @@ mod tests {
         let (socket, attributes) = Socket::read(message.payload).unwrap();
         assert_eq!(socket, Socket { family: 7, state: 7, id: [7; ID_BYTES] });
         let value = storage(attributes).unwrap();
-        assert_eq!(Value::<u64>::read(value), Ok(42));
-        assert_eq!(Value::<u32>::read(value), Err(Malformed));
+        assert_eq!(bpf::value(value), Some(42_u64));
+        assert_eq!(bpf::value::<u32>(value), None);
     }
 
     proptest! {

@@ -36,18 +36,18 @@ pub struct Message<'a> {
 }
 
 /// The messages of one datagram. Ends after the first that is malformed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Messages<'a>(&'a [u8]);
 
 /// The attributes of a message, or of an attribute. Ends before what is malformed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Attributes<'a>(&'a [u8]);
 
 /// A message that is being written.
 #[derive(Debug)]
 pub struct Writer(Vec<u8>);
 
-impl<'a> Message<'a> {
+impl Message<'_> {
     /// What the message says of the request, if that is what it is for: an `errno` if it failed.
     pub fn error(&self) -> Option<Result<(), i32>> {
         let code = match self.kind {
@@ -100,9 +100,8 @@ impl<'a> Attributes<'a> {
     }
 
     /// What is inside of the first attribute of this kind.
-    pub fn find(self, kind: u16) -> Option<&'a [u8]> {
-        let mut all = self;
-        all.find_map(|(found, payload)| (found == kind).then_some(payload))
+    pub fn find(mut self, kind: u16) -> Option<&'a [u8]> {
+        self.find_map(|(found, payload)| (found == kind).then_some(payload))
     }
 }
 
