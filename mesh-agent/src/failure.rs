@@ -22,11 +22,15 @@ pub struct Failure {
 pub enum Kind {
     /// The TCP connection was refused, unreachable or could not be made.
     Connect,
+    /// A policy forbids the connection.
+    Denied,
     /// The peer's certificate is not one that this connection may use: another identity than the
     /// destination's, another trust domain, or a node on which that identity does not run.
     Identity,
     /// A defect of the agent: a connection's task panicked.
     Internal,
+    /// The agent did not answer the kernel, and the workload's failure mode lets nothing past it.
+    NoAgent,
     /// The destination's service has no endpoint.
     NoEndpoint,
     /// The listener was reached without a record from the kernel: nobody asked for a destination.
@@ -102,8 +106,10 @@ impl Kind {
     /// Every kind, for documentation and tests.
     pub const ALL: &[Self] = &[
         Self::Connect,
+        Self::Denied,
         Self::Identity,
         Self::Internal,
+        Self::NoAgent,
         Self::NoEndpoint,
         Self::NoOrigin,
         Self::NoRoute,
@@ -118,8 +124,10 @@ impl Kind {
     pub const fn code(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Denied => "denied",
             Self::Identity => "identity",
             Self::Internal => "internal",
+            Self::NoAgent => "no_agent",
             Self::NoEndpoint => "no_endpoint",
             Self::NoOrigin => "no_origin",
             Self::NoRoute => "no_route",
@@ -135,8 +143,10 @@ impl Kind {
     pub const fn response_flags(self) -> &'static str {
         match self {
             Self::Connect => "UF",
+            Self::Denied => "DENY",
             Self::Identity => "IDENTITY_ERROR",
             Self::Internal | Self::Shutdown => "DC",
+            Self::NoAgent => "LH",
             Self::NoEndpoint => "UH",
             Self::NoOrigin | Self::NoRoute => "NR",
             Self::Protocol => "UPE",
@@ -149,11 +159,14 @@ impl Kind {
     /// The status with which an HBONE server answers a `CONNECT` that failed so (as ztunnel does).
     pub const fn connect_status(self) -> u16 {
         match self {
+            // Not ztunnel's 401: that says who the peer is not, this what it may not.
+            Self::Denied => 403,
             Self::Identity => 401,
             Self::NoOrigin | Self::Protocol => 400,
             Self::Timeout => 504,
             Self::Connect
             | Self::Internal
+            | Self::NoAgent
             | Self::NoEndpoint
             | Self::NoRoute
             | Self::Reset

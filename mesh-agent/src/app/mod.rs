@@ -25,7 +25,7 @@ use crate::sys::cgroup;
 use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
 use crate::task::worker::Workers;
-use crate::telemetry::{Source, Telemetry, log};
+use crate::telemetry::{KernelCounters, Source, Telemetry, log};
 
 /// How long the control tasks may take to end once the connections have.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
@@ -132,10 +132,10 @@ fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> 
 /// Lets the metrics ask the kernel and the certificates.
 fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities) {
     let kernel = Arc::clone(kernel);
-    telemetry.register_source(Source::KernelConnects(Box::new(move || {
+    telemetry.register_source(Source::Kernel(Box::new(move || {
         kernel.counters().unwrap_or_else(|error| {
             tracing::warn!(%error, "the kernel's counters cannot be read");
-            Vec::new()
+            KernelCounters::default()
         })
     })));
     let identities = identities.clone();

@@ -12,6 +12,7 @@ use mesh_common::stats;
 
 use crate::datapath::Error;
 use crate::sys::bpf::SharedMap;
+use crate::telemetry::KernelCounters;
 
 /// The maps that connections use.
 pub struct Kernel {
@@ -64,14 +65,21 @@ impl Kernel {
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
     }
 
-    /// The kernel's counters, summed over the CPUs, each with its word of [`stats::VERDICTS`].
+    /// The kernel's counters, summed over the CPUs, with the words of [`stats`].
     ///
     /// # Errors
     ///
     /// The map cannot be read.
-    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, MapError> {
+    pub fn counters(&self) -> Result<KernelCounters, MapError> {
         let sum = |index: u32| self.counters.get(&index, 0).map(|by_cpu| by_cpu.iter().sum());
-        stats::VERDICTS.into_iter().map(|(index, word)| Ok((word, sum(index)?))).collect()
+        let sums = |table: &[(u32, &'static str)]| -> Result<Vec<_>, MapError> {
+            table.iter().map(|(index, word)| sum(*index).map(|sum| (*word, sum))).collect()
+        };
+        Ok(KernelCounters {
+            connects: sums(&stats::VERDICTS)?,
+            arrivals: sums(&stats::ARRIVALS)?,
+            events_lost: sum(stats::EVENTS_LOST)?,
+        })
     }
 }
 

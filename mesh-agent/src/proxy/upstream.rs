@@ -175,6 +175,7 @@ fn kind(error: &hbone::Error) -> (Kind, Retry) {
             None => (Kind::Protocol, Retry::Safe),
         },
         hbone::Error::Refused(401) => (Kind::Identity, Retry::Never),
+        hbone::Error::Refused(403) => (Kind::Denied, Retry::Never),
         hbone::Error::Refused(400) => (Kind::Protocol, Retry::Never),
         hbone::Error::Refused(504) | hbone::Error::Timeout => (Kind::Timeout, Retry::Safe),
         hbone::Error::Connect(_) | hbone::Error::Refused(_) => (Kind::Connect, Retry::Safe),
@@ -191,6 +192,7 @@ mod tests {
         for failed in Kind::ALL {
             let (seen, _retry) = kind(&hbone::Error::Refused(failed.connect_status()));
             let expect = match failed {
+                Kind::Denied => Kind::Denied,
                 Kind::Identity => Kind::Identity,
                 Kind::NoOrigin | Kind::Protocol => Kind::Protocol,
                 Kind::Timeout => Kind::Timeout,

@@ -17,7 +17,7 @@ use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::realm::{Local, Realm};
-use crate::telemetry::{Peer, Reporter};
+use crate::telemetry::{Peer, Reporter, Security};
 
 /// Ports of the agent itself: a stream to one of them would be a loop (as ztunnel refuses).
 const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, 15006, HBONE_PORT, 15080];
@@ -43,7 +43,7 @@ pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: I
     let (client, source) = client(&context.mesh.load(), claimed, *tunnel, peer);
     let destination = open.as_ref().map_or(SocketAddr::new(tunnel.ip(), 0), |o| o.destination);
     let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, destination);
-    conn.parties.mutual_tls = true;
+    conn.parties.security = Security::MutualTls;
     conn.parties.source = Peer { workload: source, principal: Some(peer.clone()) };
     conn.parties.destination = Peer {
         workload: Some(Arc::clone(&local.workload)),

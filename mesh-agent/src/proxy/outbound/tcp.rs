@@ -15,7 +15,7 @@ use crate::proxy::conn::Conn;
 use crate::proxy::outbound::resolve;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::upstream::{Reach, Upstream, reach};
-use crate::telemetry::{Peer, Reporter};
+use crate::telemetry::{Peer, Reporter, Security};
 
 /// Serves a connection that the kernel sent to the outbound listener of `realm` on the data thread
 /// `worker`.
@@ -55,7 +55,7 @@ async fn serve(
     let endpoint = to.endpoint?;
     let meshed = endpoint.workload.node.is_some();
     conn.upstream_host = Some(endpoint.address);
-    conn.parties.mutual_tls = meshed;
+    conn.parties.security = if meshed { Security::MutualTls } else { Security::None };
     conn.parties.destination = Peer {
         principal: meshed.then(|| endpoint.workload.identity.clone()),
         workload: Some(Arc::clone(&endpoint.workload)),
