@@ -29,6 +29,8 @@ pub enum Kind {
     Identity,
     /// A defect of the agent: a connection's task panicked.
     Internal,
+    /// The agent did not answer the kernel, and the workload's failure mode lets nothing past it.
+    NoAgent,
     /// The destination's service has no endpoint.
     NoEndpoint,
     /// The listener was reached without a record from the kernel: nobody asked for a destination.
@@ -116,6 +118,7 @@ impl Kind {
         Self::Denied,
         Self::Identity,
         Self::Internal,
+        Self::NoAgent,
         Self::NoEndpoint,
         Self::NoOrigin,
         Self::NoRoute,
@@ -134,6 +137,7 @@ impl Kind {
             Self::Denied => "denied",
             Self::Identity => "identity",
             Self::Internal => "internal",
+            Self::NoAgent => "no_agent",
             Self::NoEndpoint => "no_endpoint",
             Self::NoOrigin => "no_origin",
             Self::NoRoute => "no_route",
@@ -153,6 +157,7 @@ impl Kind {
             Self::Denied | Self::Plaintext => "DENY",
             Self::Identity => "IDENTITY_ERROR",
             Self::Internal | Self::Shutdown => "DC",
+            Self::NoAgent => "LH",
             Self::NoEndpoint => "UH",
             Self::NoOrigin | Self::NoRoute => "NR",
             Self::Protocol => "UPE",
@@ -172,6 +177,7 @@ impl Kind {
             Self::Timeout => 504,
             Self::Connect
             | Self::Internal
+            | Self::NoAgent
             | Self::NoEndpoint
             | Self::NoRoute
             | Self::Reset

@@ -11,7 +11,7 @@ use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::Carried;
 use crate::model::id::ResourceName;
 use crate::task::clock;
-use crate::telemetry::{ConnectionEnd, Parties, Reporter, Series, Telemetry};
+use crate::telemetry::{ConnectionEnd, Parties, Path, Reporter, Series, Telemetry};
 
 /// A connection from accept to its end. Dropped unfinished, it is reported as cut: nothing ends
 /// unseen.
@@ -94,6 +94,9 @@ impl Conn {
             upstream_local: self.upstream_local,
             route: self.route.take(),
             failure,
+            path: Path::Agent,
+            judged: None,
+            srtt: None,
         };
         self.telemetry.connection(series, &end);
     }

@@ -15,7 +15,7 @@ use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::inbound::application::Arrival;
 use crate::proxy::realm::{Local, Realm};
-use crate::telemetry::{Peer, Reporter};
+use crate::telemetry::{Peer, Reporter, Security};
 
 /// A stream's surroundings.
 pub struct Inbound {
@@ -41,7 +41,7 @@ pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: I
     let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, to);
     let found = realm.local_within(&mesh, to, &local);
     let known = found.as_ref().unwrap_or(&local);
-    conn.parties.mutual_tls = true;
+    conn.parties.security = Security::MutualTls;
     conn.parties.source = Peer { workload: source, principal: Some(peer.clone()) };
     conn.parties.destination = Peer {
         workload: Some(Arc::clone(&known.workload)),

@@ -16,7 +16,7 @@ use crate::proxy::conn::Conn;
 use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::upstream::{Reach, Upstream, reach};
-use crate::telemetry::{Peer, Reporter};
+use crate::telemetry::{Peer, Reporter, Security};
 
 /// Serves a connection that the kernel sent to the outbound listener of `realm` on the data thread
 /// `worker`.
@@ -60,7 +60,12 @@ async fn serve(
     let meshed = endpoint.workload.node.is_some();
     conn.upstream_host = Some(endpoint.address);
     let resident = same_node::destination(context, &mesh, &local, &endpoint);
-    conn.parties.mutual_tls = meshed && resident.is_none();
+    conn.parties.security = match (&resident, meshed) {
+        // Whose socket it is, the kernel has said, and the bytes do not leave the node.
+        (Some(_), _) => Security::Kernel,
+        (None, true) => Security::MutualTls,
+        (None, false) => Security::None,
+    };
     conn.parties.destination = Peer {
         principal: meshed.then(|| endpoint.workload.identity.clone()),
         workload: Some(Arc::clone(&endpoint.workload)),
