@@ -107,3 +107,6 @@ impl Denial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
