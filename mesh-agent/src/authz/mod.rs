@@ -122,3 +122,6 @@ impl Denial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

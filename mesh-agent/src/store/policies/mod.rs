@@ -213,3 +213,6 @@ impl<'a> Resolver<'_, 'a> {
 
 /// The path of a setting, and how it is read.
 type Field<'f, T> = (&'f str, &'f dyn Fn(&MeshPolicy) -> Option<T>);
+
+#[cfg(test)]
+mod tests;
