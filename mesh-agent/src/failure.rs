@@ -22,17 +22,23 @@ pub struct Failure {
 pub enum Kind {
     /// The TCP connection was refused, unreachable or could not be made.
     Connect,
+    /// An authorization policy of the destination does not allow it.
+    Denied,
     /// The peer's certificate is not one that this connection may use: another identity than the
     /// destination's, another trust domain, or a node on which that identity does not run.
     Identity,
     /// A defect of the agent: a connection's task panicked.
     Internal,
+    /// The agent did not answer the kernel, and the workload's failure mode lets nothing past it.
+    NoAgent,
     /// The destination's service has no endpoint.
     NoEndpoint,
     /// The listener was reached without a record from the kernel: nobody asked for a destination.
     NoOrigin,
     /// The chosen backend of the route does not exist, or every backend has weight 0.
     NoRoute,
+    /// The destination demands mutual TLS, and the connection came in plaintext.
+    Plaintext,
     /// The peer broke the protocol of the tunnel, or answered `CONNECT` with another status.
     Protocol,
     /// A side closed abruptly (RST) after the connection was made.
@@ -83,6 +89,13 @@ impl Failure {
         Self { kind, side, retry, source: Some(source.into()) }
     }
 
+    /// The same failure, for the report of the connection's other end.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let source = self.source.is_some().then(|| self.cause().into());
+        Self { kind: self.kind, side: self.side, retry: self.retry, source }
+    }
+
     /// The cause and its causes, outermost first, joined with `: `. Empty without a cause.
     pub fn cause(&self) -> String {
         let mut text = String::new();
@@ -102,11 +115,14 @@ impl Kind {
     /// Every kind, for documentation and tests.
     pub const ALL: &[Self] = &[
         Self::Connect,
+        Self::Denied,
         Self::Identity,
         Self::Internal,
+        Self::NoAgent,
         Self::NoEndpoint,
         Self::NoOrigin,
         Self::NoRoute,
+        Self::Plaintext,
         Self::Protocol,
         Self::Reset,
         Self::Shutdown,
@@ -118,11 +134,14 @@ impl Kind {
     pub const fn code(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Denied => "denied",
             Self::Identity => "identity",
             Self::Internal => "internal",
+            Self::NoAgent => "no_agent",
             Self::NoEndpoint => "no_endpoint",
             Self::NoOrigin => "no_origin",
             Self::NoRoute => "no_route",
+            Self::Plaintext => "plaintext",
             Self::Protocol => "protocol",
             Self::Reset => "reset",
             Self::Shutdown => "shutdown",
@@ -135,8 +154,10 @@ impl Kind {
     pub const fn response_flags(self) -> &'static str {
         match self {
             Self::Connect => "UF",
+            Self::Denied | Self::Plaintext => "DENY",
             Self::Identity => "IDENTITY_ERROR",
             Self::Internal | Self::Shutdown => "DC",
+            Self::NoAgent => "LH",
             Self::NoEndpoint => "UH",
             Self::NoOrigin | Self::NoRoute => "NR",
             Self::Protocol => "UPE",
@@ -146,14 +167,17 @@ impl Kind {
         }
     }
 
-    /// The status with which an HBONE server answers a `CONNECT` that failed so (as ztunnel does).
+    /// The status with which an HBONE server answers a `CONNECT` that failed so (as ztunnel does,
+    /// but 403 for a policy's refusal: ztunnel's 401 does not tell it from a wrong identity).
     pub const fn connect_status(self) -> u16 {
         match self {
+            Self::Denied | Self::Plaintext => 403,
             Self::Identity => 401,
             Self::NoOrigin | Self::Protocol => 400,
             Self::Timeout => 504,
             Self::Connect
             | Self::Internal
+            | Self::NoAgent
             | Self::NoEndpoint
             | Self::NoRoute
             | Self::Reset

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mesh_common::stats;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
@@ -19,6 +18,7 @@ use crate::identity::local_ca::Authority;
 use crate::identity::{Identities, Placement};
 use crate::pods::run::Pods;
 use crate::proxy::Context;
+use crate::proxy::realm::Locals;
 use crate::settings::{Settings, VERSION, defaults};
 use crate::source::file::FileSource;
 use crate::store::{self, Reader};
@@ -26,7 +26,7 @@ use crate::sys::{cgroup, socket};
 use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
 use crate::task::worker::Workers;
-use crate::telemetry::{Source, Telemetry, log};
+use crate::telemetry::{KernelCounters, Source, Telemetry, log};
 
 /// How long the control tasks may take to end once the connections have.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
@@ -63,6 +63,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         mesh: mesh.clone(),
         kernel: Arc::clone(&loaded.kernel),
         telemetry: telemetry.clone(),
+        locals: Locals::default(),
         runtimes: workers.runtimes().clone(),
         options: Settings::proxy(),
     });
@@ -139,10 +140,10 @@ fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> 
 /// Lets the metrics ask the kernel and the certificates.
 fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities) {
     let kernel = Arc::clone(kernel);
-    telemetry.register_source(Source::KernelConnects(Box::new(move || {
-        kernel.counters(&stats::VERDICTS).unwrap_or_else(|error| {
+    telemetry.register_source(Source::Kernel(Box::new(move || {
+        kernel.counters().unwrap_or_else(|error| {
             tracing::warn!(%error, "the kernel's counters cannot be read");
-            Vec::new()
+            KernelCounters::default()
         })
     })));
     let identities = identities.clone();

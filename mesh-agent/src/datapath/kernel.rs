@@ -12,11 +12,13 @@ use aya::maps::{MapData, MapError, PerCpuArray};
 use mesh_common::addr::user::from_ip;
 use mesh_common::maps::{self, ListenerKey};
 use mesh_common::record::{AGENT, ConnKey, Record};
+use mesh_common::stats;
 
 use crate::datapath::Error;
 use crate::datapath::inbound::Copies;
 use crate::datapath::load::{data, take};
 use crate::sys::bpf::SharedMap;
+use crate::telemetry::KernelCounters;
 
 /// The maps that connections use, and the namespaces where arrivals are seen.
 pub struct Kernel {
@@ -132,12 +134,16 @@ impl Kernel {
     /// # Errors
     ///
     /// The map cannot be read.
-    pub fn counters(
-        &self,
-        words: &[(u32, &'static str)],
-    ) -> Result<Vec<(&'static str, u64)>, MapError> {
+    pub fn counters(&self) -> Result<KernelCounters, MapError> {
         let sum = |index: u32| self.counters.get(&index, 0).map(|by_cpu| by_cpu.iter().sum());
-        words.iter().map(|(index, word)| Ok((*word, sum(*index)?))).collect()
+        let sums = |table: &[(u32, &'static str)]| -> Result<Vec<_>, MapError> {
+            table.iter().map(|(index, word)| sum(*index).map(|sum| (*word, sum))).collect()
+        };
+        Ok(KernelCounters {
+            connects: sums(&stats::VERDICTS)?,
+            arrivals: sums(&stats::ARRIVALS)?,
+            events_lost: sum(stats::EVENTS_LOST)?,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ pub mod object;
 pub mod load;
 pub mod links;
 pub mod kernel;
+pub mod events;
 pub mod desired;
 pub mod plan;
 mod tables;

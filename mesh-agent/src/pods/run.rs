@@ -20,7 +20,7 @@ use crate::model::workload::{Place, Workload};
 use crate::pods::place::{self, Spot};
 use crate::pods::{Options, listeners};
 use crate::proxy::Context;
-use crate::proxy::realm::{Local, Realm};
+use crate::proxy::realm::{Local, Realm, Resident};
 use crate::sys::netns::Netns;
 use crate::sys::{cgroup, socket};
 use crate::task::backoff::Backoff;
@@ -270,7 +270,12 @@ impl Pods {
         Ok(())
     }
 
+    /// Says to connections and to the datapath who is here.
     fn publish(&self, set: &Set) {
+        let resident =
+            |pod: &Pod| Resident { realm: Arc::clone(&pod.realm), local: Arc::clone(&pod.local) };
+        let residents = set.pods.iter().map(|(name, pod)| (name.clone(), resident(pod)));
+        self.context.locals.set(residents.collect());
         let ready = set.pods.iter().map(|(name, pod)| Enrolled {
             name: name.clone(),
             source: pod.local.source,

@@ -1,6 +1,7 @@
 //! One connection as it is reported, however it ends.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -10,7 +11,7 @@ use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::Carried;
 use crate::model::id::ResourceName;
 use crate::task::clock;
-use crate::telemetry::{ConnectionEnd, Parties, Reporter, Series, Telemetry};
+use crate::telemetry::{ConnectionEnd, Parties, Path, Reporter, Series, Telemetry};
 
 /// A connection from accept to its end. Dropped unfinished, it is reported as cut: nothing ends
 /// unseen.
@@ -25,7 +26,7 @@ pub struct Conn {
     /// The route that chose the backend.
     pub route: Option<ResourceName>,
     /// What it has carried.
-    pub carried: Carried,
+    pub carried: Arc<Carried>,
     client: SocketAddr,
     destination: SocketAddr,
     start: SystemTime,
@@ -48,7 +49,7 @@ impl Conn {
             upstream_host: None,
             upstream_local: None,
             route: None,
-            carried: Carried::default(),
+            carried: Arc::default(),
             client,
             destination,
             start: clock::now(),
@@ -93,6 +94,9 @@ impl Conn {
             upstream_local: self.upstream_local,
             route: self.route.take(),
             failure,
+            path: Path::Agent,
+            judged: None,
+            srtt: None,
         };
         self.telemetry.connection(series, &end);
     }

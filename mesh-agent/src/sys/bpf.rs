@@ -155,6 +155,18 @@ impl<K: Pod, V: Pod> SharedMap<K, V> {
     }
 }
 
+/// A map's value, or a ring buffer's record, from its bytes. `None`: there are more or fewer than
+/// `V` has.
+pub fn value<V: Pod>(bytes: &[u8]) -> Option<V> {
+    if bytes.len() != size_of::<V>() {
+        return None;
+    }
+    // JUSTIFICATION: no safe conversion from bytes to a type of the contract exists.
+    // SAFETY: as many bytes as `V` has, wherever they are; `V: Pod`, so that every pattern of them
+    // is a value.
+    Some(unsafe { bytes.as_ptr().cast::<V>().read_unaligned() })
+}
+
 /// Replaces the program of a link, with no moment in which none is attached.
 ///
 /// The kernel does not compare the attach types of cgroup programs: the caller must.

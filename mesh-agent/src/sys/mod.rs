@@ -7,6 +7,8 @@ pub mod bpf;
 pub mod bpffs;
 pub mod caps;
 pub mod cgroup;
+pub mod diag;
+pub mod netlink;
 pub mod netns;
 pub mod readable;
 pub mod socket;

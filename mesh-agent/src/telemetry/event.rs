@@ -35,6 +35,12 @@ pub struct ConnectionEnd {
     pub route: Option<ResourceName>,
     /// Why it failed; `None` if both sides closed in order.
     pub failure: Option<Failure>,
+    /// Who carried it.
+    pub path: Path,
+    /// What the policies said, if they were asked.
+    pub judged: Option<Judged>,
+    /// The smoothed round-trip time, if the kernel said it.
+    pub srtt: Option<Duration>,
 }
 
 /// What a connection's metrics are counted by. Cheap to clone: pointers only.
@@ -48,8 +54,8 @@ pub struct Parties {
     pub destination: Peer,
     /// The service that was asked for.
     pub service: Option<Arc<Service>>,
-    /// Whether mutual TLS was between the two ends.
-    pub mutual_tls: bool,
+    /// What was between the two ends.
+    pub security: Security,
 }
 
 /// One end of a connection.
@@ -59,6 +65,37 @@ pub struct Peer {
     pub workload: Option<Arc<Workload>>,
     /// The identity that was proved, or that this agent proves for its own workload.
     pub principal: Option<SpiffeId>,
+}
+
+/// What keeps a connection between its two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Security {
+    /// Nothing: plaintext.
+    None,
+    /// Mutual TLS.
+    MutualTls,
+    /// It does not leave the node, whose kernel has identified both ends.
+    Kernel,
+}
+
+/// Who carried a connection, or refused it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// The agent.
+    Agent,
+    /// The kernel alone.
+    Direct,
+    /// The kernel, past an agent that did not answer.
+    Bypass,
+}
+
+/// What the destination's policies said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// The connection may be.
+    pub allowed: bool,
+    /// The policy that decided; `None`: no policy had to.
+    pub policy: Option<ResourceName>,
 }
 
 /// Which end of a connection an agent serves.
@@ -78,13 +115,28 @@ impl Parties {
             source: Peer::default(),
             destination: Peer::default(),
             service: None,
-            mutual_tls: false,
+            security: Security::None,
         }
     }
 
     /// The word for the security of the connection, in log and metrics.
     pub const fn security_policy(&self) -> &'static str {
-        if self.mutual_tls { "mutual_tls" } else { "none" }
+        match self.security {
+            Security::None => "none",
+            Security::MutualTls => "mutual_tls",
+            Security::Kernel => "kernel",
+        }
+    }
+}
+
+impl Path {
+    /// The word used in the access log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Direct => "direct",
+            Self::Bypass => "bypass",
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::id::ResourceName;
 use crate::model::service::Service;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
-use crate::telemetry::event::{Parties, Peer, Reporter};
+use crate::telemetry::event::{ConnectionEnd, Parties, Peer, Reporter, Security};
 
 /// Labels of every series, in the order of [`Counters::values`]. `response_flags` and `reason` are
 /// added by what is counted.
@@ -77,6 +77,8 @@ pub(super) struct Counters {
     pub(super) values: Values,
     /// Workloads that must exist for the series to be worth keeping.
     workloads: [Option<ResourceName>; 2],
+    /// Of connections that nobody here keeps a list of: what is opened and closed need not add up.
+    unlisted: bool,
     opened: AtomicU64,
     /// The first is for connections that did not fail, the others are by [`Kind`].
     ends: [Ends; KINDS + 1],
@@ -108,7 +110,7 @@ struct Known {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
     reporter: Reporter,
-    mutual_tls: bool,
+    security: Security,
     service: usize,
     source: (usize, Principal),
     destination: (usize, Principal),
@@ -130,19 +132,38 @@ impl Table {
             shards: std::array::from_fn(|_| Mutex::default()),
             series: Mutex::default(),
             most,
-            overflow: Arc::new(Counters::new(overflow, [None, None])),
+            overflow: Arc::new(Counters::new(overflow, [None, None], false)),
             overflowed: AtomicU64::new(0),
         }
     }
 
     /// Finds or makes the series of `parties`, and counts one opened connection in it.
     pub(super) fn opened(&self, parties: &Parties) -> Arc<Counters> {
+        self.count(parties, |counters| {
+            counters.opened.fetch_add(1, Ordering::Relaxed);
+            if Arc::ptr_eq(counters, &self.overflow) {
+                self.overflowed.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// Finds or makes the series of `parties`, and counts the end of a connection in it that may
+    /// have been opened before this process was started.
+    pub(super) fn closed(&self, end: &ConnectionEnd) {
+        self.count(&end.parties, |counters| {
+            counters.closed(end.failure.as_ref(), end.sent_bytes, end.received_bytes);
+        });
+    }
+
+    /// Finds or makes the series of `parties`, and counts in it.
+    fn count(&self, parties: &Parties, count: impl Fn(&Arc<Counters>)) -> Arc<Counters> {
         let key = Key::of(parties);
         let shard = &self.shards[key.shard()];
         // Counted under the lock: `retain` takes a series away only when nobody can be between
         // finding it and counting in it.
         if let Some(known) = lock(shard).get(&key) {
-            return self.count(&known.counters);
+            count(&known.counters);
+            return Arc::clone(&known.counters);
         }
         let values = values(parties);
         let mut series = lock(&self.series);
@@ -151,7 +172,8 @@ impl Table {
             None if series.len() < self.most => {
                 let workloads =
                     [&parties.source, &parties.destination].map(|peer| peer.name().cloned());
-                let counters = Arc::new(Counters::new(Arc::clone(&values), workloads));
+                let unlisted = parties.security == Security::Kernel;
+                let counters = Arc::new(Counters::new(Arc::clone(&values), workloads, unlisted));
                 series.insert(values, Arc::clone(&counters));
                 counters
             }
@@ -162,17 +184,9 @@ impl Table {
             // Old snapshots' addresses: what is in use finds its way back by its labels.
             shard.clear();
         }
-        let counters = self.count(&counters);
+        count(&counters);
         shard.insert(key, Known { counters: Arc::clone(&counters), _parties: parties.clone() });
         counters
-    }
-
-    fn count(&self, counters: &Arc<Counters>) -> Arc<Counters> {
-        counters.opened.fetch_add(1, Ordering::Relaxed);
-        if Arc::ptr_eq(counters, &self.overflow) {
-            self.overflowed.fetch_add(1, Ordering::Relaxed);
-        }
-        Arc::clone(counters)
     }
 
     /// Forgets the series of workloads that do not exist and have no open connection, and lets go
@@ -203,10 +217,11 @@ impl Table {
 }
 
 impl Counters {
-    fn new(values: Values, workloads: [Option<ResourceName>; 2]) -> Self {
+    fn new(values: Values, workloads: [Option<ResourceName>; 2], unlisted: bool) -> Self {
         Self {
             values,
             workloads,
+            unlisted,
             opened: AtomicU64::new(0),
             ends: std::array::from_fn(|_| Ends::default()),
         }
@@ -253,7 +268,7 @@ impl Counters {
 
     fn is_open(&self) -> bool {
         let closed: u64 = self.ends.iter().map(|ends| ends.closed.load(Ordering::Relaxed)).sum();
-        self.opened() > closed
+        !self.unlisted && self.opened() > closed
     }
 }
 
@@ -264,7 +279,7 @@ impl Key {
     fn of(parties: &Parties) -> Self {
         Self {
             reporter: parties.reporter,
-            mutual_tls: parties.mutual_tls,
+            security: parties.security,
             service: address::<Service>(parties.service.as_ref()),
             source: peer_key(&parties.source),
             destination: peer_key(&parties.destination),
@@ -395,6 +410,18 @@ mod tests {
         assert_eq!(table.all().len(), 0);
         assert_eq!(table.opened(&parties()).opened(), 1, "starts anew");
         assert_eq!(table.all().len(), 1);
+    }
+
+    #[test]
+    fn what_the_kernel_keeps_open_does_not_keep_a_series() {
+        let table = Table::new(10);
+        let mut direct = parties();
+        direct.security = Security::Kernel;
+        table.opened(&direct);
+        table.retain(|_| true);
+        assert_eq!(table.all().len(), 1, "the workload exists");
+        table.retain(|_| false);
+        assert_eq!(table.all().len(), 0);
     }
 
     #[test]

@@ -66,7 +66,7 @@ catalog! {
     BUILD = Info "mesh_build_info" ["version"]
         "The version of this agent";
     OPEN = Gauge "mesh_connections_open" ["reporter"]
-        "Connections that are open";
+        "Connections through the agent that are open";
     TUNNELS_OPEN = Gauge "mesh_tunnels_open" []
         "Tunnels to and from other agents that are open";
     TUNNELS_OPENED = Counter "mesh_tunnels_opened_total" []
@@ -81,6 +81,12 @@ catalog! {
         "Documents' faults that the agent reports at /conditions";
     KERNEL_CONNECTS = Counter "mesh_kernel_connects_total" ["verdict"]
         "Calls of connect() by workloads, by the kernel program's verdict";
+    KERNEL_ARRIVALS = Counter "mesh_kernel_arrivals_total" ["verdict"]
+        "Connections that arrived at workloads, by the kernel program's verdict";
+    KERNEL_EVENTS_LOST = Counter "mesh_kernel_events_lost_total" []
+        "Reports of the kernel about direct connections that were lost";
+    POLICY_CLOSED = Counter "mesh_policy_closed_connections_total" []
+        "Direct connections that were ended because a changed policy forbids them";
     CERTIFICATE_EXPIRY = Gauge "mesh_certificate_expiry_seconds" ["identity"]
         "When a workload's certificate expires, in Unix time";
     ACCESS_LOG_DROPPED = Counter "mesh_access_log_dropped_total" []
@@ -104,7 +110,7 @@ impl Collector for Exposition {
         encode_process(&mut encoder, &self.0)?;
         encode_tunnels(&mut encoder, &self.0)?;
         for source in self.0.sources().iter() {
-            encode_source(&mut encoder, source)?;
+            encode_source(&mut encoder, &self.0, source)?;
         }
         Ok(())
     }
@@ -168,6 +174,7 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
         (&CONDITIONS, shared.conditions.get()),
         (&ACCESS_LOG_DROPPED, shared.access_log.dropped()),
         (&SERIES_OVERFLOW, shared.series.overflowed()),
+        (&POLICY_CLOSED, shared.policy_closed.get()),
         (&TASK_PANICS, scope::panics()),
     ];
     for (metric, value) in plain {
@@ -203,13 +210,25 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
 }
 
 /// What other modules count themselves, asked for at each scrape.
-fn encode_source(encoder: &mut DescriptorEncoder<'_>, source: &Source) -> Result<(), fmt::Error> {
+fn encode_source(
+    encoder: &mut DescriptorEncoder<'_>,
+    shared: &Shared,
+    source: &Source,
+) -> Result<(), fmt::Error> {
     match source {
-        Source::KernelConnects(read) => {
-            let mut family = describe(encoder, &KERNEL_CONNECTS)?;
-            for (verdict, count) in read() {
-                sample(&mut family, &KERNEL_CONNECTS, vec![], &[verdict], count)?;
+        Source::Kernel(read) => {
+            let counted = read();
+            for (metric, counts) in
+                [(&KERNEL_CONNECTS, counted.connects), (&KERNEL_ARRIVALS, counted.arrivals)]
+            {
+                let mut family = describe(encoder, metric)?;
+                for (verdict, count) in counts {
+                    sample(&mut family, metric, vec![], &[verdict], count)?;
+                }
             }
+            let lost = counted.events_lost + shared.events_malformed.get();
+            let mut family = describe(encoder, &KERNEL_EVENTS_LOST)?;
+            sample(&mut family, &KERNEL_EVENTS_LOST, vec![], &[], lost)?;
         }
         Source::Certificates(read) => {
             let mut family = describe(encoder, &CERTIFICATE_EXPIRY)?;

@@ -2,12 +2,14 @@
 //!
 //! A proxy calls [`Telemetry::opened`] when it knows who a connection is between, and
 //! [`Telemetry::connection`] with one [`ConnectionEnd`] when it is over; everything that is
-//! reported comes from these two. Other modules set their few numbers through methods here, or
+//! reported comes from these two. What the kernel decides alone is reported by [`flows`], without
+//! memory of what is open. Other modules set their few numbers through methods here, or
 //! register a [`Source`] that is asked at each scrape. Nothing here waits or makes a system call on
 //! the caller's thread; the exceptions are [`Telemetry::new`] and [`Telemetry::close`].
 
 mod access_log;
 mod event;
+mod flows;
 mod labels;
 pub mod log;
 mod metrics;
@@ -23,7 +25,7 @@ use std::time::SystemTime;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-pub use self::event::{ConnectionEnd, Parties, Peer, Reporter};
+pub use self::event::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security};
 pub use self::sink::Target;
 pub use self::time::rfc3339;
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -70,11 +72,21 @@ pub struct OpenTunnel(Arc<Shared>);
 
 /// Numbers that another module counts, read at each scrape. Register each variant at most once.
 pub enum Source {
-    /// Calls of `connect()` by enrolled workloads since the programs were loaded, by the word for
-    /// what the kernel programs decided.
-    KernelConnects(Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>),
+    /// What the kernel programs have counted since their maps were made.
+    Kernel(Box<dyn Fn() -> KernelCounters + Send + Sync>),
     /// Which certificates are in use, and when each expires.
     Certificates(Box<dyn Fn() -> Vec<(SpiffeId, SystemTime)> + Send + Sync>),
+}
+
+/// What the kernel programs count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelCounters {
+    /// Calls of `connect()`, by the word for what was decided.
+    pub connects: Vec<(&'static str, u64)>,
+    /// Connections that arrived, by the word for what was decided.
+    pub arrivals: Vec<(&'static str, u64)>,
+    /// Events that did not fit the ring buffer.
+    pub events_lost: u64,
 }
 
 /// This agent's part in a handshake.
@@ -101,6 +113,8 @@ struct Shared {
     snapshot_revision: Number,
     applied_revision: Number,
     conditions: Number,
+    events_malformed: Number,
+    policy_closed: Number,
     sources: Mutex<Vec<Source>>,
 }
 
@@ -126,6 +140,8 @@ impl Telemetry {
             snapshot_revision: Number::default(),
             applied_revision: Number::default(),
             conditions: Number::default(),
+            events_malformed: Number::default(),
+            policy_closed: Number::default(),
             sources: Mutex::default(),
         });
         let mut registry = Registry::default();
@@ -191,7 +207,7 @@ impl Telemetry {
         self.shared.series.retain(exists);
     }
 
-    /// Connections that are open now, at both ends.
+    /// Connections through the agent that are open now, at both ends.
     pub fn open_connections(&self) -> u64 {
         self.shared.open.iter().map(Number::get).sum()
     }
@@ -248,7 +264,7 @@ impl Role {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::KernelConnects(_) => "KernelConnects",
+            Self::Kernel(_) => "Kernel",
             Self::Certificates(_) => "Certificates",
         })
     }

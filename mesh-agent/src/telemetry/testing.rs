@@ -8,7 +8,7 @@ use crate::model::id::ResourceName;
 use crate::model::service::Service;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Place, Workload};
-use crate::telemetry::{ConnectionEnd, Parties, Peer, Reporter};
+use crate::telemetry::{ConnectionEnd, Parties, Path, Peer, Reporter, Security};
 
 /// A workload of its own service account in the namespace `demo`.
 pub(super) fn workload(name: &str, version: &str) -> Arc<Workload> {
@@ -43,7 +43,7 @@ pub(super) fn parties() -> Parties {
             ports: vec![],
             selector: BTreeMap::new(),
         })),
-        mutual_tls: true,
+        security: Security::MutualTls,
     }
 }
 
@@ -61,6 +61,9 @@ pub(super) fn end() -> ConnectionEnd {
         upstream_local: Some("[fd00::1]:50000".parse().unwrap()),
         route: Some(ResourceName::new("demo", "echo-split")),
         failure: None,
+        path: Path::Agent,
+        judged: None,
+        srtt: None,
     }
 }
 

@@ -78,6 +78,36 @@ fn one_event_is_counted_once_in_each_metric() {
     check(&telemetry, "istio_tcp_connections_failed_total", &[&expect]);
 }
 
+/// What an agent that was restarted meanwhile sees.
+#[test]
+fn a_direct_connection_that_was_opened_before_is_counted_when_it_ends() {
+    let telemetry = telemetry();
+    let direct = |failure| {
+        let mut end = ConnectionEnd { failure, ..end() };
+        end.parties.security = Security::Kernel;
+        end
+    };
+    telemetry.kernel_closed(&direct(None));
+    let text = LABEL_TEXT.replace("mutual_tls", "kernel");
+    let counted = |name, flags, expect| {
+        let expect = format!(r#"{{{text},response_flags="{flags}"}} {expect}"#);
+        assert!(samples(&telemetry, name).iter().any(|line| line.ends_with(&expect)), "{name}");
+    };
+    counted("istio_tcp_connections_opened_total", "-", 0);
+    counted("istio_tcp_connections_closed_total", "-", 1);
+    counted("istio_tcp_sent_bytes_total", "-", 2000);
+    counted("istio_tcp_received_bytes_total", "-", 10);
+    assert_eq!(telemetry.open_connections(), 0);
+    telemetry.kernel_opened(&direct(None).parties);
+    let denied = Failure::new(Kind::Denied, Side::Mesh, Retry::Never);
+    telemetry.kernel_only(&direct(Some(denied)));
+    counted("istio_tcp_connections_opened_total", "-", 2);
+    counted("istio_tcp_connections_closed_total", "DENY", 1);
+    let expect = format!(r#"{{{text},response_flags="DENY",reason="denied"}} 1"#);
+    check(&telemetry, "istio_tcp_connections_failed_total", &[&expect]);
+    assert_eq!(telemetry.open_connections(), 0);
+}
+
 #[test]
 fn a_series_that_is_dropped_is_an_internal_failure() {
     let telemetry = telemetry();
@@ -92,12 +122,14 @@ fn the_agents_own_numbers_are_what_was_set() {
     let telemetry = telemetry();
     telemetry.set_snapshot(7, 3);
     telemetry.set_applied_revision(6);
+    telemetry.policy_closed(4);
     telemetry.handshake_failed(Role::Server, Kind::Tls);
     let tunnel = telemetry.tunnel_opened();
     drop(telemetry.tunnel_opened());
     check(&telemetry, "mesh_snapshot_revision", &[" 7"]);
     check(&telemetry, "mesh_applied_revision", &[" 6"]);
     check(&telemetry, "mesh_conditions", &[" 3"]);
+    check(&telemetry, "mesh_policy_closed_connections_total", &[" 4"]);
     check(&telemetry, "mesh_tunnels_open", &[" 1"]);
     check(&telemetry, "mesh_tunnels_opened_total", &[" 2"]);
     check(&telemetry, "mesh_handshakes_failed_total", &[r#"{side="server",reason="tls"} 1"#]);
@@ -111,7 +143,11 @@ fn with_everything() -> Telemetry {
     let series = telemetry.opened(&parties());
     telemetry.connection(series, &failed(Kind::Reset));
     telemetry.handshake_failed(Role::Client, Kind::Timeout);
-    telemetry.register_source(Source::KernelConnects(Box::new(|| vec![("pass", 5), ("proxy", 6)])));
+    telemetry.register_source(Source::Kernel(Box::new(|| KernelCounters {
+        connects: vec![("pass", 5), ("proxy", 6)],
+        arrivals: vec![("captured", 7)],
+        events_lost: 8,
+    })));
     telemetry.register_source(Source::Certificates(Box::new(|| {
         let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
         vec![(id, UNIX_EPOCH + Duration::from_secs(9))]
@@ -124,6 +160,9 @@ fn sources_are_asked_at_each_scrape() {
     let telemetry = with_everything();
     let expect = [r#"{verdict="pass"} 5"#, r#"{verdict="proxy"} 6"#];
     check(&telemetry, "mesh_kernel_connects_total", &expect);
+    check(&telemetry, "mesh_kernel_arrivals_total", &[r#"{verdict="captured"} 7"#]);
+    telemetry.events_malformed(2);
+    check(&telemetry, "mesh_kernel_events_lost_total", &[" 10"]);
     let expect = [r#"{identity="spiffe://cluster.local/ns/demo/sa/echo"} 9"#];
     check(&telemetry, "mesh_certificate_expiry_seconds", &expect);
 }

@@ -160,7 +160,7 @@ fn verdicts_are_those_of_the_policies() {
         ..From::default()
     };
     let to_80 = Operation { ports: vec![80], ..Operation::default() };
-    let rule = Rule { from: vec![from_a], to: vec![to_80], never: false };
+    let rule = Rule { from: vec![from_a], to: vec![to_80], ..Rule::default() };
     restrict(&mut mesh, "c", vec![policy(Action::Allow, vec![rule])]);
     let enrolled = [pod("a", 11), pod("b", 12), pod("c", 13)];
     let entries = compile(&mesh, &enrolled);

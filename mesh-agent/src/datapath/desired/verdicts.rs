@@ -10,7 +10,7 @@ use mesh_common::verdict::{ALLOW, ASK_AGENT, DENY, Verdict, VerdictKey};
 use crate::authz::{self, Request};
 use crate::datapath::desired::Enrolled;
 use crate::datapath::desired::ids::{Ids, id_of};
-use crate::model::policy::{AuthorizationPolicy, WorkloadPolicy};
+use crate::model::policy::{AuthorizationPolicy, Rule, WorkloadPolicy};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 
@@ -70,11 +70,14 @@ impl Classes {
 
 /// The ports that policies name.
 fn ports(policies: &Policies) -> BTreeSet<u16> {
-    let operations = policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.to);
-    operations
-        .flat_map(|operation| operation.ports.iter().chain(&operation.not_ports))
-        .copied()
-        .collect()
+    let operations = rules(policies)
+        .flat_map(|rule| rule.to.iter().chain(rule.when.iter().map(|when| &when.operation)));
+    let named = operations.flat_map(|operation| operation.ports.iter().chain(&operation.not_ports));
+    named.copied().collect()
+}
+
+fn rules(policies: &Policies) -> impl Iterator<Item = &Rule> {
+    policies.iter().flat_map(|policy| &policy.rules)
 }
 
 /// What the policies say of connections of `source`. Where its addresses matter and it may use one
@@ -101,6 +104,9 @@ fn judge(policies: &Policies, source: &Workload, shares: bool, port: u16) -> Ver
 }
 
 fn names_addresses(policies: &Policies) -> bool {
-    let mut sources = policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.from);
-    sources.any(|source| !source.ip_blocks.is_empty() || !source.not_ip_blocks.is_empty())
+    let sources = rules(policies)
+        .flat_map(|rule| rule.from.iter().chain(rule.when.iter().map(|when| &when.source)));
+    sources
+        .into_iter()
+        .any(|source| !source.ip_blocks.is_empty() || !source.not_ip_blocks.is_empty())
 }

@@ -2,10 +2,17 @@
 //!
 //! Fields that the mesh does not use are read past. Values are checked in `convert`.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, Visitor};
+
+pub(super) use policy::{
+    AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationSpec, Condition,
+    List, MeshPolicy, Operation, Selector,
+};
 
 /// `metadata` (`k8s.io/apimachinery`, meta/v1 `ObjectMeta`).
 #[derive(Debug, Default, serde::Deserialize)]
@@ -15,7 +22,7 @@ pub(super) struct Metadata {
     pub(super) namespace: Option<String>,
     pub(super) labels: Option<BTreeMap<String, String>>,
     pub(super) creation_timestamp: Option<String>,
-    annotations: IgnoredAny,
+    pub(super) annotations: Option<Annotations>,
     deletion_grace_period_seconds: IgnoredAny,
     deletion_timestamp: IgnoredAny,
     finalizers: IgnoredAny,
@@ -26,6 +33,15 @@ pub(super) struct Metadata {
     resource_version: IgnoredAny,
     self_link: IgnoredAny,
     uid: IgnoredAny,
+}
+
+/// The annotations that are looked at; those of others are read past.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct Annotations {
+    /// Istio: the policy is tried out, not enforced.
+    #[serde(rename = "istio.io/dry-run")]
+    pub(super) dry_run: Option<String>,
 }
 
 /// A core/v1 `Service`.
