@@ -94,7 +94,7 @@ impl Tally {
     /// `allowed` is the switch for all connections. What the receiver has read is counted after it
     /// was read, so there is never less waiting than it seems; what is counted wrongly makes the
     /// connection stay with TCP, where the order cannot be lost.
-    #[inline(always)]
+    #[inline]
     pub const fn offer(&mut self, way: u32, size: u32, allowed: bool) -> Offer {
         let waiting = self.sent.wrapping_sub(self.consumed);
         let read_to_mark = self.mark.wrapping_sub(self.consumed);
@@ -124,7 +124,7 @@ impl Tally {
     }
 
     /// Counts a message that took the shorter way: always as a whole.
-    #[inline(always)]
+    #[inline]
     pub const fn took(&mut self, size: u32) {
         self.shorter = self.shorter.wrapping_add(size as u64);
     }
