@@ -46,8 +46,9 @@ abi! {
         pub sends: FlowKey,
         /// [`BY_TCP`], [`SHORTER`] or [`NEVER`].
         pub way: u32,
-        /// Explicit padding; always zero.
-        pub pad: u32,
+        /// While the socket is reminded of what came by TCP: its own seconds of `TCP_KEEPIDLE`, and
+        /// [`KEEPS_ALIVE`] if it had `SO_KEEPALIVE`. 0: it is not reminded.
+        pub own_keepalive: u32,
     }
 }
 
@@ -57,6 +58,9 @@ pub const BY_TCP: u32 = 0;
 pub const SHORTER: u32 = 1;
 /// `Fast::way`: by TCP for good: what was counted cannot be right.
 pub const NEVER: u32 = 2;
+
+/// `Fast::own_keepalive`: `SO_KEEPALIVE` was set. Seconds are 32,767 at most (`MAX_TCP_KEEPIDLE`).
+pub const KEEPS_ALIVE: u32 = 1 << 16;
 
 /// `Tally::flags`: nothing may be put into this receiver's queue (any more).
 pub const SHUT: u32 = 1;
@@ -134,14 +138,14 @@ impl Fast {
     /// Of a connection with the id `id`.
     #[inline]
     pub const fn new(id: u64, receives: FlowKey, sends: FlowKey) -> Self {
-        Self { id, receives, sends, way: BY_TCP, pad: 0 }
+        Self { id, receives, sends, way: BY_TCP, own_keepalive: 0 }
     }
 
     /// Of a socket that must not be accelerated.
     #[inline]
     pub const fn refused() -> Self {
         let none = FlowKey::new(0, ([0; 4], 0), ([0; 4], 0));
-        Self { id: 0, receives: none, sends: none, way: NEVER, pad: 0 }
+        Self { id: 0, receives: none, sends: none, way: NEVER, own_keepalive: 0 }
     }
 }
 

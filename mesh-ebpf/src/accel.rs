@@ -4,14 +4,18 @@
 use core::ptr::{addr_of, addr_of_mut, from_mut, null_mut, read_volatile};
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::bindings::{
+    BPF_F_INGRESS, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock,
+};
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_msg_redirect_hash, bpf_sk_storage_delete, bpf_sk_storage_get,
-    bpf_skc_to_mptcp_sock, bpf_sock_hash_update,
+    bpf_get_socket_cookie, bpf_getsockopt, bpf_msg_redirect_hash, bpf_setsockopt,
+    bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock, bpf_sock_hash_update,
+    bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{BtfTracePointContext, SkMsgContext, SockOpsContext, SockoptContext};
-use mesh_common::accel::{BY_TCP, Fast, NEVER, SHUT, Tally};
+use mesh_common::accel::{BY_TCP, Fast, KEEPS_ALIVE, NEVER, SHUT, Tally};
 use mesh_common::record::{FlowKey, ONE_WAY};
 
 use crate::ctx::{self, End};
@@ -29,6 +33,10 @@ const SOL_SOCKET: i32 = 1;
 const SOL_TCP: i32 = 6;
 /// `SO_RCVLOWAT`.
 const RECEIVE_LOW_WATER: i32 = 18;
+/// `SO_KEEPALIVE`.
+const KEEP_ALIVE: i32 = 9;
+/// `TCP_KEEPIDLE`.
+const KEEP_IDLE: i32 = 4;
 /// `SO_ZEROCOPY`.
 const ZEROCOPY: i32 = 60;
 /// `TCP_ULP`: encryption by the kernel.
@@ -59,7 +67,7 @@ pub(crate) fn opened(context: &SockOpsContext, flags: u32) {
         let _back = TALLIES.remove(receives);
         return;
     }
-    ctx::report_states(context);
+    flags_set(context, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 }
 
 /// A connection is established on its accepting side. If the opening side wants it accelerated,
@@ -77,7 +85,73 @@ pub(crate) fn accepted(context: &SockOpsContext) {
     if is_multipath(sk) || ctx::bytes_received(context) != 0 {
         return;
     }
-    let _entered = enter(context, sk, Fast::new(tally.id, receives, sends));
+    if enter(context, sk, Fast::new(tally.id, receives, sends)) {
+        flags_set(context, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+    }
+}
+
+/// An accelerated socket is about to send a packet: an acknowledgement of what came by TCP, say.
+///
+/// Who reads less than there was room for may take the socket for empty until it is woken again
+/// (epoll(7), edge-triggered; tokio and nginx do). Where the shorter way's bytes end and TCP's
+/// begin, there is such a read although there is more. So while anything waits, the socket is woken
+/// with each packet, and keepalive sees to it that there is one every second.
+#[inline(always)]
+pub(crate) fn sending(context: &SockOpsContext) {
+    let sk = ctx::ops_sk(context);
+    if sk.is_null() {
+        return;
+    }
+    let fast = storage(sk.cast());
+    if fast.is_null() {
+        return;
+    }
+    // SAFETY: not null, and the storage lives as long as the socket.
+    let fast = unsafe { &mut *fast };
+    let Some(tally) = tally(&fast.receives, fast.id) else { return };
+    // SAFETY: not null, and entries are freed after the program has ended.
+    let waits = unsafe { (*tally).sent != (*tally).consumed && (*tally).flags & SHUT == 0 };
+    if waits {
+        if fast.own_keepalive == 0 {
+            let mut own = get(context, SOL_TCP, KEEP_IDLE);
+            if get(context, SOL_SOCKET, KEEP_ALIVE) != 0 {
+                own |= KEEPS_ALIVE;
+            }
+            fast.own_keepalive = own;
+            set(context, SOL_TCP, KEEP_IDLE, 1);
+            set(context, SOL_SOCKET, KEEP_ALIVE, 1);
+        }
+        // It is 1 already; setting it wakes the reader if there is anything to read.
+        set(context, SOL_SOCKET, RECEIVE_LOW_WATER, 1);
+    } else if fast.own_keepalive != 0 {
+        let own = fast.own_keepalive;
+        fast.own_keepalive = 0;
+        set(context, SOL_SOCKET, KEEP_ALIVE, u32::from(own & KEEPS_ALIVE != 0));
+        set(context, SOL_TCP, KEEP_IDLE, own & !KEEPS_ALIVE);
+    }
+}
+
+#[inline(always)]
+fn get(context: &SockOpsContext, level: i32, name: i32) -> u32 {
+    let mut value = 0_u32;
+    // SAFETY: the helper takes the hook's own context, and writes the four bytes.
+    let _failed =
+        unsafe { bpf_getsockopt(context.as_ptr(), level, name, from_mut(&mut value).cast(), 4) };
+    value
+}
+
+#[inline(always)]
+fn set(context: &SockOpsContext, level: i32, name: i32, value: u32) {
+    let mut value = value;
+    // SAFETY: the helper takes the hook's own context, and reads the four bytes.
+    let _failed =
+        unsafe { bpf_setsockopt(context.as_ptr(), level, name, from_mut(&mut value).cast(), 4) };
+}
+
+#[inline(always)]
+fn flags_set(context: &SockOpsContext, flags: u32) {
+    // SAFETY: the helper takes the hook's own context.
+    let _result = unsafe { bpf_sock_ops_cb_flags_set(context.ops, flags.cast_signed()) };
 }
 
 /// A connection is over on its opening side: forgets its tallies. Returns the bytes from this end

@@ -13,7 +13,7 @@ use mesh_common::destination::{ConsumerKey, Destination, DestinationKey, TCP};
 use mesh_common::record::{self, AGENT, CAN_ACCELERATE, Record};
 use mesh_common::source::{BY_CGROUP, ENROLLED, MAX_CGROUP_LEVEL, NODE, Source, SourceKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
-use mesh_common::workload::{ACCELERATE, FAIL_CLOSED, Inbound, PortKey, Workload};
+use mesh_common::workload::{FAIL_CLOSED, Inbound, PortKey, Workload};
 use mesh_common::{OUTBOUND_PORT, event, stats};
 
 use crate::maps::{
@@ -121,9 +121,6 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         Action::Direct => record::DIRECT,
         Action::Proxy => record::REDIRECTED,
     };
-    // The agent always can.
-    let to_agent = role == record::REDIRECTED && source.flags & ACCELERATE != 0;
-    let accelerate = decision.accelerate || to_agent;
     let mut record = Record {
         source_id: key.id,
         source_kind: key.kind,
@@ -136,7 +133,7 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         source: source.workload,
         destination: decision.workload,
         policy: decision.policy,
-        flags: if accelerate { CAN_ACCELERATE } else { 0 },
+        flags: if decision.accelerate { CAN_ACCELERATE } else { 0 },
         ..Record::new(role)
     };
     let needs_agent = role == record::REDIRECTED || source.flags & FAIL_CLOSED != 0;

@@ -2,8 +2,8 @@
 //! reports what becomes of direct connections.
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::OUTBOUND_PORT;
@@ -25,6 +25,7 @@ pub(crate) fn run(context: &SockOpsContext) {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => opened(context),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(context),
         BPF_SOCK_OPS_STATE_CB => changed(context),
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => accel::sending(context),
         _ => {}
     }
 }

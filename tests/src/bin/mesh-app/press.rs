@@ -21,6 +21,8 @@ use crate::{client, control, tell};
 const HELD_BACK: Duration = Duration::from_millis(500);
 /// More than TCP and the shorter way hold together: who takes this holds nobody back.
 const FLOOD_LIMIT: u64 = 256 << 20;
+/// As many small messages take 330 MiB if nothing bounds them, at 1.1 KiB each.
+const FLOOD_MESSAGES: u64 = 300_000;
 /// The threads of `writers`, and the messages of each.
 const WRITERS: u32 = 4;
 const MESSAGES: u32 = 20_000;
@@ -54,10 +56,12 @@ async fn flood(plan: &Press, seen: &mut Transfer) -> io::Result<()> {
     let (mut pattern, mut digest) = (Pattern::new(Pattern::UP), Digest::EMPTY);
     let mut message = vec![0; plan.size];
     let mut taken = plan.size;
-    while seen.sent < FLOOD_LIMIT {
+    let mut messages = 0;
+    while seen.sent < FLOOD_LIMIT && messages < FLOOD_MESSAGES {
         if taken == message.len() {
             pattern.fill(&mut message);
             taken = 0;
+            messages += 1;
         }
         match stream.try_write(&message[taken..]) {
             Ok(length) => {
