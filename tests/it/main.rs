@@ -28,3 +28,5 @@ mod arrivals;
 mod direct;
 #[cfg(test)]
 mod failure_modes;
+#[cfg(test)]
+mod authorization;
