@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_tests::apps::{Client, Server};
-use mesh_tests::fixture::{World, service, service6, vip4};
+use mesh_tests::fixture::{Machines, World, service, service6, vip4};
+use mesh_tests::mesh::MeshPolicy;
 use mesh_tests::pod::Pod;
 use mesh_tests::report::Connection;
 
@@ -93,7 +94,9 @@ fn a_socket_may_be_bound_to_the_pods_address_before() {
 
 #[test]
 fn a_socket_may_be_used_again_after_a_failure() {
-    let world = World::start(1).unwrap();
+    let machines = Machines::new(1).unwrap();
+    let mesh = machines.mesh().policy(&MeshPolicy::new("all").failure("closed"));
+    let world = machines.start(&mesh).unwrap();
     let _servers = world.serve().unwrap();
     let (client, outside) = (world.client(), world.on.a.pod("outside").unwrap());
     let _unknown = Server::echo(&outside, 8080, "outside").unwrap();

@@ -7,7 +7,7 @@ use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server, datagram};
 use mesh_tests::capture::Capture;
 use mesh_tests::fixture::{Machines, World, lines, service, verdicts, vip4, vip6};
-use mesh_tests::mesh::{Service, Workload};
+use mesh_tests::mesh::{MeshPolicy, Service, Workload};
 use mesh_tests::report::Connection;
 use serde_json::Value;
 
@@ -154,8 +154,10 @@ fn workloads_reach_each_others_addresses_encrypted() {
 }
 
 #[test]
-fn two_pods_of_one_node_reach_each_other() {
-    let world = World::start(2).unwrap();
+fn two_pods_of_one_node_may_use_mutual_tls() {
+    let machines = Machines::new(2).unwrap();
+    let mesh = machines.mesh().policy(&MeshPolicy::new("all").same_node("mtls"));
+    let world = machines.start(&mesh).unwrap();
     let _servers = world.serve().unwrap();
     let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
     for addr in [v2.at(8080), v2.at6(8080)] {

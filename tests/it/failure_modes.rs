@@ -157,10 +157,11 @@ fn restarts_leave_no_moment_in_the_open() {
         assert_eq!(error(&hello(), &pair.client), None);
     }
     let totals = traffic.stop().unwrap();
-    let known = ["connect EPERM", "connect ECONNRESET", "banner ECONNRESET", "exchange ECONNRESET"];
-    let other: Vec<_> =
-        totals.errors.keys().filter(|error| !known.contains(&error.as_str())).collect();
-    assert!(other.is_empty(), "{other:?}");
+    // What the dead agent carried is cut, what comes while there is none is denied; all else works.
+    for error in totals.errors.keys() {
+        let cut = ["ECONNRESET", "unexpected end", "ECONNREFUSED"];
+        assert!(error == "connect EPERM" || cut.iter().any(|cut| error.ends_with(cut)), "{error}");
+    }
     assert!(totals.connections > totals.failed);
     let wire = wire.stop().unwrap();
     assert!(!wire.shows(b"never in the open"));
