@@ -30,3 +30,5 @@ mod direct;
 mod failure_modes;
 #[cfg(test)]
 mod authorization;
+#[cfg(test)]
+mod bare_metal;
