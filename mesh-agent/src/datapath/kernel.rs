@@ -12,6 +12,7 @@ use mesh_common::stats;
 
 use crate::datapath::Error;
 use crate::sys::bpf::SharedMap;
+use crate::sys::diag::{self, Diag, Socket};
 use crate::telemetry::KernelCounters;
 
 /// The maps that connections use.
@@ -63,6 +64,19 @@ impl Kernel {
             ..Record::new(AGENT)
         };
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
+    }
+
+    /// Gives `each` every TCP socket of `diag`'s namespace that has a record, with the record.
+    ///
+    /// # Errors
+    ///
+    /// The kernel cannot be asked; `each` may have been called before.
+    pub fn sockets(
+        &self,
+        diag: &mut Diag,
+        each: impl FnMut(Socket, Record),
+    ) -> Result<(), diag::Error> {
+        diag.with_storage(self.sockets.fd(), each)
     }
 
     /// The kernel's counters, summed over the CPUs, with the words of [`stats`].

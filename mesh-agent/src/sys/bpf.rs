@@ -106,6 +106,11 @@ impl<K: Pod, V: Pod> SharedMap<K, V> {
         Ok(Self { fd: fd.try_clone_to_owned()?, types: PhantomData })
     }
 
+    /// The map's descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// Takes an entry out. `None` if there is none.
     ///
     /// # Errors
