@@ -22,7 +22,7 @@ pub struct Failure {
 pub enum Kind {
     /// The TCP connection was refused, unreachable or could not be made.
     Connect,
-    /// A policy forbids the connection.
+    /// An authorization policy of the destination does not allow it.
     Denied,
     /// The peer's certificate is not one that this connection may use: another identity than the
     /// destination's, another trust domain, or a node on which that identity does not run.
@@ -37,6 +37,8 @@ pub enum Kind {
     NoOrigin,
     /// The chosen backend of the route does not exist, or every backend has weight 0.
     NoRoute,
+    /// The destination demands mutual TLS, and the connection came in plaintext.
+    Plaintext,
     /// The peer broke the protocol of the tunnel, or answered `CONNECT` with another status.
     Protocol,
     /// A side closed abruptly (RST) after the connection was made.
@@ -87,6 +89,13 @@ impl Failure {
         Self { kind, side, retry, source: Some(source.into()) }
     }
 
+    /// The same failure, for the report of the connection's other end.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let source = self.source.is_some().then(|| self.cause().into());
+        Self { kind: self.kind, side: self.side, retry: self.retry, source }
+    }
+
     /// The cause and its causes, outermost first, joined with `: `. Empty without a cause.
     pub fn cause(&self) -> String {
         let mut text = String::new();
@@ -113,6 +122,7 @@ impl Kind {
         Self::NoEndpoint,
         Self::NoOrigin,
         Self::NoRoute,
+        Self::Plaintext,
         Self::Protocol,
         Self::Reset,
         Self::Shutdown,
@@ -131,6 +141,7 @@ impl Kind {
             Self::NoEndpoint => "no_endpoint",
             Self::NoOrigin => "no_origin",
             Self::NoRoute => "no_route",
+            Self::Plaintext => "plaintext",
             Self::Protocol => "protocol",
             Self::Reset => "reset",
             Self::Shutdown => "shutdown",
@@ -143,7 +154,7 @@ impl Kind {
     pub const fn response_flags(self) -> &'static str {
         match self {
             Self::Connect => "UF",
-            Self::Denied => "DENY",
+            Self::Denied | Self::Plaintext => "DENY",
             Self::Identity => "IDENTITY_ERROR",
             Self::Internal | Self::Shutdown => "DC",
             Self::NoAgent => "LH",
@@ -156,11 +167,11 @@ impl Kind {
         }
     }
 
-    /// The status with which an HBONE server answers a `CONNECT` that failed so (as ztunnel does).
+    /// The status with which an HBONE server answers a `CONNECT` that failed so (as ztunnel does,
+    /// but 403 for a policy's refusal: ztunnel's 401 does not tell it from a wrong identity).
     pub const fn connect_status(self) -> u16 {
         match self {
-            // Not ztunnel's 401: that says who the peer is not, this what it may not.
-            Self::Denied => 403,
+            Self::Denied | Self::Plaintext => 403,
             Self::Identity => 401,
             Self::NoOrigin | Self::Protocol => 400,
             Self::Timeout => 504,

@@ -22,3 +22,9 @@ mod rotation;
 mod routes;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod arrivals;
+#[cfg(test)]
+mod direct;
+#[cfg(test)]
+mod failure_modes;

@@ -109,12 +109,21 @@ impl Machines {
         let config = ConfigDir::create(self.lab.state().join("config"))?;
         config.write(mesh)?;
         let authority = Authority::init(&self.lab.state().join("ca"), TRUST_DOMAIN)?;
-        let start = |node: &Node| {
-            let ca = authority.node(node.name())?;
-            Agent::start(node, &Options { ca: &ca, config: config.path(), args: &[] })
-        };
-        let (a, b) = (start(&self.a)?, start(&self.b)?);
+        for node in [&self.a, &self.b] {
+            authority.node(node.name())?;
+        }
+        let (a, b) = (self.agent(&self.a, &config)?, self.agent(&self.b, &config)?);
         Ok(World { a, b, config, on: self })
+    }
+
+    /// Starts the agent of a node once more, after [`Self::start`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Agent::start`].
+    pub fn agent(&self, node: &Node, config: &ConfigDir) -> Result<Agent> {
+        let ca = self.lab.state().join("ca").join(node.name());
+        Agent::start(node, &Options { ca: &ca, config: config.path(), args: &[] })
     }
 }
 

@@ -25,6 +25,8 @@ fn echo() -> (Arc<Workload>, Arc<Service>) {
         addresses: vec!["10.0.2.10".parse().unwrap()],
         labels: BTreeMap::new(),
         ports: vec![],
+        probes: Vec::new(),
+        ready: true,
         place: Place::Unplaced,
     };
     let service = Service {
@@ -61,6 +63,7 @@ fn snapshot() -> Snapshot {
         revision: 3,
         workloads: [(workload.name.clone(), workload)].into(),
         by_address: HashMap::new(),
+        by_port: HashMap::new(),
         services: [("10.96.0.10:80".parse().unwrap(), Arc::new(target))].into(),
         placements: HashMap::new(),
         policies: HashMap::new(),

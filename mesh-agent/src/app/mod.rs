@@ -13,15 +13,16 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, CertificateSummary};
 use crate::datapath::sync::{self, Applied};
-use crate::datapath::{self, Kernel};
+use crate::datapath::{self, Kernel, heartbeat};
 use crate::identity::local_ca::Authority;
 use crate::identity::{Identities, Placement};
 use crate::pods::run::Pods;
 use crate::proxy::Context;
+use crate::proxy::realm::Locals;
 use crate::settings::{Settings, VERSION, defaults};
 use crate::source::file::FileSource;
 use crate::store::{self, Reader};
-use crate::sys::cgroup;
+use crate::sys::{cgroup, socket};
 use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
 use crate::task::worker::Workers;
@@ -52,7 +53,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let source = FileSource::new(settings.config().to_owned(), identities.trust_domain().into())
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
-    let mut loaded = datapath::load::load(&settings.datapath(&cgroup_root))
+    let (mut loaded, _events) = datapath::load::load(&settings.datapath(&cgroup_root))
         .context("putting the kernel programs in place")?;
     let workers = Workers::start(settings.threads()).context("starting data threads")?;
 
@@ -62,6 +63,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         mesh: mesh.clone(),
         kernel: Arc::clone(&loaded.kernel),
         telemetry: telemetry.clone(),
+        locals: Locals::default(),
         runtimes: workers.runtimes().clone(),
         options: Settings::proxy(),
     });
@@ -71,11 +73,17 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
 
     let (updates, updated) = mpsc::channel(defaults::UPDATE_QUEUE);
-    let (enrolled_tx, enrolled) = watch::channel(Arc::default());
+    let (enrolled_tx, enrolled) = watch::channel(None);
     let (applied_tx, applied) = watch::channel(Applied::default());
     control.spawn(source.run(updates, control.clone()));
     control.spawn(store::run(publisher, updated));
-    control.spawn(sync::run(loaded, mesh.clone(), enrolled, applied_tx, control.clone()));
+    let node = socket::current_netns_cookie().context("reading the namespace's cookie")?;
+    control.spawn(heartbeat::run(
+        Arc::clone(&loaded.kernel),
+        workers.runtimes().clone(),
+        control.clone(),
+    ));
+    control.spawn(sync::run(loaded, node, mesh.clone(), enrolled, applied_tx, control.clone()));
     control.spawn(identities.clone().rotate(control.clone()));
     let pods = Pods {
         options: settings.pods(&cgroup_root),

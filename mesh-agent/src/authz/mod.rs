@@ -3,11 +3,12 @@
 //! The one evaluation: the agent asks it for each connection, and the kernel's verdicts are
 //! compiled from its answers.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::id::ResourceName;
-use crate::model::policy::{Action, AuthorizationPolicy, Operation, Rule, Source};
+use crate::model::policy::{Action, AuthorizationPolicy, Block, Operation, Rule, Source, Text};
 use crate::model::spiffe::SpiffeId;
 
 /// What is known of a connection when it is judged.
@@ -59,6 +60,20 @@ pub fn decide(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> V
     }
 }
 
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matched(policy, rule) => {
+                write!(f, "AuthorizationPolicy {policy} denies it by `spec.rules[{rule}]`")
+            }
+            Self::NoneAllows(policy) => write!(
+                f,
+                "no AuthorizationPolicy allows it; {policy} is the first of those that could"
+            ),
+        }
+    }
+}
+
 fn matching(policy: &AuthorizationPolicy, request: &Request<'_>) -> Option<usize> {
     policy.rules.iter().position(|rule| applies(rule, request))
 }
@@ -67,26 +82,36 @@ fn applies(rule: &Rule, request: &Request<'_>) -> bool {
     !rule.never
         && (rule.from.is_empty() || rule.from.iter().any(|source| comes_from(source, request)))
         && (rule.to.is_empty() || rule.to.iter().any(|operation| goes_to(operation, request.port)))
+        && rule
+            .when
+            .iter()
+            .all(|when| comes_from(&when.source, request) && goes_to(&when.operation, request.port))
 }
 
 fn comes_from(source: &Source, request: &Request<'_>) -> bool {
-    let id = request.principal.map(ToString::to_string);
-    let principal = id.as_deref().map(|id| id.trim_start_matches("spiffe://"));
+    let is_principal = |text: &Text| request.principal.is_some_and(|id| is(text, id));
     let namespace = request.principal.map(SpiffeId::namespace);
-    let text = |yes: &[crate::model::policy::Text], no: &[crate::model::policy::Text], value| {
-        (yes.is_empty() || yes.iter().any(|text| text.matches(value)))
-            && !no.iter().any(|text| text.matches(value))
-    };
-    text(&source.principals, &source.not_principals, principal)
-        && text(&source.namespaces, &source.not_namespaces, namespace)
-        && (source.ip_blocks.is_empty()
-            || source.ip_blocks.iter().any(|block| block.contains(request.address)))
-        && !source.not_ip_blocks.iter().any(|block| block.contains(request.address))
+    let is_namespace = |text: &Text| text.matches(namespace);
+    let is_block = |block: &Block| block.contains(request.address);
+    among(&source.principals, &source.not_principals, is_principal)
+        && among(&source.namespaces, &source.not_namespaces, is_namespace)
+        && among(&source.ip_blocks, &source.not_ip_blocks, is_block)
+}
+
+/// Whether `text` means the principal `<trust domain>/ns/<namespace>/sa/<account>`.
+fn is(text: &Text, id: &SpiffeId) -> bool {
+    let parts = [id.trust_domain(), "/ns/", id.namespace(), "/sa/", id.service_account()];
+    text.matches_joined(&parts)
+}
+
+/// Whether one of `yes` matches, if there are any, and none of `no` does. A connection without
+/// the attribute matches nothing, so it is in every "not".
+fn among<T>(yes: &[T], no: &[T], matches: impl Fn(&T) -> bool) -> bool {
+    (yes.is_empty() || yes.iter().any(&matches)) && !no.iter().any(&matches)
 }
 
 fn goes_to(operation: &Operation, port: u16) -> bool {
-    (operation.ports.is_empty() || operation.ports.contains(&port))
-        && !operation.not_ports.contains(&port)
+    among(&operation.ports, &operation.not_ports, |own| *own == port)
 }
 
 impl Denial {
@@ -97,3 +122,6 @@ impl Denial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

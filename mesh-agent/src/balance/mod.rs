@@ -31,6 +31,8 @@ mod tests {
             addresses: vec![[10, 0, 0, 1].into()],
             labels: BTreeMap::new(),
             ports: Vec::new(),
+            probes: Vec::new(),
+            ready: true,
             place: Place::Unplaced,
         });
         (0..count)

@@ -3,23 +3,31 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
+use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use mesh_common::addr::user::from_ip;
+use mesh_common::maps::{self, ListenerKey};
 use mesh_common::record::{AGENT, ConnKey, Record};
 use mesh_common::stats;
 
 use crate::datapath::Error;
+use crate::datapath::inbound::Copies;
+use crate::datapath::load::{data, take};
 use crate::sys::bpf::SharedMap;
-use crate::sys::diag::{self, Diag, Socket};
 use crate::telemetry::KernelCounters;
 
-/// The maps that connections use.
+/// The maps that connections use, and the namespaces where arrivals are seen.
 pub struct Kernel {
     origins: SharedMap<ConnKey, Record>,
     sockets: SharedMap<i32, Record>,
+    listeners: SharedMap<ListenerKey, u32>,
+    heartbeat: SharedMap<u32, u64>,
     counters: PerCpuArray<MapData, u64>,
+    copies: Mutex<Copies>,
 }
 
 impl fmt::Debug for Kernel {
@@ -29,16 +37,71 @@ impl fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn new(
-        origins: &MapData,
-        sockets: &MapData,
-        counters: PerCpuArray<MapData, u64>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, Error> {
         Ok(Self {
-            origins: share(origins, "ORIGINS")?,
-            sockets: share(sockets, "SOCKETS")?,
-            counters,
+            counters: take(ebpf, maps::COUNTERS)?,
+            origins: share(ebpf, maps::ORIGINS)?,
+            sockets: share(ebpf, maps::SOCKETS)?,
+            listeners: share(ebpf, maps::LISTENERS)?,
+            heartbeat: share(ebpf, maps::HEARTBEAT)?,
+            copies: Mutex::new(Copies::new(folder)),
         })
+    }
+
+    /// Says that the agent worked at `now_ns` of `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn beat(&self, now_ns: u64) -> io::Result<()> {
+        self.heartbeat.put(&0, &now_ns)
+    }
+
+    /// Lets the kernel see what arrives in the namespace `netns` with this cookie. `shared`: it is
+    /// the node's own.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the program or its link.
+    pub fn watch_arrivals(
+        &self,
+        netns: BorrowedFd<'_>,
+        cookie: u64,
+        shared: bool,
+    ) -> io::Result<()> {
+        self.copies().attach(netns, cookie, shared)
+    }
+
+    /// Stops to look at what arrives in the namespaces for whose cookies `wanted` is false.
+    pub fn retain_arrivals(&self, wanted: impl Fn(u64) -> bool) {
+        self.copies().retain(wanted);
+    }
+
+    /// Has connections of a kind and an address family (4 or 6) that arrive in a namespace given to
+    /// `listener`. The kernel forgets a listener that is closed by itself.
+    ///
+    /// # Errors
+    ///
+    /// The map is full, or the socket does not listen.
+    pub fn give_to(
+        &self,
+        netns: u64,
+        kind: u32,
+        family: u32,
+        listener: impl AsFd,
+    ) -> io::Result<()> {
+        let fd = listener.as_fd().as_raw_fd().cast_unsigned();
+        self.listeners.put(&ListenerKey { netns, kind, family }, &fd)
+    }
+
+    /// The map of what is remembered of sockets, by its descriptor.
+    pub const fn sockets(&self) -> &impl AsFd {
+        self.sockets.fd()
+    }
+
+    fn copies(&self) -> std::sync::MutexGuard<'_, Copies> {
+        // A panic leaves at worst a namespace without its program, which the next attempt mends.
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the kernel recorded of the connection that `client`, in the namespace with the cookie
@@ -58,25 +121,12 @@ impl Kernel {
     ///
     /// The kernel has no memory for the mark.
     pub fn mark_agent(&self, socket: impl AsFd, client: Option<SocketAddr>) -> io::Result<()> {
-        let record = Record {
-            addr: client.map_or([0; 4], |client| from_ip(client.ip())),
-            port_be: client.map_or(0, |client| client.port().to_be()),
-            ..Record::new(AGENT)
-        };
+        let mut record = Record::new(AGENT);
+        if let Some(client) = client {
+            record.addr = from_ip(client.ip());
+            record.port_be = client.port().to_be();
+        }
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
-    }
-
-    /// Gives `each` every TCP socket of `diag`'s namespace that has a record, with the record.
-    ///
-    /// # Errors
-    ///
-    /// The kernel cannot be asked; `each` may have been called before.
-    pub fn sockets(
-        &self,
-        diag: &mut Diag,
-        each: impl FnMut(Socket, Record),
-    ) -> Result<(), diag::Error> {
-        diag.with_storage(self.sockets.fd(), each)
     }
 
     /// The kernel's counters, summed over the CPUs, with the words of [`stats`].
@@ -98,9 +148,10 @@ impl Kernel {
 }
 
 fn share<K: aya::Pod, V: aya::Pod>(
-    map: &MapData,
+    ebpf: &Ebpf,
     name: &'static str,
 ) -> Result<SharedMap<K, V>, Error> {
+    let map = data(ebpf, name)?;
     let wrong = |_error| Error::Missing(name);
     let info = map.info().map_err(|_error| Error::Missing(name))?;
     SharedMap::new(map.fd().as_fd(), info.key_size(), info.value_size()).map_err(wrong)

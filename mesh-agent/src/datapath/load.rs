@@ -5,23 +5,40 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData, RingBuf};
 use aya::{Ebpf, EbpfLoader};
-use mesh_common::destination::{Destination, DestinationKey};
+use mesh_common::backend::Slot;
+use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::source::{Source, SourceKey};
+use mesh_common::verdict::{Verdict, VerdictKey};
+use mesh_common::workload::{Inbound, PortKey, Workload};
 use mesh_common::{ABI_VERSION, maps};
 
 use crate::datapath::kernel::Kernel;
 use crate::datapath::{Error, Options, links, object};
 use crate::sys::bpffs;
 
-/// The loaded kernel side, for the one task that writes its maps.
+/// The loaded kernel side, for the one task that writes its maps. The maps by their names.
 #[derive(Debug)]
 pub struct Loaded {
     /// `SOURCES`.
     pub sources: HashMap<MapData, SourceKey, Source>,
+    /// `WORKLOADS`.
+    pub workloads: HashMap<MapData, u64, Workload>,
     /// `DESTINATIONS`.
     pub destinations: HashMap<MapData, DestinationKey, Destination>,
+    /// `CONSUMERS`.
+    pub consumers: HashMap<MapData, ConsumerKey, u32>,
+    /// `BACKENDS`.
+    pub sets: HashOfMaps<MapData, u32, Array<MapData, Slot>>,
+    /// `VERDICTS`.
+    pub verdicts: HashMap<MapData, VerdictKey, Verdict>,
+    /// `PORTS`.
+    pub ports: HashMap<MapData, PortKey, u32>,
+    /// `INBOUND`.
+    pub inbound: HashMap<MapData, PortKey, Inbound>,
+    /// `PROBES`.
+    pub probes: HashMap<MapData, DestinationKey, u64>,
     /// What connections ask.
     pub kernel: Arc<Kernel>,
     /// Keeps the programs' log open.
@@ -33,7 +50,7 @@ pub fn node_folder(bpffs: &Path, node: &str) -> PathBuf {
     bpffs.join("mesh").join(node)
 }
 
-/// Puts programs, maps and links in place.
+/// Puts programs, maps and links in place. The second is `EVENTS`, for whoever reads it.
 ///
 /// What an earlier agent with the same [`ABI_VERSION`] left is adopted: its maps are used on, and
 /// its links get the new programs with no moment in which none is attached. What one with another
@@ -42,7 +59,7 @@ pub fn node_folder(bpffs: &Path, node: &str) -> PathBuf {
 /// # Errors
 ///
 /// The kernel or the file system refused something; the error says what.
-pub fn load(options: &Options) -> Result<Loaded, Error> {
+pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
     let bytes = object::bytes()?;
     let node = node_folder(&options.bpffs, &options.node);
     let folder = node.join(format!("v{ABI_VERSION}"));
@@ -62,13 +79,24 @@ pub fn load(options: &Options) -> Result<Loaded, Error> {
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
     remove_other_versions(&node, &folder).map_err(|e| pin(&node, e))?;
 
-    let counters: PerCpuArray<MapData, u64> = take(&mut ebpf, maps::COUNTERS)?;
-    let origins = data(&ebpf, maps::ORIGINS)?;
-    let sockets = data(&ebpf, maps::SOCKETS)?;
-    let kernel = Arc::new(Kernel::new(origins, sockets, counters)?);
-    let sources = take(&mut ebpf, maps::SOURCES)?;
-    let destinations = take(&mut ebpf, maps::DESTINATIONS)?;
-    Ok(Loaded { sources, destinations, kernel, ebpf })
+    let events: RingBuf<MapData> = take(&mut ebpf, maps::EVENTS)?;
+    let kernel = Arc::new(Kernel::new(&mut ebpf, &folder)?);
+    Ok((
+        Loaded {
+            sources: take(&mut ebpf, maps::SOURCES)?,
+            workloads: take(&mut ebpf, maps::WORKLOADS)?,
+            destinations: take(&mut ebpf, maps::DESTINATIONS)?,
+            consumers: take(&mut ebpf, maps::CONSUMERS)?,
+            sets: take(&mut ebpf, maps::BACKENDS)?,
+            verdicts: take(&mut ebpf, maps::VERDICTS)?,
+            ports: take(&mut ebpf, maps::PORTS)?,
+            inbound: take(&mut ebpf, maps::INBOUND)?,
+            probes: take(&mut ebpf, maps::PROBES)?,
+            kernel,
+            ebpf,
+        },
+        events,
+    ))
 }
 
 /// Removes everything that agents of `node` have pinned, which detaches the programs. Returns
@@ -117,15 +145,17 @@ fn remove_version(folder: &Path) -> io::Result<()> {
 }
 
 /// Takes a map out of the object, as the type that it must have.
-fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
+pub(super) fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
     let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
     M::try_from(map).map_err(|_other_type| Error::Missing(name))
 }
 
 /// The raw map, whatever its type.
-fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
+pub(super) fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
     match ebpf.map(name) {
-        Some(Map::LruHashMap(data) | Map::SkStorage(data)) => Ok(data),
+        Some(
+            Map::LruHashMap(data) | Map::SkStorage(data) | Map::SockHash(data) | Map::Array(data),
+        ) => Ok(data),
         _ => Err(Error::Missing(name)),
     }
 }

@@ -10,7 +10,10 @@ pub mod kernel;
 pub mod events;
 pub mod desired;
 pub mod plan;
+mod tables;
 pub mod sync;
+mod inbound;
+pub mod heartbeat;
 
 use std::path::PathBuf;
 

@@ -3,22 +3,26 @@
 //! It owns the maps' handles and what they hold; it ends when the scope drains or the store is
 //! gone. What is pinned stays as it is then: a successor adopts it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya::Pod;
-use aya::maps::{HashMap, MapData, MapError};
+use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
+use mesh_common::source::{Source, SourceKey};
+use mesh_common::verdict::{Verdict, VerdictKey};
+use mesh_common::workload::{Inbound, PortKey, Workload};
 use tokio::sync::watch;
 
-use crate::datapath::desired::{Enrolled, entries};
+use crate::datapath::desired::{Enrolled, Entries, SetIds, entries};
 use crate::datapath::load::Loaded;
-use crate::datapath::plan::{Op, plan};
+use crate::datapath::tables::{SetTable, Table};
 use crate::store::Reader;
 use crate::task::scope::Scope;
 
 /// After how long what the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The workloads of this node; `None` until they have been looked for.
+pub type Found = Option<Arc<[Enrolled]>>;
 
 /// What is in force in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,27 +34,29 @@ pub struct Applied {
 }
 
 /// Keeps the maps equal to the snapshot and to `enrolled`, and says in `applied` what is in force.
+/// `node` is the cookie of the agent's own namespace.
 pub async fn run(
-    mut loaded: Loaded,
+    loaded: Loaded,
+    node: u64,
     mut mesh: Reader,
-    mut enrolled: watch::Receiver<Arc<[Enrolled]>>,
+    mut enrolled: watch::Receiver<Found>,
     applied: watch::Sender<Applied>,
     scope: Scope,
 ) {
-    let mut sources = Table::adopt(&mut loaded.sources, "SOURCES");
-    let mut destinations = Table::adopt(&mut loaded.destinations, "DESTINATIONS");
+    let (mut tables, _ebpf) = Tables::adopt(loaded);
+    let mut sets = SetIds::after(tables.last_set());
     loop {
         let snapshot = mesh.load();
-        let locals = Arc::clone(&enrolled.borrow_and_update());
-        // Until the first snapshot nothing is known, and what a predecessor left stays in force.
+        let found = enrolled.borrow_and_update().clone();
+        // Until the first snapshot, and until its workloads were looked for, nothing is known, and
+        // what a predecessor left stays in force.
         let mut complete = true;
-        if snapshot.revision > 0 {
-            let wanted = entries(&snapshot, &locals);
-            // Destinations first: a source that is captured must find all of them.
-            complete &= destinations.bring_to(&wanted.destinations);
-            complete &= sources.bring_to(&wanted.sources);
+        if snapshot.revision > 0
+            && let Some(found) = found
+        {
+            complete = tables.bring_to(&entries(&snapshot, &found, node, &mut sets));
             if complete {
-                applied.send_replace(Applied { revision: snapshot.revision, enrolled: locals });
+                applied.send_replace(Applied { revision: snapshot.revision, enrolled: found });
             }
         }
         tokio::select! {
@@ -63,46 +69,66 @@ pub async fn run(
     }
 }
 
-/// A map, and what it holds.
-struct Table<'a, K: Pod, V: Pod> {
-    map: &'a mut HashMap<MapData, K, V>,
-    have: BTreeMap<K, V>,
-    name: &'static str,
+/// All maps that follow the configuration.
+struct Tables {
+    sources: Table<SourceKey, Source>,
+    workloads: Table<u64, Workload>,
+    destinations: Table<DestinationKey, Destination>,
+    consumers: Table<ConsumerKey, u32>,
+    sets: SetTable,
+    verdicts: Table<VerdictKey, Verdict>,
+    ports: Table<PortKey, u32>,
+    inbound: Table<PortKey, Inbound>,
+    probes: Table<DestinationKey, u64>,
 }
 
-impl<'a, K: Pod + Ord, V: Pod + PartialEq> Table<'a, K, V> {
-    /// Takes over what the map holds.
-    fn adopt(map: &'a mut HashMap<MapData, K, V>, name: &'static str) -> Self {
-        let have = map.iter().filter_map(Result::ok).collect();
-        Self { map, have, name }
+impl Tables {
+    /// Takes the maps over, with what they hold. The second keeps the programs' log open.
+    fn adopt(loaded: Loaded) -> (Self, aya::Ebpf) {
+        let tables = Self {
+            sources: Table::adopt(loaded.sources, "SOURCES"),
+            workloads: Table::adopt(loaded.workloads, "WORKLOADS"),
+            destinations: Table::adopt(loaded.destinations, "DESTINATIONS"),
+            consumers: Table::adopt(loaded.consumers, "CONSUMERS"),
+            sets: SetTable::adopt(loaded.sets),
+            verdicts: Table::adopt(loaded.verdicts, "VERDICTS"),
+            ports: Table::adopt(loaded.ports, "PORTS"),
+            inbound: Table::adopt(loaded.inbound, "INBOUND"),
+            probes: Table::adopt(loaded.probes, "PROBES"),
+        };
+        (tables, loaded.ebpf)
     }
 
-    /// Makes the map hold `want`. False: the kernel refused a part of it.
-    fn bring_to(&mut self, want: &BTreeMap<K, V>) -> bool {
-        let refused: Vec<_> =
-            plan(&self.have, want).into_iter().filter_map(|op| self.apply(op).err()).collect();
-        // One line for all: a map that is full refuses thousands.
-        if let Some(error) = refused.first() {
-            let entries = refused.len();
-            tracing::error!(map = self.name, entries, %error, "the kernel refused entries");
-        }
-        refused.is_empty()
+    /// The largest number of a set that an entry names.
+    fn last_set(&self) -> u32 {
+        let named = self.destinations.have().values().map(|destination| destination.set);
+        let named = named.chain(self.consumers.have().values().copied()).max();
+        self.sets.last().max(named.unwrap_or_default())
     }
 
-    fn apply(&mut self, op: Op<K, V>) -> Result<(), MapError> {
-        match op {
-            Op::Put(key, value) => {
-                self.map.insert(key, value, 0)?;
-                self.have.insert(key, value);
-            }
-            Op::Del(key) => {
-                match self.map.remove(&key) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(error),
-                }
-                self.have.remove(&key);
-            }
+    /// Makes the maps hold what is wanted. False: the kernel refused a part of it.
+    ///
+    /// What is referred to is written before what refers to it, and removed after it: at every
+    /// moment a connection is decided by the former configuration or by the new one, and where it
+    /// is neither, the agent has to say.
+    fn bring_to(&mut self, want: &Entries) -> bool {
+        let added = self.verdicts.add(&want.verdicts)
+            & self.sets.add(&want.sets)
+            & self.consumers.add(&want.consumers)
+            & self.ports.add(&want.ports)
+            & self.probes.bring_to(&want.probes)
+            & self.workloads.bring_to(&want.workloads)
+            & self.destinations.bring_to(&want.destinations);
+        // A source that is captured must find all destinations; one that is not captured any more
+        // may find some that are gone.
+        let captured = self.sources.bring_to(&want.sources) & self.inbound.bring_to(&want.inbound);
+        // What is not all there yet may still need what it replaces.
+        if !(added && captured) {
+            return false;
         }
-        Ok(())
+        self.consumers.bring_to(&want.consumers)
+            & self.sets.retain(&want.sets)
+            & self.ports.bring_to(&want.ports)
+            & self.verdicts.bring_to(&want.verdicts)
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_common::record::Record;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
@@ -204,7 +206,7 @@ fn close_forbidden(
 ) -> Result<(), diag::Error> {
     let mut found: Vec<(Socket, Denial)> = vec![];
     let mut diag = Diag::open()?;
-    kernel.sockets(&mut diag, |socket, record| {
+    diag.with_storage(kernel.sockets().as_fd(), |socket, record: Record| {
         let address = socket.local().ip();
         let connection = Connection { record: &record, address, port: socket.remote().port() };
         found.extend(forbidden(mesh, names, &connection).map(|denial| (socket, denial)));

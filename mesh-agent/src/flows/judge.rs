@@ -64,12 +64,12 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::flows::names::id;
+    use crate::datapath::desired::id_of;
     use crate::flows::testing::{NODE, mesh, policy, snapshot, workload};
     use crate::model::policy::{Action, AuthorizationPolicy};
 
     fn record(source: &str, destination: &str) -> Record {
-        Record { source: id(source), destination: id(destination), ..Record::new(DIRECT) }
+        Record { source: id_of(&source), destination: id_of(&destination), ..Record::new(DIRECT) }
     }
 
     /// The policy that forbids the connection, with `policies` applying to `demo/echo`.

@@ -1,13 +1,12 @@
 //! What the kernel numbers, by name.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_common::workload;
 use tokio::time::Instant;
 
+use crate::datapath::desired::id_of;
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
@@ -30,11 +29,6 @@ struct Known<T> {
     gone: Option<Instant>,
 }
 
-/// The number by which the kernel knows a workload or a policy.
-pub fn id(name: impl Display) -> u64 {
-    workload::id(name.to_string().as_bytes())
-}
-
 impl Names {
     /// Takes over what a snapshot says of `node`.
     pub fn refresh(&mut self, mesh: &Snapshot, node: &str, now: Instant) {
@@ -42,11 +36,11 @@ impl Names {
         forget(&mut self.policies, now);
         for workload in mesh.on_node(node) {
             let value = Arc::clone(workload);
-            self.workloads.insert(id(&workload.name), Known { value, gone: None });
+            self.workloads.insert(id_of(&workload.name), Known { value, gone: None });
             let Some(policy) = mesh.policies.get(&workload.name) else { continue };
             let authorization = policy.authorization.iter().map(|policy| &policy.name);
             for name in authorization.chain(&policy.mtls_from) {
-                self.policies.insert(id(name), Known { value: name.clone(), gone: None });
+                self.policies.insert(id_of(name), Known { value: name.clone(), gone: None });
             }
         }
     }
@@ -81,7 +75,7 @@ mod tests {
         let mut names = Names::default();
         let start = Instant::now();
         names.refresh(&mesh(), NODE, start);
-        let web = id("demo/web");
+        let web = id_of(&"demo/web");
         let named = |names: &Names| names.workload(web).map(|workload| workload.name.to_string());
         let gone = snapshot(vec![], vec![]);
         for seconds in [1, 2, 60] {
@@ -100,7 +94,7 @@ mod tests {
         let only = policy("only-web", Action::Allow, "web");
         let echo = workload("echo", Some(NODE), "10.0.0.2");
         names.refresh(&snapshot(vec![echo], vec![("echo", only)]), NODE, Instant::now());
-        let found = names.policy(id("demo/only-web")).map(ToString::to_string);
+        let found = names.policy(id_of(&"demo/only-web")).map(ToString::to_string);
         assert_eq!(found.as_deref(), Some("demo/only-web"));
         assert_eq!(names.policy(0), None);
     }

@@ -225,7 +225,7 @@ mod tests {
     use mesh_common::addr::user::from_ip;
 
     use super::*;
-    use crate::flows::names::id;
+    use crate::datapath::desired::id_of;
     use crate::flows::testing::{NODE, mesh, policy, target};
     use crate::model::policy::{Action, WorkloadPolicy};
 
@@ -235,9 +235,9 @@ mod tests {
         Event {
             kind,
             errno: 0,
-            source: id("demo/web"),
-            destination: id("demo/echo"),
-            policy: id("demo/only-web"),
+            source: id_of(&"demo/web"),
+            destination: id_of(&"demo/echo"),
+            policy: id_of(&"demo/only-web"),
             client: ip("10.0.0.1"),
             origin: ip("10.96.0.10"),
             server: ip("10.0.0.2"),
@@ -347,8 +347,8 @@ mod tests {
     #[test]
     fn a_denied_connection_names_the_policy() {
         let denied = Event {
-            destination: id("demo/echo"),
-            policy: id("demo/only-web"),
+            destination: id_of(&"demo/echo"),
+            policy: id_of(&"demo/only-web"),
             ..refused(event::DENIED)
         };
         let end = only(&denied, &with_policy());

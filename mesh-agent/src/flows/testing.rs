@@ -22,6 +22,8 @@ pub(super) fn workload(name: &str, node: Option<&str>, address: &str) -> Arc<Wor
         addresses: vec![address.parse().unwrap()],
         labels: BTreeMap::new(),
         ports: vec![],
+        probes: vec![],
+        ready: true,
         place: Place::Unplaced,
     })
 }

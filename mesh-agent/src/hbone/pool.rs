@@ -15,6 +15,7 @@ use crate::hbone::connect::Open;
 use crate::hbone::stream::Stream;
 use crate::hbone::tunnel::{Lease, Tunnel};
 use crate::hbone::{Error, Options};
+use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::task::scope::Scope;
 use crate::telemetry::Telemetry;
@@ -28,6 +29,8 @@ pub struct Key {
     pub peer: SocketAddr,
     /// Who must be there.
     pub destination: SpiffeId,
+    /// Which of several workloads on one address is asked for; `None`: there is only one.
+    pub workload: Option<ResourceName>,
 }
 
 /// Tunnels that are open or being opened.

@@ -93,7 +93,7 @@ pub(crate) struct Handshake {
 
 /// Runs a handshake, with real TLS records, until neither side has more to say.
 pub(crate) fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Handshake {
-    let name = ServerName::try_from("mesh.invalid").unwrap();
+    let name = ServerName::try_from("192.0.2.1").unwrap();
     let mut client = ClientConnection::new(client, name).unwrap();
     let mut server = ServerConnection::new(server).unwrap();
     let (mut client_error, mut server_error) = (None, None);

@@ -113,7 +113,7 @@ fn both_sides_see_each_other_over_the_preferred_cryptography() {
     assert_eq!(suite, CipherSuite::TLS13_AES_128_GCM_SHA256);
     let group = done.client.negotiated_key_exchange_group().unwrap().name();
     assert_eq!(group, NamedGroup::X25519MLKEM768);
-    assert_eq!(done.server.server_name(), None, "no SNI");
+    assert_eq!(done.server.server_name(), None, "none is sent to an address");
     assert_eq!(done.client.tls13_tickets_received(), 0);
 }
 

@@ -22,6 +22,7 @@ pub const ALPN: &[u8] = b"h2";
 /// The configuration of a client that is `identity` and calls one of `expected`.
 ///
 /// It follows the identity's rotation and the change of roots; it need not be made again for them.
+/// A server name is sent if the caller connects by one, and none if it connects by an address.
 /// The caller checks that the protocol [`ALPN`] was negotiated: rustls accepts a server that
 /// chooses none.
 pub fn client_config(identity: &Arc<Identity>, expected: Vec<SpiffeId>) -> Arc<ClientConfig> {
@@ -32,7 +33,6 @@ pub fn client_config(identity: &Arc<Identity>, expected: Vec<SpiffeId>) -> Arc<C
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(Resolver(Arc::clone(identity))));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    config.enable_sni = false;
     // A resumed session would skip the verification, and with it the placement and new roots.
     config.resumption = Resumption::disabled();
     Arc::new(config)

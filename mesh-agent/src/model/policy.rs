@@ -53,6 +53,34 @@ pub enum Acceleration {
     Sockmap,
 }
 
+/// The namespace whose policies apply to the whole mesh (Istio's root namespace, which is
+/// `istio-system` there by default).
+pub const ROOT_NAMESPACE: &str = "mesh-system";
+
+/// How connections of some workloads are carried. What a policy leaves out is inherited: from the
+/// policies of the namespace, then of the mesh, then the defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshPolicy {
+    /// Namespace and name. In [`ROOT_NAMESPACE`] it applies to every namespace.
+    pub name: ResourceName,
+    /// `metadata.creationTimestamp`; empty: older than any. Sorts by time.
+    pub created: String,
+    /// `spec.selector.matchLabels`; empty: every workload of the scope.
+    pub selector: BTreeMap<String, String>,
+    /// `spec.mtls.mode`.
+    pub mtls: Option<MtlsMode>,
+    /// `spec.portLevelMtls`, by the workload's port.
+    pub port_mtls: BTreeMap<u16, MtlsMode>,
+    /// `spec.sameNode`.
+    pub same_node: Option<SameNode>,
+    /// `spec.portLevelSameNode`, by the workload's port.
+    pub port_same_node: BTreeMap<u16, SameNode>,
+    /// `spec.failureMode`.
+    pub failure: Option<FailureMode>,
+    /// `spec.acceleration`.
+    pub acceleration: Option<Acceleration>,
+}
+
 /// What is in force for one workload, with every default filled in. Resolved once per snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadPolicy {
@@ -105,13 +133,16 @@ pub enum Action {
     Deny,
 }
 
-/// One rule: it matches if one of `from` and one of `to` do. An empty list does not restrict.
+/// One rule: it matches if one of `from`, one of `to` and all of `when` do. An empty list does not
+/// restrict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// `from[].source`.
     pub from: Vec<Source>,
     /// `to[].operation`.
     pub to: Vec<Operation>,
+    /// `when[]`.
+    pub when: Vec<When>,
     /// The rule asks for something that a TCP connection does not have, in an `ALLOW` policy: it
     /// never matches (Istio: an HTTP-only rule of an `ALLOW` is ignored for TCP).
     pub never: bool,
@@ -141,6 +172,15 @@ pub struct Operation {
     pub ports: Vec<u16>,
     /// `notPorts`.
     pub not_ports: Vec<u16>,
+}
+
+/// A further condition of a rule: both sides must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct When {
+    /// The keys that begin with `source.`.
+    pub source: Source,
+    /// `destination.port`.
+    pub operation: Operation,
 }
 
 /// How Istio compares text.
@@ -194,14 +234,36 @@ impl WorkloadPolicy {
 impl Text {
     /// Whether `value` is meant; `None`: there is none.
     pub fn matches(&self, value: Option<&str>) -> bool {
-        let Some(value) = value else { return false };
+        value.is_some_and(|value| self.matches_joined(&[value]))
+    }
+
+    /// Whether the text that `parts` make together is meant. Spares making it.
+    pub fn matches_joined(&self, parts: &[&str]) -> bool {
         match self {
-            Self::Exact(text) => value == text,
-            Self::Prefix(text) => value.starts_with(text.as_str()),
-            Self::Suffix(text) => value.ends_with(text.as_str()),
-            Self::Present => !value.is_empty(),
+            Self::Exact(text) => {
+                let rest =
+                    parts.iter().try_fold(text.as_str(), |rest, part| rest.strip_prefix(part));
+                rest.is_some_and(str::is_empty)
+            }
+            Self::Prefix(text) => ends_within(text, parts.iter(), |rest, part| {
+                if part.starts_with(rest) { Some("") } else { rest.strip_prefix(part) }
+            }),
+            Self::Suffix(text) => ends_within(text, parts.iter().rev(), |rest, part| {
+                if part.ends_with(rest) { Some("") } else { rest.strip_suffix(part) }
+            }),
+            Self::Present => parts.iter().any(|part| !part.is_empty()),
         }
     }
+}
+
+/// Whether nothing is left of `text` when `take` has taken one part after the other off it.
+fn ends_within<'a>(
+    text: &'a str,
+    mut parts: impl Iterator<Item = &'a &'a str>,
+    take: fn(&'a str, &str) -> Option<&'a str>,
+) -> bool {
+    let rest = parts.try_fold(text, |rest, part| take(rest, part));
+    rest.is_some_and(str::is_empty)
 }
 
 impl Block {

@@ -20,6 +20,9 @@ pub struct Snapshot {
     pub workloads: HashMap<ResourceName, Arc<Workload>>,
     /// Workloads by address. Several may share one: units of one host. Never empty; by name.
     pub by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
+    /// Of addresses that several workloads share: whose each port is that one of them declares, or
+    /// that a service reaches one of them by. Never empty; by name. See [`Snapshot::listeners`].
+    pub by_port: HashMap<SocketAddr, Vec<Arc<Workload>>>,
     /// What is behind each virtual address and port.
     pub services: HashMap<SocketAddr, Arc<Target>>,
     /// On which nodes each identity is scheduled.
@@ -88,6 +91,16 @@ pub struct Endpoint {
     pub workload: Arc<Workload>,
 }
 
+impl Endpoints {
+    /// Those that there are.
+    pub fn as_slice(&self) -> &[Endpoint] {
+        match self {
+            Self::Invalid => &[],
+            Self::Resolved { endpoints, .. } => endpoints,
+        }
+    }
+}
+
 impl Snapshot {
     /// Whether a workload with the identity `id` is scheduled on `node`.
     pub fn runs_on(&self, id: &SpiffeId, node: &str) -> bool {
@@ -97,6 +110,30 @@ impl Snapshot {
     /// What is in force for a workload; the defaults for one that is not known.
     pub fn policy(&self, workload: &ResourceName) -> Arc<WorkloadPolicy> {
         self.policies.get(workload).cloned().unwrap_or_default()
+    }
+
+    /// The workloads that may listen at `at`: all of the address that declare the port or are
+    /// reached by it through a service; if none does, the first of the address by name. Empty if no
+    /// workload has the address.
+    ///
+    /// More than one only if the configuration gives one port of one address to several.
+    pub fn listeners(&self, at: SocketAddr) -> &[Arc<Workload>] {
+        let first = || self.by_address.get(&at.ip()).and_then(|all| all.get(..1));
+        self.by_port.get(&at).map(Vec::as_slice).or_else(first).unwrap_or_default()
+    }
+
+    /// Whether a workload declares a port, or a service reaches it there. Looks at every service.
+    pub fn serves(&self, workload: &Workload, port: u16) -> bool {
+        workload.ports.iter().any(|named| named.port == port)
+            || self.services.values().map(|target| &target.service).any(|service| {
+                service.selects(workload)
+                    && service.ports.iter().any(|to| to.target.resolve(workload) == Some(port))
+            })
+    }
+
+    /// Whether several workloads have this address.
+    pub fn is_shared(&self, address: IpAddr) -> bool {
+        self.by_address.get(&address).is_some_and(|workloads| workloads.len() > 1)
     }
 
     /// The workloads that the agent of `node` serves.

@@ -23,6 +23,10 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// Ports that services may name in `targetPort`.
     pub ports: Vec<NamedPort>,
+    /// Ports at which its node looks whether it is healthy, host byte order; each once.
+    pub probes: Vec<u16>,
+    /// Whether services may send connections to it. Its own address works in any case.
+    pub ready: bool,
     /// Where on its node it is found.
     pub place: Place,
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use mesh_common::{HBONE_PORT, OUTBOUND_PORT};
+use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, maps};
 use nix::libc;
 use tokio::net::TcpListener as AsyncListener;
 
@@ -16,8 +16,9 @@ use crate::sys::socket::{ListenerOptions, listen};
 
 /// Makes the listeners in the realm's namespace and starts to accept.
 ///
-/// Outbound, each data thread has a listener of its own on loopback, and the kernel spreads the
-/// connections. Inbound tunnels are few and long: they are handed to the threads in turn.
+/// Outbound and for plaintext, each data thread has a listener of its own on loopback, and the
+/// kernel spreads the connections. Inbound tunnels are few and long: they are handed to the threads
+/// in turn.
 ///
 /// # Errors
 ///
@@ -25,20 +26,31 @@ use crate::sys::socket::{ListenerOptions, listen};
 pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
     let backlog = context.options.backlog;
     // All of them, or none: nothing is accepted before the last one is bound.
-    let (outbound, inbound) = realm.enter(|| {
+    let (outbound, plaintext, inbound) = realm.enter(|| {
         let inbound = both(HBONE_PORT, Bind::Any, ListenerOptions { backlog, reuse_port: false })?;
         let shared = ListenerOptions { backlog, reuse_port: true };
-        let outbound = context
-            .runtimes
-            .all()
-            .iter()
-            .map(|_| both(OUTBOUND_PORT, Bind::Loopback, shared))
-            .collect::<io::Result<Vec<_>>>()?;
-        Ok((outbound, inbound))
+        let each = |port| {
+            let workers = context.runtimes.all().iter();
+            workers.map(|_| both(port, Bind::Loopback, shared)).collect::<io::Result<Vec<_>>>()
+        };
+        Ok((each(OUTBOUND_PORT)?, each(PLAINTEXT_PORT)?, inbound))
     })?;
+    // Of those that share a port one is enough: the kernel chooses among them itself.
+    let arriving =
+        plaintext.first().into_iter().flatten().map(|listener| (maps::PLAINTEXT, listener));
+    let arriving = arriving.chain(inbound.iter().map(|listener| (maps::TUNNELS, listener)));
+    for (kind, listener) in arriving {
+        let family = if listener.local_addr()?.is_ipv4() { 4 } else { 6 };
+        context.kernel.give_to(realm.cookie, kind, family, listener)?;
+    }
     for (worker, listeners) in outbound.into_iter().enumerate() {
         for listener in listeners {
             take_outbound(context, realm, worker, listener);
+        }
+    }
+    for (worker, listeners) in plaintext.into_iter().enumerate() {
+        for listener in listeners {
+            take_plaintext(context, realm, worker, listener);
         }
     }
     for listener in inbound {
@@ -83,6 +95,25 @@ fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, list
             let connection =
                 tcp::run(Arc::clone(&context), Arc::clone(&realm), worker, stream, client);
             realm.scope.spawn(connection);
+        })
+        .await;
+    });
+}
+
+fn take_plaintext(
+    context: &Arc<Context>,
+    realm: &Arc<Realm>,
+    worker: usize,
+    listener: TcpListener,
+) {
+    let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
+    let (context, realm) = (Arc::clone(context), Arc::clone(realm));
+    let scope = realm.scope.clone();
+    scope.clone().spawn_on(&handle, async move {
+        let Some(listener) = register(listener) else { return };
+        accept::run(listener, &scope, |stream, client| {
+            let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
+            scope.spawn(inbound::plaintext::run(context, realm, stream, client));
         })
         .await;
     });

@@ -9,7 +9,7 @@ use crate::sys::cgroup;
 
 /// Where a workload was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Spot {
     /// A cgroup, by its id.
     Cgroup(u64),
     /// A network namespace.
@@ -26,21 +26,21 @@ pub enum Found {
 /// # Errors
 ///
 /// It is not there.
-pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Found> {
+pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Spot> {
     let named = |path: &Path, error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {error}", path.display()))
     };
     match place {
         Place::Cgroup(path) => {
             let path = cgroup_root.join(path.strip_prefix("/").unwrap_or(path));
-            cgroup::id(&path).map(Found::Cgroup).map_err(|error| named(&path, error))
+            cgroup::id(&path).map(Spot::Cgroup).map_err(|error| named(&path, error))
         }
         Place::Netns(path) => match path.metadata() {
-            Ok(there) => Ok(Found::Netns { path: path.clone(), inode: there.ino() }),
+            Ok(there) => Ok(Spot::Netns { path: path.clone(), inode: there.ino() }),
             Err(error) => Err(named(path, error)),
         },
         Place::SystemdUnit(unit) => {
-            cgroup::of_unit(cgroup_root, unit).and_then(|path| cgroup::id(&path)).map(Found::Cgroup)
+            cgroup::of_unit(cgroup_root, unit).and_then(|path| cgroup::id(&path)).map(Spot::Cgroup)
         }
         Place::Unplaced => Err(io::Error::new(
             io::ErrorKind::NotFound,
@@ -60,7 +60,7 @@ mod tests {
         let id = cgroup::id(&root.path().join("a/b")).unwrap();
         for name in ["a/b", "/a/b"] {
             let found = find(&Place::Cgroup(name.into()), root.path()).unwrap();
-            assert_eq!(found, Found::Cgroup(id));
+            assert_eq!(found, Spot::Cgroup(id));
         }
     }
 

@@ -1,7 +1,9 @@
 //! The task that owns the set of enrolled workloads. It ends when its scope drains.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +12,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::datapath::desired::Enrolled;
-use crate::datapath::sync::Applied;
+use crate::datapath::sync::{Applied, Found};
 use crate::identity::Identities;
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Place, Workload};
-use crate::pods::place::{self, Found};
+use crate::pods::place::{self, Spot};
 use crate::pods::{Options, listeners};
 use crate::proxy::Context;
-use crate::proxy::realm::{Local, Realm};
+use crate::proxy::realm::{Local, Realm, Resident};
 use crate::sys::netns::Netns;
 use crate::sys::{cgroup, socket};
 use crate::task::backoff::Backoff;
@@ -37,7 +39,7 @@ pub struct Pods {
     /// Who makes certificates.
     pub identities: Identities,
     /// Says to the datapath whose connections may be captured.
-    pub enrolled: watch::Sender<Arc<[Enrolled]>>,
+    pub enrolled: watch::Sender<Found>,
     /// Says whose are.
     pub applied: watch::Receiver<Applied>,
     /// The scope of all connections.
@@ -47,15 +49,26 @@ pub struct Pods {
 /// One enrolled workload.
 struct Pod {
     workload: Arc<Workload>,
-    found: Found,
+    found: Spot,
     local: Arc<Local>,
     realm: Arc<Realm>,
+}
+
+/// Where a workload's sockets are.
+struct Located {
+    source: SourceKey,
+    /// Of the namespace.
+    cookie: u64,
+    /// `None`: the agent's own.
+    netns: Option<Netns>,
 }
 
 /// The task's own state.
 #[derive(Default)]
 struct Set {
     pods: BTreeMap<ResourceName, Pod>,
+    /// Those that were found and could not be started: their failure mode is in force.
+    waiting: BTreeMap<ResourceName, Enrolled>,
     /// The agent's own namespace, once a workload lives in it.
     host: Option<Arc<Realm>>,
     /// When to try again what could not be started.
@@ -94,6 +107,7 @@ impl Pods {
             .map(|workload| (&workload.name, workload))
             .collect();
         set.failing.retain(|name, _| wanted.contains_key(name));
+        set.waiting.retain(|name, _| wanted.contains_key(name));
         let gone = self.take_gone(set, &wanted);
         if !gone.is_empty() {
             self.publish(set);
@@ -104,6 +118,7 @@ impl Pods {
         }
         set.refresh_host();
         self.publish(set);
+        self.context.kernel.retain_arrivals(|cookie| set.is_used(cookie));
         let used: BTreeSet<_> =
             set.pods.values().map(|pod| pod.workload.identity.clone()).collect();
         self.identities.retain(|id| used.contains(id));
@@ -161,6 +176,7 @@ impl Pods {
             Ok(pod) => {
                 tracing::info!(workload = %name, identity = %workload.identity, "enrolled");
                 set.failing.remove(name);
+                set.waiting.remove(name);
                 set.pods.insert(name.clone(), pod);
             }
             Err(error) => {
@@ -177,29 +193,48 @@ impl Pods {
     }
 
     fn start(&self, set: &mut Set, workload: &Arc<Workload>) -> io::Result<Pod> {
+        set.waiting.remove(&workload.name);
         let found = place::find(&workload.place, &self.options.cgroup_root)?;
+        let located = self.locate(&found)?;
+        let enrolled = located.enrolled(&workload.name);
+        // From here on it is known whose sockets these are.
+        set.waiting.insert(workload.name.clone(), enrolled);
         let identity = self.identities.ensure(&workload.identity).map_err(io::Error::other)?;
-        let local = |source| Arc::new(Local::new(Arc::clone(workload), identity, source));
-        let (realm, local) = match &found {
-            Found::Cgroup(id) => {
-                self.refuse_own_cgroup(*id)?;
-                (self.host(set)?, local(SourceKey::cgroup(*id)))
+        let local = Arc::new(Local::new(Arc::clone(workload), identity, located.source));
+        let realm = match located.netns {
+            None => self.host(set)?,
+            Some(netns) => {
+                let realm = self.realm(Some(netns), "pod")?;
+                realm.set_locals(vec![Arc::clone(&local)]);
+                self.listen(&realm)?;
+                realm
             }
-            Found::Netns { path, .. } => {
+        };
+        Ok(Pod { workload: Arc::clone(workload), found, local, realm })
+    }
+
+    /// Where a workload's sockets are. What arrives there is looked at from now on.
+    fn locate(&self, found: &Spot) -> io::Result<Located> {
+        let node = socket::current_netns_cookie()?;
+        match found {
+            Spot::Cgroup(id) => {
+                self.refuse_own_cgroup(*id)?;
+                let own = File::open("/proc/thread-self/ns/net")?;
+                self.context.kernel.watch_arrivals(own.as_fd(), node, true)?;
+                Ok(Located { source: SourceKey::cgroup(*id), cookie: node, netns: None })
+            }
+            Spot::Netns { path, .. } => {
                 let netns = Netns::open(&path.to_string_lossy())?;
-                if netns.enter(socket::current_netns_cookie)?? == socket::current_netns_cookie()? {
+                let cookie = netns.enter(socket::current_netns_cookie)??;
+                if cookie == node {
                     return Err(io::Error::other(
                         "its `netns` is the host's; name its `cgroup` or `systemdUnit` instead",
                     ));
                 }
-                let realm = self.realm(Some(netns), "pod")?;
-                let local = local(SourceKey::netns(realm.cookie));
-                realm.set_locals(vec![Arc::clone(&local)]);
-                self.listen(&realm)?;
-                (realm, local)
+                self.context.kernel.watch_arrivals(netns.as_fd(), cookie, false)?;
+                Ok(Located { source: SourceKey::netns(cookie), cookie, netns: Some(netns) })
             }
-        };
-        Ok(Pod { workload: Arc::clone(workload), found, local, realm })
+        }
     }
 
     fn realm(&self, netns: Option<Netns>, name: &'static str) -> io::Result<Arc<Realm>> {
@@ -235,21 +270,31 @@ impl Pods {
         Ok(())
     }
 
+    /// Says to connections and to the datapath who is here.
     fn publish(&self, set: &Set) {
-        let enrolled: Arc<[_]> = set
-            .pods
-            .iter()
-            .map(|(name, pod)| Enrolled {
-                name: name.clone(),
-                source: pod.local.source,
-                netns: pod.realm.cookie,
-            })
-            .collect();
+        let resident =
+            |pod: &Pod| Resident { realm: Arc::clone(&pod.realm), local: Arc::clone(&pod.local) };
+        let residents = set.pods.iter().map(|(name, pod)| (name.clone(), resident(pod)));
+        self.context.locals.set(residents.collect());
+        let ready = set.pods.iter().map(|(name, pod)| Enrolled {
+            name: name.clone(),
+            source: pod.local.source,
+            netns: pod.realm.cookie,
+            ready: true,
+        });
+        let enrolled: Arc<[_]> = ready.chain(set.waiting.values().cloned()).collect();
         self.enrolled.send_if_modified(|current| {
-            let changed = *current != enrolled;
-            *current = enrolled;
+            let changed = current.as_ref() != Some(&enrolled);
+            *current = Some(enrolled);
             changed
         });
+    }
+}
+
+impl Located {
+    fn enrolled(&self, name: &ResourceName) -> Enrolled {
+        let (source, netns) = (self.source, self.cookie);
+        Enrolled { name: name.clone(), source, netns, ready: false }
     }
 }
 
@@ -259,13 +304,19 @@ impl Pod {
         let identity = Arc::clone(&self.local.identity);
         self.workload = Arc::clone(workload);
         self.local = Arc::new(Local::new(Arc::clone(workload), identity, self.local.source));
-        if matches!(self.found, Found::Netns { .. }) {
+        if matches!(self.found, Spot::Netns { .. }) {
             self.realm.set_locals(vec![Arc::clone(&self.local)]);
         }
     }
 }
 
 impl Set {
+    /// Whether a workload is in the namespace with this cookie.
+    fn is_used(&self, cookie: u64) -> bool {
+        self.pods.values().any(|pod| pod.realm.cookie == cookie)
+            || self.waiting.values().any(|waiting| waiting.netns == cookie)
+    }
+
     /// Tells the agent's own namespace which workloads live in it.
     fn refresh_host(&self) {
         if let Some(host) = &self.host {

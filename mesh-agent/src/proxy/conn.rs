@@ -1,6 +1,7 @@
 //! One connection as it is reported, however it ends.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -25,7 +26,7 @@ pub struct Conn {
     /// The route that chose the backend.
     pub route: Option<ResourceName>,
     /// What it has carried.
-    pub carried: Carried,
+    pub carried: Arc<Carried>,
     client: SocketAddr,
     destination: SocketAddr,
     start: SystemTime,
@@ -48,7 +49,7 @@ impl Conn {
             upstream_host: None,
             upstream_local: None,
             route: None,
-            carried: Carried::default(),
+            carried: Arc::default(),
             client,
             destination,
             start: clock::now(),

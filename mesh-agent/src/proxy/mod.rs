@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod conn;
 pub mod realm;
+pub mod server_name;
 pub mod refusal;
 pub mod upstream;
 pub mod outbound;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use crate::datapath::Kernel;
 use crate::hbone;
+use crate::proxy::realm::Locals;
 use crate::store::Reader;
 use crate::task::worker::Runtimes;
 use crate::telemetry::Telemetry;
@@ -29,6 +31,8 @@ pub struct Context {
     pub kernel: Arc<Kernel>,
     /// Where connections are reported.
     pub telemetry: Telemetry,
+    /// The workloads of this node.
+    pub locals: Locals,
     /// The data threads.
     pub runtimes: Runtimes,
     /// What the settings say.

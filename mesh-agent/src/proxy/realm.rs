@@ -2,6 +2,8 @@
 //!
 //! A pod's namespace holds one workload; the host's holds all that are recognized by their cgroup.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,12 +11,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use mesh_common::record::Record;
 use mesh_common::source::SourceKey;
+use mesh_common::workload;
 use rustls::ServerConfig;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
 use crate::hbone::pool::Pool;
 use crate::identity::{Identity, tls};
+use crate::model::id::ResourceName;
+use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::sys::netns::Netns;
@@ -46,6 +51,38 @@ pub struct Realm {
     /// `None`: the agent's own namespace.
     netns: Option<Netns>,
     locals: ArcSwap<Vec<Arc<Local>>>,
+}
+
+/// The workloads of this node that are enrolled, by name, each with its namespace. Cheap to clone;
+/// all clones are one. Written by the task that owns the set.
+#[derive(Clone, Default)]
+pub struct Locals(Arc<ArcSwap<HashMap<ResourceName, Resident>>>);
+
+/// A workload of this node, with the namespace that it lives in.
+#[derive(Clone)]
+pub struct Resident {
+    /// The namespace.
+    pub realm: Arc<Realm>,
+    /// The workload.
+    pub local: Arc<Local>,
+}
+
+impl Locals {
+    /// Replaces all of them.
+    pub fn set(&self, all: HashMap<ResourceName, Resident>) {
+        self.0.store(Arc::new(all));
+    }
+
+    /// The one with this name.
+    pub fn get(&self, name: &ResourceName) -> Option<Resident> {
+        self.0.load().get(name).cloned()
+    }
+}
+
+impl fmt::Debug for Locals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.load().keys()).finish()
+    }
 }
 
 impl Local {
@@ -87,9 +124,46 @@ impl Realm {
     }
 
     /// The workload that has an address. Where several share one, the first by name.
-    pub fn local_at(&self, address: IpAddr) -> Option<Arc<Local>> {
+    pub fn local_of_address(&self, address: IpAddr) -> Option<Arc<Local>> {
         let locals = self.locals.load();
         locals.iter().find(|local| local.workload.addresses.contains(&address)).cloned()
+    }
+
+    /// The workload with this name.
+    pub fn local_named(&self, name: &ResourceName) -> Option<Arc<Local>> {
+        self.locals.load().iter().find(|local| local.workload.name == *name).cloned()
+    }
+
+    /// The workload whose [id](workload::id) the kernel gave.
+    pub fn local_by_id(&self, id: u64) -> Option<Arc<Local>> {
+        let id_of = |local: &Local| workload::id(local.workload.name.to_string().as_bytes());
+        self.locals.load().iter().find(|local| id_of(local) == id).cloned()
+    }
+
+    /// The workload that a connection to `to` is for: a pod's is for its one workload, whatever the
+    /// port; of several in the agent's own namespace the port says which.
+    pub fn local_at(&self, mesh: &Snapshot, to: SocketAddr) -> Option<Arc<Local>> {
+        let locals = self.locals.load();
+        locals.iter().find(|local| self.takes(mesh, local, to)).cloned()
+    }
+
+    /// The workload that a connection to `to` is for, within a tunnel of `tunnel`'s certificate: it
+    /// is `tunnel`, or another with the same identity.
+    pub fn local_within(
+        &self,
+        mesh: &Snapshot,
+        to: SocketAddr,
+        tunnel: &Local,
+    ) -> Option<Arc<Local>> {
+        let locals = self.locals.load();
+        let all = || locals.iter().filter(|local| self.takes(mesh, local, to));
+        let same = |local: &&Arc<Local>| local.workload.name == tunnel.workload.name;
+        let alike = |local: &&Arc<Local>| local.workload.identity == tunnel.workload.identity;
+        all().find(same).or_else(|| all().find(alike)).cloned()
+    }
+
+    fn takes(&self, mesh: &Snapshot, local: &Local, to: SocketAddr) -> bool {
+        takes(mesh, self.netns.is_some(), &local.workload, to)
     }
 
     /// A non-blocking socket in this namespace, marked as the agent's own: it is never captured.
@@ -119,9 +193,83 @@ impl Realm {
     }
 }
 
+/// Whether a connection to `to` may be for `workload`. `alone`: no other workload is in its
+/// namespace.
+fn takes(mesh: &Snapshot, alone: bool, workload: &Workload, to: SocketAddr) -> bool {
+    let has = workload.addresses.contains(&to.ip());
+    if alone {
+        return has;
+    }
+    if to.ip().is_loopback() {
+        return mesh.serves(workload, to.port());
+    }
+    has && mesh.listeners(to).iter().any(|other| other.name == workload.name)
+}
+
 fn within<T>(netns: Option<&Netns>, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     match netns {
         None => f(),
         Some(netns) => netns.enter(f)?,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::spiffe::SpiffeId;
+    use crate::model::workload::{NamedPort, Place};
+
+    fn unit(name: &str, ports: &[u16]) -> Arc<Workload> {
+        let port = |port: &u16| NamedPort { name: format!("p{port}"), port: *port };
+        Arc::new(Workload {
+            name: ResourceName::new("demo", name),
+            identity: SpiffeId::new("cluster.local", "demo", name).unwrap(),
+            node: Some("a".into()),
+            addresses: vec![[10, 0, 0, 1].into()],
+            labels: BTreeMap::new(),
+            ports: ports.iter().map(port).collect(),
+            probes: Vec::new(),
+            ready: true,
+            place: Place::Unplaced,
+        })
+    }
+
+    #[test]
+    fn units_of_one_address_are_told_apart_by_port() {
+        let (a, b) = (unit("a", &[80]), unit("b", &[81]));
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let mesh = Snapshot {
+            by_address: HashMap::from([(address, vec![Arc::clone(&a), Arc::clone(&b)])]),
+            by_port: HashMap::from([
+                ((address, 80).into(), vec![Arc::clone(&a)]),
+                ((address, 81).into(), vec![Arc::clone(&b)]),
+            ]),
+            ..Snapshot::default()
+        };
+        let check = |to: &str, expect: [bool; 2]| {
+            let to = to.parse().unwrap();
+            assert_eq!([&a, &b].map(|unit| takes(&mesh, false, unit, to)), expect, "{to}");
+        };
+        check("10.0.0.1:80", [true, false]);
+        check("10.0.0.1:81", [false, true]);
+        // Nobody's: the first by name, for agents of other nodes too.
+        check("10.0.0.1:82", [true, false]);
+        check("127.0.0.1:81", [false, true]);
+        check("[::1]:80", [true, false]);
+        check("127.0.0.1:82", [false, false]);
+        check("10.0.0.2:80", [false, false]);
+    }
+
+    #[test]
+    fn a_pod_takes_every_port_of_its_addresses() {
+        let pod = unit("a", &[80]);
+        let check = |to: &str, expect| {
+            assert_eq!(takes(&Snapshot::default(), true, &pod, to.parse().unwrap()), expect);
+        };
+        check("10.0.0.1:9", true);
+        check("127.0.0.1:80", false);
+        check("10.0.0.2:80", false);
     }
 }

@@ -25,6 +25,7 @@ use crate::model::snapshot::Endpoint;
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::refusal::{Refusal, Watched};
+use crate::proxy::server_name;
 use crate::sys::socket;
 use crate::telemetry::Role;
 
@@ -55,6 +56,8 @@ pub struct Reach<'a> {
     pub local: &'a Local,
     /// The client's real address.
     pub client: SocketAddr,
+    /// The endpoint's address is also that of other workloads.
+    pub shared: bool,
     /// The service's name, for the peer's log.
     pub hostname: Option<&'a str>,
 }
@@ -78,6 +81,7 @@ pub async fn reach(
         source: from.local.identity.id().clone(),
         peer,
         destination: endpoint.workload.identity.clone(),
+        workload: from.shared.then(|| endpoint.workload.name.clone()),
     };
     let open = Open { destination: endpoint.address, client: Some(from.client) };
     let pool = from
@@ -125,8 +129,10 @@ async fn dial(
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(hbone::Error::Connect)?;
     let config = tls::client_config(&from.local.identity, vec![key.destination.clone()]);
-    // No name is sent: the peer chooses its certificate by the address.
-    let name = ServerName::from(key.peer.ip());
+    // The peer chooses its certificate by the address; a name is sent only where that is not
+    // enough, because anyone on the way can read it.
+    let name = key.workload.as_ref().and_then(server_name::of);
+    let name = name.unwrap_or_else(|| ServerName::from(key.peer.ip()));
     let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
     let handshake = TlsConnector::from(config).connect(name, stream);
     let error = match timeout(context.options.handshake_timeout, handshake).await {
@@ -192,7 +198,7 @@ mod tests {
         for failed in Kind::ALL {
             let (seen, _retry) = kind(&hbone::Error::Refused(failed.connect_status()));
             let expect = match failed {
-                Kind::Denied => Kind::Denied,
+                Kind::Denied | Kind::Plaintext => Kind::Denied,
                 Kind::Identity => Kind::Identity,
                 Kind::NoOrigin | Kind::Protocol => Kind::Protocol,
                 Kind::Timeout => Kind::Timeout,

@@ -11,6 +11,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::store::attach::Attached;
 use crate::store::index::{Family, Index};
+use crate::store::policies;
 use crate::store::update::{Key, Kind, Update};
 
 /// Builds the snapshot of what all sources say. The order within an update does not matter.
@@ -27,8 +28,52 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
         .map(|(name, (_, workload))| ((*name).clone(), Arc::clone(workload)))
         .collect();
     let placements = placements(&index);
-    let policies = HashMap::new();
-    Snapshot { revision, workloads, by_address, services, placements, policies, conditions }
+    let policies = policies::resolve(&index, &mut conditions);
+    let by_port = by_port(&by_address, &services);
+    Snapshot {
+        revision,
+        workloads,
+        by_address,
+        by_port,
+        services,
+        placements,
+        policies,
+        conditions,
+    }
+}
+
+/// Whose the ports are of addresses that several workloads share.
+fn by_port(
+    by_address: &HashMap<IpAddr, Vec<Arc<Workload>>>,
+    targets: &HashMap<SocketAddr, Arc<Target>>,
+) -> HashMap<SocketAddr, Vec<Arc<Workload>>> {
+    let shared: HashMap<_, _> =
+        by_address.iter().filter(|(_, workloads)| workloads.len() > 1).collect();
+    let mut map: HashMap<SocketAddr, Vec<Arc<Workload>>> = HashMap::new();
+    if shared.is_empty() {
+        return map;
+    }
+    for (address, workloads) in &shared {
+        for workload in *workloads {
+            for port in &workload.ports {
+                let at = SocketAddr::new(**address, port.port);
+                map.entry(at).or_default().push(Arc::clone(workload));
+            }
+        }
+    }
+    let splits =
+        targets.values().flat_map(|target| target.by_namespace.values().chain([&target.default]));
+    let backends = splits.flat_map(|split| &split.backends);
+    for endpoint in backends.flat_map(|backend| backend.endpoints.as_slice()) {
+        if shared.contains_key(&endpoint.address.ip()) {
+            map.entry(endpoint.address).or_default().push(Arc::clone(&endpoint.workload));
+        }
+    }
+    for workloads in map.values_mut() {
+        workloads.sort_by(|a, b| a.name.cmp(&b.name));
+        workloads.dedup_by(|a, b| a.name == b.name);
+    }
+    map
 }
 
 /// On which nodes each identity is scheduled.
@@ -58,7 +103,8 @@ fn targets(
                         "Service {} has {at} already; give one of them another address or port",
                         winner.service.name
                     );
-                    conditions.push(conflict(location, Kind::Service, &service.name, &message));
+                    let key = Key { kind: Kind::Service, name: service.name.clone() };
+                    conditions.push(conflict(location, &key, "spec.clusterIPs", message));
                 } else {
                     let target = attached.target(index, service, port, Family::of(*address));
                     targets.insert(at, Arc::new(target));
@@ -85,7 +131,8 @@ fn by_address(
                     "{address} is the virtual address of a service too, which wins on its ports; \
                      change one of them"
                 );
-                conditions.push(conflict(location, Kind::Workload, &workload.name, &message));
+                let key = Key { kind: Kind::Workload, name: workload.name.clone() };
+                conditions.push(conflict(location, &key, "spec.addresses", message));
             }
             map.entry(*address).or_default().push(Arc::clone(workload));
         }
@@ -93,18 +140,13 @@ fn by_address(
     map
 }
 
-/// An address that two resources claim.
-fn conflict(location: &Location, kind: Kind, name: &ResourceName, message: &str) -> Condition {
-    let field = match kind {
-        Kind::Service => "spec.clusterIPs",
-        Kind::TcpRoute => "spec.parentRefs",
-        Kind::Workload => "spec.addresses",
-    };
+/// Something that two resources claim.
+pub(super) fn conflict(location: &Location, key: &Key, field: &str, message: String) -> Condition {
     Condition {
         location: location.clone(),
-        subject: Key { kind, name: name.clone() }.to_string(),
+        subject: key.to_string(),
         field: field.to_owned(),
         reason: Reason::Conflicted,
-        message: message.to_owned(),
+        message,
     }
 }

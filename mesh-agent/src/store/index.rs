@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location, Reason};
 use crate::model::id::ResourceName;
+use crate::model::policy::{AuthorizationPolicy, MeshPolicy};
 use crate::model::route::TcpRoute;
 use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::Endpoint;
@@ -20,6 +21,8 @@ pub(super) struct Index<'a> {
     pub(super) services: BTreeMap<&'a ResourceName, Placed<'a, Service>>,
     pub(super) routes: BTreeMap<&'a ResourceName, Placed<'a, TcpRoute>>,
     pub(super) workloads: BTreeMap<&'a ResourceName, Placed<'a, Workload>>,
+    pub(super) mesh_policies: BTreeMap<&'a ResourceName, Placed<'a, MeshPolicy>>,
+    pub(super) authorization: BTreeMap<&'a ResourceName, Placed<'a, AuthorizationPolicy>>,
     by_label: HashMap<Label<'a>, Vec<&'a Arc<Workload>>>,
 }
 
@@ -35,6 +38,8 @@ impl<'a> Index<'a> {
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             workloads: BTreeMap::new(),
+            mesh_policies: BTreeMap::new(),
+            authorization: BTreeMap::new(),
             by_label: HashMap::new(),
         };
         for resource in updates.values().flat_map(|update| &update.resources) {
@@ -44,6 +49,12 @@ impl<'a> Index<'a> {
                 Object::TcpRoute(route) => insert(&mut index.routes, &route.name, at, route),
                 Object::Workload(workload) => {
                     insert(&mut index.workloads, &workload.name, at, workload)
+                }
+                Object::MeshPolicy(policy) => {
+                    insert(&mut index.mesh_policies, &policy.name, at, policy)
+                }
+                Object::AuthorizationPolicy(policy) => {
+                    insert(&mut index.authorization, &policy.name, at, policy)
                 }
             };
             if let Some(other) = other {
@@ -65,7 +76,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The workloads behind `port` of `service`, each by its address of the family of a client
+    /// The ready workloads behind `port` of `service`, each by its address of the family of a client
     /// that uses `family`, or else by its first one.
     pub(super) fn endpoints(
         &self,
@@ -83,7 +94,8 @@ impl<'a> Index<'a> {
             })
             .min_by_key(|workloads| workloads.len())
             .unwrap_or_default();
-        let selected = candidates.iter().filter(|workload| service.selects(workload));
+        let selected =
+            candidates.iter().filter(|workload| workload.ready && service.selects(workload));
         selected
             .filter_map(|workload| {
                 let addresses = &workload.addresses;

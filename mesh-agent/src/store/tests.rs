@@ -43,6 +43,8 @@ fn workload(at: &str, app: &str, addresses: &[&str]) -> Object {
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         labels: BTreeMap::from([("app".into(), app.into())]),
         ports: vec![NamedPort { name: "tcp".into(), port: 8080 }],
+        probes: Vec::new(),
+        ready: true,
         place: Place::Unplaced,
     }))
 }
@@ -116,6 +118,24 @@ fn a_service_without_route_is_its_own_backend() {
 }
 
 #[test]
+fn a_workload_that_is_not_ready_is_no_endpoint_but_has_its_address() {
+    let sick = |object: Object| match object {
+        Object::Workload(workload) => {
+            Object::Workload(Arc::new(Workload { ready: false, ..(*workload).clone() }))
+        }
+        other => other,
+    };
+    let objects = [
+        service("demo/echo", "echo", &["10.96.0.1"]),
+        workload("demo/a", "echo", &["10.0.0.1"]),
+        sick(workload("demo/b", "echo", &["10.0.0.2"])),
+    ];
+    check(&objects, ("10.96.0.1:80", "demo"), "-: demo/echo 1 [10.0.0.1:8080]", &[]);
+    let address = "10.0.0.2".parse().unwrap();
+    assert_eq!(snapshot(&objects).workload_at(address).unwrap().name, name("demo/b"));
+}
+
+#[test]
 fn routes_attach_as_gamma_says() {
     let base = [
         service("demo/echo", "echo", &["10.96.0.1"]),
@@ -166,6 +186,30 @@ fn units_of_one_host_share_its_address() {
     let address = "10.0.0.1".parse().unwrap();
     assert_eq!(snapshot.workload_at(address).unwrap().name, name("demo/a"));
     assert_eq!(snapshot.by_address[&address].len(), 2);
+    assert!(snapshot.is_shared(address));
+}
+
+#[test]
+fn a_port_of_a_shared_address_is_whose_service_or_declaration_it_is() {
+    let objects = [
+        workload("demo/b", "b", &["10.0.0.1"]),
+        workload("demo/a", "a", &["10.0.0.1"]),
+        workload("demo/alone", "b", &["10.0.0.2"]),
+        service("demo/b", "b", &["10.96.0.1"]),
+    ];
+    let snapshot = snapshot(&objects);
+    let names = |at: &str| -> Vec<_> {
+        let listeners = snapshot.listeners(at.parse().unwrap()).iter();
+        listeners.map(|workload| &*workload.name.name).collect()
+    };
+    assert_eq!(names("10.0.0.1:8080"), ["a", "b"], "both declare it");
+    assert_eq!(names("10.0.0.1:8081"), ["b"], "the service's number");
+    assert_eq!(names("10.0.0.1:9"), ["a"], "nobody's");
+    assert_eq!(names("10.0.0.2:9"), ["alone"]);
+    assert_eq!(names("10.0.0.3:9"), [""; 0]);
+    let b = &snapshot.workloads[&name("demo/b")];
+    let serves = [8080, 8081, 80].map(|port| snapshot.serves(b, port));
+    assert_eq!(serves, [true, true, false]);
 }
 
 /// A few resources that get in each other's way.

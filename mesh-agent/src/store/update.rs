@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location};
 use crate::model::id::ResourceName;
+use crate::model::policy::{AuthorizationPolicy, MeshPolicy};
 use crate::model::route::TcpRoute;
 use crate::model::service::Service;
 use crate::model::workload::Workload;
@@ -38,6 +39,10 @@ pub enum Object {
     TcpRoute(Arc<TcpRoute>),
     /// A `Workload`.
     Workload(Arc<Workload>),
+    /// A `MeshPolicy`.
+    MeshPolicy(Arc<MeshPolicy>),
+    /// An Istio `AuthorizationPolicy`.
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
 }
 
 /// The kinds of resources.
@@ -49,6 +54,10 @@ pub enum Kind {
     TcpRoute,
     /// A `Workload`.
     Workload,
+    /// A `MeshPolicy`.
+    MeshPolicy,
+    /// An Istio `AuthorizationPolicy`.
+    AuthorizationPolicy,
 }
 
 /// What identifies a resource. Prints as `Service default/echo`.
@@ -67,6 +76,8 @@ impl Object {
             Self::Service(service) => (Kind::Service, &service.name),
             Self::TcpRoute(route) => (Kind::TcpRoute, &route.name),
             Self::Workload(workload) => (Kind::Workload, &workload.name),
+            Self::MeshPolicy(policy) => (Kind::MeshPolicy, &policy.name),
+            Self::AuthorizationPolicy(policy) => (Kind::AuthorizationPolicy, &policy.name),
         };
         Key { kind, name: name.clone() }
     }
@@ -79,6 +90,8 @@ impl Kind {
             Self::Service => "Service",
             Self::TcpRoute => "TCPRoute",
             Self::Workload => "Workload",
+            Self::MeshPolicy => "MeshPolicy",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 }

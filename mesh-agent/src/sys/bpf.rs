@@ -107,8 +107,8 @@ impl<K: Pod, V: Pod> SharedMap<K, V> {
     }
 
     /// The map's descriptor.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    pub const fn fd(&self) -> &OwnedFd {
+        &self.fd
     }
 
     /// Takes an entry out. `None` if there is none.

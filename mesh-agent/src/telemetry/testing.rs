@@ -20,6 +20,8 @@ pub(super) fn workload(name: &str, version: &str) -> Arc<Workload> {
         addresses: vec!["10.0.2.10".parse().unwrap()],
         labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         ports: vec![],
+        probes: Vec::new(),
+        ready: true,
         place: Place::Unplaced,
     })
 }

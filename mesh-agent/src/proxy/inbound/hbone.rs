@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::HBONE_PORT;
+use rustls::server::Acceptor;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -20,16 +21,17 @@ use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::inbound::last_hop::{self, Inbound};
 use crate::proxy::realm::{Local, Realm};
+use crate::proxy::server_name;
 use crate::proxy::upstream::CIPHERTEXT_BYTES;
 use crate::sys::socket;
 use crate::telemetry::{Peer, Reporter, Role};
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
-    // The address that was dialed says whose certificate is expected.
+    // The address that was dialed says whose certificate is expected, unless several share it.
     let address = stream.local_addr().map(|address| address.ip().to_canonical());
-    let local = address.ok().and_then(|address| realm.local_at(address));
-    let Some(local) = local else {
+    let local = address.ok().and_then(|address| realm.local_of_address(address));
+    let Some(mut local) = local else {
         tracing::debug!(%client, "a peer asked for an address that no workload here has");
         return;
     };
@@ -38,7 +40,7 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
             "a peer's tunnel is refused: the workload has as many as it may");
         return;
     };
-    match handshake(&context, &local, stream).await {
+    match handshake(&context, &realm, &mut local, stream).await {
         Ok((tls, peer)) => {
             let counted = context.telemetry.tunnel_opened();
             let options = context.options.hbone;
@@ -61,10 +63,11 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
     }
 }
 
-/// Makes sure who the peer is.
+/// Makes sure who the peer is. `local` becomes the workload that it asks for by name, if it does.
 async fn handshake(
     context: &Context,
-    local: &Local,
+    realm: &Realm,
+    local: &mut Arc<Local>,
     stream: TcpStream,
 ) -> Result<(TlsStream<BufReader<TcpStream>>, SpiffeId), Failure> {
     // What is wrong with an identity is said in our words, not in those of rustls.
@@ -75,7 +78,14 @@ async fn handshake(
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(failed)?;
     let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
-    let accepting = TlsAcceptor::from(Arc::clone(&local.server)).accept(stream);
+    let accepting = async {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let name = hello.client_hello().server_name().and_then(server_name::workload);
+        if let Some(named) = name.and_then(|name| realm.local_named(&name)) {
+            *local = named;
+        }
+        hello.into_stream(Arc::clone(&local.server)).await
+    };
     let tls = match timeout(context.options.handshake_timeout, accepting).await {
         Ok(result) => result.map_err(failed)?,
         Err(_elapsed) => return Err(Failure::new(Kind::Timeout, Side::Client, Retry::Safe)),

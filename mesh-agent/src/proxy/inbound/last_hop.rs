@@ -3,9 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_common::{HBONE_PORT, OUTBOUND_PORT};
-use tokio::time::timeout;
-
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::hbone::connect::{Open, RequestError};
 use crate::hbone::server::Incoming;
@@ -16,11 +13,9 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
+use crate::proxy::inbound::application::Arrival;
 use crate::proxy::realm::{Local, Realm};
 use crate::telemetry::{Peer, Reporter, Security};
-
-/// Ports of the agent itself: a stream to one of them would be a loop (as ztunnel refuses).
-const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, 15006, HBONE_PORT, 15080];
 
 /// A stream's surroundings.
 pub struct Inbound {
@@ -28,7 +23,7 @@ pub struct Inbound {
     pub context: Arc<Context>,
     /// The destination's namespace.
     pub realm: Arc<Realm>,
-    /// The destination.
+    /// The workload whose certificate the tunnel was given.
     pub local: Arc<Local>,
     /// Who the peer has proved to be.
     pub peer: SpiffeId,
@@ -38,64 +33,77 @@ pub struct Inbound {
 
 /// Serves one stream.
 pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: Incoming) {
-    let Inbound { context, local, peer, tunnel, .. } = &inbound;
+    let Inbound { context, realm, local, peer, tunnel } = inbound;
     let claimed = open.as_ref().ok().and_then(|open| open.client);
-    let (client, source) = client(&context.mesh.load(), claimed, *tunnel, peer);
-    let destination = open.as_ref().map_or(SocketAddr::new(tunnel.ip(), 0), |o| o.destination);
-    let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, destination);
+    let mesh = context.mesh.load();
+    let (client, source) = client(&mesh, claimed, tunnel, &peer);
+    let to = open.as_ref().map_or(SocketAddr::new(tunnel.ip(), 0), |open| open.destination);
+    let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, to);
+    let found = realm.local_within(&mesh, to, &local);
+    let known = found.as_ref().unwrap_or(&local);
     conn.parties.security = Security::MutualTls;
     conn.parties.source = Peer { workload: source, principal: Some(peer.clone()) };
     conn.parties.destination = Peer {
-        workload: Some(Arc::clone(&local.workload)),
-        principal: Some(local.identity.id().clone()),
+        workload: Some(Arc::clone(&known.workload)),
+        principal: Some(known.identity.id().clone()),
     };
     conn.established();
-    let result = match connect(&inbound, open, client, &mut conn).await {
-        Ok(application) => relay(application, incoming, &conn).await,
-        Err(failure) => {
-            incoming.refuse(failure.kind.connect_status());
-            Err(failure)
-        }
+    let arrival = arrive(open, found, &local, Arc::clone(&realm), (client, peer))
+        .and_then(|arrival| arrival.judge(&mesh).map(|()| arrival));
+    drop(mesh);
+    let result = match arrival {
+        Ok(arrival) => match arrival.connect(&context, &mut conn).await {
+            Ok(application) => relay(&context, &arrival, application, incoming, &conn).await,
+            Err(failure) => refuse(incoming, failure),
+        },
+        Err(failure) => refuse(incoming, failure),
     };
     conn.finish(result);
 }
 
-/// Connects to the application.
-async fn connect(
-    inbound: &Inbound,
+/// What the stream is for, if it is for `found`, a workload that may be behind this tunnel.
+fn arrive(
     open: Result<Open, RequestError>,
-    client: SocketAddr,
-    conn: &mut Conn,
-) -> Result<Leg, Failure> {
-    let Inbound { context, realm, local, .. } = inbound;
+    found: Option<Arc<Local>>,
+    tunnel: &Local,
+    realm: Arc<Realm>,
+    (client, peer): (SocketAddr, SpiffeId),
+) -> Result<Arrival, Failure> {
     let refused = |error| Failure::because(Kind::Protocol, Side::Client, Retry::Never, error);
     let to = open.map_err(|error| refused(error.to_string()))?.destination;
-    if !local.workload.addresses.contains(&to.ip()) {
-        return Err(refused(format!("{} has no address {}", local.workload.name, to.ip())));
-    }
-    if OWN_PORTS.contains(&to.port()) {
-        return Err(refused(format!("port {} is the agent's own", to.port())));
-    }
-    conn.upstream_host = Some(to);
-    let failed = |error| Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, error);
-    let socket = realm.socket(context, to, Some(client)).map_err(failed)?;
-    match timeout(context.options.connect_timeout, socket.connect(to)).await {
-        Ok(connected) => {
-            let stream = connected.map_err(failed)?;
-            conn.upstream_local = stream.local_addr().ok();
-            Ok(Leg::new(stream))
-        }
-        Err(_elapsed) => Err(Failure::new(Kind::Timeout, Side::Upstream, Retry::Safe)),
-    }
+    let nobody = || {
+        let name = &tunnel.workload.name;
+        refused(format!("{to} is neither of {name} nor of another workload with its identity"))
+    };
+    let local = found.ok_or_else(nobody)?;
+    Ok(Arrival { realm, local, to, client, principal: Some(peer) })
 }
 
-/// Answers the peer, and moves bytes.
-async fn relay(mut application: Leg, incoming: Incoming, conn: &Conn) -> Result<(), Failure> {
+/// Tells the peer.
+fn refuse(incoming: Incoming, failure: Failure) -> Result<(), Failure> {
+    incoming.refuse(failure.kind.connect_status());
+    Err(failure)
+}
+
+/// Answers the peer, and moves bytes for as long as the policies allow.
+async fn relay(
+    context: &Context,
+    arrival: &Arrival,
+    mut application: Leg,
+    incoming: Incoming,
+    conn: &Conn,
+) -> Result<(), Failure> {
     let stream = incoming
         .accept()
         .map_err(|error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error))?;
     let (from_peer, to_peer) = (&conn.carried.sent, &conn.carried.received);
-    stream::both_ways(&mut application, stream, to_peer, from_peer).await.map_err(|error| {
+    let copied = stream::both_ways(&mut application, stream, to_peer, from_peer);
+    let copied = tokio::select! {
+        biased;
+        copied = copied => copied,
+        failure = arrival.forbidden(context.mesh.clone()) => return Err(failure),
+    };
+    copied.map_err(|error| {
         let side = match error {
             StreamError::Application(_) => Side::Upstream,
             StreamError::Peer(_) => Side::Client,
@@ -148,6 +156,8 @@ mod tests {
                 addresses: vec![address.parse().unwrap()],
                 labels: BTreeMap::new(),
                 ports: Vec::new(),
+                probes: Vec::new(),
+                ready: true,
                 place: Place::Unplaced,
             };
             (address.parse().unwrap(), vec![Arc::new(workload)])

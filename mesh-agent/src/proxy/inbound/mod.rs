@@ -1,4 +1,6 @@
-//! From peers' agents to a workload of this node.
+//! From peers to a workload of this node: in agents' tunnels, or in plaintext.
 
+pub mod application;
 pub mod hbone;
 pub mod last_hop;
+pub mod plaintext;

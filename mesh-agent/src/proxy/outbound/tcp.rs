@@ -8,11 +8,12 @@ use tokio::net::TcpStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::hbone::stream::{self, StreamError};
-use crate::io::copy::{self, CopyError};
+use crate::io::copy::{self, Carried, CopyError};
 use crate::io::leg::Leg;
+use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
-use crate::proxy::outbound::resolve;
+use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::upstream::{Reach, Upstream, reach};
 use crate::telemetry::{Peer, Reporter, Security};
@@ -39,13 +40,16 @@ async fn serve(
     client: SocketAddr,
     conn: &mut Conn,
 ) -> Result<(), Failure> {
-    let (local, destination) = origin(context, realm, client)?;
+    let Origin { local, destination, picked, neighbor } = origin(context, realm, client)?;
     // The client's address inside its namespace is loopback; towards others it is the workload's.
     let seen = SocketAddr::new(source_address(&local, destination), client.port());
     conn.set_addresses(seen, destination);
     let mesh = context.mesh.load();
     let namespace = local.identity.id().namespace();
-    let to = resolve(&mesh, destination, namespace, [rand::random(), rand::random()]);
+    let to = match neighbor {
+        None => resolve(&mesh, destination, namespace, picked, [rand::random(), rand::random()]),
+        Some(workload) => Resolved::itself(destination, workload),
+    };
     conn.parties.source = Peer {
         workload: Some(Arc::clone(&local.workload)),
         principal: Some(local.identity.id().clone()),
@@ -55,15 +59,27 @@ async fn serve(
     let endpoint = to.endpoint?;
     let meshed = endpoint.workload.node.is_some();
     conn.upstream_host = Some(endpoint.address);
-    conn.parties.security = if meshed { Security::MutualTls } else { Security::None };
+    let resident = same_node::destination(context, &mesh, &local, &endpoint);
+    conn.parties.security = match (&resident, meshed) {
+        // Whose socket it is, the kernel has said, and the bytes do not leave the node.
+        (Some(_), _) => Security::Kernel,
+        (None, true) => Security::MutualTls,
+        (None, false) => Security::None,
+    };
     conn.parties.destination = Peer {
         principal: meshed.then(|| endpoint.workload.identity.clone()),
         workload: Some(Arc::clone(&endpoint.workload)),
     };
+    let shared = mesh.is_shared(endpoint.address.ip());
     drop(mesh);
     conn.established();
+    if let Some(resident) = resident {
+        let ends = (seen, endpoint.address);
+        let serving = same_node::run(context, &local, &mut leg, ends, resident, conn);
+        return Box::pin(serving).await;
+    }
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
-    let from = Reach { realm, worker, local: &local, client: seen, hostname };
+    let from = Reach { realm, worker, local: &local, client: seen, shared, hostname };
     match reach(context, from, &endpoint).await? {
         Upstream::Mesh(stream, lease) => {
             let carried = &conn.carried;
@@ -78,24 +94,39 @@ async fn serve(
                 Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
             })
         }
-        Upstream::Plain(mut upstream) => {
-            copy::both_ways(&mut leg, &mut upstream, &conn.carried).await.map_err(|error| {
-                let side = match error {
-                    CopyError::Client(_) => Side::Client,
-                    CopyError::Upstream(_) => Side::Upstream,
-                };
-                Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
-            })
-        }
+        Upstream::Plain(mut upstream) => relay(&mut leg, &mut upstream, &conn.carried).await,
     }
 }
 
+/// Moves bytes between two sockets of this node.
+///
+/// # Errors
+///
+/// One of them closed abruptly.
+pub async fn relay(client: &mut Leg, upstream: &mut Leg, carried: &Carried) -> Result<(), Failure> {
+    copy::both_ways(client, upstream, carried).await.map_err(|error| {
+        let side = match error {
+            CopyError::Client(_) => Side::Client,
+            CopyError::Upstream(_) => Side::Upstream,
+        };
+        Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
+    })
+}
+
+/// What the kernel recorded of a connection.
+struct Origin {
+    /// Whose it is.
+    local: Arc<Local>,
+    /// Where it wants to go.
+    destination: SocketAddr,
+    /// The endpoint that the kernel has picked.
+    picked: Option<Picked>,
+    /// It goes to a loopback address, where this workload listens.
+    neighbor: Option<Arc<Workload>>,
+}
+
 /// Whose connection it is and where it wants to go, as the kernel recorded it.
-fn origin(
-    context: &Context,
-    realm: &Realm,
-    client: SocketAddr,
-) -> Result<(Arc<Local>, SocketAddr), Failure> {
+fn origin(context: &Context, realm: &Realm, client: SocketAddr) -> Result<Origin, Failure> {
     let no_origin = || Failure::new(Kind::NoOrigin, Side::Client, Retry::Never);
     let record = context
         .kernel
@@ -103,7 +134,15 @@ fn origin(
         .map_err(|error| Failure::because(Kind::NoOrigin, Side::Mesh, Retry::Safe, error))?;
     let record = record.ok_or_else(no_origin)?;
     let local = realm.local_of(&record).ok_or_else(no_origin)?;
-    Ok((local, to_socket(record.addr, record.port_be)))
+    let destination = to_socket(record.addr, record.port_be);
+    let picked = (record.picked_port_be != 0).then(|| Picked {
+        backend: usize::try_from(record.backend).unwrap_or(usize::MAX),
+        address: to_socket(record.picked, record.picked_port_be),
+    });
+    let inside = || realm.local_by_id(record.destination).ok_or_else(no_origin);
+    let neighbor = destination.ip().is_loopback().then(inside).transpose()?;
+    let neighbor = neighbor.map(|neighbor| Arc::clone(&neighbor.workload));
+    Ok(Origin { local, destination, picked, neighbor })
 }
 
 /// The workload's own address of the destination's family, or its primary one.

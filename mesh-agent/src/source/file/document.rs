@@ -191,8 +191,8 @@ impl Reader<'_> {
             Reason::UnsupportedValue,
             format!(
                 "documents with apiVersion `{}` and kind `{}` are not read; write v1 Service, \
-                 gateway.networking.k8s.io/v1 TCPRoute or nodemesh.dev/v1alpha1 Workload, or \
-                 remove it",
+                 gateway.networking.k8s.io/v1 TCPRoute, security.istio.io/v1 AuthorizationPolicy, \
+                 or nodemesh.dev/v1alpha1 Workload or MeshPolicy, or remove it",
                 yaml::printable(&header.api_version),
                 yaml::printable(&header.kind)
             ),
@@ -241,6 +241,11 @@ impl<'de> DeserializeSeed<'de> for Item {
             Kind::Service => schema::Service::deserialize(deserializer).map(Written::Service),
             Kind::TcpRoute => schema::TcpRoute::deserialize(deserializer).map(Written::TcpRoute),
             Kind::Workload => schema::Workload::deserialize(deserializer).map(Written::Workload),
+            Kind::MeshPolicy => {
+                schema::MeshPolicy::deserialize(deserializer).map(Written::MeshPolicy)
+            }
+            Kind::AuthorizationPolicy => schema::AuthorizationPolicy::deserialize(deserializer)
+                .map(Written::AuthorizationPolicy),
         }
     }
 }

@@ -39,6 +39,11 @@ impl Header {
                 Class::Known(Kind::TcpRoute)
             }
             ("nodemesh.dev/v1alpha1", "Workload") => Class::Known(Kind::Workload),
+            ("nodemesh.dev/v1alpha1", "MeshPolicy") => Class::Known(Kind::MeshPolicy),
+            (
+                "security.istio.io/v1" | "security.istio.io/v1beta1" | "nodemesh.dev/v1alpha1",
+                "AuthorizationPolicy",
+            ) => Class::Known(Kind::AuthorizationPolicy),
             _ => Class::Unknown,
         }
     }

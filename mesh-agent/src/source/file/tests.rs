@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::id::ResourceName;
+use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, SameNode};
 use crate::model::workload::Place;
 use crate::store::update::Object;
 
@@ -57,6 +59,8 @@ fn word(object: &Object) -> String {
         Object::Service(service) => service.ports.first().map(|port| port.port.to_string()),
         Object::TcpRoute(route) => route.backends.first().map(|backend| backend.weight.to_string()),
         Object::Workload(workload) => workload.addresses.first().map(ToString::to_string),
+        Object::MeshPolicy(policy) => policy.mtls.map(|mode| format!("{mode:?}")),
+        Object::AuthorizationPolicy(policy) => Some(format!("{:?}", policy.action)),
     };
     format!("{} {}", object.key(), number.unwrap_or_default())
 }
@@ -228,8 +232,16 @@ spec:
   serviceAccount: Web
   ports:
   - {name: a, port: 70000}
+  - {name: b, port: 8080}
   netns: run/netns/web
   cgroup: web
+  probes:
+  - port: 0
+  - port: c
+status:
+  conditions:
+  - {type: Initialized, status: 'Maybe'}
+  - {type: Ready, status: 'No'}
 ",
         &[
             "3 metadata.namespace Invalid: ",
@@ -237,7 +249,10 @@ spec:
             "8 spec.addresses[2] Invalid: ",
             "9 spec.serviceAccount Invalid: ",
             "11 spec.ports[0].port Invalid: 70000 is not a port",
-            "13 spec.cgroup Invalid: a workload is in one place",
+            "14 spec.cgroup Invalid: a workload is in one place",
+            "16 spec.probes[0].port Invalid: 0 is not a port",
+            "17 spec.probes[1].port Invalid: `c` is none of the workload's ports",
+            "21 status.conditions[1].status Invalid: `No` is no status",
         ],
     );
 }
@@ -405,6 +420,162 @@ fn a_place_and_an_identity_are_taken_over() {
     };
     assert_eq!(workload.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/default");
     assert_eq!(workload.place, Place::Cgroup("system.slice/web.service".into()));
+}
+
+#[test]
+fn probes_and_readiness_are_taken_over() {
+    let check = |rest: &str, expect: (&[u16], bool)| {
+        let mut lab = Lab::new();
+        let text = format!(
+            "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\nmetadata: {{name: web}}\nspec:\n  \
+             addresses: [10.0.0.1]\n  ports: [{{name: http, port: 8080}}]\n{rest}"
+        );
+        lab.write("a.yaml", &text);
+        let update = lab.source.load();
+        assert_eq!(update.conditions, [], "{text}");
+        let Some(Object::Workload(workload)) = update.resources.first().map(|r| &r.object) else {
+            panic!("{update:?}");
+        };
+        assert_eq!((workload.probes.as_slice(), workload.ready), expect, "{text}");
+    };
+    let ready = |status: &str| {
+        format!(
+            "status:\n  phase: Running\n  conditions:\n  - {{type: Ready, status: '{status}', \
+             lastProbeTime: null, reason: ContainersNotReady}}\n"
+        )
+    };
+    check("", (&[], true));
+    check("status:\n", (&[], true));
+    check(&ready("True"), (&[], true));
+    check(&ready("False"), (&[], false));
+    check(&ready("Unknown"), (&[], false));
+    check("  probes: [{port: 9000}, {port: http}, {port: 8080}]\n", (&[9000, 8080], true));
+}
+
+const POLICY: &str = "\
+apiVersion: nodemesh.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: web, namespace: shop, creationTimestamp: '2026-01-31T12:00:00Z'}
+spec:
+  selector: {matchLabels: {app: web}}
+  mtls: {mode: STRICT}
+  portLevelMtls:
+    8080: {mode: DISABLE}
+    '8081': {mode: PERMISSIVE}
+    8082: {mode: UNSET}
+  sameNode: agent
+  portLevelSameNode: {9090: mtls, 9091: direct}
+  failureMode: closed
+  acceleration: sockmap
+";
+
+#[test]
+fn a_mesh_policy_is_taken_over() {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", POLICY);
+    let update = lab.source.load();
+    assert_eq!(update.conditions, []);
+    let expect = MeshPolicy {
+        name: ResourceName::new("shop", "web"),
+        created: "2026-01-31T12:00:00Z".to_owned(),
+        selector: [("app".to_owned(), "web".to_owned())].into(),
+        mtls: Some(MtlsMode::Strict),
+        port_mtls: [(8080, MtlsMode::Disable), (8081, MtlsMode::Permissive)].into(),
+        same_node: Some(SameNode::Agent),
+        port_same_node: [(9090, SameNode::Mtls), (9091, SameNode::Direct)].into(),
+        failure: Some(FailureMode::Closed),
+        acceleration: Some(Acceleration::Sockmap),
+    };
+    let objects: Vec<_> = update.resources.into_iter().map(|resource| resource.object).collect();
+    assert_eq!(objects, [Object::MeshPolicy(expect.into())]);
+}
+
+#[test]
+fn a_mesh_policy_may_leave_everything_out() {
+    for spec in ["", "spec:\n", "spec: {}\n", "spec: {mtls: {}, selector: {}}\n"] {
+        let text = "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {name: a}\n";
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &format!("{text}{spec}"));
+        lab.check(&["MeshPolicy default/a "], 0);
+    }
+}
+
+#[test]
+fn every_wrong_value_of_a_mesh_policy_is_named_with_its_line() {
+    check(
+        "\
+apiVersion: nodemesh.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: web}
+spec:
+  mtls:
+    mode: strict
+  portLevelMtls:
+    8080: {mode: STRICT}
+    web: {mode: STRICT}
+    8081: {mode: MUTUAL}
+    '08080': {mode: STRICT}
+  sameNode: fast
+  portLevelSameNode:
+    0: agent
+    1: agent
+  failureMode: ajar
+  acceleration: warp
+",
+        &[
+            "6 spec.mtls.mode Invalid: `strict` is not known; write one of: STRICT, PERMISSIVE, ",
+            "7 spec.portLevelMtls Invalid: the ports of different workloads have nothing in common",
+            "8 spec.portLevelMtls.8080 Invalid: port 8080 is written twice",
+            "9 spec.portLevelMtls.web Invalid: `web` is not a port",
+            "10 spec.portLevelMtls.8081.mode Invalid: `MUTUAL` is not known",
+            "12 spec.sameNode Invalid: `fast` is not known; write one of: direct, agent, mtls",
+            "13 spec.portLevelSameNode Invalid: the ports of different workloads",
+            "14 spec.portLevelSameNode.0 Invalid: 0 is not a port",
+            "16 spec.failureMode Invalid: `ajar` is not known; write one of: closed, open, static",
+            "17 spec.acceleration Invalid: `warp` is not known; write one of: none, sockmap",
+        ],
+    );
+}
+
+#[test]
+fn an_authorization_policy_is_of_one_name_in_all_its_groups() {
+    let policy = |group: &str, action: &str| {
+        format!(
+            "---\napiVersion: {group}\nkind: AuthorizationPolicy\nmetadata: {{name: a}}\nspec: \
+             {{action: {action}, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]}}\n"
+        )
+    };
+    let mut lab = Lab::new();
+    for group in ["security.istio.io/v1", "security.istio.io/v1beta1", "nodemesh.dev/v1alpha1"] {
+        lab.write("a.yaml", &policy(group, "ALLOW"));
+        let conditions = lab.check(&["AuthorizationPolicy default/a Allow"], 1);
+        assert_eq!(conditions[0].field, "spec.rules[0].to[0].operation.methods");
+        assert_eq!(conditions[0].location.line, 5);
+    }
+    lab.write("b.yaml", &policy("security.istio.io/v1", "DENY"));
+    let conditions = lab.check(&["AuthorizationPolicy default/a Allow"], 3);
+    assert!(conditions.iter().any(|condition| condition.reason == Reason::Conflicted));
+}
+
+#[test]
+fn a_broken_policy_stays_as_it_was() {
+    let policy = |action: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: \
+             a}}\nspec: {{action: {action}}}\n"
+        )
+    };
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &policy("DENY"));
+    lab.write("b.yaml", POLICY);
+    let good = ["MeshPolicy shop/web Strict", "AuthorizationPolicy default/a Deny"];
+    lab.check(&good, 0);
+    lab.write("a.yaml", &policy("deny"));
+    lab.write("b.yaml", &POLICY.replace("mode: STRICT", "mode: OFF"));
+    let conditions = lab.check(&good, 2);
+    for condition in conditions {
+        assert!(condition.message.ends_with("stays in force"), "{condition}");
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! The values that several kinds have: names, ports, addresses.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::model::id::ResourceName;
 
-use super::super::schema::Metadata;
+use super::super::schema::{Metadata, Selector};
 use super::Problems;
 
 /// The most bytes of a DNS label (RFC 1123).
@@ -34,6 +35,34 @@ pub(super) fn name(
         problems.invalid("metadata.name", not_a_name(name));
     }
     Some(ResourceName::new(namespace, name))
+}
+
+/// `metadata.creationTimestamp` in the form that sorts by time; empty if it is not known.
+pub(super) fn created(metadata: &Metadata, problems: &mut Problems) -> String {
+    let created = metadata.creation_timestamp.clone().unwrap_or_default();
+    if !created.is_empty() && !is_timestamp(&created) {
+        let message = "this is not a time as Kubernetes writes it; write 2026-01-31T12:00:00Z, or \
+                       remove it";
+        problems.invalid("metadata.creationTimestamp", message);
+    }
+    created
+}
+
+/// `spec.selector.matchLabels` of a policy; empty: everything in its namespace.
+pub(super) fn selector(
+    written: Option<Selector>,
+    problems: &mut Problems,
+) -> BTreeMap<String, String> {
+    let labels = written.and_then(|selector| selector.match_labels).unwrap_or_default();
+    for (key, value) in &labels {
+        // Istio refuses them too: they would match nothing, and the policy would do nothing.
+        if key.is_empty() || key.contains('*') || value.contains('*') {
+            let message = "a selector compares whole labels; write the whole key and value, \
+                           without `*`";
+            problems.invalid("spec.selector.matchLabels", message);
+        }
+    }
+    labels
 }
 
 /// The namespace and name of a reference at `path`; the namespace is the document's own by default.
@@ -84,6 +113,16 @@ pub(super) fn port(path: &str, number: i64, problems: &mut Problems) -> Option<u
     port
 }
 
+/// A port number that is written as text at `path`.
+pub(super) fn port_text(path: &str, text: &str, problems: &mut Problems) -> Option<u16> {
+    if let Ok(number) = text.parse() {
+        return port(path, number, problems);
+    }
+    let text = super::super::yaml::printable(text);
+    problems.invalid(path, format!("`{text}` is not a port; write a number from 1 to 65535"));
+    None
+}
+
 /// Addresses of one resource at `path`: each once, and each of one host.
 pub(super) fn addresses(path: &str, texts: &[String], problems: &mut Problems) -> Vec<IpAddr> {
     let mut addresses = Vec::with_capacity(texts.len());
@@ -125,9 +164,28 @@ pub(super) fn address(path: &str, text: &str, problems: &mut Problems) -> Option
     None
 }
 
+/// Whether `text` has the one form that sorts by time: `2026-01-31T12:00:00Z`.
+fn is_timestamp(text: &str) -> bool {
+    let form = "0000-00-00T00:00:00Z";
+    text.len() == form.len()
+        && text.bytes().zip(form.bytes()).all(|(byte, form)| match form {
+            b'0' => byte.is_ascii_digit(),
+            _ => byte == form,
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_timestamps_that_sort_are_taken() {
+        let check = |text: &str, expect| assert_eq!(is_timestamp(text), expect, "{text}");
+        check("2026-01-31T12:00:00Z", true);
+        check("2026-01-31T12:00:00+01:00", false);
+        check("2026-01-31T12:00:00.5Z", false);
+        check("2026-01-31", false);
+    }
 
     #[test]
     fn names_are_dns_1123() {

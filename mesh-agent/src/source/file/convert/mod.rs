@@ -1,6 +1,8 @@
 //! From documents to the model: every value is checked here, and what is wrong is named.
 
 mod check;
+mod authorization;
+mod mesh_policy;
 mod service;
 mod tcp_route;
 mod workload;
@@ -20,6 +22,8 @@ pub(super) enum Written {
     Service(schema::Service),
     TcpRoute(schema::TcpRoute),
     Workload(schema::Workload),
+    MeshPolicy(schema::MeshPolicy),
+    AuthorizationPolicy(schema::AuthorizationPolicy),
 }
 
 /// What is wrong with a field.
@@ -84,6 +88,10 @@ pub(super) fn convert(
         }
         Written::Workload(workload) => workload::convert(workload, trust_domain, problems)
             .map(|workload| Object::Workload(Arc::new(workload))),
+        Written::MeshPolicy(policy) => mesh_policy::convert(policy, problems)
+            .map(|policy| Object::MeshPolicy(Arc::new(policy))),
+        Written::AuthorizationPolicy(policy) => authorization::convert(policy, problems)
+            .map(|policy| Object::AuthorizationPolicy(Arc::new(policy))),
     };
     object.filter(|_| !problems.is_fatal())
 }

@@ -15,12 +15,7 @@ const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 pub(super) fn convert(written: schema::TcpRoute, problems: &mut Problems) -> Option<TcpRoute> {
     let name = check::name(&written.metadata, check::is_subdomain, problems)?;
-    let created = written.metadata.creation_timestamp.unwrap_or_default();
-    if !created.is_empty() && !is_timestamp(&created) {
-        let message = "this is not a time as Kubernetes writes it; write 2026-01-31T12:00:00Z, or \
-                       remove it";
-        problems.invalid("metadata.creationTimestamp", message);
-    }
+    let created = check::created(&written.metadata, problems);
     let mut parents = Vec::new();
     for (i, parent) in written.spec.parent_refs.iter().enumerate() {
         parents.extend(parent_ref(&format!("spec.parentRefs[{i}]"), parent, &name, problems));
@@ -103,28 +98,4 @@ fn backend_ref(
     };
     let port = check::port(&format!("{path}.port"), number, problems)?;
     Some(BackendRef { service, port, weight: weight? })
-}
-
-/// Whether `text` has the one form that sorts by time: `2026-01-31T12:00:00Z`.
-fn is_timestamp(text: &str) -> bool {
-    let form = "0000-00-00T00:00:00Z";
-    text.len() == form.len()
-        && text.bytes().zip(form.bytes()).all(|(byte, form)| match form {
-            b'0' => byte.is_ascii_digit(),
-            _ => byte == form,
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_timestamps_that_sort_are_taken() {
-        let check = |text: &str, expect| assert_eq!(is_timestamp(text), expect, "{text}");
-        check("2026-01-31T12:00:00Z", true);
-        check("2026-01-31T12:00:00+01:00", false);
-        check("2026-01-31T12:00:00.5Z", false);
-        check("2026-01-31", false);
-    }
 }

@@ -6,7 +6,8 @@ use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{NamedPort, Place, Workload};
 
-use super::super::schema::{self, WorkloadSpec};
+use super::super::schema::{self, IntOrString, WorkloadSpec};
+use super::super::yaml::printable;
 use super::{Problems, check};
 
 /// The service account of a workload that names none, as on Kubernetes.
@@ -27,6 +28,8 @@ pub(super) fn convert(
     }
     let place = place(&spec, problems);
     let ports = ports(spec.ports, problems);
+    let probes = probes(&spec.probes, &ports, problems);
+    let ready = ready(&written.status.unwrap_or_default(), problems);
     let name = check::name(&written.metadata, check::is_subdomain, problems);
     let account = spec.service_account.as_deref().unwrap_or(DEFAULT_SERVICE_ACCOUNT);
     let identity = identity(trust_domain, name.as_ref(), account, problems);
@@ -37,6 +40,8 @@ pub(super) fn convert(
         addresses,
         labels: written.metadata.labels.unwrap_or_default(),
         ports,
+        probes,
+        ready,
         place: place?,
     })
 }
@@ -74,6 +79,57 @@ fn ports(written: Vec<schema::WorkloadPort>, problems: &mut Problems) -> Vec<Nam
         }
     }
     ports
+}
+
+/// The probed ports, each once: probes of several kinds may share one.
+fn probes(
+    written: &[schema::WorkloadProbe],
+    ports: &[NamedPort],
+    problems: &mut Problems,
+) -> Vec<u16> {
+    let mut probes = Vec::with_capacity(written.len());
+    for (i, written) in written.iter().enumerate() {
+        let path = format!("spec.probes[{i}].port");
+        let port = match &written.port {
+            IntOrString::Int(number) => check::port(&path, *number, problems),
+            IntOrString::String(name) => {
+                let port = ports.iter().find(|port| port.name == *name).map(|port| port.port);
+                if port.is_none() {
+                    let name = printable(name);
+                    let message = format!(
+                        "`{name}` is none of the workload's ports; write one of their names, or a \
+                         number"
+                    );
+                    problems.invalid(path, message);
+                }
+                port
+            }
+        };
+        probes.extend(port.filter(|port| !probes.contains(port)));
+    }
+    probes
+}
+
+/// Whether the condition `Ready` is `True`, as endpoints of Kubernetes have it; here nobody need
+/// write it.
+fn ready(status: &schema::WorkloadStatus, problems: &mut Problems) -> bool {
+    let mut ready = true;
+    for (i, condition) in status.conditions.iter().enumerate() {
+        if condition.kind != "Ready" {
+            continue;
+        }
+        match condition.status.as_str() {
+            "True" => {}
+            "False" | "Unknown" => ready = false,
+            other => {
+                let other = printable(other);
+                let message =
+                    format!("`{other}` is no status; write \"True\", \"False\" or \"Unknown\"");
+                problems.invalid(format!("status.conditions[{i}].status"), message);
+            }
+        }
+    }
+    ready
 }
 
 /// At most one of `cgroup`, `netns` and `systemdUnit`, and only with `node`.

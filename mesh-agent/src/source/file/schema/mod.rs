@@ -2,10 +2,17 @@
 //!
 //! Fields that the mesh does not use are read past. Values are checked in `convert`.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, Visitor};
+
+pub(super) use policy::{
+    AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationSpec, Condition,
+    List, MeshPolicy, Operation, Selector,
+};
 
 /// `metadata` (`k8s.io/apimachinery`, meta/v1 `ObjectMeta`).
 #[derive(Debug, Default, serde::Deserialize)]
@@ -15,7 +22,7 @@ pub(super) struct Metadata {
     pub(super) namespace: Option<String>,
     pub(super) labels: Option<BTreeMap<String, String>>,
     pub(super) creation_timestamp: Option<String>,
-    annotations: IgnoredAny,
+    pub(super) annotations: Option<Annotations>,
     deletion_grace_period_seconds: IgnoredAny,
     deletion_timestamp: IgnoredAny,
     finalizers: IgnoredAny,
@@ -26,6 +33,15 @@ pub(super) struct Metadata {
     resource_version: IgnoredAny,
     self_link: IgnoredAny,
     uid: IgnoredAny,
+}
+
+/// The annotations that are looked at; those of others are read past.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct Annotations {
+    /// Istio: the policy is tried out, not enforced.
+    #[serde(rename = "istio.io/dry-run")]
+    pub(super) dry_run: Option<String>,
 }
 
 /// A core/v1 `Service`.
@@ -156,8 +172,7 @@ pub(super) struct Workload {
     kind: IgnoredAny,
     pub(super) metadata: Metadata,
     pub(super) spec: WorkloadSpec,
-    #[serde(default)]
-    status: IgnoredAny,
+    pub(super) status: Option<WorkloadStatus>,
 }
 
 /// `spec` of a `Workload`.
@@ -169,6 +184,7 @@ pub(super) struct WorkloadSpec {
     pub(super) netns: Option<String>,
     pub(super) node: Option<String>,
     pub(super) ports: Vec<WorkloadPort>,
+    pub(super) probes: Vec<WorkloadProbe>,
     pub(super) service_account: Option<String>,
     pub(super) systemd_unit: Option<String>,
 }
@@ -179,6 +195,40 @@ pub(super) struct WorkloadSpec {
 pub(super) struct WorkloadPort {
     pub(super) name: String,
     pub(super) port: i64,
+}
+
+/// One health probe of a `Workload`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct WorkloadProbe {
+    pub(super) port: IntOrString,
+}
+
+/// `status` of a `Workload`; what else a controller may keep there is read past.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct WorkloadStatus {
+    pub(super) conditions: Vec<WorkloadCondition>,
+}
+
+/// One of a `Workload`'s conditions, as core/v1 `PodCondition` has them.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "the fields that are read past are listed to be known")]
+pub(super) struct WorkloadCondition {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) status: String,
+    #[serde(default)]
+    last_probe_time: IgnoredAny,
+    #[serde(default)]
+    last_transition_time: IgnoredAny,
+    #[serde(default)]
+    message: IgnoredAny,
+    #[serde(default)]
+    observed_generation: IgnoredAny,
+    #[serde(default)]
+    reason: IgnoredAny,
 }
 
 /// A number or a name (`k8s.io/apimachinery`, `IntOrString`).

@@ -1,5 +1,7 @@
 //! The mesh's configuration from a few lines of Rust.
 
+mod policy;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::pod::Pod;
+
+pub use policy::{AuthorizationPolicy, MeshPolicy, Rule};
 
 /// Documents of one namespace.
 #[derive(Clone, Debug)]
@@ -43,6 +47,20 @@ impl Mesh {
         self.raw(document)
     }
 
+    /// Adds a policy of how connections are carried.
+    #[must_use]
+    pub fn policy(self, policy: &MeshPolicy) -> Self {
+        let document = policy.yaml(&self.namespace);
+        self.raw(document)
+    }
+
+    /// Adds a policy of who may connect.
+    #[must_use]
+    pub fn authorization(self, policy: &AuthorizationPolicy) -> Self {
+        let document = policy.yaml(&self.namespace);
+        self.raw(document)
+    }
+
     /// Adds a document as it is.
     #[must_use]
     pub fn raw(mut self, document: impl Into<String>) -> Self {
@@ -65,6 +83,8 @@ pub struct Workload {
     account: Option<String>,
     labels: Vec<(String, String)>,
     ports: Vec<u16>,
+    probes: Vec<u16>,
+    ready: Option<bool>,
     netns: Option<PathBuf>,
 }
 
@@ -87,6 +107,8 @@ impl Workload {
             account: None,
             labels: Vec::new(),
             ports: Vec::new(),
+            probes: Vec::new(),
+            ready: None,
             netns: None,
         }
     }
@@ -112,6 +134,20 @@ impl Workload {
         self
     }
 
+    /// Adds a port at which its node looks whether it is healthy.
+    #[must_use]
+    pub fn probe(mut self, port: u16) -> Self {
+        self.probes.push(port);
+        self
+    }
+
+    /// Says whether it is ready: services send nothing to a workload that is not.
+    #[must_use]
+    pub fn ready(mut self, ready: bool) -> Self {
+        self.ready = Some(ready);
+        self
+    }
+
     fn yaml(&self, namespace: &str) -> String {
         let mut out = head("nodemesh.dev/v1alpha1", "Workload", &self.name, namespace);
         if !self.labels.is_empty() {
@@ -129,6 +165,15 @@ impl Workload {
         line(&mut out, &format!("  ports: [{}]", ports.collect::<Vec<_>>().join(", ")));
         if let Some(netns) = &self.netns {
             line(&mut out, &format!("  netns: {}", netns.display()));
+        }
+        if !self.probes.is_empty() {
+            let probes = self.probes.iter().map(|port| format!("{{port: {port}}}"));
+            line(&mut out, &format!("  probes: [{}]", probes.collect::<Vec<_>>().join(", ")));
+        }
+        if let Some(ready) = self.ready {
+            let status = if ready { "True" } else { "False" };
+            let condition = format!("{{type: Ready, status: \"{status}\"}}");
+            line(&mut out, &format!("status:\n  conditions: [{condition}]"));
         }
         out
     }

@@ -1,0 +1,371 @@
+//! Istio's rules: tables, and a second evaluation that is written as the documentation reads.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::policy::When;
+
+fn id(text: &str) -> SpiffeId {
+    format!("spiffe://{text}").parse().unwrap()
+}
+
+const WEB: &str = "cluster.local/ns/shop/sa/web";
+
+fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Arc<AuthorizationPolicy> {
+    let name = ResourceName::new("shop", name);
+    Arc::new(AuthorizationPolicy { name, selector: [].into(), action, rules })
+}
+
+fn text(text: &str) -> Text {
+    match (text.strip_prefix('*'), text.strip_suffix('*')) {
+        (Some(""), _) => Text::Present,
+        (Some(end), _) => Text::Suffix(end.to_owned()),
+        (None, Some(begin)) => Text::Prefix(begin.to_owned()),
+        (None, None) => Text::Exact(text.to_owned()),
+    }
+}
+
+fn block(text: &str) -> Block {
+    let (network, prefix) = text.split_once('/').unwrap();
+    Block { network: network.parse().unwrap(), prefix: prefix.parse().unwrap() }
+}
+
+fn from(source: Source) -> Rule {
+    Rule { from: vec![source], ..Rule::default() }
+}
+
+/// Whether one `ALLOW` rule lets a connection from `principal` (empty: unknown) at `address` to
+/// `port` pass.
+#[track_caller]
+fn check(rule: &Rule, (principal, address, port): (&str, &str, u16), expect: bool) {
+    let principal = (!principal.is_empty()).then(|| id(principal));
+    let address = address.parse().unwrap();
+    let request = Request { principal: principal.as_ref(), address, port };
+    let verdict = decide(&[policy("a", Action::Allow, vec![rule.clone()])], &request);
+    let denied = Verdict::Deny(Denial::NoneAllows(ResourceName::new("shop", "a")));
+    assert_eq!(verdict, if expect { Verdict::Allow } else { denied }, "{rule:?} {request:?}");
+}
+
+#[test]
+fn a_deny_wins_and_an_allow_makes_a_list() {
+    let all = || vec![Rule::default()];
+    let none = Vec::new;
+    let allow = |name, rules| policy(name, Action::Allow, rules);
+    let deny = |name, rules| policy(name, Action::Deny, rules);
+    let none_allows =
+        |name: &str| Verdict::Deny(Denial::NoneAllows(ResourceName::new("shop", name)));
+    let matched =
+        |name: &str, rule| Verdict::Deny(Denial::Matched(ResourceName::new("shop", name), rule));
+    let never = Rule { never: true, ..Rule::default() };
+    let cases = [
+        (vec![], Verdict::Allow),
+        (vec![allow("a", all())], Verdict::Allow),
+        (vec![allow("a", none())], none_allows("a")),
+        (vec![allow("a", none()), allow("b", none())], none_allows("a")),
+        (vec![allow("a", none()), allow("b", all())], Verdict::Allow),
+        (vec![allow("a", vec![never.clone()])], none_allows("a")),
+        (vec![allow("a", vec![never.clone(), Rule::default()])], Verdict::Allow),
+        (vec![deny("a", none())], Verdict::Allow),
+        (vec![deny("a", all())], matched("a", 0)),
+        (vec![allow("a", all()), deny("b", all())], matched("b", 0)),
+        (vec![deny("a", none()), deny("b", vec![never, Rule::default()])], matched("b", 1)),
+        (vec![deny("a", none()), allow("b", none())], none_allows("b")),
+    ];
+    let web = id(WEB);
+    let address = "10.0.0.1".parse().unwrap();
+    for principal in [None, Some(&web)] {
+        let request = Request { principal, address, port: 80 };
+        for (policies, expect) in &cases {
+            assert_eq!(decide(policies, &request), *expect, "{policies:?}");
+        }
+    }
+}
+
+#[test]
+fn a_denial_names_its_policy() {
+    let request = Request { principal: None, address: "10.0.0.1".parse().unwrap(), port: 80 };
+    for action in [Action::Allow, Action::Deny] {
+        let rules = if action == Action::Deny { vec![Rule::default()] } else { Vec::new() };
+        let Verdict::Deny(denial) = decide(&[policy("a", action, rules)], &request) else {
+            panic!("{action:?}");
+        };
+        assert_eq!(*denial.policy(), ResourceName::new("shop", "a"));
+    }
+}
+
+#[test]
+fn principals_are_compared_as_istio_does() {
+    let check = |written: &str, expect: bool| {
+        let source = Source { principals: vec![text(written)], ..Source::default() };
+        check(&from(source), (WEB, "10.0.0.1", 80), expect);
+        let source = Source { not_principals: vec![text(written)], ..Source::default() };
+        check(&from(source), (WEB, "10.0.0.1", 80), !expect);
+    };
+    for yes in [
+        WEB,
+        "*",
+        "cluster.local/ns/shop/sa/web*",
+        "cluster.local/ns/shop/*",
+        "cluster.local/ns/sh*",
+        "cluster.loc*",
+        "*/ns/shop/sa/web",
+        "*hop/sa/web",
+        "*/web",
+        "*b",
+        "*cluster.local/ns/shop/sa/web",
+    ] {
+        check(yes, true);
+    }
+    for no in [
+        "cluster.local/ns/shop/sa/we",
+        "cluster.local/ns/shop/sa/webs",
+        "cluster.local/ns/shop",
+        "spiffe://cluster.local/ns/shop/sa/web",
+        "cluster.local/ns/shop/sa/webs*",
+        "ns/shop*",
+        "*/sa/eb",
+        "*x/cluster.local/ns/shop/sa/web",
+        "",
+    ] {
+        check(no, false);
+    }
+}
+
+#[test]
+fn who_is_unknown_has_no_principal_and_no_namespace() {
+    let unknown = ("", "10.0.0.1", 80);
+    let any = || vec![Text::Present];
+    check(&from(Source { principals: any(), ..Source::default() }), unknown, false);
+    check(&from(Source { namespaces: any(), ..Source::default() }), unknown, false);
+    check(&from(Source { not_principals: any(), ..Source::default() }), unknown, true);
+    check(&from(Source { not_namespaces: any(), ..Source::default() }), unknown, true);
+    check(&from(Source { not_principals: any(), ..Source::default() }), (WEB, "::1", 80), false);
+}
+
+#[test]
+fn blocks_are_of_one_family() {
+    let check = |written: &str, address: &str, expect: bool| {
+        let source = Source { ip_blocks: vec![block(written)], ..Source::default() };
+        check(&from(source), ("", address, 80), expect);
+        let source = Source { not_ip_blocks: vec![block(written)], ..Source::default() };
+        check(&from(source), ("", address, 80), !expect);
+    };
+    check("10.0.0.0/8", "10.255.255.255", true);
+    check("10.0.0.0/8", "11.0.0.0", false);
+    check("10.0.0.0/8", "::ffff:10.1.2.3", true);
+    check("10.1.2.3/32", "10.1.2.3", true);
+    check("10.1.2.3/32", "10.1.2.2", false);
+    check("0.0.0.0/0", "203.0.113.9", true);
+    check("0.0.0.0/0", "fd00::1", false);
+    check("::/0", "fd00::1", true);
+    check("::/0", "10.0.0.1", false);
+    check("fd00::/16", "fd00:ffff::1", true);
+    check("fd00::1/128", "fd00::2", false);
+}
+
+#[test]
+fn all_parts_of_a_rule_must_match_and_one_entry_of_each() {
+    let source = |account: &str, network: &str| Source {
+        principals: vec![text(&format!("*/sa/{account}"))],
+        ip_blocks: vec![block(network)],
+        ..Source::default()
+    };
+    let port = |port| Operation { ports: vec![port], ..Operation::default() };
+    let rule = Rule {
+        from: vec![source("web", "10.0.0.0/8"), source("api", "10.0.0.0/8")],
+        to: vec![port(80), Operation { ports: vec![], not_ports: vec![80, 81, 82] }],
+        when: vec![
+            When {
+                source: Source { namespaces: vec![text("shop")], ..Source::default() },
+                ..When::default()
+            },
+            When {
+                operation: Operation { not_ports: vec![99], ..Operation::default() },
+                ..When::default()
+            },
+        ],
+        never: false,
+    };
+    check(&rule, (WEB, "10.0.0.1", 80), true);
+    check(&rule, ("cluster.local/ns/shop/sa/api", "10.0.0.1", 83), true);
+    check(&rule, ("cluster.local/ns/shop/sa/db", "10.0.0.1", 80), false);
+    check(&rule, (WEB, "11.0.0.1", 80), false);
+    check(&rule, (WEB, "10.0.0.1", 81), false);
+    check(&rule, (WEB, "10.0.0.1", 99), false);
+    check(&rule, ("cluster.local/ns/bank/sa/web", "10.0.0.1", 80), false);
+    check(&Rule { never: true, ..rule }, (WEB, "10.0.0.1", 80), false);
+}
+
+/// A second evaluation: by the printed name, with sets of yes and no, and no early end.
+mod naive {
+    use super::*;
+
+    pub(super) fn allows(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> bool {
+        let hit = |policy: &&Arc<AuthorizationPolicy>| {
+            policy.rules.iter().filter(|rule| matches(rule, request)).count() > 0
+        };
+        let n = |action, only_hits: bool| {
+            let of = policies.iter().filter(|policy| policy.action == action);
+            of.filter(|policy| !only_hits || hit(policy)).count()
+        };
+        n(Action::Deny, true) == 0 && (n(Action::Allow, false) == 0 || n(Action::Allow, true) > 0)
+    }
+
+    fn matches(rule: &Rule, request: &Request<'_>) -> bool {
+        let mut clauses = vec![!rule.never];
+        let sources: Vec<_> =
+            rule.from.iter().map(|source| self::source(source, request)).collect();
+        clauses.push(sources.is_empty() || sources.contains(&true));
+        let ports: Vec<_> = rule.to.iter().map(|to| operation(to, request)).collect();
+        clauses.push(ports.is_empty() || ports.contains(&true));
+        for when in &rule.when {
+            clauses.push(source(&when.source, request));
+            clauses.push(operation(&when.operation, request));
+        }
+        !clauses.contains(&false)
+    }
+
+    fn source(source: &Source, request: &Request<'_>) -> bool {
+        let name = request.principal.map(|id| id.to_string().replacen("spiffe://", "", 1));
+        let namespace = name.as_ref().map(|name| name.split('/').nth(2).unwrap().to_owned());
+        let is = |value: &Option<String>| {
+            let value = value.clone();
+            move |text: &Text| value.as_ref().is_some_and(|value| like(text, value))
+        };
+        let inside = |block: &Block| {
+            let bits = |address: IpAddr| match address.to_canonical() {
+                IpAddr::V4(v4) => format!("4{:032b}", v4.to_bits()),
+                IpAddr::V6(v6) => format!("6{:0128b}", v6.to_bits()),
+            };
+            // The family comes first, so that a block of one has no address of the other.
+            let length = 1 + usize::from(block.prefix);
+            bits(request.address).get(..length) == bits(block.network).get(..length)
+        };
+        list(&source.principals, &source.not_principals, is(&name))
+            && list(&source.namespaces, &source.not_namespaces, is(&namespace))
+            && list(&source.ip_blocks, &source.not_ip_blocks, inside)
+    }
+
+    fn operation(operation: &Operation, request: &Request<'_>) -> bool {
+        list(&operation.ports, &operation.not_ports, |port| *port == request.port)
+    }
+
+    fn list<T>(yes: &[T], no: &[T], is: impl Fn(&T) -> bool) -> bool {
+        let hits = |list: &[T]| list.iter().filter(|one| is(one)).count();
+        hits(no) == 0 && (yes.is_empty() || hits(yes) > 0)
+    }
+
+    fn like(text: &Text, value: &str) -> bool {
+        match text {
+            Text::Exact(text) => text == value,
+            Text::Prefix(begin) => value.find(begin.as_str()) == Some(0),
+            Text::Suffix(end) => {
+                value.rsplit_once(end.as_str()).is_some_and(|(_, rest)| rest.is_empty())
+            }
+            Text::Present => true,
+        }
+    }
+}
+
+fn principals() -> impl Strategy<Value = SpiffeId> {
+    let domain = prop::sample::select(vec!["a", "b", "ab"]);
+    let namespace = prop::sample::select(vec!["x", "y", "xy", "ns"]);
+    let account = prop::sample::select(vec!["x", "sa", "xx"]);
+    (domain, namespace, account)
+        .prop_map(|(domain, namespace, account)| SpiffeId::new(domain, namespace, account).unwrap())
+}
+
+/// Texts that are like the names above, cut anywhere.
+fn texts() -> impl Strategy<Value = Text> {
+    (principals(), any::<prop::sample::Index>(), 0..4).prop_map(|(id, at, kind)| {
+        let name = id.to_string().replacen("spiffe://", "", 1);
+        let (begin, end) = name.split_at(at.index(name.len()));
+        match kind {
+            0 => Text::Exact(name.clone()),
+            1 => Text::Prefix(begin.to_owned()),
+            2 => Text::Suffix(end.to_owned()),
+            _ => Text::Present,
+        }
+    })
+}
+
+fn namespaces() -> impl Strategy<Value = Text> {
+    prop::sample::select(vec!["x", "y", "xy", "x*", "*y", "*", "z"]).prop_map(text)
+}
+
+fn addresses() -> impl Strategy<Value = IpAddr> {
+    let texts = vec!["10.0.0.1", "10.0.0.2", "11.0.0.1", "fd00::1", "fd01::1", "::ffff:10.0.0.1"];
+    prop::sample::select(texts).prop_map(|text| text.parse().unwrap())
+}
+
+fn blocks() -> impl Strategy<Value = Block> {
+    (addresses(), 0u8..=128).prop_map(|(network, prefix)| match network.to_canonical() {
+        IpAddr::V4(v4) => Block { network: v4.into(), prefix: prefix.min(32) },
+        IpAddr::V6(v6) => Block { network: v6.into(), prefix },
+    })
+}
+
+fn few<T: std::fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
+    prop::collection::vec(of, 0..2)
+}
+
+fn sources() -> impl Strategy<Value = Source> {
+    let names = (few(texts()), few(texts()), few(namespaces()), few(namespaces()));
+    (names, few(blocks()), few(blocks())).prop_map(|(names, ip_blocks, not_ip_blocks)| {
+        let (principals, not_principals, namespaces, not_namespaces) = names;
+        Source { principals, not_principals, namespaces, not_namespaces, ip_blocks, not_ip_blocks }
+    })
+}
+
+fn operations() -> impl Strategy<Value = Operation> {
+    (few(80u16..83), few(80u16..83)).prop_map(|(ports, not_ports)| Operation { ports, not_ports })
+}
+
+fn rules() -> impl Strategy<Value = Rule> {
+    let when = (sources(), operations()).prop_map(|(source, operation)| When { source, operation });
+    let never = prop::bool::weighted(0.1);
+    (prop::collection::vec(sources(), 0..3), few(operations()), few(when), never)
+        .prop_map(|(from, to, when, never)| Rule { from, to, when, never })
+}
+
+fn policies() -> impl Strategy<Value = Vec<Arc<AuthorizationPolicy>>> {
+    let action = prop::sample::select(vec![Action::Allow, Action::Deny]);
+    let one = (action, prop::collection::vec(rules(), 0..3))
+        .prop_map(|(action, rules)| policy("a", action, rules));
+    prop::collection::vec(one, 0..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn it_is_what_a_naive_evaluation_says(
+        policies in policies(), principal in prop::option::of(principals()),
+        address in addresses(), port in 80u16..83,
+    ) {
+        let request = Request { principal: principal.as_ref(), address, port };
+        let allowed = decide(&policies, &request) == Verdict::Allow;
+        prop_assert_eq!(allowed, naive::allows(&policies, &request));
+    }
+
+    #[test]
+    fn more_denies_and_fewer_rules_never_allow_more(
+        policies in policies(), rule in rules(), principal in prop::option::of(principals()),
+        address in addresses(), port in 80u16..83,
+    ) {
+        let request = Request { principal: principal.as_ref(), address, port };
+        if decide(&policies, &request) != Verdict::Allow {
+            let mut more = policies.clone();
+            more.push(policy("z", Action::Deny, vec![rule]));
+            prop_assert_ne!(decide(&more, &request), Verdict::Allow);
+            let mut fewer = policies;
+            for policy in &mut fewer {
+                let policy = Arc::make_mut(policy);
+                if policy.action == Action::Allow {
+                    policy.rules.pop();
+                }
+            }
+            prop_assert_ne!(decide(&fewer, &request), Verdict::Allow);
+        }
+    }
+}

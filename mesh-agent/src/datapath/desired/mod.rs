@@ -1,0 +1,168 @@
+//! Which entries the maps should hold, by the snapshot and this node's workloads. Pure.
+
+mod destinations;
+mod ids;
+mod ports;
+mod sets;
+mod verdicts;
+
+use std::collections::BTreeMap;
+
+use mesh_common::addr::user::from_ip;
+use mesh_common::backend::Slot;
+use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
+use mesh_common::source::{BY_CGROUP, CGROUP, ENROLLED, NODE, Source, SourceKey};
+use mesh_common::verdict::{Verdict, VerdictKey};
+use mesh_common::workload::{
+    ACCELERATE, BY_PORT, CAPTURE, FAIL_CLOSED, FAIL_OPEN, Inbound, PortKey, STRICT, VIA_AGENT,
+    Workload,
+};
+
+use self::ids::Ids;
+pub use self::ids::id_of;
+pub use self::sets::SetIds;
+use crate::model::id::ResourceName;
+use crate::model::policy::{Acceleration, FailureMode, MtlsMode, SameNode, WorkloadPolicy};
+use crate::model::snapshot::Snapshot;
+
+/// A workload of this node that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolled {
+    /// Which one.
+    pub name: ResourceName,
+    /// How its sockets are recognized.
+    pub source: SourceKey,
+    /// The cookie of the network namespace that its sockets are in.
+    pub netns: u64,
+    /// Its listeners and its certificate are there. Until then its connections have the agent
+    /// neither way, and its failure mode says what happens to them.
+    pub ready: bool,
+}
+
+/// The wanted content of the maps, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// `SOURCES`.
+    pub sources: BTreeMap<SourceKey, Source>,
+    /// `WORKLOADS`.
+    pub workloads: BTreeMap<u64, Workload>,
+    /// `DESTINATIONS`.
+    pub destinations: BTreeMap<DestinationKey, Destination>,
+    /// `CONSUMERS`.
+    pub consumers: BTreeMap<ConsumerKey, u32>,
+    /// `BACKENDS`.
+    pub sets: BTreeMap<u32, Vec<Slot>>,
+    /// `VERDICTS`.
+    pub verdicts: BTreeMap<VerdictKey, Verdict>,
+    /// `PORTS`.
+    pub ports: BTreeMap<PortKey, u32>,
+    /// `INBOUND`.
+    pub inbound: BTreeMap<PortKey, Inbound>,
+    /// `PROBES`.
+    pub probes: BTreeMap<DestinationKey, u64>,
+}
+
+/// What the maps should hold; `node` is the cookie of the agent's own namespace, `sets` which
+/// numbers the sets of backends have.
+///
+/// Every service port and every address of a workload that an agent serves is a destination. An
+/// address without an agent is one only through a service: elsewhere it is not the mesh's business.
+pub fn entries(mesh: &Snapshot, enrolled: &[Enrolled], node: u64, sets: &mut SetIds) -> Entries {
+    let mut wanted = Entries::default();
+    let ids = Ids::new(mesh, enrolled);
+    let by_port = ports::by_workload(mesh);
+    let mut classes = verdicts::Classes::default();
+    for local in enrolled {
+        let Some(workload) = mesh.workloads.get(&local.name) else { continue };
+        let policy = mesh.policy(&local.name);
+        let id = ids.of(&local.name);
+        wanted.sources.insert(local.source, source(&local.name, id, &policy));
+        if local.source.kind == CGROUP {
+            let shared = Source { workload: 0, namespace: 0, flags: BY_CGROUP | NODE, pad: 0 };
+            wanted.sources.insert(SourceKey::netns(local.netns), shared);
+            for port in by_port.get(&local.name).into_iter().flatten() {
+                let entry = inbound(id, &policy, *port);
+                wanted.inbound.entry(PortKey::new(local.netns, port.to_be())).or_insert(entry);
+            }
+        } else {
+            wanted.inbound.insert(PortKey::new(local.netns, 0), inbound(id, &policy, 0));
+            for port in policy.ports.keys() {
+                let key = PortKey::new(local.netns, port.to_be());
+                wanted.inbound.insert(key, inbound(id, &policy, *port));
+            }
+        }
+        for (address, port) in
+            workload.addresses.iter().flat_map(|ip| workload.probes.iter().map(move |p| (ip, p)))
+        {
+            wanted.probes.insert(DestinationKey::tcp(from_ip(*address), port.to_be()), id);
+        }
+        if local.ready && id != 0 {
+            let class = classes.of(&policy);
+            wanted.workloads.insert(id, destination(local.netns, class, &policy));
+            for (port, settings) in &policy.ports {
+                let flags = if settings.same_node == SameNode::Direct { 0 } else { VIA_AGENT };
+                wanted.ports.insert(PortKey::new(id, port.to_be()), flags);
+            }
+        }
+    }
+    if !wanted.probes.is_empty() {
+        let own = Source { workload: 0, namespace: 0, flags: NODE, pad: 0 };
+        wanted.sources.entry(SourceKey::netns(node)).or_insert(own);
+    }
+    classes.verdicts(mesh, enrolled, &ids, &mut wanted.verdicts);
+    destinations::add(mesh, enrolled, &ids, &by_port, sets, &mut wanted);
+    wanted
+}
+
+/// `SOURCES` of a workload.
+fn source(name: &ResourceName, id: u64, policy: &WorkloadPolicy) -> Source {
+    let mut flags = ENROLLED | failure(policy) | accelerated(policy);
+    // Without an id the kernel could not judge, and the agent has to.
+    if policy.same_node != SameNode::Direct || id == 0 {
+        flags |= VIA_AGENT;
+    }
+    Source { workload: id, namespace: id_of(&name.namespace), flags, pad: 0 }
+}
+
+/// `WORKLOADS` of a workload.
+fn destination(netns: u64, class: Option<u64>, policy: &WorkloadPolicy) -> Workload {
+    let mut flags = accelerated(policy);
+    if policy.same_node != SameNode::Direct || class.is_none() {
+        flags |= VIA_AGENT;
+    }
+    if !policy.ports.is_empty() && class.is_some() {
+        flags |= BY_PORT;
+    }
+    Workload { netns, class: class.unwrap_or_default(), flags, pad: 0 }
+}
+
+/// `INBOUND` of a port; 0: of every port without settings of its own.
+fn inbound(id: u64, policy: &WorkloadPolicy, port: u16) -> Inbound {
+    let mode = policy.mtls(port);
+    let mut flags = failure(policy);
+    if mode != MtlsMode::Disable || !policy.authorization.is_empty() {
+        flags |= CAPTURE;
+    }
+    if mode == MtlsMode::Strict {
+        flags |= STRICT;
+    }
+    Inbound { workload: id, flags, pad: 0 }
+}
+
+fn failure(policy: &WorkloadPolicy) -> u32 {
+    match policy.failure() {
+        FailureMode::Closed => FAIL_CLOSED,
+        FailureMode::Open => FAIL_OPEN,
+        FailureMode::Static => 0,
+    }
+}
+
+fn accelerated(policy: &WorkloadPolicy) -> u32 {
+    match policy.acceleration {
+        Acceleration::Off => 0,
+        Acceleration::Sockmap => ACCELERATE,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Sets of backends: their numbers and their slots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_common::addr::user::from_ip;
+use mesh_common::backend::{MAX_BACKENDS, MAX_ENDPOINTS, Slot, columns};
+use mesh_common::workload::STRICT;
+
+use crate::datapath::desired::ids::Ids;
+use crate::model::policy::MtlsMode;
+use crate::model::snapshot::{Backend, Endpoint, Endpoints, Snapshot, Split};
+
+/// Which set: of an address and port, for everybody or for one namespace.
+pub(super) type SetKey = (SocketAddr, Option<Arc<str>>);
+
+/// The numbers of sets. A set keeps its number as long as it is wanted, and a number is not given
+/// out again while the kernel may still hold an entry that means the former set.
+#[derive(Debug)]
+pub struct SetIds {
+    by_key: BTreeMap<SetKey, u32>,
+    next: u32,
+}
+
+/// The most slots in a set.
+const MAX_SLOTS: usize = if MAX_BACKENDS > MAX_ENDPOINTS { MAX_BACKENDS } else { MAX_ENDPOINTS };
+
+impl SetIds {
+    /// Numbers beyond `last`, the largest that is in use.
+    pub fn after(last: u32) -> Self {
+        Self { by_key: BTreeMap::new(), next: last.wrapping_add(1).max(1) }
+    }
+
+    /// The number of a set.
+    pub(super) fn of(&mut self, key: SetKey) -> u32 {
+        let next = &mut self.next;
+        *self.by_key.entry(key).or_insert_with(|| {
+            let id = *next;
+            *next = next.wrapping_add(1).max(1);
+            id
+        })
+    }
+
+    /// Forgets the sets that are not in `used`.
+    pub(super) fn retain(&mut self, used: &BTreeSet<SetKey>) {
+        self.by_key.retain(|key, _| used.contains(key));
+    }
+}
+
+/// The slots of a split. `None`: it is too large for the kernel, and the agent has to pick.
+pub(super) fn slots(mesh: &Snapshot, split: &Split, ids: &Ids<'_>) -> Option<Vec<Slot>> {
+    let weights: Vec<_> = split.backends.iter().map(|backend| backend.weight).collect();
+    let count: usize = split.backends.iter().map(|backend| endpoints(backend).len()).sum();
+    let length = count.max(split.backends.len()).max(1);
+    if length > MAX_SLOTS || weights.len() > MAX_BACKENDS {
+        return None;
+    }
+    let (total, table) = columns(&weights)?;
+    let mut slots = vec![EMPTY; length];
+    let all = split.backends.iter().flat_map(endpoints);
+    for (slot, endpoint) in slots.iter_mut().zip(all) {
+        let strict =
+            mesh.policy(&endpoint.workload.name).mtls(endpoint.address.port()) == MtlsMode::Strict;
+        slot.addr = from_ip(endpoint.address.ip());
+        slot.port_be = endpoint.address.port().to_be();
+        slot.workload = ids.of(&endpoint.workload.name);
+        slot.flags = if strict { STRICT } else { 0 };
+    }
+    let mut first = 0;
+    for ((slot, backend), (threshold, alias)) in slots.iter_mut().zip(&split.backends).zip(table) {
+        slot.threshold = threshold;
+        slot.alias = alias;
+        slot.first = first;
+        slot.count = u32::try_from(endpoints(backend).len()).ok()?;
+        first += slot.count;
+    }
+    if let Some(head) = slots.first_mut() {
+        head.backends = u32::try_from(split.backends.len()).ok()?;
+        head.total = total;
+    }
+    Some(slots)
+}
+
+fn endpoints(backend: &Backend) -> &[Endpoint] {
+    match &backend.endpoints {
+        Endpoints::Invalid => &[],
+        Endpoints::Resolved { endpoints, .. } => endpoints,
+    }
+}
+
+const EMPTY: Slot = Slot {
+    addr: [0; 4],
+    workload: 0,
+    port_be: 0,
+    pad: 0,
+    flags: 0,
+    threshold: 0,
+    alias: 0,
+    first: 0,
+    count: 0,
+    backends: 0,
+    total: 0,
+};

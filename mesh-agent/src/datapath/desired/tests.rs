@@ -1,0 +1,272 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_common::destination::HAS_CONSUMERS;
+use mesh_common::source::CGROUP;
+use mesh_common::verdict::{ALLOW, ASK_AGENT, DENY};
+
+use super::*;
+use crate::model::policy::{Action, AuthorizationPolicy, Block, Operation, Rule, Text};
+use crate::model::policy::{PortPolicy, Source as From};
+use crate::model::service::Service;
+use crate::model::snapshot::{Backend, Endpoint, Endpoints, Split, Target};
+use crate::model::spiffe::SpiffeId;
+use crate::model::workload::{NamedPort, Place, Workload as Known};
+
+const NODE: u64 = 1;
+
+fn workload(name: &str, node: Option<&str>, address: &str) -> Known {
+    Known {
+        name: ResourceName::new("demo", name),
+        identity: SpiffeId::new("cluster.local", "demo", name).unwrap(),
+        node: node.map(Into::into),
+        addresses: vec![address.parse().unwrap()],
+        labels: BTreeMap::new(),
+        ports: Vec::new(),
+        place: Place::Unplaced,
+        ready: true,
+        probes: Vec::new(),
+    }
+}
+
+fn mesh(workloads: Vec<Known>) -> Snapshot {
+    let named = workloads.into_iter().map(|workload| (workload.name.clone(), Arc::new(workload)));
+    Snapshot { workloads: named.collect(), ..Snapshot::default() }
+}
+
+fn three() -> Snapshot {
+    mesh(vec![
+        workload("here", Some("a"), "10.0.0.1"),
+        workload("there", Some("b"), "10.0.0.2"),
+        workload("outside", None, "10.0.0.3"),
+    ])
+}
+
+fn pod(name: &str, netns: u64) -> Enrolled {
+    let source = SourceKey::netns(netns);
+    Enrolled { name: ResourceName::new("demo", name), source, netns, ready: true }
+}
+
+fn unit(name: &str, cgroup: u64) -> Enrolled {
+    let source = SourceKey::cgroup(cgroup);
+    Enrolled { name: ResourceName::new("demo", name), source, netns: NODE, ready: true }
+}
+
+fn compile(mesh: &Snapshot, enrolled: &[Enrolled]) -> Entries {
+    entries(mesh, enrolled, NODE, &mut SetIds::after(0))
+}
+
+fn id(name: &str) -> u64 {
+    id_of(&ResourceName::new("demo", name))
+}
+
+fn at(entries: &Entries, address: &str, port: u16) -> Option<Destination> {
+    let key = DestinationKey::tcp(from_ip(address.parse().unwrap()), port.to_be());
+    entries.destinations.get(&key).copied()
+}
+
+fn policy(action: Action, rules: Vec<Rule>) -> Arc<AuthorizationPolicy> {
+    let name = ResourceName::new("demo", "policy");
+    Arc::new(AuthorizationPolicy { name, selector: BTreeMap::new(), action, rules })
+}
+
+fn restrict(mesh: &mut Snapshot, name: &str, policies: Vec<Arc<AuthorizationPolicy>>) {
+    let policy = WorkloadPolicy { authorization: policies, ..WorkloadPolicy::default() };
+    mesh.policies.insert(ResourceName::new("demo", name), Arc::new(policy));
+}
+
+#[test]
+fn a_workload_of_this_node_owns_its_address() {
+    let entries = compile(&three(), &[pod("here", 42)]);
+    let here = at(&entries, "10.0.0.1", 0).unwrap();
+    assert_eq!((here.owner, here.workload), (42, id("here")));
+    let there = at(&entries, "10.0.0.2", 0).unwrap();
+    assert_eq!((there.owner, there.workload), (0, 0));
+    assert_eq!(at(&entries, "10.0.0.3", 0), None);
+    assert_eq!(entries.workloads[&id("here")].netns, 42);
+    assert_eq!(entries.sources.len(), 1);
+}
+
+#[test]
+fn what_is_not_ready_is_captured_and_not_connected_to() {
+    let waiting = Enrolled { ready: false, ..pod("here", 42) };
+    let entries = compile(&three(), &[waiting]);
+    assert_eq!(entries.sources[&SourceKey::netns(42)].workload, id("here"));
+    assert!(entries.inbound.contains_key(&PortKey::new(42, 0)));
+    assert!(entries.workloads.is_empty());
+}
+
+#[test]
+fn units_share_an_address_by_their_ports() {
+    let unit_of = |name: &str, port: u16| Known {
+        ports: vec![NamedPort { name: "main".into(), port }],
+        place: Place::Cgroup(name.into()),
+        ..workload(name, Some("a"), "10.0.0.1")
+    };
+    let mesh = mesh(vec![unit_of("db", 5432), unit_of("web", 80)]);
+    let entries = compile(&mesh, &[unit("db", 7), unit("web", 8)]);
+    assert_eq!(at(&entries, "10.0.0.1", 0), None);
+    assert_eq!(at(&entries, "10.0.0.1", 80).unwrap().workload, id("web"));
+    assert_eq!(at(&entries, "10.0.0.1", 5432).unwrap().owner, 0);
+    assert_eq!(entries.inbound[&PortKey::new(NODE, 5432_u16.to_be())].workload, id("db"));
+    assert_eq!(entries.inbound.get(&PortKey::new(NODE, 0)), None);
+    assert_eq!(entries.sources[&SourceKey::cgroup(7)].flags & ENROLLED, ENROLLED);
+    assert_eq!(entries.sources[&SourceKey::netns(NODE)].flags, BY_CGROUP | super::NODE);
+    assert_eq!(entries.sources.keys().filter(|key| key.kind == CGROUP).count(), 2);
+}
+
+#[test]
+fn the_nodes_probes_are_let_to_the_ports_that_declare_them() {
+    let probed = Known { probes: vec![8081], ..workload("here", Some("a"), "10.0.0.1") };
+    let entries = compile(&mesh(vec![probed]), &[pod("here", 42)]);
+    let key = DestinationKey::tcp(from_ip([10, 0, 0, 1].into()), 8081_u16.to_be());
+    assert_eq!(entries.probes[&key], id("here"));
+    assert_eq!(entries.sources[&SourceKey::netns(NODE)].flags, super::NODE);
+}
+
+#[test]
+fn modes_and_ports_become_flags() {
+    let mut mesh = three();
+    let strict =
+        PortPolicy { mtls: MtlsMode::Strict, same_node: SameNode::Mtls, ..PortPolicy::default() };
+    let policy = WorkloadPolicy {
+        ports: BTreeMap::from([(80, strict)]),
+        acceleration: Acceleration::Sockmap,
+        ..WorkloadPolicy::default()
+    };
+    mesh.policies.insert(ResourceName::new("demo", "here"), Arc::new(policy));
+    let entries = compile(&mesh, &[pod("here", 42)]);
+    let source = entries.sources[&SourceKey::netns(42)];
+    assert_eq!(source.flags, ENROLLED | ACCELERATE | FAIL_OPEN);
+    assert_eq!(entries.workloads[&id("here")].flags, ACCELERATE | BY_PORT);
+    assert_eq!(entries.ports[&PortKey::new(id("here"), 80_u16.to_be())], VIA_AGENT);
+    let inbound = |port: u16| entries.inbound[&PortKey::new(42, port.to_be())].flags;
+    assert_eq!(inbound(0), CAPTURE | FAIL_OPEN);
+    assert_eq!(inbound(80), CAPTURE | STRICT | FAIL_OPEN);
+    assert_eq!(at(&entries, "10.0.0.1", 80).unwrap().flags, STRICT);
+    assert_eq!(at(&entries, "10.0.0.1", 0).unwrap().flags, 0);
+}
+
+#[test]
+fn verdicts_are_those_of_the_policies() {
+    let mut mesh = mesh(vec![
+        workload("a", Some("n"), "10.0.0.1"),
+        workload("b", Some("n"), "10.0.0.2"),
+        workload("c", Some("n"), "10.0.0.3"),
+    ]);
+    let from_a = From {
+        principals: vec![Text::Exact("cluster.local/ns/demo/sa/a".into())],
+        ..From::default()
+    };
+    let to_80 = Operation { ports: vec![80], ..Operation::default() };
+    let rule = Rule { from: vec![from_a], to: vec![to_80], ..Rule::default() };
+    restrict(&mut mesh, "c", vec![policy(Action::Allow, vec![rule])]);
+    let enrolled = [pod("a", 11), pod("b", 12), pod("c", 13)];
+    let entries = compile(&mesh, &enrolled);
+    let class = entries.workloads[&id("c")].class;
+    assert_ne!(class, 0);
+    assert_eq!(entries.workloads[&id("a")].class, 0);
+    let verdict = |source: &str, port: u16| {
+        let exact = entries.verdicts.get(&VerdictKey::new(id(source), class, port.to_be()));
+        exact.or(entries.verdicts.get(&VerdictKey::new(id(source), class, 0))).unwrap().verdict
+    };
+    assert_eq!((verdict("a", 80), verdict("a", 81)), (ALLOW, DENY));
+    assert_eq!((verdict("b", 80), verdict("b", 81)), (DENY, DENY));
+    let policy = id_of(&ResourceName::new("demo", "policy"));
+    assert_eq!(entries.verdicts[&VerdictKey::new(id("b"), class, 0)].policy, policy);
+}
+
+#[test]
+fn what_depends_on_which_address_is_left_to_the_agent() {
+    let two = Known {
+        addresses: vec!["10.0.0.1".parse().unwrap(), "10.1.0.1".parse().unwrap()],
+        ..workload("a", Some("n"), "10.0.0.1")
+    };
+    let mut mesh = mesh(vec![two, workload("c", Some("n"), "10.0.0.3")]);
+    let block = Block { network: [10, 1, 0, 0].into(), prefix: 16 };
+    let from = From { ip_blocks: vec![block], ..From::default() };
+    let rule = Rule { from: vec![from], ..Rule::default() };
+    restrict(&mut mesh, "c", vec![policy(Action::Deny, vec![rule])]);
+    let entries = compile(&mesh, &[pod("a", 11), pod("c", 13), unit("x", 5)]);
+    let class = entries.workloads[&id("c")].class;
+    assert_eq!(entries.verdicts[&VerdictKey::new(id("a"), class, 0)].verdict, ASK_AGENT);
+    assert_eq!(entries.verdicts[&VerdictKey::new(id("c"), class, 0)].verdict, ALLOW);
+}
+
+#[test]
+fn a_changed_policy_is_another_class() {
+    let mut mesh = three();
+    let class = |mesh: &Snapshot| compile(mesh, &[pod("here", 42)]).workloads[&id("here")].class;
+    restrict(&mut mesh, "here", vec![policy(Action::Allow, vec![])]);
+    let first = class(&mesh);
+    restrict(&mut mesh, "here", vec![policy(Action::Deny, vec![])]);
+    assert_ne!(class(&mesh), first);
+    restrict(&mut mesh, "here", vec![policy(Action::Allow, vec![])]);
+    assert_eq!(class(&mesh), first);
+}
+
+fn service(mesh: &mut Snapshot, weights: &[(u32, &[&str])], consumer: Option<&str>) -> SocketAddr {
+    let service = Arc::new(Service {
+        name: ResourceName::new("demo", "echo"),
+        hostname: "echo.demo.svc.cluster.local".into(),
+        addresses: Vec::new(),
+        ports: Vec::new(),
+        selector: BTreeMap::new(),
+    });
+    let endpoint = |name: &&str| {
+        let workload = Arc::clone(&mesh.workloads[&ResourceName::new("demo", *name)]);
+        Endpoint { address: SocketAddr::new(workload.addresses[0], 8080), workload }
+    };
+    let backend = |(weight, names): &(u32, &[&str])| Backend {
+        service: service.name.clone(),
+        port: 80,
+        weight: *weight,
+        endpoints: Endpoints::Resolved {
+            service: Arc::clone(&service),
+            endpoints: names.iter().map(endpoint).collect(),
+        },
+    };
+    let split = || Split { route: None, backends: weights.iter().map(backend).collect() };
+    let by_namespace = consumer.map(|namespace| (namespace.into(), split())).into_iter().collect();
+    let (port, default) = (80, split());
+    let target = Target { service: Arc::clone(&service), port, default, by_namespace };
+    let address = "10.96.0.10:80".parse().unwrap();
+    mesh.services.insert(address, Arc::new(target));
+    address
+}
+
+#[test]
+fn a_set_has_its_endpoints_and_says_which_are_here() {
+    let mut mesh = three();
+    service(&mut mesh, &[(90, &["here", "there"]), (10, &["outside"]), (0, &[])], Some("shop"));
+    let mut ids = SetIds::after(7);
+    let entries = entries(&mesh, &[pod("here", 42)], NODE, &mut ids);
+    let found = at(&entries, "10.96.0.10", 80).unwrap();
+    assert_eq!((found.set, found.flags & HAS_CONSUMERS), (8, HAS_CONSUMERS));
+    let slots = &entries.sets[&8];
+    assert_eq!((slots.len(), slots[0].backends, slots[0].total), (3, 3, 100));
+    let who: Vec<_> = slots.iter().map(|slot| slot.workload).collect();
+    assert_eq!(who, [id("here"), 0, 0]);
+    let ranges: Vec<_> = slots.iter().map(|slot| (slot.first, slot.count)).collect();
+    assert_eq!(ranges, [(0, 2), (2, 1), (3, 0)]);
+    let key = ConsumerKey { namespace: id_of(&"shop"), set: 8, pad: 0 };
+    assert_eq!(entries.sets[&entries.consumers[&key]], *slots);
+}
+
+#[test]
+fn numbers_of_sets_stay_and_are_not_given_out_again() {
+    let mut mesh = three();
+    let address = service(&mut mesh, &[(1, &["here"])], None);
+    let mut ids = SetIds::after(0);
+    let set = |mesh: &Snapshot, ids: &mut SetIds| {
+        let entries = entries(mesh, &[], NODE, ids);
+        entries.sets.keys().next().copied()
+    };
+    assert_eq!(set(&mesh, &mut ids), Some(1));
+    assert_eq!(set(&mesh, &mut ids), Some(1));
+    let target = mesh.services.remove(&address).unwrap();
+    assert_eq!(set(&mesh, &mut ids), None);
+    mesh.services.insert(address, target);
+    assert_eq!(set(&mesh, &mut ids), Some(2));
+}

@@ -1,0 +1,133 @@
+//! The maps as the task that writes them holds them: what is in each, and how it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError};
+use mesh_common::backend::Slot;
+
+use crate::datapath::plan::{Op, plan};
+
+/// `BPF_F_INNER_MAP` (Linux 5.10): arrays of any length fit the outer map.
+const ANY_LENGTH: u32 = 1 << 12;
+
+/// A map, and what it holds.
+#[derive(Debug)]
+pub(super) struct Table<K: Pod, V: Pod> {
+    map: HashMap<MapData, K, V>,
+    have: BTreeMap<K, V>,
+    name: &'static str,
+}
+
+/// The sets of backends, and what they hold.
+#[derive(Debug)]
+pub(super) struct SetTable {
+    map: HashOfMaps<MapData, u32, Array<MapData, Slot>>,
+    /// `None`: one that a predecessor left, with unknown content.
+    have: BTreeMap<u32, Option<Vec<Slot>>>,
+}
+
+impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
+    /// Takes over what the map holds.
+    pub(super) fn adopt(map: HashMap<MapData, K, V>, name: &'static str) -> Self {
+        let have = map.iter().filter_map(Result::ok).collect();
+        Self { map, have, name }
+    }
+
+    /// What it holds.
+    pub(super) const fn have(&self) -> &BTreeMap<K, V> {
+        &self.have
+    }
+
+    /// Makes the map hold `want`, and for now also what it held. False: the kernel refused a part.
+    pub(super) fn add(&mut self, want: &BTreeMap<K, V>) -> bool {
+        self.apply_all(plan(&self.have, want).into_iter().filter(|op| matches!(op, Op::Put(..))))
+    }
+
+    /// Makes the map hold `want`. False: the kernel refused a part of it.
+    pub(super) fn bring_to(&mut self, want: &BTreeMap<K, V>) -> bool {
+        self.apply_all(plan(&self.have, want).into_iter())
+    }
+
+    fn apply_all(&mut self, ops: impl Iterator<Item = Op<K, V>>) -> bool {
+        let refused: Vec<_> = ops.filter_map(|op| self.apply(op).err()).collect();
+        report(self.name, &refused)
+    }
+
+    fn apply(&mut self, op: Op<K, V>) -> Result<(), MapError> {
+        match op {
+            Op::Put(key, value) => {
+                self.map.insert(key, value, 0)?;
+                self.have.insert(key, value);
+            }
+            Op::Del(key) => {
+                match self.map.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(error),
+                }
+                self.have.remove(&key);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SetTable {
+    /// Takes over what the map holds.
+    pub(super) fn adopt(map: HashOfMaps<MapData, u32, Array<MapData, Slot>>) -> Self {
+        let have = map.keys().filter_map(Result::ok).map(|key| (key, None)).collect();
+        Self { map, have }
+    }
+
+    /// The largest number that is in use.
+    pub(super) fn last(&self) -> u32 {
+        self.have.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// Writes the sets that are new or different, each as a whole.
+    pub(super) fn add(&mut self, want: &BTreeMap<u32, Vec<Slot>>) -> bool {
+        let mut refused = Vec::new();
+        for (number, slots) in want {
+            if self.have.get(number).is_some_and(|have| have.as_ref() == Some(slots)) {
+                continue;
+            }
+            match self.put(*number, slots) {
+                Ok(()) => drop(self.have.insert(*number, Some(slots.clone()))),
+                Err(error) => refused.push(error),
+            }
+        }
+        report("BACKENDS", &refused)
+    }
+
+    /// Removes the sets that are not in `want`.
+    pub(super) fn retain(&mut self, want: &BTreeMap<u32, Vec<Slot>>) -> bool {
+        let gone: BTreeSet<_> =
+            self.have.keys().filter(|number| !want.contains_key(*number)).copied().collect();
+        let mut refused = Vec::new();
+        for number in gone {
+            match self.map.remove(&number) {
+                Ok(()) | Err(MapError::KeyNotFound) => drop(self.have.remove(&number)),
+                Err(error) => refused.push(error),
+            }
+        }
+        report("BACKENDS", &refused)
+    }
+
+    fn put(&mut self, number: u32, slots: &[Slot]) -> Result<(), MapError> {
+        let length = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+        let mut array: Array<MapData, Slot> = Array::create(length, ANY_LENGTH)?;
+        for (index, slot) in (0..).zip(slots) {
+            array.set(index, slot, 0)?;
+        }
+        self.map.insert(number, &array, 0)
+    }
+}
+
+/// One line for all that was refused: a map that is full refuses thousands. True: nothing was.
+fn report(map: &'static str, refused: &[MapError]) -> bool {
+    if let Some(error) = refused.first() {
+        let entries = refused.len();
+        tracing::error!(map, entries, %error, "the kernel refused entries");
+    }
+    refused.is_empty()
+}

@@ -1,0 +1,108 @@
+//! The life of a connection that arrived in plaintext: the kernel knew of no permission for it, and
+//! gave it to the agent instead of the application.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_common::PLAINTEXT_PORT;
+use tokio::net::TcpStream;
+
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::io::leg::Leg;
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::Workload;
+use crate::proxy::Context;
+use crate::proxy::conn::Conn;
+use crate::proxy::inbound::application::Arrival;
+use crate::proxy::outbound::tcp::relay;
+use crate::proxy::realm::Realm;
+use crate::telemetry::{Peer, Reporter};
+
+/// Serves a connection to the plaintext listener of `realm`. Its own address is the one that the
+/// client connected to. What may not be is reset.
+pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
+    let to = stream.local_addr().map_or(client, canonical);
+    let client = canonical(client);
+    let mut leg = Leg::new(stream);
+    let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, to);
+    let mesh = context.mesh.load();
+    let arrival = arrive(&mesh, realm, to, client);
+    if let Ok(arrival) = &arrival {
+        let source = client_workload(&mesh, client);
+        conn.parties.source = Peer { workload: source, principal: None };
+        let destination = Some(Arc::clone(&arrival.local.workload));
+        conn.parties.destination = Peer { workload: destination, principal: None };
+    }
+    conn.established();
+    let arrival = arrival.and_then(|arrival| arrival.judge(&mesh).map(|()| arrival));
+    drop(mesh);
+    let result = match arrival {
+        Ok(arrival) => serve(&context, &arrival, &mut leg, &mut conn).await,
+        Err(failure) => Err(failure),
+    };
+    conn.finish(result);
+}
+
+/// Whose connection it is.
+fn arrive(
+    mesh: &Snapshot,
+    realm: Arc<Realm>,
+    to: SocketAddr,
+    client: SocketAddr,
+) -> Result<Arrival, Failure> {
+    let not_ours = || Failure::new(Kind::NoOrigin, Side::Client, Retry::Never);
+    if is_the_listeners_own(to) {
+        return Err(not_ours());
+    }
+    let local = realm.local_at(mesh, to).ok_or_else(not_ours)?;
+    Ok(Arrival { realm, local, to, client, principal: None })
+}
+
+/// Connects to the application, and moves bytes for as long as the policies allow.
+async fn serve(
+    context: &Context,
+    arrival: &Arrival,
+    leg: &mut Leg,
+    conn: &mut Conn,
+) -> Result<(), Failure> {
+    let mut application = arrival.connect(context, conn).await?;
+    tokio::select! {
+        biased;
+        copied = relay(leg, &mut application, &conn.carried) => copied,
+        failure = arrival.forbidden(context.mesh.clone()) => Err(failure),
+    }
+}
+
+/// Whether somebody has connected to the listener itself: the kernel gave it nothing.
+fn is_the_listeners_own(to: SocketAddr) -> bool {
+    to.ip().is_loopback() && to.port() == PLAINTEXT_PORT
+}
+
+/// Which workload the client seems to be. An address proves nothing: it is for people to see.
+fn client_workload(mesh: &Snapshot, client: SocketAddr) -> Option<Arc<Workload>> {
+    match mesh.by_address.get(&client.ip()).map(Vec::as_slice) {
+        Some([workload]) => Some(Arc::clone(workload)),
+        _ => None,
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listener_itself_is_nobodys_destination() {
+        for (to, expect) in [
+            ("127.0.0.1:15006", true),
+            ("[::1]:15006", true),
+            ("127.0.0.1:80", false),
+            ("10.0.0.1:15006", false),
+        ] {
+            assert_eq!(is_the_listeners_own(to.parse().unwrap()), expect, "{to}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Between two workloads of this node, through the agent and without TLS: the bytes never leave the
+//! node, and the kernel has said whose socket it is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::failure::Failure;
+use crate::io::leg::Leg;
+use crate::model::policy::SameNode;
+use crate::model::snapshot::{Endpoint, Snapshot};
+use crate::proxy::Context;
+use crate::proxy::conn::Conn;
+use crate::proxy::inbound::application::Arrival;
+use crate::proxy::outbound::tcp;
+use crate::proxy::realm::{Local, Resident};
+use crate::telemetry::Reporter;
+
+/// The endpoint as a workload of this node, if `source` may reach it without TLS. What could go
+/// straight, and comes to the agent because the kernel could not tell, goes this way too.
+pub fn destination(
+    context: &Context,
+    mesh: &Snapshot,
+    source: &Local,
+    endpoint: &Endpoint,
+) -> Option<Resident> {
+    let resident = context.locals.get(&endpoint.workload.name)?;
+    let theirs = mesh.policy(&endpoint.workload.name).same_node(endpoint.address.port());
+    let demanded = mesh.policy(&source.workload.name).same_node.max(theirs);
+    // One host's loopback is no network, whatever is demanded between its workloads.
+    (demanded < SameNode::Mtls || endpoint.address.ip().is_loopback()).then_some(resident)
+}
+
+/// Serves the connection of `source`, that `conn` reports, and reports the destination's end too.
+///
+/// # Errors
+///
+/// The destination's policies do not allow it, or it did not take the connection, or one of the ends
+/// closed abruptly.
+pub async fn run(
+    context: &Context,
+    source: &Local,
+    leg: &mut Leg,
+    (client, to): (SocketAddr, SocketAddr),
+    Resident { realm, local }: Resident,
+    conn: &mut Conn,
+) -> Result<(), Failure> {
+    let mut far = Conn::new(&context.telemetry, Reporter::Destination, client, to);
+    far.parties.source = conn.parties.source.clone();
+    far.parties.destination = conn.parties.destination.clone();
+    far.parties.service.clone_from(&conn.parties.service);
+    far.carried = Arc::clone(&conn.carried);
+    far.established();
+    // A workload needs no permission to reach itself.
+    let is_itself = source.workload.name == local.workload.name;
+    let principal = Some(source.identity.id().clone());
+    let arrival = Arrival { realm, local, to, client, principal };
+    let result = serve(context, &arrival, is_itself, leg, &mut far).await;
+    conn.upstream_local = far.upstream_local;
+    far.finish(result.as_ref().copied().map_err(Failure::again));
+    result
+}
+
+async fn serve(
+    context: &Context,
+    arrival: &Arrival,
+    is_itself: bool,
+    leg: &mut Leg,
+    far: &mut Conn,
+) -> Result<(), Failure> {
+    if !is_itself {
+        arrival.judge(&context.mesh.load())?;
+    }
+    let mut application = arrival.connect(context, far).await?;
+    tokio::select! {
+        biased;
+        copied = tcp::relay(leg, &mut application, &far.carried) => copied,
+        failure = arrival.forbidden(context.mesh.clone()), if !is_itself => Err(failure),
+    }
+}

@@ -1,0 +1,103 @@
+//! nodemesh.dev/v1alpha1 `MeshPolicy`.
+
+use std::collections::BTreeMap;
+
+use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, SameNode};
+
+use super::super::schema;
+use super::super::yaml::printable;
+use super::{Problems, check};
+
+/// Istio's words. `UNSET` is read as if the field were not there.
+const MTLS: &[(&str, Option<MtlsMode>)] = &[
+    ("STRICT", Some(MtlsMode::Strict)),
+    ("PERMISSIVE", Some(MtlsMode::Permissive)),
+    ("DISABLE", Some(MtlsMode::Disable)),
+    ("UNSET", None),
+];
+
+const SAME_NODE: &[(&str, Option<SameNode>)] = &[
+    ("direct", Some(SameNode::Direct)),
+    ("agent", Some(SameNode::Agent)),
+    ("mtls", Some(SameNode::Mtls)),
+];
+
+const FAILURE: &[(&str, Option<FailureMode>)] = &[
+    ("closed", Some(FailureMode::Closed)),
+    ("open", Some(FailureMode::Open)),
+    ("static", Some(FailureMode::Static)),
+];
+
+const ACCELERATION: &[(&str, Option<Acceleration>)] =
+    &[("none", Some(Acceleration::Off)), ("sockmap", Some(Acceleration::Sockmap))];
+
+pub(super) fn convert(written: schema::MeshPolicy, problems: &mut Problems) -> Option<MeshPolicy> {
+    let name = check::name(&written.metadata, check::is_subdomain, problems);
+    let created = check::created(&written.metadata, problems);
+    let spec = written.spec.unwrap_or_default();
+    let selector = check::selector(spec.selector, problems);
+    let mtls = spec.mtls.and_then(|mtls| mtls.mode);
+    let by_port = spec.port_level_mtls.into_iter().flatten();
+    let by_port = by_port.filter_map(|(port, mtls)| Some((port, mtls.mode?)));
+    let port_mtls = ports("spec.portLevelMtls", ".mode", MTLS, by_port, problems);
+    let by_port = spec.port_level_same_node.into_iter().flatten();
+    let port_same_node = ports("spec.portLevelSameNode", "", SAME_NODE, by_port, problems);
+    let given = [
+        ("spec.portLevelMtls", port_mtls.is_empty()),
+        ("spec.portLevelSameNode", port_same_node.is_empty()),
+    ];
+    for (path, _) in given.iter().filter(|(_, is_empty)| selector.is_empty() && !is_empty) {
+        let message = "the ports of different workloads have nothing in common; add a \
+                       spec.selector that says whose ports are meant";
+        problems.invalid(*path, message);
+    }
+    Some(MeshPolicy {
+        name: name?,
+        created,
+        selector,
+        mtls: word("spec.mtls.mode", MTLS, mtls, problems),
+        port_mtls,
+        same_node: word("spec.sameNode", SAME_NODE, spec.same_node, problems),
+        port_same_node,
+        failure: word("spec.failureMode", FAILURE, spec.failure_mode, problems),
+        acceleration: word("spec.acceleration", ACCELERATION, spec.acceleration, problems),
+    })
+}
+
+/// What a word at `path` means.
+fn word<T: Copy>(
+    path: &str,
+    words: &[(&str, Option<T>)],
+    written: Option<String>,
+    problems: &mut Problems,
+) -> Option<T> {
+    let written = written?;
+    let known = words.iter().find(|(word, _)| *word == written);
+    if known.is_none() {
+        let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        let (written, words) = (printable(&written), words.join(", "));
+        problems.invalid(path, format!("`{written}` is not known; write one of: {words}"));
+    }
+    known.and_then(|(_, meaning)| *meaning)
+}
+
+/// What words by port mean; a port's word is at `<path>.<port><end>`.
+fn ports<T: Copy>(
+    path: &str,
+    end: &str,
+    words: &[(&str, Option<T>)],
+    written: impl Iterator<Item = (String, String)>,
+    problems: &mut Problems,
+) -> BTreeMap<u16, T> {
+    let mut ports = BTreeMap::new();
+    for (number, written) in written {
+        let path = format!("{path}.{}", printable(&number));
+        let port = check::port_text(&path, &number, problems);
+        let meaning = word(&format!("{path}{end}"), words, Some(written), problems);
+        let (Some(port), Some(meaning)) = (port, meaning) else { continue };
+        if ports.insert(port, meaning).is_some() {
+            problems.invalid(path, format!("port {port} is written twice; remove one of them"));
+        }
+    }
+    ports
+}

@@ -1,0 +1,218 @@
+//! Which policies are in force for which workload (pure).
+//!
+//! Of a `MeshPolicy`'s settings each is inherited for itself: the policies closest to the workload
+//! that say something about it win, of several equally close ones the oldest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::model::condition::Condition;
+use crate::model::id::ResourceName;
+use crate::model::policy::{
+    AuthorizationPolicy, MeshPolicy, PortPolicy, ROOT_NAMESPACE, WorkloadPolicy,
+};
+use crate::model::workload::Workload;
+use crate::store::build::conflict;
+use crate::store::index::{Index, Placed};
+use crate::store::update::{Key, Kind};
+
+/// How close a policy is to a workload; the closest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    /// Of its namespace, for some workloads.
+    Selected,
+    /// Of the root namespace, for some workloads.
+    RootSelected,
+    /// For its namespace.
+    Namespace,
+    /// For the mesh.
+    Mesh,
+}
+
+/// Resolves the policies of every workload. Workloads in the scope of the same policies share one.
+pub(super) fn resolve(
+    index: &Index<'_>,
+    conditions: &mut Vec<Condition>,
+) -> HashMap<ResourceName, Arc<WorkloadPolicy>> {
+    let mesh = by_namespace(&index.mesh_policies);
+    let authorization = by_namespace(&index.authorization);
+    let mut shared: HashMap<(Vec<_>, Vec<_>), Arc<WorkloadPolicy>> = HashMap::new();
+    let mut policies = HashMap::new();
+    let mut conflicts = Conflicts::default();
+    for (name, (_, workload)) in &index.workloads {
+        let (mut carried, authorized) =
+            (in_scope(&mesh, workload), in_scope(&authorization, workload));
+        let key: (Vec<_>, Vec<_>) = (
+            carried.iter().map(|(_, policy)| &policy.name).collect(),
+            authorized.iter().map(|(_, policy)| &policy.name).collect(),
+        );
+        let policy = shared.entry(key).or_insert_with(|| {
+            carried.sort_by(|(_, a), (_, b)| order(a).cmp(&order(b)));
+            let mut resolver = Resolver { policies: &carried, workload, conflicts: &mut conflicts };
+            let mut policy = resolver.resolve();
+            policy.authorization =
+                authorized.iter().map(|(_, policy)| Arc::clone(policy)).collect();
+            policy.authorization.sort_by(|a, b| a.name.cmp(&b.name));
+            Arc::new(policy)
+        });
+        policies.insert((*name).clone(), Arc::clone(policy));
+    }
+    for ((loser, field), (placed, message)) in conflicts.0 {
+        let key = Key { kind: Kind::MeshPolicy, name: loser.clone() };
+        conditions.push(conflict(placed.0, &key, &field, message));
+    }
+    policies
+}
+
+/// Something that may be for some workloads of its scope only.
+trait Scoped {
+    fn selector(&self) -> &BTreeMap<String, String>;
+}
+
+impl Scoped for MeshPolicy {
+    fn selector(&self) -> &BTreeMap<String, String> {
+        &self.selector
+    }
+}
+
+impl Scoped for AuthorizationPolicy {
+    fn selector(&self) -> &BTreeMap<String, String> {
+        &self.selector
+    }
+}
+
+type ByNamespace<'a, T> = HashMap<&'a str, Vec<Placed<'a, T>>>;
+
+fn by_namespace<'a, T: Scoped>(
+    policies: &BTreeMap<&'a ResourceName, Placed<'a, T>>,
+) -> ByNamespace<'a, T> {
+    let mut map: ByNamespace<'a, T> = HashMap::new();
+    for (name, placed) in policies {
+        map.entry(&name.namespace).or_default().push(*placed);
+    }
+    map
+}
+
+/// The policies whose scope `workload` is in: those of its namespace and those of the root.
+fn in_scope<'a, T: Scoped>(
+    policies: &ByNamespace<'a, T>,
+    workload: &Workload,
+) -> Vec<Placed<'a, T>> {
+    let namespaces = BTreeSet::from([&*workload.name.namespace, ROOT_NAMESPACE]);
+    let near = namespaces.iter().filter_map(|namespace| policies.get(namespace)).flatten();
+    near.filter(|(_, policy)| {
+        policy.selector().iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+    })
+    .copied()
+    .collect()
+}
+
+fn level(policy: &MeshPolicy) -> Level {
+    let is_root = &*policy.name.namespace == ROOT_NAMESPACE;
+    match (is_root, policy.selector.is_empty()) {
+        (false, false) => Level::Selected,
+        (true, false) => Level::RootSelected,
+        (false, true) => Level::Namespace,
+        (true, true) => Level::Mesh,
+    }
+}
+
+/// What sorts policies by who wins.
+fn order(policy: &MeshPolicy) -> (Level, &str, &ResourceName) {
+    (level(policy), &policy.created, &policy.name)
+}
+
+/// Settings that have no effect, by policy and field: where the policy is, and why.
+#[derive(Default)]
+struct Conflicts<'a>(BTreeMap<(&'a ResourceName, String), (Placed<'a, MeshPolicy>, String)>);
+
+/// Resolves the settings of one workload.
+struct Resolver<'r, 'a> {
+    /// Those whose scope it is in, by who wins.
+    policies: &'r [Placed<'a, MeshPolicy>],
+    workload: &'r Workload,
+    conflicts: &'r mut Conflicts<'a>,
+}
+
+impl<'a> Resolver<'_, 'a> {
+    fn resolve(&mut self) -> WorkloadPolicy {
+        let mtls = self.first(&[("spec.mtls.mode", &|policy| policy.mtls)]);
+        let same_node = self.first(&[("spec.sameNode", &|policy| policy.same_node)]);
+        let failure = self.first(&[("spec.failureMode", &|policy| policy.failure)]);
+        let acceleration = self.first(&[("spec.acceleration", &|policy| policy.acceleration)]);
+        let ports: BTreeSet<u16> = self
+            .policies
+            .iter()
+            .flat_map(|(_, policy)| policy.port_mtls.keys().chain(policy.port_same_node.keys()))
+            .copied()
+            .collect();
+        let ports = ports.into_iter().map(|port| (port, self.port(port))).collect();
+        WorkloadPolicy {
+            mtls: mtls.map(|(mode, _)| mode).unwrap_or_default(),
+            mtls_from: mtls.map(|(_, name)| name.clone()),
+            same_node: same_node.map(|(mode, _)| mode).unwrap_or_default(),
+            ports,
+            failure: failure.map(|(mode, _)| mode),
+            acceleration: acceleration.map(|(mode, _)| mode).unwrap_or_default(),
+            authorization: Vec::new(),
+        }
+    }
+
+    /// A port has, at each level, its own setting before that of the workload.
+    fn port(&mut self, port: u16) -> PortPolicy {
+        let mtls = self.first(&[
+            (&format!("spec.portLevelMtls.{port}.mode"), &|policy| {
+                policy.port_mtls.get(&port).copied()
+            }),
+            ("spec.mtls.mode", &|policy| policy.mtls),
+        ]);
+        let same_node = self.first(&[
+            (&format!("spec.portLevelSameNode.{port}"), &|policy| {
+                policy.port_same_node.get(&port).copied()
+            }),
+            ("spec.sameNode", &|policy| policy.same_node),
+        ]);
+        PortPolicy {
+            mtls: mtls.map(|(mode, _)| mode).unwrap_or_default(),
+            mtls_from: mtls.map(|(_, name)| name.clone()),
+            same_node: same_node.map(|(mode, _)| mode).unwrap_or_default(),
+        }
+    }
+
+    /// The setting that wins and whose it is: of the closest level at which any of `fields` is set,
+    /// the first of the fields, as the oldest policy has it.
+    fn first<T>(&mut self, fields: &[Field<'_, T>]) -> Option<(T, &'a ResourceName)> {
+        let levels = self.policies.chunk_by(|(_, a), (_, b)| level(a) == level(b));
+        for policies in levels {
+            for (field, get) in fields {
+                let mut set = policies
+                    .iter()
+                    .filter_map(|placed| get(placed.1).map(|value| (value, *placed)));
+                let Some((value, (_, winner))) = set.next() else { continue };
+                for (_, loser) in set {
+                    self.conflict(field, loser, &winner.name);
+                }
+                return Some((value, &winner.name));
+            }
+        }
+        None
+    }
+
+    fn conflict(&mut self, field: &str, loser: Placed<'a, MeshPolicy>, winner: &ResourceName) {
+        let key = (&loser.1.name, field.to_owned());
+        self.conflicts.0.entry(key).or_insert_with(|| {
+            let message = format!(
+                "MeshPolicy {winner} is older, or first by name, and says this already for \
+                 Workload {}; remove one of them or select other workloads",
+                self.workload.name
+            );
+            (loser, message)
+        });
+    }
+}
+
+/// The path of a setting, and how it is read.
+type Field<'f, T> = (&'f str, &'f dyn Fn(&MeshPolicy) -> Option<T>);
+
+#[cfg(test)]
+mod tests;

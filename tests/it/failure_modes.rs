@@ -1,0 +1,169 @@
+//! What the kernel does while the agent does not answer: killed, hung, or not there yet.
+
+use std::time::{Duration, Instant};
+
+use mesh_tests::agent::Agent;
+use mesh_tests::apps::{Client, Server};
+use mesh_tests::capture::Capture;
+use mesh_tests::expect::eventually;
+use mesh_tests::fixture::verdicts;
+use mesh_tests::mesh::{Mesh, Workload};
+use mesh_tests::pair::{ECHO, PORT, Pair, hello};
+use mesh_tests::pod::Pod;
+use mesh_tests::process::DEADLINE;
+use nix::sys::signal::Signal;
+
+/// How long the kernel may take to notice an agent that hangs.
+const NOTICED: Duration = Duration::from_secs(1);
+
+/// A pair with a policy for everybody, both agents, and another pod beside the client.
+struct World {
+    pair: Pair,
+    beside: Pod,
+    a: Agent,
+    _b: Agent,
+    _servers: Vec<Server>,
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: nodemesh.dev/v1alpha1
+kind: MeshPolicy
+metadata: {{name: {name}, namespace: demo}}
+spec: {{{spec}}}
+"
+    )
+}
+
+fn start(spec: &str) -> World {
+    let pair = Pair::new().unwrap();
+    let beside = pair.a.pod("beside").unwrap();
+    let mesh: Mesh = pair.mesh().workload(&Workload::of(&beside).port(PORT));
+    pair.config.write(&mesh.raw(policy("all", spec))).unwrap();
+    let (a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
+    let servers = [&pair.echo, &beside].map(|pod| Server::echo(pod, PORT, pod.name()).unwrap());
+    let world = World { beside, a, _b: b, _servers: servers.into(), pair };
+    assert_eq!((world.far(), world.near()), (None, None));
+    world
+}
+
+impl World {
+    /// What went wrong with a connection to the other node.
+    fn far(&self) -> Option<String> {
+        error(&hello(), &self.pair.client)
+    }
+
+    /// What went wrong with a connection to the pod beside.
+    fn near(&self) -> Option<String> {
+        error(&Client::to(self.beside.at(PORT)).echo("hello"), &self.pair.client)
+    }
+}
+
+fn error(client: &Client, pod: &Pod) -> Option<String> {
+    client.run(pod).unwrap().totals.errors.into_keys().next()
+}
+
+const DENIED: Option<&str> = Some("connect EPERM");
+
+/// Kills the agent of the client's node, checks what connections meet then, and that a successor
+/// finds everything as it was.
+#[track_caller]
+fn check_killed(spec: &str, far: Option<&str>, near: Option<&str>) {
+    let World { pair, beside, a, _b, _servers } = start(spec);
+    a.kill();
+    let far_error = || error(&hello(), &pair.client);
+    let near_error = || error(&Client::to(beside.at(PORT)).echo("hello"), &pair.client);
+    // At once: the first connection meets it already.
+    assert_eq!((far_error().as_deref(), near_error().as_deref()), (far, near), "{spec}");
+    let successor = pair.agent(&pair.a, &[]).unwrap();
+    assert_eq!((far_error(), near_error()), (None, None), "{spec}");
+    drop(successor);
+}
+
+#[test]
+fn closed_denies_all_that_is_the_meshs() {
+    check_killed("failureMode: closed", DENIED, DENIED);
+}
+
+#[test]
+fn static_goes_on_with_what_the_kernel_decides_alone() {
+    check_killed("failureMode: static", DENIED, None);
+}
+
+#[test]
+fn open_goes_past_the_agent() {
+    check_killed("failureMode: open", None, None);
+}
+
+#[test]
+fn open_is_the_default_and_strict_makes_it_static() {
+    check_killed("", None, None);
+    check_killed("mtls: {mode: STRICT}", DENIED, None);
+}
+
+#[test]
+fn open_does_not_take_plaintext_where_it_is_not_acceptable() {
+    check_killed("mtls: {mode: STRICT}, failureMode: open", DENIED, None);
+}
+
+/// Stops the agent as a debugger would, and checks that connections meet the failure mode within a
+/// second, and the agent again when it goes on.
+#[track_caller]
+fn check_hung(spec: &str, far: Option<&str>) {
+    let mut world = start(spec);
+    let counter = if far.is_some() { "failed_closed" } else { "failed_open" };
+    world.a.signal(Signal::SIGSTOP).unwrap();
+    let start = Instant::now();
+    // A connection that the kernel still hands to the agent waits, as it would for a busy one.
+    let quick = hello().arg("--timeout").arg("1");
+    eventually("the failure mode", DEADLINE, || {
+        let begun = start.elapsed();
+        let met = error(&quick, &world.pair.client);
+        let expected = met.as_deref() == far;
+        assert!(expected || begun < NOTICED, "{met:?} after {begun:?}");
+        expected.then_some(())
+    })
+    .unwrap();
+    assert_eq!(world.near().as_deref(), None);
+    world.a.signal(Signal::SIGCONT).unwrap();
+    eventually("the agent to be asked again", DEADLINE, || {
+        let before = verdicts(&world.a, counter).unwrap();
+        (world.far().is_none() && verdicts(&world.a, counter).unwrap() <= before).then_some(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_hung_agent_is_noticed_within_a_second() {
+    check_hung("failureMode: static", DENIED);
+    check_hung("failureMode: open", None);
+}
+
+#[test]
+fn restarts_leave_no_moment_in_the_open() {
+    let World { pair, a, _b, _servers, .. } = start("mtls: {mode: STRICT}");
+    let wire = Capture::start(pair.lab.fabric()).unwrap();
+    let secret = Client::to(ECHO).echo("never in the open").times(100_000, 4);
+    let traffic = secret.traffic(&pair.client).unwrap();
+    let mut agent = Some(a);
+    for kill in [true, false, true] {
+        let old = agent.take().unwrap();
+        if kill {
+            old.kill();
+        } else {
+            old.terminate().unwrap();
+        }
+        agent = Some(pair.agent(&pair.a, &[]).unwrap());
+        assert_eq!(error(&hello(), &pair.client), None);
+    }
+    let totals = traffic.stop().unwrap();
+    let known = ["connect EPERM", "connect ECONNRESET", "banner ECONNRESET", "exchange ECONNRESET"];
+    let other: Vec<_> =
+        totals.errors.keys().filter(|error| !known.contains(&error.as_str())).collect();
+    assert!(other.is_empty(), "{other:?}");
+    assert!(totals.connections > totals.failed);
+    let wire = wire.stop().unwrap();
+    assert!(!wire.shows(b"never in the open"));
+    assert_eq!(wire.of_port(PORT).count(), 0);
+    assert!(wire.of_port(15008).count() > 0);
+}
