@@ -1,3 +1,5 @@
+//! What the maps should hold, case by case.
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
