@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server};
@@ -50,8 +51,11 @@ fn cut_by(world: &World, from: &Pod, to: SocketAddr, change: &Mesh) {
     assert_eq!((opened.connections, opened.failed), (3, 0));
     assert_eq!(held.mark().unwrap().failed, 0);
     world.config.write(change).unwrap();
+    // What is cut is not held any more, and is told once.
+    let mut cut = 0;
     eventually("the connections to be cut", DEADLINE, || {
-        (held.mark().unwrap().failed == 3).then_some(())
+        cut += held.mark().unwrap().failed;
+        (cut == 3).then_some(())
     })
     .unwrap();
 }
@@ -154,9 +158,8 @@ fn workloads_of_one_node_may_be_made_to_use_mutual_tls() {
     }
 }
 
-#[test]
-fn units_that_share_an_address_are_told_apart() {
-    let machines = Machines::new(0).unwrap();
+/// Units of a node that share its address: their names, ports and cgroups, and the mesh with them.
+fn units(machines: &Machines) -> (IpAddr, [(&'static str, u16, PathBuf); 2], Mesh) {
     let node = &machines.b;
     let address = node.addresses()[0];
     let units = [("one", 7001), ("two", 7002)]
@@ -174,20 +177,29 @@ fn units_that_share_an_address_are_told_apart() {
             below.display(),
         ));
     }
-    // A policy of one of them that the other one's connections must not meet.
-    let rule = Rule::default().principals(&[&principal("client")]);
-    let deny = AuthorizationPolicy::deny("not-two").select("unit", "two").rule(rule);
+    (address, units, mesh)
+}
+
+/// Starts an echo server of a unit.
+fn serve_unit(world: &World, cgroup: &Path, listen: SocketAddr, name: &str) -> Process {
+    let listen = listen.to_string();
+    let args = ["serve", "echo", "--listen", &listen, "--name", name];
+    let server = Process::app(world.on.b.netns(), cgroup, args).unwrap();
+    assert!(matches!(server.event().unwrap(), Event::Ready(_)));
+    server
+}
+
+#[test]
+fn units_that_share_an_address_are_told_apart() {
+    let machines = Machines::new(0).unwrap();
+    let (address, units, mesh) = units(&machines);
     let world = machines.start(&mesh).unwrap();
     let servers = units.each_ref().map(|(name, port, cgroup)| {
-        let listen = format!("{address}:{port}");
-        let args = ["serve", "echo", "--listen", &listen, "--name", name];
-        let server = Process::app(world.on.b.netns(), cgroup, args).unwrap();
-        assert!(matches!(server.event().unwrap(), Event::Ready(_)));
-        server
+        serve_unit(&world, cgroup, SocketAddr::new(address, *port), name)
     });
-    let to = |address: IpAddr, port| SocketAddr::new(address, port);
     for (name, port, _) in &units {
-        let seen = Client::to(to(address, *port)).echo("x").run(world.client()).unwrap();
+        let to = SocketAddr::new(address, *port);
+        let seen = Client::to(to).echo("x").run(world.client()).unwrap();
         assert_eq!(seen.single().unwrap().version(), Some(*name));
         let is = |line: &Value| line["destination_workload"] == *name;
         let line = world.b.logged(name, is).unwrap();
@@ -195,11 +207,37 @@ fn units_that_share_an_address_are_told_apart() {
         assert_eq!(line["destination_principal"], expect, "{line}");
         assert_eq!(line["connection_security_policy"], "mutual_tls");
     }
+    // A policy of one of them that the other one's connections must not meet.
+    let rule = Rule::default().principals(&[&principal("client")]);
+    let deny = AuthorizationPolicy::deny("not-two").select("unit", "two").rule(rule);
     world.config.write(&mesh.authorization(&deny)).unwrap();
     eventually("the policy to be in force", DEADLINE, || {
-        error(world.client(), to(address, 7002)).is_some().then_some(())
+        error(world.client(), SocketAddr::new(address, 7002)).is_some().then_some(())
     })
     .unwrap();
-    assert_eq!(error(world.client(), to(address, 7001)), None);
+    assert_eq!(error(world.client(), SocketAddr::new(address, 7001)), None);
     drop(servers);
+}
+
+#[test]
+fn units_that_meet_on_loopback_may_go_through_the_agent() {
+    let machines = Machines::new(0).unwrap();
+    let (_address, [one, two], mesh) = units(&machines);
+    let by_agent = MeshPolicy::new("by-agent").same_node("agent");
+    let mesh = mesh.policy(&by_agent);
+    let world = machines.start(&mesh).unwrap();
+    let to: SocketAddr = "127.0.0.1:7002".parse().unwrap();
+    let _server = serve_unit(&world, &two.2, to, two.0);
+    let client = Client::to(to).echo("x");
+    let meet = || client.run_in(world.on.b.netns(), &one.2).unwrap();
+    let seen = meet().single().unwrap();
+    assert_eq!((seen.version(), seen.peername), (Some("two"), Some(to)));
+    let line = world.b.logged("both ends", |line| line["reporter"] == "destination").unwrap();
+    let ends = [&line["source_workload"], &line["destination_workload"], &line["path"]];
+    assert_eq!(ends, ["one", "two", "agent"]);
+    let rule = Rule::default().principals(&[&principal("one")]);
+    let deny = AuthorizationPolicy::deny("not-two").select("unit", "two").rule(rule);
+    world.config.write(&mesh.authorization(&deny)).unwrap();
+    eventually("the policy to be in force", DEADLINE, || (meet().totals.failed == 1).then_some(()))
+        .unwrap();
 }
