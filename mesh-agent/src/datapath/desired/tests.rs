@@ -171,7 +171,7 @@ fn verdicts_are_those_of_the_policies() {
     assert_eq!(entries.workloads[&id("a")].class, 0);
     let verdict = |source: &str, port: u16| {
         let exact = entries.verdicts.get(&VerdictKey::new(id(source), class, port.to_be()));
-        exact.or(entries.verdicts.get(&VerdictKey::new(id(source), class, 0))).unwrap().verdict
+        exact.or(entries.verdicts.get(&VerdictKey::new(id(source), class, 0))).unwrap().says
     };
     assert_eq!((verdict("a", 80), verdict("a", 81)), (ALLOW, DENY));
     assert_eq!((verdict("b", 80), verdict("b", 81)), (DENY, DENY));
@@ -192,8 +192,8 @@ fn what_depends_on_which_address_is_left_to_the_agent() {
     restrict(&mut mesh, "c", vec![policy(Action::Deny, vec![rule])]);
     let entries = compile(&mesh, &[pod("a", 11), pod("c", 13), unit("x", 5)]);
     let class = entries.workloads[&id("c")].class;
-    assert_eq!(entries.verdicts[&VerdictKey::new(id("a"), class, 0)].verdict, ASK_AGENT);
-    assert_eq!(entries.verdicts[&VerdictKey::new(id("c"), class, 0)].verdict, ALLOW);
+    assert_eq!(entries.verdicts[&VerdictKey::new(id("a"), class, 0)].says, ASK_AGENT);
+    assert_eq!(entries.verdicts[&VerdictKey::new(id("c"), class, 0)].says, ALLOW);
 }
 
 #[test]
