@@ -8,10 +8,12 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use mesh_common::addr::{self, Addr};
 use mesh_common::backend::Slot;
-use mesh_common::connect::{Action, Caller, Decision, Maps, decide, may_go_past};
+use mesh_common::connect::{Action, Caller, Maps, decide, may_go_past};
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey, TCP};
 use mesh_common::record::{self, AGENT, CAN_ACCELERATE, Record};
-use mesh_common::source::{BY_CGROUP, ENROLLED, MAX_CGROUP_LEVEL, NODE, Source, SourceKey};
+use mesh_common::source::{
+    BY_CGROUP, ENROLLED, MAX_CGROUP_LEVEL, NODE, Source, SourceKey, WAITING,
+};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{FAIL_CLOSED, Inbound, PortKey, Workload};
 use mesh_common::{OUTBOUND_PORT, event, stats};
@@ -137,7 +139,8 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         ..Record::new(role)
     };
     let needs_agent = role == record::REDIRECTED || source.flags & FAIL_CLOSED != 0;
-    if needs_agent && !agent::answers(context, v4) {
+    let serves = source.flags & WAITING == 0;
+    if needs_agent && !(serves && agent::answers(context, v4)) {
         if !may_go_past(&source, asked, &decision) {
             count(stats::FAILED_CLOSED);
             events::refused(event::FAILED_CLOSED, &source, (asked, port_be), &decision);

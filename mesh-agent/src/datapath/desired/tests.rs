@@ -94,7 +94,8 @@ fn a_workload_of_this_node_owns_its_address() {
 fn what_is_not_ready_is_captured_and_not_connected_to() {
     let waiting = Enrolled { ready: false, ..pod("here", 42) };
     let entries = compile(&three(), &[waiting]);
-    assert_eq!(entries.sources[&SourceKey::netns(42)].workload, id("here"));
+    let source = entries.sources[&SourceKey::netns(42)];
+    assert_eq!((source.workload, source.flags & WAITING), (id("here"), WAITING));
     assert!(entries.inbound.contains_key(&PortKey::new(42, 0)));
     assert!(entries.workloads.is_empty());
 }
