@@ -11,7 +11,9 @@ mod connect;
 mod ctx;
 mod events;
 mod inbound;
+mod lookup;
 mod maps;
+mod owner;
 mod peername;
 mod sockops;
 
