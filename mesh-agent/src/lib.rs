@@ -16,6 +16,7 @@ pub mod store;
 pub mod datapath;
 pub mod identity;
 pub mod source;
+pub mod flows;
 pub mod hbone;
 pub mod proxy;
 pub mod pods;

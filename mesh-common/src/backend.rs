@@ -80,7 +80,7 @@ const fn scale(random: u32, n: u32) -> u32 {
 /// The columns of an alias table: threshold and alias for each weight. The sum must fit 32 bits.
 ///
 /// Exact: column *i* stands for `total` parts of `total × n`; `threshold` of them are its own.
-#[cfg(feature = "user")]
+#[cfg(any(test, feature = "user"))]
 pub fn columns(weights: &[u32]) -> Option<(u32, Vec<(u32, u32)>)> {
     let count = u64::try_from(weights.len()).ok()?;
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
@@ -106,7 +106,7 @@ pub fn columns(weights: &[u32]) -> Option<(u32, Vec<(u32, u32)>)> {
     Some((sum, table))
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
@@ -126,6 +126,89 @@ mod tests {
             }
             for (weight, parts) in weights.iter().zip(parts) {
                 prop_assert_eq!(parts, u64::from(*weight) * u64::try_from(weights.len()).unwrap());
+            }
+        }
+    }
+
+    /// A set whose backends have these weights and numbers of endpoints; endpoint `n` has port `n`.
+    fn set(backends: &[(u32, u32)]) -> Vec<Slot> {
+        let weights: Vec<_> = backends.iter().map(|(weight, _)| *weight).collect();
+        let (total, table) = columns(&weights).unwrap();
+        let count: u32 = backends.iter().map(|(_, count)| *count).sum();
+        let length = usize::try_from(count).unwrap().max(backends.len()).max(1);
+        let mut slots: Vec<_> = (0..length)
+            .map(|index| Slot {
+                addr: [0; 4],
+                workload: 0,
+                port_be: u16::try_from(index).unwrap(),
+                pad: 0,
+                flags: 0,
+                threshold: 0,
+                alias: 0,
+                first: 0,
+                count: 0,
+                backends: 0,
+                total: 0,
+            })
+            .collect();
+        let mut first = 0;
+        for ((slot, (_, count)), (threshold, alias)) in slots.iter_mut().zip(backends).zip(table) {
+            (slot.threshold, slot.alias, slot.first, slot.count) =
+                (threshold, alias, first, *count);
+            first += count;
+        }
+        slots[0].backends = u32::try_from(backends.len()).unwrap();
+        slots[0].total = total;
+        slots
+    }
+
+    fn picked(slots: &[Slot], random: [u32; 3]) -> Option<(u16, u32)> {
+        let drawn = core::cell::Cell::new(0);
+        let draw = || {
+            drawn.set(drawn.get() + 1);
+            random[drawn.get() - 1]
+        };
+        match pick(|index| slots.get(usize::try_from(index).unwrap()), draw) {
+            Pick::Endpoint(slot, backend) => Some((slot.port_be, backend)),
+            Pick::Nobody => None,
+            Pick::Unknown => panic!("a set that is whole has every slot"),
+        }
+    }
+
+    #[test]
+    fn nobody_serves_without_weight_or_endpoints() {
+        for backends in [&[][..], &[(0, 1)], &[(5, 0)]] {
+            assert_eq!(picked(&set(backends), [u32::MAX; 3]), None, "{backends:?}");
+        }
+    }
+
+    proptest! {
+        /// Over all columns and points, each backend is picked as often as its weight says, and
+        /// only its own endpoints are.
+        #[test]
+        fn picks_have_the_weights(
+            backends in prop::collection::vec((0u32..=12, 0u32..4), 1..6), third: u32,
+        ) {
+            let slots = set(&backends);
+            let total: u32 = backends.iter().map(|(weight, _)| weight).sum();
+            prop_assume!(total > 0);
+            let count = u32::try_from(backends.len()).unwrap();
+            let middle = |index: u32, of: u32| {
+                u32::try_from((u64::from(index) * 2 + 1) * (1 << 31) / u64::from(of)).unwrap()
+            };
+            let mut hits = vec![0; backends.len()];
+            for column in 0..count {
+                for point in 0..total {
+                    let random = [middle(column, count), middle(point, total), third];
+                    if let Some((port, backend)) = picked(&slots, random) {
+                        hits[usize::try_from(backend).unwrap()] += 1;
+                        let own = &slots[usize::try_from(backend).unwrap()];
+                        prop_assert!((own.first..own.first + own.count).contains(&port.into()));
+                    }
+                }
+            }
+            for ((weight, endpoints), hits) in backends.iter().zip(hits) {
+                prop_assert_eq!(hits, if *endpoints == 0 { 0 } else { weight * count });
             }
         }
     }

@@ -1,6 +1,6 @@
 //! How much a TCP connection has carried, by what the kernel counts of it. Pure.
 
-/// TCP's states as the kernel numbers them (include/net/tcp_states.h).
+/// TCP's states as the kernel numbers them (`include/net/tcp_states.h`).
 pub const SYN_SENT: u32 = 2;
 /// A FIN was sent and is not acknowledged.
 pub const FIN_WAIT1: u32 = 4;
@@ -56,4 +56,37 @@ pub const fn payload(old: u32, bytes: Bytes, at_fin_wait2: u64) -> (u64, u64) {
 #[inline(always)]
 pub const fn errno(retransmitted: u32) -> u32 {
     if retransmitted == 0 { REFUSED } else { TIMED_OUT }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection that has sent 10 bytes and received 20, with the SYN and the FINs that count.
+    #[track_caller]
+    fn check(old: u32, (acked, received, at_fin_wait2): (u64, u64, u64), expect: (u64, u64)) {
+        assert_eq!(payload(old, Bytes { acked, received }, at_fin_wait2), expect, "{old}");
+    }
+
+    #[test]
+    fn syn_and_fin_are_no_payload() {
+        check(SYN_SENT, (0, 0, 0), (0, 0));
+        // Reset while established: no FIN.
+        check(1, (11, 20, 0), (10, 20));
+        // The other side has closed first.
+        check(LAST_ACK, (11, 21, 0), (10, 20));
+        check(CLOSE_WAIT, (11, 21, 0), (10, 20));
+        // Ours is acknowledged, the socket was closed: it ends without the other side's FIN.
+        check(FIN_WAIT2, (12, 20, 20), (10, 20));
+        // Ours is acknowledged, the socket was shut down, and the other side's FIN has come.
+        check(FIN_WAIT2, (12, 21, 5), (10, 20));
+        check(CLOSING, (12, 21, 0), (10, 20));
+        // Ours is not acknowledged.
+        check(FIN_WAIT1, (11, 20, 0), (10, 20));
+    }
+
+    #[test]
+    fn who_is_asked_once_has_refused() {
+        assert_eq!((errno(0), errno(1)), (REFUSED, TIMED_OUT));
+    }
 }

@@ -4,6 +4,7 @@
 //! that a change of layout does not build until the number is changed, and [`ABI_VERSION`] with it.
 //! Decisions are pure functions with tests that run on the host; the kernel side is glue.
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
+#![expect(clippy::inline_always, reason = "a BPF call takes five registers and no large values")]
 
 #[macro_use]
 mod abi;

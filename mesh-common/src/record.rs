@@ -129,9 +129,9 @@ impl FlowKey {
     /// The key of a connection; `netns` is that of either end.
     #[inline]
     pub const fn new(netns: u64, client: (Addr, u16), server: (Addr, u16)) -> Self {
-        let [a, b, c, d] = client.0;
-        let [e, f, g, h] = server.0;
-        let inside = (a == e && b == f && c == g && d == h)
+        let [c0, c1, c2, c3] = client.0;
+        let [s0, s1, s2, s3] = server.0;
+        let inside = (c0 == s0 && c1 == s1 && c2 == s2 && c3 == s3)
             || crate::addr::is_loopback(client.0)
             || crate::addr::is_loopback(server.0);
         Self {

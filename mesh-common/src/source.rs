@@ -19,7 +19,7 @@ abi! {
         pub workload: u64,
         /// The [id](crate::workload::id) of the workload's namespace: routes may depend on it.
         pub namespace: u64,
-        /// A set of [`ENROLLED`], [`BY_CGROUP`], [`NODE`], and of `workload`'s flags.
+        /// A set of [`ENROLLED`], [`BY_CGROUP`], [`NODE`], [`WAITING`], and of `workload`'s flags.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u32,
@@ -39,6 +39,9 @@ pub const BY_CGROUP: u32 = 2;
 /// `Source::flags`: the namespace is the node's. The health probes of its own processes, which are
 /// of no workload, pass.
 pub const NODE: u32 = 4;
+/// `Source::flags`: the agent does not serve the workload yet: whatever listens on its port there is
+/// somebody else.
+pub const WAITING: u32 = 8;
 
 /// The deepest cgroup that is looked at, counted from the root (0). systemd nests 4 to 6 levels,
 /// Kubernetes 5; the kernel's loop needs a bound.

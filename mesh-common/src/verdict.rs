@@ -22,17 +22,17 @@ abi! {
         /// The id of the policy that says so; 0: none does.
         pub policy: u64,
         /// [`ALLOW`] or [`DENY`]; anything else: the agent has to say.
-        pub verdict: u32,
+        pub says: u32,
         /// Explicit padding; always zero.
         pub pad: u32,
     }
 }
 
-/// `Verdict::verdict`: the two may be connected.
+/// `Verdict::says`: the two may be connected.
 pub const ALLOW: u32 = 1;
-/// `Verdict::verdict`: they may not.
+/// `Verdict::says`: they may not.
 pub const DENY: u32 = 2;
-/// `Verdict::verdict`: the kernel cannot tell.
+/// `Verdict::says`: the kernel cannot tell.
 pub const ASK_AGENT: u32 = 3;
 
 impl VerdictKey {
@@ -45,5 +45,5 @@ impl VerdictKey {
 
 impl Verdict {
     /// What holds where no entry says anything: never "allow".
-    pub const UNKNOWN: Self = Self { policy: 0, verdict: ASK_AGENT, pad: 0 };
+    pub const UNKNOWN: Self = Self { policy: 0, says: ASK_AGENT, pad: 0 };
 }

@@ -63,22 +63,7 @@ fn listens_v4(context: &SockAddrContext) -> bool {
         source_port: 0,
         destination_port: OUTBOUND_PORT.to_be(),
     };
-    // SAFETY: the hook's own context, and a tuple of the stated size. A socket that is found is
-    // given back.
-    unsafe {
-        let found = bpf_sk_lookup_tcp(
-            context.as_ptr(),
-            core::ptr::from_mut(&mut tuple).cast(),
-            size_of::<TupleV4>() as u32,
-            CURRENT_NETNS,
-            0,
-        );
-        if found.is_null() {
-            return false;
-        }
-        bpf_sk_release(found.cast());
-    }
-    true
+    is_there(context, &mut tuple)
 }
 
 #[inline(always)]
@@ -89,19 +74,27 @@ fn listens_v6(context: &SockAddrContext) -> bool {
         source_port: 0,
         destination_port: OUTBOUND_PORT.to_be(),
     };
-    // SAFETY: as in `listens_v4`.
-    unsafe {
-        let found = bpf_sk_lookup_tcp(
-            context.as_ptr(),
-            core::ptr::from_mut(&mut tuple).cast(),
-            size_of::<TupleV6>() as u32,
-            CURRENT_NETNS,
-            0,
-        );
-        if found.is_null() {
-            return false;
-        }
-        bpf_sk_release(found.cast());
+    is_there(context, &mut tuple)
+}
+
+/// Whether there is a socket for a tuple; its size says of which family it is.
+#[inline(always)]
+fn is_there<T>(context: &SockAddrContext, tuple: &mut T) -> bool {
+    let tuple = core::ptr::from_mut(tuple).cast();
+    // SAFETY: the hook's own context, and a tuple of the stated size.
+    let found = unsafe {
+        bpf_sk_lookup_tcp(context.as_ptr(), tuple, const { size(size_of::<T>()) }, CURRENT_NETNS, 0)
+    };
+    if found.is_null() {
+        return false;
     }
+    // SAFETY: a socket that was found is given back.
+    let _zero = unsafe { bpf_sk_release(found.cast()) };
     true
+}
+
+/// A size as the helpers take it.
+#[expect(clippy::cast_possible_truncation, reason = "a tuple has a few words")]
+const fn size(bytes: usize) -> u32 {
+    bytes as u32
 }

@@ -1,24 +1,19 @@
 //! `cgroup/connect4`, `connect6`: whose socket is it, is the destination ours, and what now.
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32,
-    bpf_set_retval,
-};
+use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use mesh_common::addr::{self, Addr};
-use mesh_common::backend::Slot;
-use mesh_common::connect::{Action, Caller, Decision, Maps, decide, may_go_past};
-use mesh_common::destination::{ConsumerKey, Destination, DestinationKey, TCP};
+use mesh_common::connect::{Action, Caller, Decision, decide, may_go_past};
+use mesh_common::destination::{DestinationKey, TCP};
 use mesh_common::record::{self, AGENT, CAN_ACCELERATE, Record};
-use mesh_common::source::{BY_CGROUP, ENROLLED, MAX_CGROUP_LEVEL, NODE, Source, SourceKey};
-use mesh_common::verdict::{Verdict, VerdictKey};
-use mesh_common::workload::{FAIL_CLOSED, Inbound, PortKey, Workload};
+use mesh_common::source::{SourceKey, WAITING};
+use mesh_common::workload::FAIL_CLOSED;
 use mesh_common::{OUTBOUND_PORT, event, stats};
 
-use crate::maps::{
-    BACKENDS, CONSUMERS, DESTINATIONS, INBOUND, PORTS, PROBES, SOURCES, VERDICTS, WORKLOADS, count,
-};
+use crate::lookup::Kernel;
+use crate::maps::{PROBES, count};
+use crate::owner::{Owner, owner};
 use crate::{agent, ctx, events};
 
 /// The hook's return value that lets the `connect()` go on.
@@ -39,17 +34,13 @@ enum Outcome {
     To(Addr, u16),
 }
 
-/// The maps, as the decision asks them.
-struct Kernel;
-
-/// Whose socket it is.
-enum Owner {
-    /// Nobody's that the mesh knows.
-    Nobody,
-    /// The node's own: neither a pod's nor a unit's.
-    Node,
-    /// A workload's. The second: its namespace is the node's.
-    Workload(SourceKey, Source, bool),
+/// Who asks for what.
+struct Ask {
+    caller: Caller,
+    key: SourceKey,
+    /// On the wire it is IPv4.
+    v4: bool,
+    to: (Addr, u16),
 }
 
 pub(crate) fn v4(context: &SockAddrContext) -> i32 {
@@ -93,9 +84,13 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
     if remembered == AGENT {
         return Outcome::Allow;
     }
-    let port_be = ctx::port_be(context);
-    let caller = Caller { netns, source, shares };
-    let decision = decide(&caller, asked, port_be, &Kernel);
+    let ask = Ask {
+        caller: Caller { netns, source, shares },
+        key,
+        v4,
+        to: (asked, ctx::port_be(context)),
+    };
+    let decision = decide(&ask.caller, asked, ask.to.1, &Kernel);
     let role = match decision.verdict {
         Action::Pass => {
             // The same socket may have been redirected by an earlier, failed connect().
@@ -107,26 +102,46 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         }
         Action::Deny => {
             count(stats::DENIED);
-            events::refused(event::DENIED, &source, (asked, port_be), &decision);
+            events::refused(event::DENIED, &source, ask.to, &decision);
             return Outcome::Deny;
         }
         Action::Nobody => {
             count(stats::NOBODY);
-            events::refused(event::NOBODY, &source, (asked, port_be), &decision);
+            events::refused(event::NOBODY, &source, ask.to, &decision);
             // SAFETY: a helper that takes a number.
-            unsafe { bpf_set_retval(REFUSED) };
+            let _zero = unsafe { bpf_set_retval(REFUSED) };
             return Outcome::Deny;
         }
         Action::Itself => record::ITSELF,
         Action::Direct => record::DIRECT,
         Action::Proxy => record::REDIRECTED,
     };
+    // Once, for all three: it is the larger part of the program.
+    go(context, &ask, &decision, role)
+}
+
+/// Sends the connection where the decision says, if the agent is not needed or answers.
+#[inline(always)]
+fn go(context: &SockAddrContext, ask: &Ask, decision: &Decision, role: u32) -> Outcome {
+    let source = &ask.caller.source;
+    let mut role = role;
+    let needs_agent = role == record::REDIRECTED || source.flags & FAIL_CLOSED != 0;
+    let serves = source.flags & WAITING == 0;
+    if needs_agent && !(serves && agent::answers(context, ask.v4)) {
+        if !may_go_past(source, ask.to.0, decision) {
+            count(stats::FAILED_CLOSED);
+            events::refused(event::FAILED_CLOSED, source, ask.to, decision);
+            return Outcome::Deny;
+        }
+        count(stats::FAILED_OPEN);
+        events::refused(event::FAILED_OPEN, source, ask.to, decision);
+        role = record::PASSED;
+    }
     let mut record = Record {
-        source_id: key.id,
-        source_kind: key.kind,
-        role,
-        addr: asked,
-        port_be,
+        source_id: ask.key.id,
+        source_kind: ask.key.kind,
+        addr: ask.to.0,
+        port_be: ask.to.1,
         picked_port_be: decision.port_be,
         backend: decision.backend,
         picked: decision.addr,
@@ -136,32 +151,19 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         flags: if decision.accelerate { CAN_ACCELERATE } else { 0 },
         ..Record::new(role)
     };
-    let needs_agent = role == record::REDIRECTED || source.flags & FAIL_CLOSED != 0;
-    if needs_agent && !agent::answers(context, v4) {
-        if !may_go_past(&source, asked, &decision) {
-            count(stats::FAILED_CLOSED);
-            events::refused(event::FAILED_CLOSED, &source, (asked, port_be), &decision);
-            return Outcome::Deny;
-        }
-        count(stats::FAILED_OPEN);
-        events::refused(event::FAILED_OPEN, &source, (asked, port_be), &decision);
-        // Its peer is shown as the application asked for it.
-        record.role = record::PASSED;
-        record.flags = 0;
-    }
     if !ctx::remember(context, &mut record) {
         // Without the record the other end could not tell whose connection it is.
         count(stats::NO_MEMORY);
         return Outcome::Deny;
     }
-    if record.role == record::REDIRECTED {
-        debug!(context, "to the agent: netns {} port {}", netns, u16::from_be(port_be));
+    if role == record::REDIRECTED {
+        debug!(context, "to the agent: netns {} port {}", ask.caller.netns, u16::from_be(ask.to.1));
         count(stats::PROXY);
-        let to = if v4 { addr::from_v4_be(LOOPBACK_V4) } else { LOOPBACK_V6 };
+        let to = if ask.v4 { addr::from_v4_be(LOOPBACK_V4) } else { LOOPBACK_V6 };
         return Outcome::To(to, OUTBOUND_PORT.to_be());
     }
-    if record.role == record::DIRECT {
-        debug!(context, "direct: netns {} port {}", netns, u16::from_be(port_be));
+    if role == record::DIRECT {
+        debug!(context, "direct: netns {} port {}", ask.caller.netns, u16::from_be(ask.to.1));
         count(stats::DIRECT);
     }
     Outcome::To(decision.addr, decision.port_be)
@@ -184,99 +186,4 @@ fn probe(context: &SockAddrContext, asked: Addr) -> Outcome {
         count(stats::NO_MEMORY);
     }
     Outcome::Allow
-}
-
-/// Whose socket it is, of one in the namespace `netns`.
-#[inline(always)]
-fn owner(netns: u64) -> Owner {
-    let key = SourceKey::netns(netns);
-    let Some(source) = get(key) else { return Owner::Nobody };
-    if source.flags & ENROLLED != 0 {
-        return Owner::Workload(key, source, false);
-    }
-    if source.flags & BY_CGROUP != 0
-        && let Some((key, source)) = by_cgroup()
-    {
-        return Owner::Workload(key, source, true);
-    }
-    if source.flags & NODE != 0 { Owner::Node } else { Owner::Nobody }
-}
-
-/// The workload whose cgroup the calling task is in, or below. The innermost one counts.
-#[inline(always)]
-fn by_cgroup() -> Option<(SourceKey, Source)> {
-    // SAFETY: a helper without arguments.
-    let own = SourceKey::cgroup(unsafe { bpf_get_current_cgroup_id() });
-    if let Some(source) = get(own) {
-        return Some((own, source));
-    }
-    let mut level = MAX_CGROUP_LEVEL;
-    while level > 0 {
-        // SAFETY: the helper answers 0 for a level that the task does not have.
-        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) };
-        if id != 0 {
-            let key = SourceKey::cgroup(id);
-            if let Some(source) = get(key) {
-                return Some((key, source));
-            }
-        }
-        level -= 1;
-    }
-    None
-}
-
-#[inline(always)]
-fn get(key: SourceKey) -> Option<Source> {
-    // SAFETY: as in `probe`.
-    unsafe { SOURCES.get(key) }.copied()
-}
-
-impl Maps for Kernel {
-    #[inline(always)]
-    fn destination(&self, key: &DestinationKey) -> Option<Destination> {
-        // SAFETY: as in `probe`.
-        unsafe { DESTINATIONS.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn consumer(&self, key: &ConsumerKey) -> Option<u32> {
-        // SAFETY: as in `probe`.
-        unsafe { CONSUMERS.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn slot(&self, set: u32, index: u32) -> Option<&Slot> {
-        // SAFETY: as in `probe`; the array lives until the program ends, also if it is replaced.
-        unsafe { BACKENDS.get_value(&set, &index) }
-    }
-
-    #[inline(always)]
-    fn workload(&self, id: u64) -> Option<Workload> {
-        // SAFETY: as in `probe`.
-        unsafe { WORKLOADS.get(id) }.copied()
-    }
-
-    #[inline(always)]
-    fn port(&self, key: &PortKey) -> Option<u32> {
-        // SAFETY: as in `probe`.
-        unsafe { PORTS.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
-        // SAFETY: as in `probe`.
-        unsafe { VERDICTS.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn inbound(&self, key: &PortKey) -> Option<Inbound> {
-        // SAFETY: as in `probe`.
-        unsafe { INBOUND.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn random(&self) -> u32 {
-        // SAFETY: a helper without arguments.
-        unsafe { bpf_get_prandom_u32() }
-    }
 }

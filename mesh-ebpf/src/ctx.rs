@@ -105,8 +105,11 @@ pub(crate) fn record(ctx: &SockAddrContext) -> Option<Record> {
 pub(crate) fn role(ctx: &SockAddrContext) -> u32 {
     // SAFETY: the helper looks the socket of the hook's own context up.
     let found = unsafe { SOCKETS.get_ptr_mut(ctx) };
+    if found.is_null() {
+        return 0;
+    }
     // SAFETY: not null, and the storage lives as long as the socket.
-    if found.is_null() { 0 } else { unsafe { (*found).role } }
+    unsafe { (*found).role }
 }
 
 /// Remembers `record` of the socket. False: the kernel has no memory for it.
@@ -200,18 +203,20 @@ pub(crate) fn has_sent(ctx: &SockOpsContext) -> bool {
     bytes_acked(ctx) > 1 || field!(ctx.ops, snd_una) != field!(ctx.ops, snd_nxt)
 }
 
-/// What is remembered of the socket; null: nothing.
+/// What is remembered of the socket. It lives as long as the socket: longer than the program runs.
 #[inline(always)]
-pub(crate) fn ops_record_mut(ctx: &SockOpsContext) -> *mut Record {
+pub(crate) fn ops_record(ctx: &SockOpsContext) -> Option<&'static mut Record> {
     let sk: *mut bpf_sock = field!(ctx.ops, __bindgen_anon_2.sk);
     if sk.is_null() {
-        return core::ptr::null_mut();
+        return None;
     }
     // SAFETY: a full socket, checked above; without the flag the helper only looks up.
     let found = unsafe {
         bpf_sk_storage_get(addr_of!(SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
     };
-    found.cast()
+    let found: *mut Record = found.cast();
+    // SAFETY: null, or the storage of the socket.
+    unsafe { found.as_mut() }
 }
 
 /// Remembers `record` of the socket. False: the kernel has no memory for it.

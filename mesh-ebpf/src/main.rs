@@ -12,7 +12,9 @@ mod connect;
 mod ctx;
 mod events;
 mod inbound;
+mod lookup;
 mod maps;
+mod owner;
 mod peername;
 mod sockops;
 

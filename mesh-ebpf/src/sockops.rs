@@ -38,15 +38,16 @@ fn opening(context: &SockOpsContext) {
     let (local, remote) = (ctx::local(context), ctx::remote(context));
     let to_listener = remote.port_be == OUTBOUND_PORT.to_be() && is_listener_loopback(remote.addr);
     let to_itself = local.addr == remote.addr;
-    let record = ctx::ops_record_mut(context);
-    // SAFETY: not null, and the storage lives as long as the socket.
-    let role = if record.is_null() { 0 } else { unsafe { (*record).role } };
+    let record = ctx::ops_record(context);
+    let role = record.as_ref().map_or(0, |record| record.role);
+    let is_known =
+        role == DIRECT || role == PROBE || role == ITSELF || (role == AGENT && to_itself);
     // Failures of the map helpers are not acted on: a missing record makes the agent refuse the
     // connection, the other end take it for a stranger's, or the application see the agent's
     // address; none of these is ever a wrong one.
-    if role == DIRECT || role == PROBE || role == ITSELF || (role == AGENT && to_itself) {
-        // SAFETY: a role other than 0 is that of a record.
-        let record = unsafe { &mut *record };
+    if let Some(record) = record
+        && is_known
+    {
         if role == DIRECT {
             record.opened = agent::now();
             ctx::report_states(context);
@@ -54,11 +55,9 @@ fn opening(context: &SockOpsContext) {
         let _done = FLOWS.insert(flow(context, local, remote), *record, 0);
     } else if to_listener {
         let key = ConnKey::new(ctx::ops_netns(context), local.addr, local.port_be);
-        let _done = if role == REDIRECTED {
-            // SAFETY: as above.
-            ORIGINS.insert(key, unsafe { *record }, 0)
-        } else {
-            ORIGINS.remove(key)
+        let _done = match ctx::ops_record(context) {
+            Some(record) if role == REDIRECTED => ORIGINS.insert(key, *record, 0),
+            _ => ORIGINS.remove(key),
         };
     } else if to_itself {
         let _done = FLOWS.remove(flow(context, local, remote));
@@ -68,12 +67,7 @@ fn opening(context: &SockOpsContext) {
 /// The connection is established on the opening side.
 #[inline(always)]
 fn opened(context: &SockOpsContext) {
-    let record = ctx::ops_record_mut(context);
-    if record.is_null() {
-        return;
-    }
-    // SAFETY: not null, and the storage lives as long as the socket.
-    let record = unsafe { &*record };
+    let Some(record) = ctx::ops_record(context) else { return };
     if record.flags & CAN_ACCELERATE != 0 {
         accel::opened(context, record.flags);
     }
@@ -136,14 +130,8 @@ fn changed(context: &SockOpsContext) {
 
 /// The record of a socket that opened a direct connection.
 #[inline(always)]
-fn direct<'a>(context: &'a SockOpsContext) -> Option<&'a mut Record> {
-    let record = ctx::ops_record_mut(context);
-    if record.is_null() {
-        return None;
-    }
-    // SAFETY: not null, and the storage lives as long as the socket.
-    let record = unsafe { &mut *record };
-    if record.role == DIRECT { Some(record) } else { None }
+fn direct(context: &SockOpsContext) -> Option<&'static mut Record> {
+    ctx::ops_record(context).filter(|record| record.role == DIRECT)
 }
 
 #[inline(always)]

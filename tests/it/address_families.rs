@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_tests::apps::{Client, Server};
-use mesh_tests::fixture::{World, service, service6, vip4};
+use mesh_tests::fixture::{World, service, service6};
 use mesh_tests::pod::Pod;
 use mesh_tests::report::Connection;
 
@@ -93,21 +93,20 @@ fn a_socket_may_be_bound_to_the_pods_address_before() {
 
 #[test]
 fn a_socket_may_be_used_again_after_a_failure() {
-    let world = World::start(1).unwrap();
+    let world = World::start(2).unwrap();
     let _servers = world.serve().unwrap();
-    let (client, outside) = (world.client(), world.on.a.pod("outside").unwrap());
+    let (client, outside) = (world.client(), world.on.b.pod("outside").unwrap());
     let _unknown = Server::echo(&outside, 8080, "outside").unwrap();
     // First to an address that the mesh does not know, then to a service.
     let refused = outside.at(9).to_string();
     let seen = connect(&Client::to(service(0)).arg("--first").arg(&refused), client);
     check(&seen, service(0), client.v4().to_ipv6_mapped().into());
-    // First to a service while no agent listens, then to an address that the mesh does not know:
-    // nothing of the service is left on the socket.
-    let World { a, b: _b, config: _config, on } = world;
-    a.kill();
-    let refused = SocketAddr::new(vip4(0).into(), 80).to_string();
+    // First straight to a workload of the node that refuses, then to an address that the mesh does
+    // not know: nothing of the workload is left on the socket.
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let refused = v2.at(9).to_string();
     for to in [Client::to(outside.at(8080)), Client::to(outside.at(8080)).mapped()] {
-        let seen = connect(&to.arg("--first").arg(&refused), &on.client);
+        let seen = connect(&to.arg("--first").arg(&refused), v1);
         assert_eq!(seen.version(), Some("outside"));
         let peer = seen.peername.unwrap();
         assert_eq!((peer.ip().to_canonical(), peer.port()), (outside.at(0).ip(), 8080));

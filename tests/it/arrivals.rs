@@ -107,7 +107,7 @@ fn a_port_may_have_a_mode_of_its_own() {
     assert!(met(8080).unwrap().ends_with(" ECONNRESET"));
     assert_eq!((met(8081), met(8082)), (None, None));
     let arrivals = |result| {
-        let label = [("result", result)];
+        let label = [("verdict", result)];
         world.b.metrics().unwrap().sum("mesh_kernel_arrivals_total", &label).to_string()
     };
     assert_eq!(arrivals("captured"), "2", "what is disabled goes straight to the application");

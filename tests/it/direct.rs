@@ -6,8 +6,8 @@ use std::time::Duration;
 use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::expect::eventually;
-use mesh_tests::fixture::{Machines, World, service, verdicts, vip4, vip6};
-use mesh_tests::mesh::{Mesh, Route, Service, Workload};
+use mesh_tests::fixture::{Machines, TRUST_DOMAIN, World, service, verdicts, vip4, vip6};
+use mesh_tests::mesh::{AuthorizationPolicy, Mesh, Route, Rule, Service, Workload};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
 use serde_json::Value;
@@ -160,6 +160,68 @@ fn what_is_not_ready_has_no_share() {
         (to.run(&client).unwrap().versions().len() == 2).then_some(())
     })
     .unwrap();
+}
+
+/// Denies `v1` to connect to `v2`, on one port.
+fn keep_out(mesh: Mesh) -> Mesh {
+    let principal = format!("{TRUST_DOMAIN}/ns/demo/sa/echo");
+    let rule = Rule::default().principals(&[&principal]).ports(&[8080]);
+    mesh.authorization(&AuthorizationPolicy::deny("keep-out").select("version", "v2").rule(rule))
+}
+
+#[test]
+fn what_a_policy_denies_fails_in_connect() {
+    let machines = Machines::new(2).unwrap();
+    let mesh = keep_out(machines.mesh());
+    let world = machines.start(&mesh).unwrap();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let _servers = [8080, 8081].map(|port| Server::echo(v2, port, "v2").unwrap());
+    for to in [v2.at(8080), v2.at6(8080), SocketAddr::new(vip4(2).into(), 80)] {
+        let denied = Client::to(to).arg("--blocking").run(v1).unwrap();
+        assert_eq!(denied.totals.errors.keys().collect::<Vec<_>>(), ["connect EPERM"], "{to}");
+    }
+    // Another port, and another identity, are not meant.
+    assert_eq!(Client::to(v2.at(8081)).echo("x").run(v1).unwrap().totals.failed, 0);
+    assert_eq!(Client::to(v2.at(8080)).echo("x").run(world.client()).unwrap().totals.failed, 0);
+    assert_eq!(verdicts(&world.b, "denied").unwrap().to_string(), "3");
+    let line = world.b.logged("the denial", |line| line["failure"] == "denied").unwrap();
+    assert_eq!(
+        [&line["source_workload"], &line["destination_workload"], &line["policy"]],
+        ["v1", "v2", "demo/keep-out"]
+    );
+}
+
+#[test]
+fn a_changed_policy_ends_what_it_forbids() {
+    let machines = Machines::new(2).unwrap();
+    let beside = machines.b.pod("beside").unwrap();
+    let free = machines.mesh().workload(&Workload::of(&beside).account("beside"));
+    let kept = keep_out(free.clone());
+    let world = machines.start(&free).unwrap();
+    let _servers = world.serve().unwrap();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let held = |from, to| {
+        let (traffic, opened) = Client::to(to).echo("x").times(3, 3).hold(from).unwrap();
+        assert_eq!((opened.connections, opened.failed), (3, 0));
+        traffic
+    };
+    let mut forbidden = [held(v1, v2.at(8080)), held(v1, v2.at6(8080))];
+    let mut allowed = [held(&beside, v2.at(8080)), held(v2, v1.at(8080))];
+    world.config.write(&kept).unwrap();
+    for traffic in &mut forbidden {
+        let mut failed = 0;
+        eventually("the connections to be ended", DEADLINE, || {
+            failed += traffic.mark().unwrap().failed;
+            (failed == 3).then_some(())
+        })
+        .unwrap();
+    }
+    for traffic in &mut allowed {
+        assert_eq!(traffic.mark().unwrap().failed, 0);
+    }
+    let metrics = world.b.metrics().unwrap();
+    assert_eq!(metrics.sum("mesh_policy_closed_connections_total", &[]).to_string(), "6");
+    assert!(world.b.log().contains("demo/keep-out"), "{}", world.b.log());
 }
 
 #[test]

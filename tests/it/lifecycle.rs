@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mesh_tests::agent::{self, Agent};
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::expect::eventually;
+use mesh_tests::mesh::MeshPolicy;
 use mesh_tests::pair::{PORT, Pair, hello, pins};
 use mesh_tests::process::{self, DEADLINE};
 use nix::sys::signal::Signal;
@@ -17,9 +18,11 @@ use nix::sys::signal::Signal;
 /// Far below the time that an agent gives open connections to end, which is 30 s.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The mesh with both agents and the server.
+/// The mesh with both agents and the server. Without an agent, nothing is let through.
 fn start(args: &[&str]) -> (Pair, Agent, Agent, Server) {
     let pair = Pair::new().unwrap();
+    let closed = MeshPolicy::new("all").failure("closed");
+    pair.config.write(&pair.mesh().policy(&closed)).unwrap();
     let (a, b) = (pair.agent(&pair.a, args).unwrap(), pair.agent(&pair.b, args).unwrap());
     let server = Server::echo(&pair.echo, PORT, "v1").unwrap();
     (pair, a, b, server)
@@ -72,7 +75,7 @@ fn the_sources_agent_drains() {
         stopping(a);
         true
     };
-    check_drain(drain, &["connect ECONNREFUSED"]);
+    check_drain(drain, &["connect EPERM"]);
 }
 
 #[test]
@@ -150,15 +153,17 @@ fn a_killed_agents_successor_adopts_what_is_in_the_kernel() {
     works(&pair);
     let folder = pins(&pair.a).join(version(&pair));
     let (before, count) = (inodes(&folder), proxied(&a));
-    assert_eq!(before.keys().filter(|name| name.starts_with("link_")).count(), 5, "{before:?}");
+    assert_eq!(before.keys().filter(|name| name.starts_with("link_")).count(), 6, "{before:?}");
     a.kill();
     // Nobody takes connections now, and nothing goes out unprotected.
-    assert_eq!(error(&pair).as_deref(), Some("connect ECONNREFUSED"));
+    assert_eq!(error(&pair).as_deref(), Some("connect EPERM"));
     let a = pair.agent(&pair.a, &[]).unwrap();
     assert_eq!(inodes(&folder), before);
     works(&pair);
-    // One before, one refused, one now: a map that is made anew would begin at zero.
-    assert_eq!((proxied(&a) - count).to_string(), "2");
+    // A map that is made anew would begin at zero.
+    assert_eq!((proxied(&a) - count).to_string(), "1");
+    let denied = [("verdict", "failed_closed")];
+    assert_eq!(a.metrics().unwrap().sum("mesh_kernel_connects_total", &denied).to_string(), "1");
 }
 
 #[test]
@@ -184,7 +189,7 @@ fn what_another_version_pinned_is_replaced() {
     let node = pins(&pair.a);
     let version = version(&pair);
     fs::rename(node.join(&version), node.join("v0")).unwrap();
-    assert_eq!(error(&pair).as_deref(), Some("connect ECONNREFUSED"), "the old programs run");
+    assert_eq!(error(&pair).as_deref(), Some("connect EPERM"), "the old programs run");
     let a = pair.agent(&pair.a, &[]).unwrap();
     assert_eq!(inodes(&node).into_keys().collect::<Vec<_>>(), [version]);
     works(&pair);
@@ -204,14 +209,14 @@ fn uninstall_leaves_nothing_behind() {
     a.terminate().unwrap();
     let to_pod = Client::to(pair.echo.at(PORT)).echo("hello");
     let refused = to_pod.run(&pair.client).unwrap().totals.errors;
-    assert_eq!(refused.keys().collect::<Vec<_>>(), ["connect ECONNREFUSED"]);
+    assert_eq!(refused.keys().collect::<Vec<_>>(), ["connect EPERM"]);
     assert!(uninstall(&pair).ends_with(": removed\n"));
     assert!(!pins(&pair.a).exists());
     // Not captured any more: straight to the pod, and to nowhere for an address of no pod.
     let seen = to_pod.run(&pair.client).unwrap().single().unwrap();
     assert_eq!(seen.banner.unwrap().peer.port(), seen.local.unwrap().port());
     let unknown = error(&pair).unwrap();
-    assert_ne!(unknown, "connect ECONNREFUSED");
+    assert_ne!(unknown, "connect EPERM");
     assert!(unknown.starts_with("connect "), "{unknown}");
     assert!(uninstall(&pair).ends_with(": nothing is there\n"));
     let _a = pair.agent(&pair.a, &[]).unwrap();

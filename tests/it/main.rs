@@ -30,3 +30,7 @@ mod arrivals;
 mod direct;
 #[cfg(test)]
 mod failure_modes;
+#[cfg(test)]
+mod authorization;
+#[cfg(test)]
+mod bare_metal;

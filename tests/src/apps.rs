@@ -30,7 +30,16 @@ impl Server {
     ///
     /// It cannot be started or cannot listen.
     pub fn start(pod: &Pod, args: &[&str]) -> Result<Self> {
-        let process = pod.start(["serve"].iter().chain(args))?;
+        Self::start_in(pod.netns(), pod.cgroup(), args)
+    }
+
+    /// Starts it in any namespace and cgroup.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_in(netns: &Netns, cgroup: &Path, args: &[&str]) -> Result<Self> {
+        let process = Process::app(netns, cgroup, ["serve"].iter().chain(args))?;
         match process.event()? {
             Event::Ready(ready) => Ok(Self { process, addr: ready.addr }),
             other => bail!("a server said {other:?} before it was ready"),

@@ -12,8 +12,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, CertificateSummary};
+use crate::datapath::events::Events;
 use crate::datapath::sync::{self, Applied};
+
 use crate::datapath::{self, Kernel, heartbeat};
+use crate::flows;
+use crate::flows::enforce::Enforcer;
 use crate::identity::local_ca::Authority;
 use crate::identity::{Identities, Placement};
 use crate::pods::run::Pods;
@@ -42,6 +46,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     runtime.context("starting the control runtime")?.block_on(Box::pin(serve(settings)))
 }
 
+#[expect(clippy::too_many_lines, reason = "one list, in the order in which things start")]
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     raise_file_limit().context("raising the limit of open files")?;
     let mut stop = shutdown::Signals::new().context("listening for signals")?;
@@ -53,7 +58,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let source = FileSource::new(settings.config().to_owned(), identities.trust_domain().into())
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
-    let (mut loaded, _events) = datapath::load::load(&settings.datapath(&cgroup_root))
+    let (mut loaded, events) = datapath::load::load(&settings.datapath(&cgroup_root))
         .context("putting the kernel programs in place")?;
     let workers = Workers::start(settings.threads()).context("starting data threads")?;
 
@@ -77,19 +82,36 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (applied_tx, applied) = watch::channel(Applied::default());
     control.spawn(source.run(updates, control.clone()));
     control.spawn(store::run(publisher, updated));
-    let node = socket::current_netns_cookie().context("reading the namespace's cookie")?;
-    control.spawn(heartbeat::run(
-        Arc::clone(&loaded.kernel),
-        workers.runtimes().clone(),
+    let (namespaces_tx, namespaces) = watch::channel(Arc::default());
+    let own = socket::current_netns_cookie().context("reading the namespace's cookie")?;
+    let kernel = Arc::clone(&loaded.kernel);
+    control.spawn(heartbeat::run(Arc::clone(&kernel), workers.runtimes().clone(), control.clone()));
+    control.spawn(sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone()));
+    let node: Arc<str> = settings.node().into();
+    let events = Events::new(events);
+    control.spawn(Box::pin(flows::report::run(
+        events,
+        mesh.clone(),
+        Arc::clone(&node),
+        telemetry.clone(),
         control.clone(),
-    ));
-    control.spawn(sync::run(loaded, node, mesh.clone(), enrolled, applied_tx, control.clone()));
+    )));
+    let enforcer = Enforcer {
+        mesh: mesh.clone(),
+        node,
+        kernel,
+        namespaces,
+        applied: applied.clone(),
+        telemetry: telemetry.clone(),
+    };
+    control.spawn(Box::pin(enforcer.run(control.clone())));
     control.spawn(identities.clone().rotate(control.clone()));
     let pods = Pods {
         options: settings.pods(&cgroup_root),
         context,
         identities: identities.clone(),
         enrolled: enrolled_tx,
+        namespaces: namespaces_tx,
         applied: applied.clone(),
         scope: connections.clone(),
     };

@@ -305,7 +305,7 @@ fn blocks() -> impl Strategy<Value = Block> {
     })
 }
 
-fn few<T: std::fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
+fn few<T: fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
     prop::collection::vec(of, 0..2)
 }
 

@@ -1,11 +1,9 @@
 //! Reads what the kernel programs report of the connections that they decide alone.
 
-use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use mesh_common::event::Event;
 use mesh_common::maps;
 
-use crate::datapath::Error;
 use crate::sys::bpf;
 use crate::sys::readable::Readable;
 use crate::task::scope::Scope;
@@ -35,15 +33,9 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// Takes the ring buffer out of the object.
-    ///
-    /// # Errors
-    ///
-    /// The object has none, or it cannot be mapped into memory.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        let missing = || Error::Missing(maps::EVENTS);
-        let map = ebpf.take_map(maps::EVENTS).ok_or_else(missing)?;
-        Ok(Self { ring: RingBuf::try_from(map).map_err(|_other_type| missing())? })
+    /// Reads `EVENTS`.
+    pub const fn new(ring: RingBuf<MapData>) -> Self {
+        Self { ring }
     }
 
     /// Gives `each` what comes, until `scope` drains; then once more what is there. Needs a runtime.

@@ -129,7 +129,7 @@ impl Kernel {
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
     }
 
-    /// Some of the kernel's counters, summed over the CPUs, each with its word.
+    /// The kernel's counters, summed over the CPUs, with the words of [`stats`].
     ///
     /// # Errors
     ///

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::datapath::desired::Enrolled;
 use crate::datapath::sync::{Applied, Found};
+use crate::flows::enforce::LocalNetns;
 use crate::identity::Identities;
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
@@ -40,6 +41,8 @@ pub struct Pods {
     pub identities: Identities,
     /// Says to the datapath whose connections may be captured.
     pub enrolled: watch::Sender<Found>,
+    /// Says where connections may have to be ended.
+    pub namespaces: watch::Sender<Arc<[LocalNetns]>>,
     /// Says whose are.
     pub applied: watch::Receiver<Applied>,
     /// The scope of all connections.
@@ -60,7 +63,7 @@ struct Located {
     /// Of the namespace.
     cookie: u64,
     /// `None`: the agent's own.
-    netns: Option<Netns>,
+    netns: Option<Arc<Netns>>,
 }
 
 /// The task's own state.
@@ -224,7 +227,7 @@ impl Pods {
                 Ok(Located { source: SourceKey::cgroup(*id), cookie: node, netns: None })
             }
             Spot::Netns { path, .. } => {
-                let netns = Netns::open(&path.to_string_lossy())?;
+                let netns = Arc::new(Netns::open(&path.to_string_lossy())?);
                 let cookie = netns.enter(socket::current_netns_cookie)??;
                 if cookie == node {
                     return Err(io::Error::other(
@@ -237,7 +240,7 @@ impl Pods {
         }
     }
 
-    fn realm(&self, netns: Option<Netns>, name: &'static str) -> io::Result<Arc<Realm>> {
+    fn realm(&self, netns: Option<Arc<Netns>>, name: &'static str) -> io::Result<Arc<Realm>> {
         Ok(Arc::new(Realm::new(netns, &self.context, self.scope.child(name))?))
     }
 
@@ -276,6 +279,14 @@ impl Pods {
             |pod: &Pod| Resident { realm: Arc::clone(&pod.realm), local: Arc::clone(&pod.local) };
         let residents = set.pods.iter().map(|(name, pod)| (name.clone(), resident(pod)));
         self.context.locals.set(residents.collect());
+        self.namespaces.send_if_modified(|current| {
+            let namespaces = set.namespaces();
+            let same = |a: &LocalNetns, b: &LocalNetns| a.cookie == b.cookie;
+            let changed = current.len() != namespaces.len()
+                || !current.iter().zip(&*namespaces).all(|(a, b)| same(a, b));
+            *current = namespaces;
+            changed
+        });
         let ready = set.pods.iter().map(|(name, pod)| Enrolled {
             name: name.clone(),
             source: pod.local.source,
@@ -311,6 +322,15 @@ impl Pod {
 }
 
 impl Set {
+    /// The namespaces of the workloads, each once.
+    fn namespaces(&self) -> Arc<[LocalNetns]> {
+        let of = |pod: &Pod| {
+            let (cookie, netns) = (pod.realm.cookie, pod.realm.netns().cloned());
+            (cookie, LocalNetns { cookie, netns })
+        };
+        self.pods.values().map(of).collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
     /// Whether a workload is in the namespace with this cookie.
     fn is_used(&self, cookie: u64) -> bool {
         self.pods.values().any(|pod| pod.realm.cookie == cookie)

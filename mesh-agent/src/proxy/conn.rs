@@ -11,7 +11,7 @@ use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::Carried;
 use crate::model::id::ResourceName;
 use crate::task::clock;
-use crate::telemetry::{ConnectionEnd, Parties, Path, Reporter, Series, Telemetry};
+use crate::telemetry::{ConnectionEnd, Judged, Parties, Path, Reporter, Series, Telemetry};
 
 /// A connection from accept to its end. Dropped unfinished, it is reported as cut: nothing ends
 /// unseen.
@@ -27,6 +27,8 @@ pub struct Conn {
     pub route: Option<ResourceName>,
     /// What it has carried.
     pub carried: Arc<Carried>,
+    /// What the destination's policies said, if this end asks them.
+    pub judged: Option<Judged>,
     client: SocketAddr,
     destination: SocketAddr,
     start: SystemTime,
@@ -50,6 +52,7 @@ impl Conn {
             upstream_local: None,
             route: None,
             carried: Arc::default(),
+            judged: None,
             client,
             destination,
             start: clock::now(),
@@ -95,7 +98,7 @@ impl Conn {
             route: self.route.take(),
             failure,
             path: Path::Agent,
-            judged: None,
+            judged: self.judged.take(),
             srtt: None,
         };
         self.telemetry.connection(series, &end);

@@ -49,7 +49,7 @@ pub struct Realm {
     /// Tunnels to peers, one pool a data thread.
     pub pools: Vec<Pool>,
     /// `None`: the agent's own namespace.
-    netns: Option<Netns>,
+    netns: Option<Arc<Netns>>,
     locals: ArcSwap<Vec<Arc<Local>>>,
 }
 
@@ -99,8 +99,8 @@ impl Realm {
     /// # Errors
     ///
     /// The namespace cannot be entered.
-    pub fn new(netns: Option<Netns>, context: &Context, scope: Scope) -> io::Result<Self> {
-        let cookie = within(netns.as_ref(), socket::current_netns_cookie)?;
+    pub fn new(netns: Option<Arc<Netns>>, context: &Context, scope: Scope) -> io::Result<Self> {
+        let cookie = within(netns.as_deref(), socket::current_netns_cookie)?;
         let pool = || Pool::new(context.options.hbone, scope.clone(), context.telemetry.clone());
         Ok(Self {
             cookie,
@@ -110,6 +110,11 @@ impl Realm {
             netns,
             locals: ArcSwap::default(),
         })
+    }
+
+    /// The namespace; `None` is the agent's own.
+    pub const fn netns(&self) -> Option<&Arc<Netns>> {
+        self.netns.as_ref()
     }
 
     /// Replaces the workloads.
@@ -189,7 +194,7 @@ impl Realm {
     ///
     /// Those of `f`, or the namespace cannot be entered.
     pub fn enter<T>(&self, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        within(self.netns.as_ref(), f)
+        within(self.netns.as_deref(), f)
     }
 }
 

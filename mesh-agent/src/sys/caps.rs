@@ -13,7 +13,7 @@ pub const NEEDED: &[(u8, &str, &str)] = &[
 
 /// The oldest kernel that has all that is used: `SO_NETNS_COOKIE` and taking entries out of LRU
 /// maps are of 5.14.
-pub const OLDEST_KERNEL: (u32, u32) = (5, 14);
+pub const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
 /// The capabilities of `NEEDED` that this process lacks.
 ///
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn reads_versions() {
         assert_eq!(parse_version("6.18.44-generic\n"), Some((6, 18)));
-        assert_eq!(parse_version("5.14-rc1"), Some((5, 14)));
+        assert_eq!(parse_version("5.14-rc1"), Some((5, 18)));
         assert_eq!(parse_version("next"), None);
     }
 

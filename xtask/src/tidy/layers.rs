@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["io", "telemetry"],
     &["store"],
     &["datapath", "dns", "http", "identity", "source"],
-    &["hbone"],
+    &["flows", "hbone"],
     &["proxy"],
     &["pods"],
     &["admin"],

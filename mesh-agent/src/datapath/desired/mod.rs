@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use mesh_common::addr::user::from_ip;
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
-use mesh_common::source::{BY_CGROUP, CGROUP, ENROLLED, NODE, Source, SourceKey};
+use mesh_common::source::{BY_CGROUP, CGROUP, ENROLLED, NODE, Source, SourceKey, WAITING};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{
     ACCELERATE, BY_PORT, CAPTURE, FAIL_CLOSED, FAIL_OPEN, Inbound, PortKey, STRICT, VIA_AGENT,
@@ -76,7 +76,7 @@ pub fn entries(mesh: &Snapshot, enrolled: &[Enrolled], node: u64, sets: &mut Set
         let Some(workload) = mesh.workloads.get(&local.name) else { continue };
         let policy = mesh.policy(&local.name);
         let id = ids.of(&local.name);
-        wanted.sources.insert(local.source, source(&local.name, id, &policy));
+        wanted.sources.insert(local.source, source(local, id, &policy));
         if local.source.kind == CGROUP {
             let shared = Source { workload: 0, namespace: 0, flags: BY_CGROUP | NODE, pad: 0 };
             wanted.sources.insert(SourceKey::netns(local.netns), shared);
@@ -115,13 +115,16 @@ pub fn entries(mesh: &Snapshot, enrolled: &[Enrolled], node: u64, sets: &mut Set
 }
 
 /// `SOURCES` of a workload.
-fn source(name: &ResourceName, id: u64, policy: &WorkloadPolicy) -> Source {
+fn source(local: &Enrolled, id: u64, policy: &WorkloadPolicy) -> Source {
     let mut flags = ENROLLED | failure(policy) | accelerated(policy);
+    if !local.ready {
+        flags |= WAITING;
+    }
     // Without an id the kernel could not judge, and the agent has to.
     if policy.same_node != SameNode::Direct || id == 0 {
         flags |= VIA_AGENT;
     }
-    Source { workload: id, namespace: id_of(&name.namespace), flags, pad: 0 }
+    Source { workload: id, namespace: id_of(&local.name.namespace), flags, pad: 0 }
 }
 
 /// `WORKLOADS` of a workload.

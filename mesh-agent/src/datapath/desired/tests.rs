@@ -1,3 +1,5 @@
+//! What the maps should hold, case by case.
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -92,7 +94,8 @@ fn a_workload_of_this_node_owns_its_address() {
 fn what_is_not_ready_is_captured_and_not_connected_to() {
     let waiting = Enrolled { ready: false, ..pod("here", 42) };
     let entries = compile(&three(), &[waiting]);
-    assert_eq!(entries.sources[&SourceKey::netns(42)].workload, id("here"));
+    let source = entries.sources[&SourceKey::netns(42)];
+    assert_eq!((source.workload, source.flags & WAITING), (id("here"), WAITING));
     assert!(entries.inbound.contains_key(&PortKey::new(42, 0)));
     assert!(entries.workloads.is_empty());
 }
@@ -169,7 +172,7 @@ fn verdicts_are_those_of_the_policies() {
     assert_eq!(entries.workloads[&id("a")].class, 0);
     let verdict = |source: &str, port: u16| {
         let exact = entries.verdicts.get(&VerdictKey::new(id(source), class, port.to_be()));
-        exact.or(entries.verdicts.get(&VerdictKey::new(id(source), class, 0))).unwrap().verdict
+        exact.or(entries.verdicts.get(&VerdictKey::new(id(source), class, 0))).unwrap().says
     };
     assert_eq!((verdict("a", 80), verdict("a", 81)), (ALLOW, DENY));
     assert_eq!((verdict("b", 80), verdict("b", 81)), (DENY, DENY));
@@ -190,8 +193,8 @@ fn what_depends_on_which_address_is_left_to_the_agent() {
     restrict(&mut mesh, "c", vec![policy(Action::Deny, vec![rule])]);
     let entries = compile(&mesh, &[pod("a", 11), pod("c", 13), unit("x", 5)]);
     let class = entries.workloads[&id("c")].class;
-    assert_eq!(entries.verdicts[&VerdictKey::new(id("a"), class, 0)].verdict, ASK_AGENT);
-    assert_eq!(entries.verdicts[&VerdictKey::new(id("c"), class, 0)].verdict, ALLOW);
+    assert_eq!(entries.verdicts[&VerdictKey::new(id("a"), class, 0)].says, ASK_AGENT);
+    assert_eq!(entries.verdicts[&VerdictKey::new(id("c"), class, 0)].says, ALLOW);
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn rules(policies: &Policies) -> impl Iterator<Item = &Rule> {
 /// What the policies say of connections of `source`. Where its addresses matter and it may use one
 /// or the other, only the agent can tell.
 fn judge(policies: &Policies, source: &Workload, shares: bool, port: u16) -> Verdict {
-    let ask = Verdict { policy: 0, verdict: ASK_AGENT, pad: 0 };
+    let ask = Verdict { policy: 0, says: ASK_AGENT, pad: 0 };
     if shares && names_addresses(policies) {
         return ask;
     }
@@ -96,9 +96,9 @@ fn judge(policies: &Policies, source: &Workload, shares: bool, port: u16) -> Ver
         return ask;
     }
     match first {
-        authz::Verdict::Allow => Verdict { policy: 0, verdict: ALLOW, pad: 0 },
+        authz::Verdict::Allow => Verdict { policy: 0, says: ALLOW, pad: 0 },
         authz::Verdict::Deny(denial) => {
-            Verdict { policy: id_of(denial.policy()), verdict: DENY, pad: 0 }
+            Verdict { policy: id_of(denial.policy()), says: DENY, pad: 0 }
         }
     }
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::time::timeout;
 
-use crate::authz::{self, Request};
+use crate::authz::{self, Denial, Request, Verdict};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
+use crate::model::id::ResourceName;
 use crate::model::policy::MtlsMode;
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
@@ -17,6 +18,7 @@ use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::realm::{Local, Realm};
 use crate::store::Reader;
+use crate::telemetry::Judged;
 
 /// Ports of the agent itself: a connection to one of them would be a loop (as ztunnel refuses).
 const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT, 15080];
@@ -35,44 +37,69 @@ pub struct Arrival {
     pub principal: Option<SpiffeId>,
 }
 
+/// Why a connection may not be, or not any more.
+pub struct Forbidden {
+    kind: Kind,
+    policy: Option<ResourceName>,
+    cause: String,
+}
+
+impl Forbidden {
+    /// The failure, of which `conn` reports the policy.
+    pub fn note(self, conn: &mut Conn) -> Failure {
+        conn.judged = Some(Judged { allowed: false, policy: self.policy });
+        Failure::because(self.kind, Side::Client, Retry::Never, self.cause)
+    }
+}
+
 impl Arrival {
-    /// Whether the destination's policies allow it.
+    /// Whether the destination's policies allow it; `conn` reports what they say.
     ///
     /// # Errors
     ///
     /// They do not: the cause names the policy.
-    pub fn judge(&self, mesh: &Snapshot) -> Result<(), Failure> {
-        let policy = mesh.policy(&self.local.workload.name);
-        let port = self.to.port();
-        if self.principal.is_none() && policy.mtls(port) == MtlsMode::Strict {
-            let cause = match policy.mtls_from(port) {
-                Some(from) => {
-                    format!("PeerAuthentication {from} demands mutual TLS on port {port}")
-                }
-                None => format!("mutual TLS is demanded on port {port}"),
-            };
-            return Err(Failure::because(Kind::Plaintext, Side::Client, Retry::Never, cause));
-        }
-        let request =
-            Request { principal: self.principal.as_ref(), address: self.client.ip(), port };
-        match authz::decide(&policy.authorization, &request) {
-            authz::Verdict::Allow => Ok(()),
-            authz::Verdict::Deny(denial) => {
-                let cause = denial.to_string();
-                Err(Failure::because(Kind::Denied, Side::Client, Retry::Never, cause))
+    pub fn judge(&self, mesh: &Snapshot, conn: &mut Conn) -> Result<(), Failure> {
+        match self.refusal(mesh) {
+            None => {
+                conn.judged = Some(Judged { allowed: true, policy: None });
+                Ok(())
             }
+            Some(refusal) => Err(refusal.note(conn)),
         }
     }
 
     /// Waits until a later snapshot forbids it. Never, if none does.
-    pub async fn forbidden(&self, mut mesh: Reader) -> Failure {
+    pub async fn forbidden(&self, mut mesh: Reader) -> Forbidden {
         while mesh.changed().await {
-            if let Err(failure) = self.judge(&mesh.load()) {
-                return failure;
+            if let Some(refusal) = self.refusal(&mesh.load()) {
+                return refusal;
             }
         }
         // The agent is stopping.
         pending().await
+    }
+
+    fn refusal(&self, mesh: &Snapshot) -> Option<Forbidden> {
+        let policy = mesh.policy(&self.local.workload.name);
+        let port = self.to.port();
+        if self.principal.is_none() && policy.mtls(port) == MtlsMode::Strict {
+            let from = policy.mtls_from(port);
+            let cause = match from {
+                Some(from) => format!("{from} demands mutual TLS on port {port}"),
+                None => format!("mutual TLS is demanded on port {port}"),
+            };
+            return Some(Forbidden { kind: Kind::Plaintext, policy: from.cloned(), cause });
+        }
+        let request =
+            Request { principal: self.principal.as_ref(), address: self.client.ip(), port };
+        match authz::decide(&policy.authorization, &request) {
+            Verdict::Allow => None,
+            Verdict::Deny(denial) => {
+                let (cause, kind) = (denial.to_string(), Kind::Denied);
+                let (Denial::Matched(policy, _) | Denial::NoneAllows(policy)) = denial;
+                Some(Forbidden { kind, policy: Some(policy), cause })
+            }
+        }
     }
 
     /// Connects to the application.

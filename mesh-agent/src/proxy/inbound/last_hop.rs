@@ -49,11 +49,11 @@ pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: I
     };
     conn.established();
     let arrival = arrive(open, found, &local, Arc::clone(&realm), (client, peer))
-        .and_then(|arrival| arrival.judge(&mesh).map(|()| arrival));
+        .and_then(|arrival| arrival.judge(&mesh, &mut conn).map(|()| arrival));
     drop(mesh);
     let result = match arrival {
         Ok(arrival) => match arrival.connect(&context, &mut conn).await {
-            Ok(application) => relay(&context, &arrival, application, incoming, &conn).await,
+            Ok(application) => relay(&context, &arrival, application, incoming, &mut conn).await,
             Err(failure) => refuse(incoming, failure),
         },
         Err(failure) => refuse(incoming, failure),
@@ -91,7 +91,7 @@ async fn relay(
     arrival: &Arrival,
     mut application: Leg,
     incoming: Incoming,
-    conn: &Conn,
+    conn: &mut Conn,
 ) -> Result<(), Failure> {
     let stream = incoming
         .accept()
@@ -101,7 +101,7 @@ async fn relay(
     let copied = tokio::select! {
         biased;
         copied = copied => copied,
-        failure = arrival.forbidden(context.mesh.clone()) => return Err(failure),
+        forbidden = arrival.forbidden(context.mesh.clone()) => return Err(forbidden.note(conn)),
     };
     copied.map_err(|error| {
         let side = match error {

@@ -34,7 +34,7 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
         conn.parties.destination = Peer { workload: destination, principal: None };
     }
     conn.established();
-    let arrival = arrival.and_then(|arrival| arrival.judge(&mesh).map(|()| arrival));
+    let arrival = arrival.and_then(|arrival| arrival.judge(&mesh, &mut conn).map(|()| arrival));
     drop(mesh);
     let result = match arrival {
         Ok(arrival) => serve(&context, &arrival, &mut leg, &mut conn).await,
@@ -69,7 +69,7 @@ async fn serve(
     tokio::select! {
         biased;
         copied = relay(leg, &mut application, &conn.carried) => copied,
-        failure = arrival.forbidden(context.mesh.clone()) => Err(failure),
+        forbidden = arrival.forbidden(context.mesh.clone()) => Err(forbidden.note(conn)),
     }
 }
 

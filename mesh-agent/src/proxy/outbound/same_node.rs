@@ -13,7 +13,7 @@ use crate::proxy::conn::Conn;
 use crate::proxy::inbound::application::Arrival;
 use crate::proxy::outbound::tcp;
 use crate::proxy::realm::{Local, Resident};
-use crate::telemetry::Reporter;
+use crate::telemetry::{Parties, Reporter};
 
 /// The endpoint as a workload of this node, if `source` may reach it without TLS. What could go
 /// straight, and comes to the agent because the kernel could not tell, goes this way too.
@@ -45,9 +45,7 @@ pub async fn run(
     conn: &mut Conn,
 ) -> Result<(), Failure> {
     let mut far = Conn::new(&context.telemetry, Reporter::Destination, client, to);
-    far.parties.source = conn.parties.source.clone();
-    far.parties.destination = conn.parties.destination.clone();
-    far.parties.service.clone_from(&conn.parties.service);
+    far.parties = Parties { reporter: Reporter::Destination, ..conn.parties.clone() };
     far.carried = Arc::clone(&conn.carried);
     far.established();
     // A workload needs no permission to reach itself.
@@ -56,6 +54,7 @@ pub async fn run(
     let arrival = Arrival { realm, local, to, client, principal };
     let result = serve(context, &arrival, is_itself, leg, &mut far).await;
     conn.upstream_local = far.upstream_local;
+    conn.judged.clone_from(&far.judged);
     far.finish(result.as_ref().copied().map_err(Failure::again));
     result
 }
@@ -68,12 +67,14 @@ async fn serve(
     far: &mut Conn,
 ) -> Result<(), Failure> {
     if !is_itself {
-        arrival.judge(&context.mesh.load())?;
+        arrival.judge(&context.mesh.load(), far)?;
     }
     let mut application = arrival.connect(context, far).await?;
     tokio::select! {
         biased;
         copied = tcp::relay(leg, &mut application, &far.carried) => copied,
-        failure = arrival.forbidden(context.mesh.clone()), if !is_itself => Err(failure),
+        forbidden = arrival.forbidden(context.mesh.clone()), if !is_itself => {
+            Err(forbidden.note(far))
+        }
     }
 }

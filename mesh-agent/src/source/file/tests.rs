@@ -469,6 +469,19 @@ spec:
   acceleration: sockmap
 ";
 
+const RULES: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: DENY
+  rules:
+  - from: [{source: {principals: ['*/sa/a'], ipBlocks: [10.0.0.0/8], notIpBlocks: ['fd00::1']}}]
+    to: [{operation: {ports: ['80'], methods: [GET]}}]
+    when: [{key: source.namespace, values: [a*], notValues: [b]}]
+";
+
 #[test]
 fn a_mesh_policy_is_taken_over() {
     let mut lab = Lab::new();
@@ -616,10 +629,11 @@ proptest! {
 
     #[test]
     fn no_damage_makes_it_panic(
-        edits in prop::collection::vec((0usize..700, "[-a-z:{}&*!|>'\"\t\n \\[\\]0-9]{0,3}"), 1..4),
+        edits in prop::collection::vec((0usize..2000, "[-a-z:{}&*!|>'\"\t\n \\[\\]0-9]{0,3}"), 1..4),
     ) {
-        let mut text = format!("{ECHO}---\napiVersion: v1\nkind: List\nitems:\n- kind: Service\n  \
-            apiVersion: v1\n  metadata: {{name: b}}\n  spec: {{ports: [{{port: 1}}]}}\n");
+        let mut text = format!("{ECHO}---\n{POLICY}---\n{RULES}---\napiVersion: v1\nkind: List\n\
+            items:\n- kind: Service\n  apiVersion: v1\n  metadata: {{name: b}}\n  spec: {{ports: \
+            [{{port: 1}}]}}\n");
         for (at, insert) in edits {
             let at = at % text.len();
             text.replace_range(at..=at, &insert);

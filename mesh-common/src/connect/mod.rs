@@ -180,10 +180,10 @@ fn authorize(caller: &Caller, asked: Addr, endpoint: Decision, maps: &impl Maps)
     }
     via |= caller.source.flags & VIA_AGENT;
     let verdict = verdict(caller.source.workload, local.class, decision.port_be, maps);
-    if verdict.verdict == DENY {
+    if verdict.says == DENY {
         decision.policy = verdict.policy;
         decision.verdict = Action::Deny;
-    } else if verdict.verdict == ALLOW && via == 0 && same_family(asked, decision.addr) {
+    } else if verdict.says == ALLOW && via == 0 && same_family(asked, decision.addr) {
         decision.policy = verdict.policy;
         decision.accelerate = local.flags & caller.source.flags & ACCELERATE != 0;
         decision.verdict = Action::Direct;
@@ -194,7 +194,7 @@ fn authorize(caller: &Caller, asked: Addr, endpoint: Decision, maps: &impl Maps)
 #[inline(always)]
 fn verdict(source: u64, class: u64, port_be: u16, maps: &impl Maps) -> Verdict {
     if class == 0 {
-        return Verdict { policy: 0, verdict: ALLOW, pad: 0 };
+        return Verdict { policy: 0, says: ALLOW, pad: 0 };
     }
     match maps.verdict(&VerdictKey::new(source, class, port_be)) {
         Some(verdict) => verdict,
@@ -219,3 +219,6 @@ pub const fn may_go_past(source: &Source, asked: Addr, decision: &Decision) -> b
         && decision.port_be != 0
         && same_family(asked, decision.addr)
 }
+
+#[cfg(test)]
+mod tests;
