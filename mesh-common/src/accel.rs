@@ -46,8 +46,7 @@ abi! {
         pub sends: FlowKey,
         /// [`BY_TCP`], [`SHORTER`] or [`NEVER`].
         pub way: u32,
-        /// While the socket is reminded of what came by TCP: its own seconds of `TCP_KEEPIDLE`, and
-        /// [`KEEPS_ALIVE`] if it had `SO_KEEPALIVE`. 0: it is not reminded.
+        /// While the socket is reminded of what came by TCP: its own [`Keepalive`]. 0: it is not.
         pub own_keepalive: u32,
     }
 }
@@ -58,9 +57,6 @@ pub const BY_TCP: u32 = 0;
 pub const SHORTER: u32 = 1;
 /// `Fast::way`: by TCP for good: what was counted cannot be right.
 pub const NEVER: u32 = 2;
-
-/// `Fast::own_keepalive`: `SO_KEEPALIVE` was set. Seconds are 32,767 at most (`MAX_TCP_KEEPIDLE`).
-pub const KEEPS_ALIVE: u32 = 1 << 16;
 
 /// `Tally::flags`: nothing may be put into this receiver's queue (any more).
 pub const SHUT: u32 = 1;
@@ -76,6 +72,43 @@ pub const LIMIT_BYTES: u64 = 8 << 20;
 /// How many messages may wait: each takes about 1.1 KiB of the kernel's memory besides its bytes
 /// (measured on Linux 6.18). 4,096 × 1.1 KiB = 4.5 MiB.
 pub const LIMIT_MESSAGES: u32 = 4_096;
+
+/// A socket's settings of keepalive. Seconds are 1 to 32,767 (`MAX_TCP_KEEPIDLE`,
+/// `MAX_TCP_KEEPINTVL` of the kernel): 15 bits each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// `TCP_KEEPIDLE`.
+    pub idle: u32,
+    /// `TCP_KEEPINTVL`.
+    pub interval: u32,
+    /// `SO_KEEPALIVE`: 0 or 1.
+    pub on: u32,
+}
+
+impl Keepalive {
+    /// A probe a second.
+    pub const EVERY_SECOND: Self = Self { idle: 1, interval: 1, on: 1 };
+    const SECONDS: u32 = 0x7fff;
+
+    /// As one number, which is never 0.
+    #[inline]
+    pub const fn pack(self) -> u32 {
+        (self.idle & Self::SECONDS)
+            | (self.interval & Self::SECONDS) << 15
+            | (self.on & 1) << 30
+            | 1 << 31
+    }
+
+    /// From what [`Self::pack`] has made.
+    #[inline]
+    pub const fn unpack(packed: u32) -> Self {
+        Self {
+            idle: packed & Self::SECONDS,
+            interval: packed >> 15 & Self::SECONDS,
+            on: packed >> 30 & 1,
+        }
+    }
+}
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +230,8 @@ mod tests {
             self.tally.get_or_insert(Tally::new(1, 0))
         }
 
-        fn send(&mut self, size: u32, on: bool, found: bool, taken: u32) {
+        /// Sends, of which TCP takes `taken`; the switch may be on, and the other end be found.
+        fn send(&mut self, size: u32, [on, found]: [bool; 2], taken: u32) {
             let way = self.way;
             let offer = self.tally().offer(way, size, on);
             self.way = offer.way;
@@ -249,8 +283,8 @@ mod tests {
 
         fn take(&mut self, step: Step) {
             match step {
-                Step::Send { size, on, found } => self.send(size, on, found, size),
-                Step::Partly { size, taken } => self.send(size, true, true, taken.min(size)),
+                Step::Send { size, on, found } => self.send(size, [on, found], size),
+                Step::Partly { size, taken } => self.send(size, [true, true], taken.min(size)),
                 Step::Read { size, counted } => {
                     self.read(size);
                     if counted {
@@ -294,7 +328,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
         /// Whatever happens, bytes are read in the order in which they were sent, and what waits
         /// in the shorter way is bounded.
@@ -347,6 +381,18 @@ mod tests {
             let before = pipe.tally().shorter;
             pipe.take(Step::Send { size: 1, on: true, found: true });
             prop_assert_eq!(pipe.tally().shorter, before + 1);
+        }
+    }
+
+    #[test]
+    fn keepalive_survives() {
+        for keepalive in [
+            Keepalive::EVERY_SECOND,
+            Keepalive { idle: 7_200, interval: 75, on: 0 },
+            Keepalive { idle: 32_767, interval: 32_767, on: 1 },
+        ] {
+            assert_eq!(Keepalive::unpack(keepalive.pack()), keepalive);
+            assert_ne!(keepalive.pack(), 0);
         }
     }
 

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{
     bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{BtfTracePointContext, SkMsgContext, SockOpsContext, SockoptContext};
-use mesh_common::accel::{BY_TCP, Fast, KEEPS_ALIVE, NEVER, SHUT, Tally};
+use mesh_common::accel::{BY_TCP, Fast, Keepalive, NEVER, SHUT, Tally};
 use mesh_common::record::{FlowKey, ONE_WAY};
 
 use crate::ctx::{self, End};
@@ -37,6 +37,8 @@ const RECEIVE_LOW_WATER: i32 = 18;
 const KEEP_ALIVE: i32 = 9;
 /// `TCP_KEEPIDLE`.
 const KEEP_IDLE: i32 = 4;
+/// `TCP_KEEPINTVL`.
+const KEEP_INTERVAL: i32 = 5;
 /// `SO_ZEROCOPY`.
 const ZEROCOPY: i32 = 60;
 /// `TCP_ULP`: encryption by the kernel.
@@ -113,22 +115,32 @@ pub(crate) fn sending(context: &SockOpsContext) {
     let waits = unsafe { (*tally).sent != (*tally).consumed && (*tally).flags & SHUT == 0 };
     if waits {
         if fast.own_keepalive == 0 {
-            let mut own = get(context, SOL_TCP, KEEP_IDLE);
-            if get(context, SOL_SOCKET, KEEP_ALIVE) != 0 {
-                own |= KEEPS_ALIVE;
-            }
-            fast.own_keepalive = own;
-            set(context, SOL_TCP, KEEP_IDLE, 1);
-            set(context, SOL_SOCKET, KEEP_ALIVE, 1);
+            fast.own_keepalive = keepalive(context).pack();
+            set_keepalive(context, Keepalive::EVERY_SECOND);
         }
         // It is 1 already; setting it wakes the reader if there is anything to read.
         set(context, SOL_SOCKET, RECEIVE_LOW_WATER, 1);
     } else if fast.own_keepalive != 0 {
-        let own = fast.own_keepalive;
+        let own = Keepalive::unpack(fast.own_keepalive);
         fast.own_keepalive = 0;
-        set(context, SOL_SOCKET, KEEP_ALIVE, u32::from(own & KEEPS_ALIVE != 0));
-        set(context, SOL_TCP, KEEP_IDLE, own & !KEEPS_ALIVE);
+        set_keepalive(context, own);
     }
+}
+
+#[inline(always)]
+fn keepalive(context: &SockOpsContext) -> Keepalive {
+    Keepalive {
+        idle: get(context, SOL_TCP, KEEP_IDLE),
+        interval: get(context, SOL_TCP, KEEP_INTERVAL),
+        on: get(context, SOL_SOCKET, KEEP_ALIVE),
+    }
+}
+
+#[inline(always)]
+fn set_keepalive(context: &SockOpsContext, keepalive: Keepalive) {
+    set(context, SOL_TCP, KEEP_IDLE, keepalive.idle);
+    set(context, SOL_TCP, KEEP_INTERVAL, keepalive.interval);
+    set(context, SOL_SOCKET, KEEP_ALIVE, keepalive.on);
 }
 
 #[inline(always)]
