@@ -7,8 +7,8 @@ use mesh_common::addr::{self, Addr};
 use mesh_common::connect::{Action, Caller, Decision, decide, may_go_past};
 use mesh_common::destination::{DestinationKey, TCP};
 use mesh_common::record::{self, AGENT, CAN_ACCELERATE, Record};
-use mesh_common::source::{SourceKey, WAITING};
-use mesh_common::workload::FAIL_CLOSED;
+use mesh_common::source::{Source, SourceKey, WAITING};
+use mesh_common::workload::{ACCELERATE, FAIL_CLOSED};
 use mesh_common::{OUTBOUND_PORT, event, stats};
 
 use crate::lookup::Kernel;
@@ -148,7 +148,7 @@ fn go(context: &SockAddrContext, ask: &Ask, decision: &Decision, role: u32) -> O
         source: source.workload,
         destination: decision.workload,
         policy: decision.policy,
-        flags: if decision.accelerate { CAN_ACCELERATE } else { 0 },
+        flags: accelerates(source, decision, role),
         ..Record::new(role)
     };
     if !ctx::remember(context, &mut record) {
@@ -167,6 +167,15 @@ fn go(context: &SockAddrContext, ask: &Ask, decision: &Decision, role: u32) -> O
         count(stats::DIRECT);
     }
     Outcome::To(decision.addr, decision.port_be)
+}
+
+/// Whether the bytes of a connection may take the shorter way: both ends ask for it, of which the
+/// agent is one that does.
+#[inline(always)]
+const fn accelerates(source: &Source, decision: &Decision, role: u32) -> u32 {
+    let to_agent = role == record::REDIRECTED && source.flags & ACCELERATE != 0;
+    let direct = role == record::DIRECT && decision.accelerate;
+    if to_agent || direct { CAN_ACCELERATE } else { 0 }
 }
 
 /// A connection of the node's own processes: to a port that declares a health probe, it is one.

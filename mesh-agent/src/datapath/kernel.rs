@@ -11,7 +11,7 @@ use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use mesh_common::addr::user::from_ip;
 use mesh_common::maps::{self, ListenerKey};
-use mesh_common::record::{AGENT, ConnKey, Record};
+use mesh_common::record::{AGENT, CAN_ACCELERATE, ConnKey, Record};
 use mesh_common::stats;
 
 use crate::datapath::Error;
@@ -28,6 +28,15 @@ pub struct Kernel {
     heartbeat: SharedMap<u32, u64>,
     counters: PerCpuArray<MapData, u64>,
     copies: Mutex<Copies>,
+}
+
+/// How the agent's connection to an application of the same namespace looks from there.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    /// The application sees it as its peer.
+    pub client: SocketAddr,
+    /// Its bytes may take the shorter way.
+    pub accelerate: bool,
 }
 
 impl fmt::Debug for Kernel {
@@ -115,16 +124,17 @@ impl Kernel {
     }
 
     /// Marks a socket as the agent's own before it connects: it is never captured. If the
-    /// connection stays in its namespace, the accepting application sees `client` as its peer.
+    /// connection stays in its namespace, the accepting application sees what `shown` says.
     ///
     /// # Errors
     ///
     /// The kernel has no memory for the mark.
-    pub fn mark_agent(&self, socket: impl AsFd, client: Option<SocketAddr>) -> io::Result<()> {
+    pub fn mark_agent(&self, socket: impl AsFd, shown: Option<Shown>) -> io::Result<()> {
         let mut record = Record::new(AGENT);
-        if let Some(client) = client {
+        if let Some(Shown { client, accelerate }) = shown {
             record.addr = from_ip(client.ip());
             record.port_be = client.port().to_be();
+            record.flags = if accelerate { CAN_ACCELERATE } else { 0 };
         }
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
     }

@@ -16,6 +16,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
+use crate::datapath::kernel::Shown;
 use crate::hbone::pool::Pool;
 use crate::identity::{Identity, tls};
 use crate::model::id::ResourceName;
@@ -172,7 +173,7 @@ impl Realm {
     }
 
     /// A non-blocking socket in this namespace, marked as the agent's own: it is never captured.
-    /// An application of this namespace that accepts its connection sees `client` as its peer.
+    /// An application of this namespace that accepts its connection sees what `shown` says.
     ///
     /// # Errors
     ///
@@ -181,10 +182,10 @@ impl Realm {
         &self,
         context: &Context,
         to: SocketAddr,
-        client: Option<SocketAddr>,
+        shown: Option<Shown>,
     ) -> io::Result<TcpSocket> {
         let socket = self.enter(|| socket::tcp(to.ip()))?;
-        context.kernel.mark_agent(&socket, client)?;
+        context.kernel.mark_agent(&socket, shown)?;
         Ok(TcpSocket::from_std_stream(socket.into()))
     }
 

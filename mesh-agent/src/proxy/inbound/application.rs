@@ -8,10 +8,11 @@ use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::time::timeout;
 
 use crate::authz::{self, Denial, Request, Verdict};
+use crate::datapath::kernel::Shown;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
 use crate::model::id::ResourceName;
-use crate::model::policy::MtlsMode;
+use crate::model::policy::{Acceleration, MtlsMode};
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::proxy::Context;
@@ -114,7 +115,10 @@ impl Arrival {
         }
         conn.upstream_host = Some(self.to);
         let failed = |error| Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, error);
-        let socket = self.realm.socket(context, self.to, Some(self.client)).map_err(failed)?;
+        let policy = context.mesh.load().policy(&self.local.workload.name);
+        let accelerate = policy.acceleration == Acceleration::Sockmap;
+        let shown = Some(Shown { client: self.client, accelerate });
+        let socket = self.realm.socket(context, self.to, shown).map_err(failed)?;
         match timeout(context.options.connect_timeout, socket.connect(self.to)).await {
             Ok(connected) => {
                 let stream = connected.map_err(failed)?;
