@@ -8,6 +8,7 @@
 
 #[macro_use]
 mod abi;
+pub mod accel;
 pub mod addr;
 pub mod backend;
 pub mod connect;

@@ -38,6 +38,16 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Ring buffer of [`Event`](crate::event::Event).
 pub const EVENTS: &str = "EVENTS";
+/// Hash of sockets: [`FlowKey`](crate::record::FlowKey) of the direction in which a socket receives
+/// to the socket.
+pub const ACCELERATED: &str = "ACCELERATED";
+/// Hash: [`FlowKey`](crate::record::FlowKey) of a direction to its
+/// [`Tally`](crate::accel::Tally).
+pub const TALLIES: &str = "TALLIES";
+/// Socket storage: [`Fast`](crate::accel::Fast).
+pub const FAST: &str = "FAST";
+/// Array of one: 0 if nothing is accelerated.
+pub const SWITCH: &str = "SWITCH";
 
 /// Every map that is pinned.
 pub const ALL: &[&str] = &[
@@ -57,6 +67,10 @@ pub const ALL: &[&str] = &[
     SOCKETS,
     COUNTERS,
     EVENTS,
+    ACCELERATED,
+    TALLIES,
+    FAST,
+    SWITCH,
 ];
 
 /// Workloads on one node, and cgroups. Kubernetes supports 110 pods a node; some run 500.
@@ -75,6 +89,9 @@ pub const MAX_LISTENERS: usize = 4 * MAX_SOURCES;
 /// Connections between `connect()` and `accept()`. The oldest is forgotten beyond this, and that
 /// connection is refused. 65,536 × 190 B = 12 MiB.
 pub const MAX_PENDING: usize = 65_536;
+/// Directions of accelerated connections: two each. Further connections are not accelerated. Entries
+/// are allocated when they are added; the table itself is 131,072 × 16 B = 2 MiB.
+pub const MAX_ACCELERATED: usize = 131_072;
 /// Bytes of the ring buffer: about 7,000 events between two turns of the agent.
 pub const EVENT_BYTES: usize = 1 << 20;
 

@@ -190,6 +190,19 @@ pub(crate) fn ops_netns(ctx: &SockOpsContext) -> u64 {
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
+/// The socket of the hook; null if it is not a full one.
+#[inline(always)]
+pub(crate) fn ops_sk(ctx: &SockOpsContext) -> *mut bpf_sock {
+    field!(ctx.ops, __bindgen_anon_2.sk)
+}
+
+/// Whether the socket, just established, has sent any data: with its SYN, that is.
+#[inline(always)]
+pub(crate) fn has_sent(ctx: &SockOpsContext) -> bool {
+    // The SYN takes one sequence number.
+    bytes_acked(ctx) > 1 || field!(ctx.ops, snd_una) != field!(ctx.ops, snd_nxt)
+}
+
 /// What is remembered of the socket. It lives as long as the socket: longer than the program runs.
 #[inline(always)]
 pub(crate) fn ops_record(ctx: &SockOpsContext) -> Option<&'static mut Record> {

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "helpers, maps and context fields are raw; see ARCHITECTURE.md")]
 #![expect(clippy::inline_always, reason = "a BPF call takes five registers and no context fields")]
 
+mod accel;
 mod agent;
 mod connect;
 mod ctx;
@@ -17,8 +18,13 @@ mod owner;
 mod peername;
 mod sockops;
 
-use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
-use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{
+    btf_tracepoint, cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops,
+};
+use aya_ebpf::programs::{
+    BtfTracePointContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext,
+    SockoptContext,
+};
 
 /// Runs on every IPv4 `connect()` below the agent's cgroup.
 #[cgroup_sock_addr(connect4)]
@@ -57,6 +63,25 @@ fn mesh_sockops(ctx: SockOpsContext) -> u32 {
 #[sk_lookup]
 fn mesh_inbound(ctx: SkLookupContext) -> u32 {
     inbound::run(&ctx)
+}
+
+/// Runs when an accelerated socket sends.
+#[sk_msg]
+fn mesh_skmsg(ctx: SkMsgContext) -> u32 {
+    accel::send(&ctx)
+}
+
+/// Runs when somebody has read from a socket of this machine.
+#[btf_tracepoint(function = "sock_recv_length")]
+fn mesh_recv(ctx: BtfTracePointContext) -> i32 {
+    accel::received(&ctx);
+    0
+}
+
+/// Runs on every `setsockopt()` below the agent's cgroup.
+#[cgroup_sockopt(setsockopt)]
+fn mesh_setsockopt(ctx: SockoptContext) -> i32 {
+    i32::from(accel::may_set(&ctx))
 }
 
 #[cfg(not(test))]

@@ -1,16 +1,19 @@
 //! Every map. Kinds and capacities are those of `mesh_common::maps`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use core::ptr::null;
+
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{
     Array, HashMap, HashOfMaps, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash,
 };
 use aya_ebpf::macros::btf_map;
+use mesh_common::accel::{Fast, Tally};
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::event::Event;
 use mesh_common::maps::{
-    EVENT_BYTES, ListenerKey, MAX_DESTINATIONS, MAX_LISTENERS, MAX_PENDING, MAX_PORTS, MAX_SETS,
-    MAX_SOURCES, MAX_VERDICTS,
+    EVENT_BYTES, ListenerKey, MAX_ACCELERATED, MAX_DESTINATIONS, MAX_LISTENERS, MAX_PENDING,
+    MAX_PORTS, MAX_SETS, MAX_SOURCES, MAX_VERDICTS,
 };
 use mesh_common::record::{ConnKey, FlowKey, Record};
 use mesh_common::source::{Source, SourceKey};
@@ -72,6 +75,38 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { stats::COUNT }> = PerCpuArray::ne
 
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static ACCELERATED: SockHash<FlowKey, MAX_ACCELERATED> = SockHash::new();
+
+#[btf_map]
+pub(crate) static TALLIES: HashMap<FlowKey, Tally, MAX_ACCELERATED, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static FAST: InheritedStorage<Fast> = InheritedStorage::new();
+
+#[btf_map]
+pub(crate) static SWITCH: Array<u32, 1> = Array::new();
+
+/// Socket storage that a listener hands on to what it accepts (`BPF_F_CLONE`; Linux 5.4), as it does
+/// with its options. aya's has no room for the flag.
+#[repr(C)]
+pub(crate) struct InheritedStorage<T> {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the pointers only carry types, for the loader; nobody reads them.
+unsafe impl<T> Sync for InheritedStorage<T> {}
+
+impl<T> InheritedStorage<T> {
+    const fn new() -> Self {
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+}
 
 /// Adds one to a counter of `mesh_common::stats`.
 #[inline(always)]

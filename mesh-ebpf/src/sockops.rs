@@ -2,21 +2,22 @@
 //! reports what becomes of direct connections.
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::OUTBOUND_PORT;
 use mesh_common::addr::is_listener_loopback;
+use mesh_common::event::ACCELERATED;
 use mesh_common::flow::{self, Bytes};
 use mesh_common::record::{
-    ACCEPTED, AGENT, ConnKey, DIRECT, FlowKey, ITSELF, PROBE, REDIRECTED, Record,
+    ACCEPTED, AGENT, CAN_ACCELERATE, ConnKey, DIRECT, FlowKey, ITSELF, PROBE, REDIRECTED, Record,
 };
 
 use crate::ctx::{self, End};
 use crate::events::Ending;
 use crate::maps::{FLOWS, ORIGINS};
-use crate::{agent, events};
+use crate::{accel, agent, events};
 
 pub(crate) fn run(context: &SockOpsContext) {
     match ctx::op(context) {
@@ -24,6 +25,7 @@ pub(crate) fn run(context: &SockOpsContext) {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => opened(context),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(context),
         BPF_SOCK_OPS_STATE_CB => changed(context),
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => accel::sending(context),
         _ => {}
     }
 }
@@ -65,7 +67,11 @@ fn opening(context: &SockOpsContext) {
 /// The connection is established on the opening side.
 #[inline(always)]
 fn opened(context: &SockOpsContext) {
-    if let Some(record) = direct(context) {
+    let Some(record) = ctx::ops_record(context) else { return };
+    if record.flags & CAN_ACCELERATE != 0 {
+        accel::opened(context, record.flags);
+    }
+    if record.role == DIRECT {
         events::opened(context, record);
     }
 }
@@ -73,6 +79,7 @@ fn opened(context: &SockOpsContext) {
 /// The connection is established on the accepting side, and nobody has accepted it yet.
 #[inline(always)]
 fn accepted(context: &SockOpsContext) {
+    accel::accepted(context);
     let (local, remote) = (ctx::local(context), ctx::remote(context));
     // The agent's last hop is from the workload's own address to itself.
     if local.addr != remote.addr {
@@ -91,13 +98,14 @@ fn accepted(context: &SockOpsContext) {
     let _kept = ctx::ops_remember(context, &mut record);
 }
 
-/// The state of a direct connection has changed, on its opening side.
+/// The state of a direct or an accelerated connection has changed, on its opening side.
 #[inline(always)]
 fn changed(context: &SockOpsContext) {
     let (old, new) = ctx::states(context);
     if new != flow::CLOSE && new != flow::FIN_WAIT2 {
         return;
     }
+    let shorter = if new == flow::CLOSE { accel::closed(context) } else { (0, 0) };
     let Some(record) = direct(context) else { return };
     let bytes = Bytes { acked: ctx::bytes_acked(context), received: ctx::bytes_received(context) };
     if new == flow::FIN_WAIT2 {
@@ -110,7 +118,14 @@ fn changed(context: &SockOpsContext) {
     let (sent, received) = flow::payload(old, bytes, record.received_at_fin_wait2);
     let errno = if established { 0 } else { flow::errno(ctx::retransmitted(context)) };
     let lasted_ns = agent::now().saturating_sub(record.opened);
-    events::closed(context, record, &Ending { errno, sent, received, lasted_ns, flags: 0 });
+    let ending = Ending {
+        errno,
+        sent: sent.wrapping_add(shorter.0),
+        received: received.wrapping_add(shorter.1),
+        lasted_ns,
+        flags: if shorter == (0, 0) { 0 } else { ACCELERATED },
+    };
+    events::closed(context, record, &ending);
 }
 
 /// The record of a socket that opened a direct connection.

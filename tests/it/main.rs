@@ -1,6 +1,8 @@
 //! Integration tests: real namespaces, cgroups and processes. They need root, and fail without.
 
 #[cfg(test)]
+mod acceleration;
+#[cfg(test)]
 mod address_families;
 #[cfg(test)]
 mod capture;

@@ -67,6 +67,15 @@ impl Server {
         }
     }
 
+    /// Lets a server with `--late` begin.
+    ///
+    /// # Errors
+    ///
+    /// It died.
+    pub fn begin(&mut self) -> Result<()> {
+        self.process.say("begin")
+    }
+
     /// The process, for example to kill it.
     pub fn process(&self) -> &Process {
         &self.process

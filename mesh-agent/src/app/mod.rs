@@ -85,7 +85,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (namespaces_tx, namespaces) = watch::channel(Arc::default());
     let own = socket::current_netns_cookie().context("reading the namespace's cookie")?;
     let kernel = Arc::clone(&loaded.kernel);
-    control.spawn(heartbeat::run(Arc::clone(&kernel), workers.runtimes().clone(), control.clone()));
+    heartbeat::start(Arc::clone(&kernel), workers.runtimes().clone(), &control)
+        .context("starting the heartbeat")?;
     control.spawn(sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone()));
     let node: Arc<str> = settings.node().into();
     let events = Events::new(events);

@@ -1,6 +1,7 @@
 //! Attaches the programs by pinned links, and takes pinned links over.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -12,13 +13,13 @@ use crate::datapath::Error;
 use crate::sys::{bpf, cgroup};
 
 /// A program of the object, and how it is attached.
-struct Hook {
+pub(super) struct Hook {
     /// The program's name in the object.
-    program: &'static str,
+    pub(super) program: &'static str,
     /// The link's name in the pin folder.
-    link: &'static str,
+    pub(super) link: &'static str,
     /// `enum bpf_attach_type`: the kernel does not compare it when a link is updated.
-    attach_type: u32,
+    pub(super) attach_type: u32,
 }
 
 /// Every hook. Those that accept come before those that redirect, so that no connection is
@@ -38,8 +39,12 @@ pub(crate) fn is_link(path: &Path) -> bool {
 
 /// Detaches what is pinned at `path`. If that fails, removing the pin does it a little later.
 pub(crate) fn detach(path: &Path) {
-    if let Err(error) = bpf::pinned(path).and_then(|link| bpf::link_detach(link.as_fd())) {
-        tracing::warn!(%error, path = %path.display(), "a link cannot be detached at once");
+    match bpf::pinned(path).and_then(|link| bpf::link_detach(link.as_fd())) {
+        // Those of tracepoints never can.
+        Err(error) if error.kind() != io::ErrorKind::Unsupported => {
+            tracing::warn!(%error, path = %path.display(), "a link cannot be detached at once");
+        }
+        _ => {}
     }
 }
 
@@ -90,7 +95,7 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a ProgramFd, Err
 }
 
 /// Gives a pinned link the new program. False: there is none, or it is not where it should be.
-fn take_over(path: &Path, program: &ProgramFd, cgroup: u64, hook: &Hook) -> bool {
+pub(super) fn take_over(path: &Path, program: &ProgramFd, cgroup: u64, hook: &Hook) -> bool {
     let Ok(link) = bpf::pinned(path) else { return false };
     match bpf::cgroup_of_link(link.as_fd()) {
         Ok(place) if place == (cgroup, hook.attach_type) => {}

@@ -14,9 +14,10 @@ use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{Inbound, PortKey, Workload};
 use mesh_common::{ABI_VERSION, maps};
 
+use crate::datapath::accel::Acceleration;
 use crate::datapath::kernel::Kernel;
-use crate::datapath::{Error, Options, links, object};
-use crate::sys::bpffs;
+use crate::datapath::{Error, Options, accel, links, object};
+use crate::sys::{bpffs, caps};
 
 /// The loaded kernel side, for the one task that writes its maps. The maps by their names.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Loaded {
     pub inbound: HashMap<MapData, PortKey, Inbound>,
     /// `PROBES`.
     pub probes: HashMap<MapData, DestinationKey, u64>,
+    /// The switch of acceleration.
+    pub acceleration: Acceleration,
     /// What connections ask.
     pub kernel: Arc<Kernel>,
     /// Keeps the programs' log open.
@@ -72,6 +75,9 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
 
     let mut loader = EbpfLoader::new();
     loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
+    // A helper that older kernels would refuse; without it nothing is accelerated, either.
+    let knows_mptcp = u8::from(caps::kernel_version().is_ok_and(|version| version >= (5, 19)));
+    loader.override_global("KNOWS_MPTCP", &knows_mptcp, true);
     for name in maps::ALL {
         loader.map_pin_path(name, folder.join(name));
     }
@@ -80,6 +86,7 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
     remove_other_versions(&node, &folder).map_err(|e| pin(&node, e))?;
 
     let events: RingBuf<MapData> = take(&mut ebpf, maps::EVENTS)?;
+    let acceleration = Acceleration::new(&ebpf, &options.cgroup, &folder)?;
     let kernel = Arc::new(Kernel::new(&mut ebpf, &folder)?);
     Ok((
         Loaded {
@@ -92,6 +99,7 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
             ports: take(&mut ebpf, maps::PORTS)?,
             inbound: take(&mut ebpf, maps::INBOUND)?,
             probes: take(&mut ebpf, maps::PROBES)?,
+            acceleration,
             kernel,
             ebpf,
         },
@@ -131,6 +139,7 @@ fn remove_other_versions(node: &Path, keep: &Path) -> io::Result<()> {
 
 /// Removes the links of a folder before its maps, so that no program runs on maps that are gone.
 fn remove_version(folder: &Path) -> io::Result<()> {
+    accel::turn_off(folder);
     let mut paths = fs::read_dir(folder)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<io::Result<Vec<_>>>()?;

@@ -6,6 +6,7 @@
 pub mod object;
 pub mod load;
 pub mod links;
+pub mod accel;
 pub mod kernel;
 pub mod events;
 pub mod desired;

@@ -9,9 +9,10 @@ use std::time::Duration;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::source::{Source, SourceKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
-use mesh_common::workload::{Inbound, PortKey, Workload};
+use mesh_common::workload::{ACCELERATE, Inbound, PortKey, Workload};
 use tokio::sync::watch;
 
+use crate::datapath::accel::Acceleration;
 use crate::datapath::desired::{Enrolled, Entries, SetIds, entries};
 use crate::datapath::load::Loaded;
 use crate::datapath::tables::{SetTable, Table};
@@ -43,7 +44,7 @@ pub async fn run(
     applied: watch::Sender<Applied>,
     scope: Scope,
 ) {
-    let (mut tables, _ebpf) = Tables::adopt(loaded);
+    let (mut tables, mut ebpf, mut acceleration) = Tables::adopt(loaded);
     let mut sets = SetIds::after(tables.last_set());
     loop {
         let snapshot = mesh.load();
@@ -54,7 +55,9 @@ pub async fn run(
         if snapshot.revision > 0
             && let Some(found) = found
         {
-            complete = tables.bring_to(&entries(&snapshot, &found, node, &mut sets));
+            let want = entries(&snapshot, &found, node, &mut sets);
+            acceleration.turn(&mut ebpf, wants_acceleration(&want));
+            complete = tables.bring_to(&want);
             if complete {
                 applied.send_replace(Applied { revision: snapshot.revision, enrolled: found });
             }
@@ -67,6 +70,12 @@ pub async fn run(
             () = tokio::time::sleep(RETRY), if !complete => {}
         }
     }
+}
+
+/// Whether a workload of this node asks for acceleration.
+fn wants_acceleration(want: &Entries) -> bool {
+    want.sources.values().any(|source| source.flags & ACCELERATE != 0)
+        || want.workloads.values().any(|workload| workload.flags & ACCELERATE != 0)
 }
 
 /// All maps that follow the configuration.
@@ -83,8 +92,8 @@ struct Tables {
 }
 
 impl Tables {
-    /// Takes the maps over, with what they hold. The second keeps the programs' log open.
-    fn adopt(loaded: Loaded) -> (Self, aya::Ebpf) {
+    /// Takes the maps over, with what they hold. The second also keeps the programs' log open.
+    fn adopt(loaded: Loaded) -> (Self, aya::Ebpf, Acceleration) {
         let tables = Self {
             sources: Table::adopt(loaded.sources, "SOURCES"),
             workloads: Table::adopt(loaded.workloads, "WORKLOADS"),
@@ -96,7 +105,7 @@ impl Tables {
             inbound: Table::adopt(loaded.inbound, "INBOUND"),
             probes: Table::adopt(loaded.probes, "PROBES"),
         };
-        (tables, loaded.ebpf)
+        (tables, loaded.ebpf, loaded.acceleration)
     }
 
     /// The largest number of a set that an entry names.

@@ -12,6 +12,8 @@ use nix::libc;
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 /// `enum bpf_cmd`.
+const BPF_OBJ_PIN: libc::c_long = 6;
+/// `enum bpf_cmd`.
 const BPF_OBJ_GET: libc::c_long = 7;
 /// `enum bpf_cmd`.
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -19,6 +21,8 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 /// `enum bpf_cmd`; for cgroups since Linux 5.9.
 const BPF_LINK_DETACH: libc::c_long = 34;
+/// `enum bpf_cmd`; since Linux 5.7, for maps of sockets since 6.10.
+const BPF_LINK_CREATE: libc::c_long = 28;
 /// `enum bpf_cmd`; since Linux 5.7.
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -42,6 +46,16 @@ struct ElementAttr {
     flags: u64,
 }
 
+/// The part of `union bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct LinkCreateAttr {
+    program_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
 /// The part of `union bpf_attr` for `BPF_LINK_UPDATE`.
 #[repr(C, align(8))]
 #[derive(Default)]
@@ -59,7 +73,7 @@ struct LinkDetachAttr {
     pad: u32,
 }
 
-/// The part of `union bpf_attr` for `BPF_OBJ_GET`.
+/// The part of `union bpf_attr` for `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
 #[repr(C, align(8))]
 #[derive(Default)]
 struct ObjAttr {
@@ -165,6 +179,41 @@ pub fn value<V: Pod>(bytes: &[u8]) -> Option<V> {
     // SAFETY: as many bytes as `V` has, wherever they are; `V: Pod`, so that every pattern of them
     // is a value.
     Some(unsafe { bytes.as_ptr().cast::<V>().read_unaligned() })
+}
+
+/// Attaches a program to `target`, a cgroup's folder or a map of sockets. `attach_type` is one of
+/// `enum bpf_attach_type`. The program stays for as long as the link is open or pinned.
+///
+/// # Errors
+///
+/// The kernel has no such links, or the program is of another type.
+pub fn link_create(program: impl AsFd, target: impl AsFd, attach_type: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr {
+        program_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        target_fd: target.as_fd().as_raw_fd().cast_unsigned(),
+        attach_type,
+        ..LinkCreateAttr::default()
+    };
+    // JUSTIFICATION: aya attaches to maps without a link, and cannot pin those of `setsockopt`.
+    // SAFETY: `attr` is of the command's layout and holds two open descriptors.
+    let fd = unsafe { command(BPF_LINK_CREATE, &mut attr) }?;
+    // JUSTIFICATION: a descriptor arrives as a number.
+    // SAFETY: the kernel has just installed it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a link at `path`, on a BPF file system.
+///
+/// # Errors
+///
+/// There is something at `path`, or it is on another file system.
+pub fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let fd = link.as_raw_fd().cast_unsigned();
+    let mut attr = ObjAttr { path: path.as_ptr() as u64, fd, ..ObjAttr::default() };
+    // JUSTIFICATION: aya pins only links that it has made.
+    // SAFETY: `attr` is of the command's layout; the path is alive until the call returns.
+    unsafe { command(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// Replaces the program of a link, with no moment in which none is attached.

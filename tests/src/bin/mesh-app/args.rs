@@ -33,6 +33,8 @@ pub(crate) enum Verb {
     Connect(Connect),
     /// Send and receive many bytes at once, and check each
     Transfer(Transfer),
+    /// Treat one socket in ways that a shorter way than TCP may not expect
+    Press(Press),
     /// Open connections and keep them; each line of input is another exchange on each
     Hold(Connect),
     /// Send a datagram and read it back
@@ -75,6 +77,33 @@ pub(crate) struct Serve {
     /// Report the end of each connection
     #[arg(long)]
     pub log: bool,
+    /// Begin to serve connections only when a line of input is read
+    #[arg(long)]
+    pub late: bool,
+}
+
+/// What is done with a socket.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Pressure {
+    /// Send to a `digest` server that does not read, until nothing more is taken for half a second;
+    /// report how much; after a line of input, end as a transfer does
+    Flood,
+    /// Send from four threads at once to an `echo` server, in messages whose order is checked
+    Writers,
+    /// Ask for the kernel's TLS; report what it says
+    Tls,
+    /// Send to an `echo` server, and read the answer with `splice(2)`
+    Splice,
+}
+
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Press {
+    pub pressure: Pressure,
+    #[command(flatten)]
+    pub target: Target,
+    /// The size of each message
+    #[arg(long, default_value_t = 65_536)]
+    pub size: usize,
 }
 
 /// Whom to talk to, and how long to wait.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result};
 use mesh_tests::report::{Event, Ready};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 
 use crate::args::Serve;
 use crate::{control, serve, tell};
@@ -18,13 +19,21 @@ pub(crate) async fn run(serve: Serve) -> Result<()> {
     let addr = listener.local_addr().context("cannot read the bound address")?;
     tell(&Event::Ready(Ready { addr }))?;
     let mut control = control::lines();
+    let (begin, begun) = watch::channel(!serve.late);
     loop {
         tokio::select! {
-            line = control.recv() => if line.is_none() { return Ok(()) },
+            line = control.recv() => match line {
+                None => return Ok(()),
+                Some(_) => drop(begin.send_replace(true)),
+            },
             accepted = listener.accept() => {
                 let (stream, peer) = accepted.context("cannot accept")?;
-                let serve = serve.clone();
-                tokio::spawn(async move { serve::run(&serve, stream, peer).await });
+                let (serve, mut begun) = (serve.clone(), begun.clone());
+                tokio::spawn(async move {
+                    // That nobody can say so any more is the end of this process.
+                    let _began = begun.wait_for(|begun| *begun).await.is_ok();
+                    serve::run(&serve, stream, peer).await;
+                });
             }
         }
     }

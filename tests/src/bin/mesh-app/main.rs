@@ -11,6 +11,7 @@ mod datagram;
 mod dial;
 mod hold;
 mod listen;
+mod press;
 mod serve;
 mod transfer;
 
@@ -60,6 +61,7 @@ fn run(args: Args) -> Result<()> {
             Verb::Serve(serve) => listen::run(serve).await,
             Verb::Connect(connect) => connect::run(connect).await,
             Verb::Transfer(transfer) => transfer::run(&transfer).await,
+            Verb::Press(press) => press::run(press).await,
             Verb::Hold(hold) => hold::run(hold).await,
             Verb::Exec { .. } => Ok(()),
         }

@@ -1,0 +1,184 @@
+//! The shorter way between sockets of this node: its programs, and the switch for all of it.
+//!
+//! Nothing is loaded before a workload asks for it. What the kernel lacks is said once, and the
+//! rest of the agent works.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::FdLink;
+use aya::programs::{BtfTracePoint, CgroupSockopt, Program, ProgramError, SkMsg};
+use aya::{Btf, Ebpf};
+use mesh_common::maps;
+
+use crate::datapath::load::data;
+use crate::datapath::{Error, links};
+use crate::sys::bpf::{self, SharedMap};
+use crate::sys::cgroup;
+
+/// The tracepoint that tells what was read; there since Linux 6.3.
+const TRACEPOINT: &str = "sock_recv_length";
+/// `BPF_SK_MSG_VERDICT` (`enum bpf_attach_type`).
+const SK_MSG_VERDICT: u32 = 7;
+/// `BPF_CGROUP_SETSOCKOPT`.
+const CGROUP_SETSOCKOPT: u32 = 22;
+
+/// The kernel's acceleration, for the one task that writes the maps.
+#[derive(Debug)]
+pub struct Acceleration {
+    switch: SharedMap<u32, u32>,
+    cgroup: PathBuf,
+    folder: PathBuf,
+    state: State,
+}
+
+/// What has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not asked for since the agent started.
+    Unused,
+    /// Its programs are in place.
+    Ready,
+    /// The kernel cannot, which has been said.
+    Refused,
+}
+
+impl Acceleration {
+    /// Of the programs and maps in `ebpf`, whose pins are in `folder`. `cgroup` is the folder below
+    /// which sockets are watched.
+    ///
+    /// # Errors
+    ///
+    /// The object has no switch of the expected type.
+    pub(super) fn new(ebpf: &Ebpf, cgroup: &Path, folder: &Path) -> Result<Self, Error> {
+        let map = data(ebpf, maps::SWITCH)?;
+        let switch = shared(map.fd().as_fd()).map_err(|_error| Error::Missing(maps::SWITCH))?;
+        Ok(Self {
+            switch,
+            cgroup: cgroup.to_owned(),
+            folder: folder.to_owned(),
+            state: State::Unused,
+        })
+    }
+
+    /// Turns acceleration on if `wanted`, and otherwise off: connections that use it go on by TCP,
+    /// in order, and new ones are not given it.
+    pub(super) fn turn(&mut self, ebpf: &mut Ebpf, wanted: bool) {
+        if wanted && self.state == State::Unused {
+            self.state = match attach(ebpf, &self.cgroup, &self.folder) {
+                Ok(()) => State::Ready,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "this kernel cannot accelerate connections, which needs Linux 6.10; they \
+                         go by TCP"
+                    );
+                    State::Refused
+                }
+            };
+        }
+        let on = wanted && self.state == State::Ready;
+        if let Err(error) = self.switch.put(&0, &u32::from(on)) {
+            tracing::warn!(%error, on, "acceleration cannot be switched");
+        }
+    }
+}
+
+/// Turns off what is pinned in `folder`, before its links are removed: a socket keeps its program as
+/// long as it lives.
+pub(super) fn turn_off(folder: &Path) {
+    let off = bpf::pinned(&folder.join(maps::SWITCH))
+        .and_then(|switch| shared(switch.as_fd())?.put(&0, &0));
+    match off {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, folder = %folder.display(), "acceleration cannot be switched off");
+        }
+        _ => {}
+    }
+}
+
+fn shared(map: std::os::fd::BorrowedFd<'_>) -> io::Result<SharedMap<u32, u32>> {
+    let size = u32::try_from(size_of::<u32>()).map_err(io::Error::other)?;
+    SharedMap::new(map, size, size)
+}
+
+/// Puts the programs in place: first what counts, then what is counted.
+fn attach(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
+    let failed = |program: &'static str| {
+        move |error: io::Error| Error::Attach {
+            program,
+            cgroup: cgroup.to_owned(),
+            source: error.into(),
+        }
+    };
+    count_reads(ebpf, &folder.join("link_recv"))?;
+
+    let name = "mesh_setsockopt";
+    let program: &mut CgroupSockopt = program(ebpf, name)?;
+    program.load().map_err(refused(name))?;
+    let fd = program.fd().map_err(refused(name))?;
+    let path = folder.join("link_setsockopt");
+    let hook =
+        links::Hook { program: name, link: "link_setsockopt", attach_type: CGROUP_SETSOCKOPT };
+    let id = cgroup::id(cgroup).map_err(failed(name))?;
+    if !links::take_over(&path, fd, id, &hook) {
+        let target = fs::File::open(cgroup).map_err(failed(name))?;
+        create(&path, fd, target, CGROUP_SETSOCKOPT).map_err(failed(name))?;
+    }
+
+    let name = "mesh_skmsg";
+    let target = data(ebpf, maps::ACCELERATED)?.fd().as_fd().try_clone_to_owned();
+    let target = target.map_err(failed(name))?;
+    let program: &mut SkMsg = self::program(ebpf, name)?;
+    program.load().map_err(refused(name))?;
+    let fd = program.fd().map_err(refused(name))?;
+    let path = folder.join("link_skmsg");
+    let taken = bpf::pinned(&path).and_then(|link| bpf::link_update(link.as_fd(), fd));
+    if taken.is_err() {
+        create(&path, fd, target, SK_MSG_VERDICT).map_err(failed(name))?;
+    }
+    Ok(())
+}
+
+/// Attaches the program that counts what is read.
+///
+/// A link to a tracepoint cannot be given another program, and two programs would count twice: what
+/// an earlier agent has pinned stays, which its maps being of the same version makes right.
+fn count_reads(ebpf: &mut Ebpf, path: &Path) -> Result<(), Error> {
+    if bpf::pinned(path).is_ok() {
+        return Ok(());
+    }
+    let name = "mesh_recv";
+    let program: &mut BtfTracePoint = program(ebpf, name)?;
+    let types = Btf::from_sys_fs().map_err(ProgramError::Btf).map_err(refused(name))?;
+    program.load(TRACEPOINT, &types).map_err(refused(name))?;
+    let link = program.attach().and_then(|id| program.take_link(id)).map_err(refused(name))?;
+    let pin =
+        |error: aya::pin::PinError| Error::Pin { path: path.to_owned(), source: error.into() };
+    drop(FdLink::from(link).pin(path).map_err(pin)?);
+    Ok(())
+}
+
+/// Attaches a program by a link of its own, pinned at `path`, instead of one that is of no use.
+fn create(path: &Path, program: impl AsFd, target: impl AsFd, attach_type: u32) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let link = bpf::link_create(program, target, attach_type)?;
+    bpf::pin(link.as_fd(), path)
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
+    program.try_into().map_err(|_other_type| Error::Missing(name))
+}
+
+fn refused(name: &'static str) -> impl Fn(ProgramError) -> Error {
+    move |source| Error::Program { name, source: Box::new(source) }
+}
