@@ -47,7 +47,14 @@ enum Verb {
         filter: Option<String>,
     },
     /// Measure throughput, latency and cost against plain TCP (root)
-    Bench(Bench),
+    ///
+    /// docs/performance.md says what is measured; `cargo xtask bench --help` lists the options.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What `mesh-bench` is told, as `--quick` or `--only same_node`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Build the kernel programs
     Ebpf {
         /// Print the size of each program
@@ -75,20 +82,6 @@ struct Demo {
     keep: bool,
 }
 
-/// How the benchmark runs.
-#[derive(Args, Debug)]
-struct Bench {
-    /// A few seconds a case: shows a trend, not a number to publish
-    #[arg(long)]
-    quick: bool,
-    /// Print one JSON object per result, instead of text
-    #[arg(long)]
-    json: bool,
-    /// More arguments for `mesh-bench`, after `--`
-    #[arg(last = true)]
-    rest: Vec<String>,
-}
-
 fn main() -> ExitCode {
     match dispatch(Cli::parse().verb) {
         Ok(code) => code,
@@ -113,11 +106,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
             return run::program(&workspace, "demo", Build::Development, &args);
         }
         Verb::Test { filter } => run::tests(&workspace, filter.as_deref())?,
-        Verb::Bench(bench) => {
-            let mut args = Vec::new();
-            args.extend(bench.quick.then(|| "--quick".to_owned()));
-            args.extend(bench.json.then(|| "--json".to_owned()));
-            args.extend(bench.rest);
+        Verb::Bench { args } => {
             return run::program(&workspace, "mesh-bench", Build::Release, &args);
         }
         Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
@@ -149,5 +138,27 @@ impl Workspace {
         let program = std::env::current_exe().context("finding this program")?;
         let target_dir = program.ancestors().nth(2).context("this program is not in a target")?;
         Ok(Self { root: root.to_owned(), target_dir: target_dir.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(args: &[&str], expect: &[&str]) {
+        let cli = Cli::parse_from([&["xtask", "bench"], args].concat());
+        let Verb::Bench { args } = cli.verb else { panic!("{:?}", cli.verb) };
+        assert_eq!(args, expect);
+    }
+
+    #[test]
+    fn the_benchmark_gets_all_that_it_is_told() {
+        check(&[], &[]);
+        check(&["--quick", "--plot", "a.svg"], &["--quick", "--plot", "a.svg"]);
+        check(&["--json", "--only", "x", "--help"], &["--json", "--only", "x", "--help"]);
+        check(&["show", "result.json"], &["show", "result.json"]);
+        // As it had to be written once.
+        check(&["--", "--rounds", "9"], &["--rounds", "9"]);
     }
 }

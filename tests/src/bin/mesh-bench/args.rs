@@ -1,11 +1,14 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::load::Load;
+use crate::result::HELD;
+use crate::unread::Fill;
 use crate::workload::{Contender, Path, Workload};
 
 /// Measures the mesh against direct traffic between the same pods. Needs root; leaves nothing
@@ -19,7 +22,7 @@ pub(crate) struct Args {
     /// Print the result as one JSON object on standard output, and all else on standard error
     #[arg(long)]
     pub json: bool,
-    /// How often everything is measured [default: 5, or 3 with --quick]
+    /// How often everything is measured [default: 7, or 3 with --quick]
     #[arg(long)]
     pub rounds: Option<usize>,
     /// How long one measurement takes [default: 3, or 0.6 with --quick]
@@ -28,9 +31,15 @@ pub(crate) struct Args {
     /// Measure only what has this in its name, as `cross_node`, `same_node/http` or `bulk_1`
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
-    /// Measure this as well, between nodes
-    #[arg(long, value_name = "PROXY")]
-    pub with: Vec<Peer>,
+    /// Measure this as well
+    #[arg(long, value_name = "CONTENDER")]
+    pub with: Vec<With>,
+    /// Leave this out
+    #[arg(long, value_name = "CONTENDER")]
+    pub without: Vec<Without>,
+    /// Draw the ratios into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     #[command(subcommand)]
     pub role: Option<Role>,
 }
@@ -44,13 +53,47 @@ pub(crate) enum Role {
     /// Do a workload, and report
     #[command(hide = true)]
     Load(Load),
+    /// Accept connections and read nothing, until the input closes
+    #[command(hide = true)]
+    Deaf,
+    /// Fill connections to a server that reads nothing, and report
+    #[command(hide = true)]
+    Fill(Fill),
+    /// Show a result that --json has printed: as tables in Markdown, unless told otherwise
+    Show(Show),
 }
 
-/// A well-known proxy to compare with.
+/// How a result is shown.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Show {
+    /// The file whose last line is the result
+    pub result: PathBuf,
+    /// Draw the ratios into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// Replace the tables in this document, between `<!-- results: begin -->` and its end
+    #[arg(long, value_name = "FILE")]
+    pub into: Option<PathBuf>,
+}
+
+/// Who is measured only if asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Peer {
-    /// A pair of haproxy with mutual TLS between them
+pub(crate) enum With {
+    /// The mesh with `sameNode: agent`: the agent carries connections inside of its node
+    Agent,
+    /// The mesh with `sameNode: mtls`: the same, through a tunnel with mutual TLS
+    Mtls,
+    /// A pair of haproxy with mutual TLS between them, between nodes
     Haproxy,
+}
+
+/// Who is measured unless told otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Without {
+    /// The mesh as it is by default
+    Mesh,
+    /// The mesh with `acceleration: sockmap`, inside of a node
+    Accelerated,
 }
 
 /// What is measured, how often and how long.
@@ -61,8 +104,10 @@ pub(crate) struct Plan {
     pub contenders: Vec<Contender>,
     /// In the order in which they are measured.
     pub cells: Vec<(Path, Workload)>,
-    /// Whether memory is measured as well.
-    pub memory: bool,
+    /// Where the agents' memory for open connections is measured.
+    pub memory: Vec<Path>,
+    /// Whether it is measured what waits for those who do not read.
+    pub unread: bool,
 }
 
 impl Args {
@@ -72,7 +117,7 @@ impl Args {
     ///
     /// Nothing is to be measured.
     pub(crate) fn plan(&self) -> Result<Plan> {
-        let (rounds, seconds) = if self.quick { (3, 0.6) } else { (5, 3.0) };
+        let (rounds, seconds) = if self.quick { (3, 0.6) } else { (7, 3.0) };
         let (rounds, seconds) = (self.rounds.unwrap_or(rounds), self.seconds.unwrap_or(seconds));
         ensure!(rounds > 0, "--rounds must be at least 1");
         ensure!((0.1..=600.0).contains(&seconds), "--seconds must be between 0.1 and 600");
@@ -81,43 +126,75 @@ impl Args {
         let cells: Vec<_> = all
             .filter(|(path, load)| format!("{}/{}", path.name(), load.name()).contains(only))
             .collect();
-        let memory = MEMORY.contains(only);
-        ensure!(!cells.is_empty() || memory, "nothing is called {only:?}");
-        let mut contenders = vec![Contender::Direct, Contender::Mesh];
-        if self.with.contains(&Peer::Haproxy) {
-            contenders.push(Contender::Haproxy);
-        }
+        let memory = [Path::SameNode, Path::CrossNode].into_iter();
+        let memory: Vec<_> =
+            memory.filter(|path| format!("{}/{HELD}", path.name()).contains(only)).collect();
+        let unread = format!("{}/unread", Path::SameNode.name()).contains(only);
+        ensure!(!cells.is_empty() || !memory.is_empty() || unread, "nothing is called {only:?}");
+        let contenders = Contender::ALL.into_iter().filter(|contender| match contender {
+            Contender::Direct => true,
+            Contender::Mesh => !self.without.contains(&Without::Mesh),
+            Contender::Accelerated => !self.without.contains(&Without::Accelerated),
+            Contender::Agent => self.with.contains(&With::Agent),
+            Contender::Mtls => self.with.contains(&With::Mtls),
+            Contender::Haproxy => self.with.contains(&With::Haproxy),
+        });
+        // Who has nothing of what is measured is not started.
+        let near = unread || memory.contains(&Path::SameNode);
+        let paths = cells.iter().map(|(path, _)| *path).chain(memory.iter().copied());
+        let paths: Vec<_> = paths.chain(near.then_some(Path::SameNode)).collect();
+        let contenders =
+            contenders.filter(|contender| paths.iter().any(|path| contender.has(*path))).collect();
         let length = Duration::from_secs_f64(seconds);
-        Ok(Plan { rounds, length, contenders, cells, memory })
+        Ok(Plan { rounds, length, contenders, cells, memory, unread })
     }
 }
-
-/// What `--only` finds the measurement of memory by.
-const MEMORY: &str = "cross_node/memory";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(args: &[&str], rounds: usize, cells: usize, memory: bool) {
-        let args = Args::parse_from([&["mesh-bench"], args].concat());
-        let plan = args.plan().unwrap();
-        assert_eq!((plan.rounds, plan.cells.len(), plan.memory), (rounds, cells, memory));
+    fn plan(args: &[&str]) -> Plan {
+        Args::parse_from([&["mesh-bench"], args].concat()).plan().unwrap()
+    }
+
+    /// Rounds, cells, paths whose memory is measured, and whether what waits is.
+    #[track_caller]
+    fn check(args: &[&str], expect: (usize, usize, usize, bool)) {
+        let plan = plan(args);
+        assert_eq!((plan.rounds, plan.cells.len(), plan.memory.len(), plan.unread), expect);
+    }
+
+    #[track_caller]
+    fn check_contenders(args: &[&str], expect: &[&str]) {
+        let names: Vec<_> = plan(args).contenders.into_iter().map(Contender::name).collect();
+        assert_eq!(names, expect);
     }
 
     #[test]
     fn everything_is_measured_unless_told_otherwise() {
-        check(&[], 5, 18, true);
-        check(&["--quick"], 3, 18, true);
-        check(&["--quick", "--rounds", "1"], 1, 18, true);
+        check(&[], (7, 21, 2, true));
+        check(&["--quick"], (3, 21, 2, true));
+        check(&["--quick", "--rounds", "1"], (1, 21, 2, true));
     }
 
     #[test]
     fn a_pattern_finds_paths_and_workloads() {
-        check(&["--only", "same_node"], 5, 6, false);
-        check(&["--only", "same_node/http"], 5, 3, false);
-        check(&["--only", "bulk_1"], 5, 3, false);
-        check(&["--only", "memory"], 5, 0, true);
+        check(&["--only", "same_node"], (7, 7, 1, true));
+        check(&["--only", "same_node/http"], (7, 3, 0, false));
+        check(&["--only", "bulk_1"], (7, 3, 0, false));
+        check(&["--only", "held"], (7, 0, 2, false));
+        check(&["--only", "unread"], (7, 0, 0, true));
+    }
+
+    #[test]
+    fn contenders_are_asked_for_and_have_what_is_measured() {
+        check_contenders(&[], &["direct", "mesh", "accelerated"]);
+        let all = ["--with", "mtls", "--with", "agent", "--with", "haproxy"];
+        check_contenders(&all, &["direct", "mesh", "accelerated", "agent", "mtls", "haproxy"]);
+        check_contenders(&["--without", "accelerated"], &["direct", "mesh"]);
+        check_contenders(&["--only", "cross_node/bulk_1", "--with", "agent"], &["direct", "mesh"]);
+        check_contenders(&["--only", "unread"], &["direct", "mesh", "accelerated"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 
-use crate::workload::{DISCARD, ECHO, HTTP};
+use crate::workload::{HTTP, PORTS};
 
 /// What is added to a server's port for the port of the client's proxy.
 const ENTRY: u16 = 10_000;
@@ -103,7 +103,7 @@ fn exit_config(folder: &Path, far: IpAddr, server: Ipv4Addr) -> String {
 
 fn listeners(lines: impl Fn(u16) -> String) -> String {
     let listen = |port: u16| format!("listen p{port}\n{}", lines(port));
-    COMMON.to_owned() + &[HTTP, DISCARD, ECHO].map(listen).concat()
+    COMMON.to_owned() + &PORTS.map(listen).concat()
 }
 
 /// Starts haproxy where the node's agent would be, and waits until it listens.

@@ -3,7 +3,7 @@
 use std::{fmt, fs};
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::measure::Sample;
 use crate::result::median;
@@ -13,7 +13,7 @@ use crate::workload::Contender;
 const BUSY: f64 = 0.1;
 
 /// Where it was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub kernel: String,
     pub cpus: usize,
@@ -22,7 +22,7 @@ pub(crate) struct Machine {
 }
 
 /// What others did to the machine, in processors.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Noise {
     /// In the median of all measurements.
     pub median: f64,

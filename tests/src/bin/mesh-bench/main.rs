@@ -1,7 +1,7 @@
 //! The benchmark: what the mesh costs, measured against direct traffic between the same pods in the
 //! same run.
 //!
-//! `docs/benchmarks.md` says what is measured and how to read it.
+//! `docs/performance.md` says what is measured and how to read it.
 
 mod workload;
 mod args;
@@ -13,12 +13,17 @@ mod pod;
 mod haproxy;
 mod slot;
 mod cpu;
+mod carriage;
 mod measure;
 mod memory;
+mod unread;
 mod result;
 mod machine;
 mod screen;
 mod table;
+mod markdown;
+mod plot;
+mod show;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -32,14 +37,15 @@ use clap::Parser as _;
 use mesh_tests::sweep;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use serde_json::json;
 
 use crate::args::{Args, Plan, Role};
 use crate::machine::{Machine, Noise};
 use crate::memory::Memory;
+use crate::result::{Outcome, Run};
 use crate::screen::Screen;
 use crate::slot::Slot;
-use crate::workload::Contender;
+use crate::unread::Unread;
+use crate::workload::{Contender, Path};
 
 /// The labs that there are, for those who end us. Taken away when we are to end.
 #[derive(Clone, Debug)]
@@ -88,6 +94,9 @@ fn main() -> ExitCode {
     let ended = match &args.role {
         Some(Role::Serve) => serve::run().map(|()| Message::Done(Ok(true))),
         Some(Role::Load(load)) => load::run(load).map(|()| Message::Done(Ok(true))),
+        Some(Role::Deaf) => serve::run_deaf().map(|()| Message::Done(Ok(true))),
+        Some(Role::Fill(fill)) => unread::run(fill).map(|()| Message::Done(Ok(true))),
+        Some(Role::Show(show)) => show::run(show).map(|()| Message::Done(Ok(true))),
         None => run(args),
     };
     match ended {
@@ -149,42 +158,76 @@ fn bench(args: &Args, mut plan: Plan, ids: &LabIds) -> Result<bool> {
     screen.live("starting nodes, pods, servers and agents");
     let slots = plan.contenders.iter().map(|contender| Slot::create(*contender, ids));
     let slots = slots.collect::<Result<Vec<_>>>()?;
-    // First, because what an allocator has kept from other work would hide what connections need.
-    let mesh = slots.iter().find(|slot| slot.contender == Contender::Mesh);
-    let memory = match mesh {
-        Some(slot) if plan.memory => {
-            screen.live(&format!("memory of {} connections", memory::CONNECTIONS));
-            Some(Memory::measure(slot).context("cannot measure memory")?)
-        }
-        _ => None,
-    };
+    let memory = memories(&plan, &slots, &mut screen)?;
+    measure::verify(&plan, &slots)?;
+    let unread = unread_all(&plan, &slots, &mut screen)?;
     let samples = measure::run(&plan, &slots, ids, &mut screen);
     ensure!(!ids.gone(), INTERRUPTED);
     let mut rows = result::rows(&samples, &plan.contenders);
     rows.extend(memory.iter().flat_map(result::memory_rows));
-    let losses = result::losses(&samples);
+    rows.extend(result::unread_rows(&unread));
     let noise = Noise::of(&samples, machine.cpus);
-
-    screen.line(&machine.to_string());
-    screen.line(&format!(
-        "{} rounds of {} s, {:.0} s in all",
-        plan.rounds,
-        plan.length.as_secs_f64(),
-        begin.elapsed().as_secs_f64()
-    ));
-    table::show(&screen, &rows, &plan.contenders);
-    table::show_memory(&screen, &rows, memory::CONNECTIONS);
-    screen.line("");
-    let verdict = noise.verdict(machine.cpus);
-    screen.line(&if noise.busy { screen.red(&verdict) } else { verdict });
-    for loss in &losses {
-        screen.line(&screen.red(&loss.to_string()));
+    let run = Run {
+        arguments: std::env::args().skip(1).collect(),
+        rounds: plan.rounds,
+        seconds: plan.length.as_secs_f64(),
+        release: !cfg!(debug_assertions),
+    };
+    let outcome = Outcome { machine, run, noise, rows, lost: result::losses(&samples) };
+    screen.line(&format!("measured in {:.0} s", begin.elapsed().as_secs_f64()));
+    table::show_outcome(&screen, &outcome);
+    if let Some(path) = &args.plot {
+        show::draw(&outcome, path)?;
     }
     if args.json {
-        let all = json!({ "machine": machine, "noise": noise, "rows": rows, "lost": losses });
+        let all = serde_json::to_string(&outcome).context("a result is valid JSON")?;
         writeln!(std::io::stdout(), "{all}").context("cannot print the result")?;
     }
-    Ok(losses.is_empty())
+    Ok(outcome.lost.is_empty())
+}
+
+/// Measures the agents' memory for open connections. Before all else, because what an allocator has
+/// kept from other work would hide what connections need; first those that need none.
+fn memories(plan: &Plan, slots: &[Slot], screen: &mut Screen) -> Result<Vec<(Contender, Memory)>> {
+    let mut all = Vec::new();
+    for &path in &plan.memory {
+        for slot in slots.iter().filter(|slot| slot.agent().is_some()) {
+            let contender = slot.contender;
+            if !contender.has(path) {
+                continue;
+            }
+            let (path_name, name) = (path.name(), contender.name());
+            screen.live(&format!(
+                "memory  {} connections of {name}, {path_name}",
+                memory::CONNECTIONS
+            ));
+            let memory = Memory::measure(slot, path);
+            let memory =
+                memory.with_context(|| format!("cannot measure memory of {name}, {path_name}"))?;
+            all.push((contender, memory));
+        }
+    }
+    Ok(all)
+}
+
+/// Measures what waits for those who do not read.
+fn unread_all(
+    plan: &Plan,
+    slots: &[Slot],
+    screen: &mut Screen,
+) -> Result<Vec<(Contender, Unread)>> {
+    let mut all = Vec::new();
+    for slot in slots.iter().filter(|slot| plan.unread && slot.contender.has(Path::SameNode)) {
+        for size in [unread::LARGE, unread::SMALL] {
+            let name = slot.contender.name();
+            screen.live(&format!("unread  messages of {size} bytes, {name}"));
+            let unread = Unread::measure(slot, size);
+            let unread =
+                unread.with_context(|| format!("cannot measure what waits under {name}"))?;
+            all.push((slot.contender, unread));
+        }
+    }
+    Ok(all)
 }
 
 /// Lets our children open as many files as we may.

@@ -1,16 +1,26 @@
 //! The rounds: everything is measured once in each, for all contenders one after the other.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
+use mesh_tests::agent::Agent;
 use mesh_tests::process::DEADLINE;
 
 use crate::LabIds;
 use crate::args::Plan;
-use crate::cpu::{Reading, Usage};
+use crate::carriage::Counters;
+use crate::cpu::{self, Reading, Usage};
 use crate::load::{BEGIN, Report};
 use crate::pod::InPod;
 use crate::screen::Screen;
 use crate::slot::Slot;
 use crate::workload::{Contender, Path, Workload};
+
+/// How long the machine is watched at rest, before each round.
+const REST: Duration = Duration::from_secs(1);
+
+/// How long a trial of a contender takes.
+const TRIAL: Duration = Duration::from_millis(200);
 
 /// One measurement.
 #[derive(Clone, Debug)]
@@ -30,6 +40,8 @@ pub(crate) struct Seen {
     pub report: Report,
     /// Of the processors.
     pub usage: Usage,
+    /// What the machine used before this round, while nothing was measured: processors.
+    pub rest: f64,
 }
 
 /// Measures everything. A measurement that fails is not the end of the others.
@@ -37,6 +49,8 @@ pub(crate) fn run(plan: &Plan, slots: &[Slot], ids: &LabIds, screen: &mut Screen
     let mut samples = Vec::new();
     let count = plan.cells.len();
     for round in 0..plan.rounds {
+        screen.live(&format!("round {}/{}  at rest", round + 1, plan.rounds));
+        let rest = cpu::at_rest(REST).map_err(|error| format!("{error:#}"));
         for (number, &(path, workload)) in plan.cells.iter().enumerate() {
             for slot in in_turn(slots, round + number) {
                 let contender = slot.contender;
@@ -51,8 +65,10 @@ pub(crate) fn run(plan: &Plan, slots: &[Slot], ids: &LabIds, screen: &mut Screen
                     number + 1,
                     contender.name()
                 ));
-                let seen = measure(plan, slot, path, workload);
-                let seen = seen.map_err(|error| format!("{error:#}"));
+                let seen = rest.clone().and_then(|rest| {
+                    let seen = measure(plan.length, slot, (path, workload), rest);
+                    seen.map_err(|error| format!("{error:#}"))
+                });
                 samples.push(Sample { round, path, workload, contender, seen });
             }
         }
@@ -67,16 +83,57 @@ fn in_turn(slots: &[Slot], turn: usize) -> impl Iterator<Item = &Slot> {
     first.iter().chain(last)
 }
 
-fn measure(plan: &Plan, slot: &Slot, path: Path, workload: Workload) -> Result<Seen> {
+/// Checks that every contender is what it is called, so that a run that measures something else
+/// ends before it begins.
+///
+/// # Errors
+///
+/// One of them is not: its agent's own words are in the error.
+pub(crate) fn verify(plan: &Plan, slots: &[Slot]) -> Result<()> {
+    for slot in slots {
+        let name = slot.contender.name();
+        for path in Path::ALL.into_iter().filter(|path| slot.contender.has(*path)) {
+            if !plan.cells.iter().any(|(measured, _)| *measured == path) {
+                continue;
+            }
+            let tried = measure(TRIAL, slot, (path, Workload::Bulk1), 0.0);
+            tried.map(drop).with_context(|| {
+                let said = slot.agent().map(warnings).unwrap_or_default();
+                format!(
+                    "{name} is not ready on {}; --without {name} leaves it out{said}",
+                    path.name()
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// What an agent has warned of.
+fn warnings(agent: &Agent) -> String {
+    let log = agent.log();
+    let lines = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    lines.fold(String::new(), |said, line| said + "\n  its agent said: " + line.trim())
+}
+
+fn measure(
+    length: Duration,
+    slot: &Slot,
+    (path, workload): (Path, Workload),
+    rest: f64,
+) -> Result<Seen> {
     let to = slot.target_of(path, workload).context("no such path")?.to_string();
-    let seconds = plan.length.as_secs_f64().to_string();
+    let seconds = length.as_secs_f64().to_string();
     let args = ["load", workload.name(), "--to", &to, "--seconds", &seconds];
+    let counters = Counters::now(slot)?;
     let client = InPod::start(slot.client(), &args)?;
     let line = client.line(DEADLINE)?;
     ensure!(line == BEGIN, "a client said {line:?} before it began");
     let before = Reading::now(slot)?;
-    let line = client.line(plan.length + DEADLINE)?;
+    let line = client.line(length + DEADLINE)?;
+    Reading::settled(slot)?;
     let usage = before.since(slot)?;
     let report = serde_json::from_str(&line).with_context(|| format!("a client said {line:?}"))?;
-    Ok(Seen { report, usage })
+    counters.check(slot, (path, workload), &report)?;
+    Ok(Seen { report, usage, rest })
 }

@@ -1,10 +1,11 @@
-//! What a connection costs in memory.
+//! What a connection costs the agents in memory.
 
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::apps::Client;
 
+use crate::carriage::Counters;
 use crate::slot::Slot;
 use crate::workload::{ECHO, Path};
 
@@ -17,6 +18,8 @@ const AT_ONCE: u64 = 64;
 /// Memory that the agents of both nodes do not share with others (`RssAnon`), in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
+    /// Where the connections went.
+    pub path: Path,
     /// After the first connection.
     pub idle: u64,
     /// With [`CONNECTIONS`] open connections, each of which has been used.
@@ -29,17 +32,21 @@ impl Memory {
     /// # Errors
     ///
     /// A connection failed.
-    pub(crate) fn measure(slot: &Slot) -> Result<Self> {
-        let to = slot.target(Path::CrossNode, ECHO).context("no service to connect to")?;
+    pub(crate) fn measure(slot: &Slot, path: Path) -> Result<Self> {
+        let counters = Counters::now(slot)?;
+        let to = slot.target(path, ECHO).context("no service to connect to")?;
         let client = Client::to(to).arg("--send").arg("hello");
         let seen = client.run(slot.client())?.single()?;
         ensure!(seen.error.is_none(), "the first connection failed: {seen:?}");
         let idle = anonymous(slot)?;
         let (held, opened) = client.times(CONNECTIONS, AT_ONCE).hold(slot.client())?;
-        let memory = Self { idle, held: anonymous(slot)? };
+        let memory = Self { path, idle, held: anonymous(slot)? };
         ensure!(opened.failed == 0, "connections failed: {:?}", opened.errors);
         let closed = held.stop()?;
         ensure!(closed.connections == CONNECTIONS, "connections were lost: {closed:?}");
+        if let Some(expected) = slot.contender.verdict(path) {
+            counters.check_verdicts(&Counters::now(slot)?, expected, CONNECTIONS)?;
+        }
         Ok(memory)
     }
 

@@ -1,6 +1,6 @@
 //! This program inside a pod.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use mesh_tests::process::{Killed, inside};
 pub(crate) struct InPod {
     lines: Receiver<String>,
     _child: Killed,
-    _stdin: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
 }
 
 impl InPod {
@@ -40,7 +40,17 @@ impl InPod {
                 }
             }
         });
-        Ok(Self { lines, _child: child, _stdin: stdin })
+        Ok(Self { lines, _child: child, stdin })
+    }
+
+    /// Says a line to the program.
+    ///
+    /// # Errors
+    ///
+    /// It ended.
+    pub(crate) fn say(&mut self, line: &str) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("a program in a pod has no input")?;
+        writeln!(stdin, "{line}").context("a program in a pod does not listen")
     }
 
     /// Waits for the next line.

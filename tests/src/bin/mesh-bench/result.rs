@@ -1,37 +1,67 @@
 //! From measurements to figures: medians over the rounds, and ratios within each round.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::machine::{Machine, Noise};
 use crate::measure::{Sample, Seen};
 use crate::memory::Memory;
+use crate::unread::{self, Unread};
 use crate::workload::{Contender, Path, Workload};
 
+/// Names are ours where a row is made, and the file's where it is read.
+pub(crate) type Name = Cow<'static, str>;
+
+/// All of a run, as machines read it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub machine: Machine,
+    pub run: Run,
+    pub noise: Noise,
+    pub rows: Vec<Row>,
+    pub lost: Vec<Loss>,
+}
+
+/// How it was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// The arguments of `cargo xtask bench`.
+    pub arguments: Vec<String>,
+    pub rounds: usize,
+    /// How long one measurement took.
+    pub seconds: f64,
+    /// Whether the programs were built as they are shipped.
+    pub release: bool,
+}
+
 /// A figure, as machines read it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Row {
-    pub path: &'static str,
-    pub workload: &'static str,
-    pub contender: &'static str,
-    pub metric: &'static str,
+    pub path: Name,
+    pub workload: Name,
+    pub contender: Name,
+    pub metric: Name,
     /// The median of all rounds.
     pub value: f64,
     pub min: f64,
     pub max: f64,
-    pub unit: &'static str,
+    pub unit: Name,
     /// The median of the rounds' ratios to what `direct` did in the same round.
     pub ratio_to_direct: Option<f64>,
+    /// Those ratios, in the order of the rounds.
+    pub ratios: Vec<f64>,
     /// Exchanges that failed, in all rounds.
     pub failed: u64,
 }
 
 /// A measurement that gave nothing.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Loss {
-    pub path: &'static str,
-    pub workload: &'static str,
-    pub contender: &'static str,
+    pub path: Name,
+    pub workload: Name,
+    pub contender: Name,
     pub round: usize,
     pub error: String,
 }
@@ -48,6 +78,8 @@ pub(crate) enum Metric {
     CpuPer100k,
     TotalCpuPerGb,
     TotalCpuPer100k,
+    MachineCpuPerGb,
+    MachineCpuPer100k,
 }
 
 impl fmt::Display for Loss {
@@ -58,21 +90,35 @@ impl fmt::Display for Loss {
 }
 
 impl Metric {
+    /// All.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Throughput,
+        Self::Rps,
+        Self::P50,
+        Self::P99,
+        Self::Max,
+        Self::CpuPerGb,
+        Self::CpuPer100k,
+        Self::TotalCpuPerGb,
+        Self::TotalCpuPer100k,
+        Self::MachineCpuPerGb,
+        Self::MachineCpuPer100k,
+    ];
+
     /// What a workload is measured for.
     pub(crate) fn of(workload: Workload) -> &'static [Self] {
+        use Metric::{
+            CpuPer100k, CpuPerGb, MachineCpuPer100k, MachineCpuPerGb, Max, P50, P99, Rps,
+            Throughput, TotalCpuPer100k, TotalCpuPerGb,
+        };
         match workload {
             Workload::Bulk1 | Workload::Bulk8 => {
-                &[Self::Throughput, Self::CpuPerGb, Self::TotalCpuPerGb]
+                &[Throughput, CpuPerGb, TotalCpuPerGb, MachineCpuPerGb]
             }
-            Workload::Pingpong => &[Self::P50, Self::P99, Self::CpuPer100k, Self::TotalCpuPer100k],
-            Workload::HttpRate => {
-                &[Self::P50, Self::P99, Self::Max, Self::CpuPer100k, Self::TotalCpuPer100k]
-            }
-            Workload::HttpSaturated => {
-                &[Self::Rps, Self::P50, Self::P99, Self::CpuPer100k, Self::TotalCpuPer100k]
-            }
-            Workload::HttpNewConnection => {
-                &[Self::Rps, Self::P50, Self::CpuPer100k, Self::TotalCpuPer100k]
+            Workload::Pingpong => &[P50, P99, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k],
+            Workload::HttpRate => &[P50, P99, Max, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k],
+            Workload::HttpSaturated | Workload::HttpNewConnection | Workload::Connect => {
+                &[Rps, P50, P99, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k]
             }
         }
     }
@@ -89,6 +135,8 @@ impl Metric {
             Self::CpuPer100k => "cpu_per_100k",
             Self::TotalCpuPerGb => "total_cpu_per_gb",
             Self::TotalCpuPer100k => "total_cpu_per_100k",
+            Self::MachineCpuPerGb => "machine_cpu_per_gb",
+            Self::MachineCpuPer100k => "machine_cpu_per_100k",
         }
     }
 
@@ -98,19 +146,20 @@ impl Metric {
             Self::Throughput => "Gb/s",
             Self::Rps => "1/s",
             Self::P50 | Self::P99 | Self::Max => "us",
-            Self::CpuPerGb | Self::TotalCpuPerGb => "CPU s/GB",
-            Self::CpuPer100k | Self::TotalCpuPer100k => "CPU s/100k",
+            Self::CpuPerGb | Self::TotalCpuPerGb | Self::MachineCpuPerGb => "CPU s/GB",
+            Self::CpuPer100k | Self::TotalCpuPer100k | Self::MachineCpuPer100k => "CPU s/100k",
         }
     }
 
     /// The value; `None` if nothing was done that it could be about.
     #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
-    fn value(self, Seen { report, usage }: &Seen) -> Option<f64> {
+    fn value(self, Seen { report, usage, rest }: &Seen) -> Option<f64> {
         let (bytes, done) = (report.bytes as f64, report.done as f64);
         if done == 0.0 || report.seconds == 0.0 {
             return None;
         }
-        let total = usage.proxies + usage.load;
+        let total = usage.total();
+        let machine = (usage.machine - rest * usage.seconds).max(0.0);
         Some(match self {
             Self::Throughput => bytes * 8.0 / 1e9 / report.seconds,
             Self::Rps => done / report.seconds,
@@ -121,6 +170,8 @@ impl Metric {
             Self::CpuPer100k => usage.proxies / (done / 1e5),
             Self::TotalCpuPerGb => total / (bytes / 1e9),
             Self::TotalCpuPer100k => total / (done / 1e5),
+            Self::MachineCpuPerGb => machine / (bytes / 1e9),
+            Self::MachineCpuPer100k => machine / (done / 1e5),
         })
     }
 }
@@ -140,25 +191,70 @@ pub(crate) fn rows(samples: &[Sample], contenders: &[Contender]) -> Vec<Row> {
     rows
 }
 
-/// The rows of what connections cost in memory.
-pub(crate) fn memory_rows(memory: &Memory) -> [Row; 2] {
-    let row = |metric, value: f64, unit| Row {
-        path: Path::CrossNode.name(),
-        workload: "held_connections",
-        contender: Contender::Mesh.name(),
-        metric,
+/// The rows of what connections cost the agents in memory.
+#[expect(clippy::cast_precision_loss, reason = "sizes of processes are far below 2^52")]
+pub(crate) fn memory_rows((contender, memory): &(Contender, Memory)) -> [Row; 2] {
+    let row = |metric, value, unit| once((memory.path, HELD, *contender), metric, value, unit);
+    [
+        row("memory_idle", memory.idle as f64 / MIB, "MiB"),
+        row("memory_per_connection", memory.per_connection() / 1024.0, "KiB"),
+    ]
+}
+
+/// The rows of what waits for those who do not read, for each contender.
+#[expect(clippy::cast_precision_loss, reason = "sizes of memory are far below 2^52")]
+pub(crate) fn unread_rows(all: &[(Contender, Unread)]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (contender, unread) in all {
+        let mut same = all.iter().filter(|(_, other)| other.size == unread.size);
+        let direct = same.find(|(contender, _)| *contender == Contender::Direct);
+        let direct = direct.map(|(_, direct)| direct);
+        let mut row = |metric, of: fn(&Unread) -> u64| {
+            let each = |unread| of(unread) as f64 / MIB / f64::from(unread::CONNECTIONS);
+            let cell = (Path::SameNode, unread_workload(unread.size), *contender);
+            let mut row = once(cell, metric, each(unread), "MiB");
+            row.ratio_to_direct =
+                direct.map(each).filter(|base| *base > 0.0).map(|base| row.value / base);
+            row.ratios = row.ratio_to_direct.into_iter().collect();
+            rows.push(row);
+        };
+        row("sent", |unread| unread.sent);
+        row("tcp_memory", |unread| unread.tcp);
+        row("machine_memory", |unread| unread.machine);
+    }
+    rows
+}
+
+/// What rows about held connections call their workload.
+pub(crate) const HELD: &str = "held_connections";
+
+/// What rows about connections that are not read call their workload.
+pub(crate) fn unread_workload(size: u32) -> &'static str {
+    if size == unread::LARGE { "unread_large" } else { "unread_small" }
+}
+
+const MIB: f64 = 1_048_576.0;
+
+/// A row of what was measured once.
+fn once(
+    (path, workload, contender): (Path, &'static str, Contender),
+    metric: &'static str,
+    value: f64,
+    unit: &'static str,
+) -> Row {
+    Row {
+        path: path.name().into(),
+        workload: workload.into(),
+        contender: contender.name().into(),
+        metric: metric.into(),
         value,
         min: value,
         max: value,
-        unit,
+        unit: unit.into(),
         ratio_to_direct: None,
+        ratios: Vec::new(),
         failed: 0,
-    };
-    let idle = f64::from(u32::try_from(memory.idle >> 10).unwrap_or(u32::MAX)) / 1024.0;
-    [
-        row("memory_idle", idle, "MiB"),
-        row("memory_per_connection", memory.per_connection() / 1024.0, "KiB"),
-    ]
+    }
 }
 
 /// What gave nothing.
@@ -170,7 +266,8 @@ pub(crate) fn losses(samples: &[Sample]) -> Vec<Loss> {
             Ok(_) => return None,
         };
         let Sample { round, path, workload, contender, .. } = sample;
-        let (path, workload, contender) = (path.name(), workload.name(), contender.name());
+        let (path, workload, contender) =
+            (path.name().into(), workload.name().into(), contender.name().into());
         Some(Loss { path, workload, contender, round: round + 1, error })
     };
     samples.iter().filter_map(lost).collect()
@@ -195,18 +292,19 @@ fn row(samples: &[Sample], cell: (Path, Workload, Contender), metric: Metric) ->
         let (_, base) = *direct.iter().find(|(other, _)| *other == round)?;
         (base > 0.0).then_some(value / base)
     };
-    let ratios = own.iter().filter_map(ratio).collect();
+    let ratios: Vec<f64> = own.iter().filter_map(ratio).collect();
     let all: Vec<f64> = own.iter().map(|(_, value)| *value).collect();
     Some(Row {
-        path: path.name(),
-        workload: workload.name(),
-        contender: contender.name(),
-        metric: metric.name(),
+        path: path.name().into(),
+        workload: workload.name().into(),
+        contender: contender.name().into(),
+        metric: metric.name().into(),
         min: all.iter().copied().reduce(f64::min)?,
         max: all.iter().copied().reduce(f64::max)?,
         value: median(all)?,
-        unit: metric.unit(),
-        ratio_to_direct: median(ratios),
+        unit: metric.unit().into(),
+        ratio_to_direct: median(ratios.clone()),
+        ratios,
         failed: of(contender).map(|(_, seen)| seen.report.failed).sum(),
     })
 }
@@ -227,9 +325,9 @@ mod tests {
 
     fn sample(round: usize, contender: Contender, done: u64, proxies: f64) -> Sample {
         let report = Report { done, seconds: 2.0, ..Report::default() };
-        let usage = Usage { proxies, load: 1.0, foreign: 0.0 };
+        let usage = Usage { proxies, load: 1.0, machine: 4.0, seconds: 2.0, ..Usage::default() };
         let (path, workload) = (Path::CrossNode, Workload::HttpSaturated);
-        Sample { round, path, workload, contender, seen: Ok(Seen { report, usage }) }
+        Sample { round, path, workload, contender, seen: Ok(Seen { report, usage, rest: 0.5 }) }
     }
 
     fn find(samples: &[Sample], contender: Contender, metric: Metric) -> Row {
@@ -259,6 +357,7 @@ mod tests {
         check(row.min, 100.0);
         check(row.max, 500.0);
         check(row.ratio_to_direct.unwrap(), 0.5);
+        assert_eq!(row.ratios, [0.5, 0.5, 0.1]);
     }
 
     #[test]
@@ -269,9 +368,27 @@ mod tests {
         let total = find(&samples, Contender::Mesh, Metric::TotalCpuPer100k);
         check(total.value, 150.0);
         check(total.ratio_to_direct.unwrap(), 1.5);
+        // 4 s of the machine in 2 s, of which it uses half a processor anyway.
+        check(find(&samples, Contender::Mesh, Metric::MachineCpuPer100k).value, 300.0);
         let direct = find(&samples, Contender::Direct, Metric::CpuPer100k);
         check(direct.value, 0.0);
         assert_eq!(find(&samples, Contender::Mesh, Metric::CpuPer100k).ratio_to_direct, None);
+    }
+
+    #[test]
+    fn what_waits_is_compared_with_what_waits_directly() {
+        let of =
+            |contender, size, tcp| (contender, Unread { size, sent: 16 << 20, tcp, machine: 0 });
+        let all = [
+            of(Contender::Direct, unread::LARGE, 32 << 20),
+            of(Contender::Direct, unread::SMALL, 16 << 20),
+            of(Contender::Accelerated, unread::LARGE, 16 << 20),
+        ];
+        let rows = unread_rows(&all);
+        let is = |row: &&Row| row.contender == "accelerated" && row.metric == "tcp_memory";
+        let row = rows.iter().find(is).unwrap();
+        assert_eq!((row.workload.as_ref(), row.value), ("unread_large", 1.0));
+        assert_eq!(row.ratio_to_direct, Some(0.5));
     }
 
     #[test]

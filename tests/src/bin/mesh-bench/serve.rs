@@ -1,4 +1,4 @@
-//! The servers, in a pod: HTTP, discard and echo.
+//! The servers, in a pod: HTTP, discard, echo, and one that closes.
 
 use std::io::Write as _;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::workload::{DISCARD, ECHO, HTTP};
+use crate::workload::{CLOSE, DEAF, DISCARD, ECHO, HTTP};
 use crate::{http, threads};
 
 /// Bytes that a bulk server reads at once.
@@ -30,20 +30,45 @@ pub(crate) fn run() -> Result<()> {
         let runtime = threads::runtime()?;
         let listeners = {
             let _inside = runtime.enter();
-            [listen(HTTP)?, listen(DISCARD)?, listen(ECHO)?]
+            [listen(HTTP)?, listen(DISCARD)?, listen(ECHO)?, listen(CLOSE)?]
         };
         std::thread::spawn(move || {
-            let [web, discard, echo] = listeners;
+            let [web, discard, echo, close] = listeners;
             let answer: Arc<[u8]> = http::answer().into();
             runtime.block_on(async {
                 tokio::join!(
                     accept(web, |stream| requests(stream, Arc::clone(&answer))),
                     accept(discard, swallow),
                     accept(echo, send_back),
+                    accept(close, end),
                 )
             });
         });
     }
+    until_closed()
+}
+
+/// Accepts connections and reads nothing, until the input closes.
+///
+/// # Errors
+///
+/// It cannot listen.
+pub(crate) fn run_deaf() -> Result<()> {
+    let runtime = threads::runtime()?;
+    let listener = runtime.block_on(async { listen(DEAF) })?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let mut kept = Vec::new();
+            while let Ok((stream, _peer)) = listener.accept().await {
+                kept.push(stream);
+            }
+        });
+    });
+    until_closed()
+}
+
+/// Says that it serves, and waits for the end of the input.
+fn until_closed() -> Result<()> {
     writeln!(std::io::stdout(), "{READY}").context("nobody reads our reports")?;
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("cannot read our input")?;
     Ok(())
@@ -98,6 +123,13 @@ async fn swallow(mut stream: TcpStream) -> std::io::Result<()> {
     }
     stream.write_all(&received.to_be_bytes()).await?;
     stream.shutdown().await
+}
+
+/// Closes, and waits until the client has done so too: who closes first has to remember it, and
+/// that is the server, which does not run out of ports.
+async fn end(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.shutdown().await?;
+    stream.read(&mut [0]).await.map(drop)
 }
 
 /// Sends back what it reads.

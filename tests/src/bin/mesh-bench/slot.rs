@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::agent::{Agent, Options};
 use mesh_tests::lab::Lab;
-use mesh_tests::mesh::{ConfigDir, Mesh, Service, Workload as MeshWorkload};
+use mesh_tests::mesh::{ConfigDir, Mesh, MeshPolicy, Service, Workload as MeshWorkload};
 use mesh_tests::node::Node;
 use mesh_tests::pki::Authority;
 use mesh_tests::pod::Pod;
@@ -18,7 +18,7 @@ use crate::LabIds;
 use crate::haproxy::{self, Haproxy};
 use crate::pod::InPod;
 use crate::serve::READY;
-use crate::workload::{Contender, DISCARD, ECHO, HTTP, Path, Workload};
+use crate::workload::{Contender, PORTS, Path, Workload};
 
 /// The virtual addresses of the services.
 const SAME_NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
@@ -32,7 +32,7 @@ const TRUST_DOMAIN: &str = "bench.example";
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub contender: Contender,
-    _carriers: Carriers,
+    carriers: Carriers,
     _servers: [InPod; 3],
     pods: Pods,
     nodes: [Node; 2],
@@ -43,7 +43,7 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 enum Carriers {
     Nobody,
-    Agents { _agents: [Agent; 2] },
+    Agents([Agent; 2]),
     Haproxy { _pair: [Haproxy; 2] },
 }
 
@@ -78,13 +78,15 @@ impl Slot {
         let servers = [serve(&pods.near)?, serve(&pods.far)?, serve(&pods.outside)?];
         let carriers = match contender {
             Contender::Direct => Carriers::Nobody,
-            Contender::Mesh => Carriers::Agents { _agents: agents(&lab, [&a, &b], &pods)? },
+            Contender::Mesh | Contender::Accelerated | Contender::Agent | Contender::Mtls => {
+                Carriers::Agents(agents(&lab, [&a, &b], &pods, policy(contender).as_ref())?)
+            }
             Contender::Haproxy => {
                 Carriers::Haproxy { _pair: haproxy::pair(&lab, [&a, &b], pods.far.v4())? }
             }
         };
         let nodes = [a, b];
-        Ok(Self { contender, _carriers: carriers, _servers: servers, pods, nodes, _lab: lab })
+        Ok(Self { contender, carriers, _servers: servers, pods, nodes, _lab: lab })
     }
 
     /// Where the load comes from.
@@ -92,21 +94,35 @@ impl Slot {
         &self.pods.client
     }
 
+    /// The first server of the client's node.
+    pub(crate) fn near(&self) -> &Pod {
+        &self.pods.near
+    }
+
+    /// The agent of the client's node.
+    pub(crate) fn agent(&self) -> Option<&Agent> {
+        match &self.carriers {
+            Carriers::Agents([agent, _]) => Some(agent),
+            Carriers::Nobody | Carriers::Haproxy { .. } => None,
+        }
+    }
+
     /// What the client connects to; `None` if this contender has no such path.
     pub(crate) fn target(&self, path: Path, port: u16) -> Option<SocketAddr> {
-        let addr = match (self.contender, path) {
-            (Contender::Direct | Contender::Mesh, Path::Unmeshed) => self.pods.outside.at(port),
+        if !self.contender.has(path) {
+            return None;
+        }
+        Some(match (self.contender, path) {
+            (_, Path::Unmeshed) => self.pods.outside.at(port),
             (Contender::Direct, Path::SameNode) => self.pods.near.at(port),
             (Contender::Direct, Path::CrossNode) => self.pods.far.at(port),
-            (Contender::Mesh, Path::SameNode) => SocketAddr::new(SAME_NODE, port),
-            (Contender::Mesh, Path::CrossNode) => SocketAddr::new(CROSS_NODE, port),
-            (Contender::Haproxy, Path::CrossNode) => {
+            (Contender::Haproxy, _) => {
                 let [node, _] = self.nodes[0].addresses();
                 SocketAddr::new(node, haproxy::entry(port))
             }
-            (Contender::Haproxy, Path::Unmeshed | Path::SameNode) => return None,
-        };
-        Some(addr)
+            (_, Path::SameNode) => SocketAddr::new(SAME_NODE, port),
+            (_, Path::CrossNode) => SocketAddr::new(CROSS_NODE, port),
+        })
     }
 
     /// What the client of a workload connects to.
@@ -132,27 +148,42 @@ fn serve(pod: &Pod) -> Result<InPod> {
     Ok(server)
 }
 
+/// What the mesh is told about connections inside of a node, unless it is left at its defaults.
+fn policy(contender: Contender) -> Option<MeshPolicy> {
+    let policy = MeshPolicy::new("bench");
+    match contender {
+        Contender::Accelerated => Some(policy.acceleration("sockmap")),
+        Contender::Agent => Some(policy.same_node("agent")),
+        Contender::Mtls => Some(policy.same_node("mtls")),
+        Contender::Direct | Contender::Mesh | Contender::Haproxy => None,
+    }
+}
+
 /// Configures the mesh, and starts an agent on each node. Their access logs are on, as they would
 /// be in production.
-fn agents(lab: &Lab, nodes: [&Node; 2], pods: &Pods) -> Result<[Agent; 2]> {
+fn agents(
+    lab: &Lab,
+    nodes: [&Node; 2],
+    pods: &Pods,
+    policy: Option<&MeshPolicy>,
+) -> Result<[Agent; 2]> {
     let workload = |pod: &Pod| {
         let name = pod.name();
         let workload = MeshWorkload::of(pod).account(name).label("app", name);
-        [HTTP, DISCARD, ECHO].into_iter().fold(workload, MeshWorkload::port)
+        PORTS.into_iter().fold(workload, MeshWorkload::port)
     };
     let service = |pod: &Pod, addr: IpAddr| {
         let service = Service::new(pod.name()).at(addr).select("app", pod.name());
-        [HTTP, DISCARD, ECHO].into_iter().fold(service, |service, port| service.port(port, port))
+        PORTS.into_iter().fold(service, |service, port| service.port(port, port))
     };
     let config = ConfigDir::create(lab.state().join("config"))?;
-    config.write(
-        &Mesh::new("bench")
-            .workload(&MeshWorkload::of(&pods.client).account("client"))
-            .workload(&workload(&pods.near))
-            .workload(&workload(&pods.far))
-            .service(&service(&pods.near, SAME_NODE))
-            .service(&service(&pods.far, CROSS_NODE)),
-    )?;
+    let mesh = Mesh::new("bench")
+        .workload(&MeshWorkload::of(&pods.client).account("client"))
+        .workload(&workload(&pods.near))
+        .workload(&workload(&pods.far))
+        .service(&service(&pods.near, SAME_NODE))
+        .service(&service(&pods.far, CROSS_NODE));
+    config.write(&policy.map_or(mesh.clone(), |policy| mesh.policy(policy)))?;
     let authority = Authority::init(&lab.state().join("ca"), TRUST_DOMAIN)?;
     let start = |node: &Node| {
         let ca = authority.node(node.name())?;

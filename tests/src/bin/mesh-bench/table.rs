@@ -1,18 +1,35 @@
 //! The figures, as people read them.
 
-use crate::result::Row;
+use crate::memory;
+use crate::result::{Metric, Outcome, Row};
 use crate::screen::Screen;
 use crate::workload::{Contender, Path, Workload};
 
+/// Prints all of a run.
+pub(crate) fn show_outcome(screen: &Screen, outcome: &Outcome) {
+    let Outcome { machine, run, noise, rows, lost } = outcome;
+    screen.line(&machine.to_string());
+    let build = if run.release { "" } else { ", development build: its figures mean nothing" };
+    screen.line(&format!("{} rounds of {} s{build}", run.rounds, run.seconds));
+    show(screen, rows);
+    show_memory(screen, rows);
+    screen.line("");
+    let verdict = noise.verdict(machine.cpus);
+    screen.line(&if noise.busy { screen.red(&verdict) } else { verdict });
+    for loss in lost {
+        screen.line(&screen.red(&loss.to_string()));
+    }
+}
+
 /// Prints a table for each path, with a column for each contender.
-pub(crate) fn show(screen: &Screen, rows: &[Row], contenders: &[Contender]) {
+fn show(screen: &Screen, rows: &[Row]) {
     for path in Path::ALL {
         let rows: Vec<_> = rows.iter().filter(|row| row.path == path.name()).collect();
         let measured = |contender: &&Contender| {
             let name = contender.name();
-            rows.iter().any(|row| row.contender == name && row.workload != MEMORY)
+            rows.iter().any(|row| row.contender == name && is_of_workload(row))
         };
-        let contenders: Vec<_> = contenders.iter().filter(measured).copied().collect();
+        let contenders: Vec<_> = Contender::ALL.iter().filter(measured).copied().collect();
         if contenders.is_empty() {
             continue;
         }
@@ -25,24 +42,48 @@ pub(crate) fn show(screen: &Screen, rows: &[Row], contenders: &[Contender]) {
     }
 }
 
-/// Prints what connections cost in memory.
-pub(crate) fn show_memory(screen: &Screen, rows: &[Row], connections: u64) {
-    let value = |metric: &str| {
-        let found = rows.iter().find(|row| row.workload == MEMORY && row.metric == metric);
-        found.map(|row| format!("{} {}", number(row.value), row.unit))
-    };
-    let (Some(idle), Some(each)) = (value("memory_idle"), value("memory_per_connection")) else {
-        return;
-    };
-    screen.line("");
-    screen.line(&format!(
-        "Memory of both agents: {idle} when idle, {} for each of {connections} open connections",
-        screen.bold(&each)
-    ));
+/// Prints what connections cost in memory, and what waits for those who do not read.
+fn show_memory(screen: &Screen, rows: &[Row]) {
+    for row in rows.iter().filter(|row| row.metric == "memory_per_connection") {
+        let is_idle = |other: &&Row| {
+            other.metric == "memory_idle"
+                && (&other.path, &other.contender) == (&row.path, &row.contender)
+        };
+        let idle = rows.iter().find(is_idle).map_or(0.0, |row| row.value);
+        screen.line("");
+        screen.line(&format!(
+            "Memory of both agents, {} {}: {} MiB when idle, {} for each of {} open connections",
+            row.contender,
+            row.path,
+            number(idle),
+            screen.bold(&format!("{} {}", number(row.value), row.unit)),
+            memory::CONNECTIONS,
+        ));
+    }
+    for row in rows.iter().filter(|row| row.metric == "tcp_memory") {
+        let of = |metric: &str| {
+            let same = |other: &&Row| {
+                other.metric == metric
+                    && (&other.workload, &other.contender) == (&row.workload, &row.contender)
+            };
+            number(rows.iter().find(same).map_or(0.0, |row| row.value))
+        };
+        screen.line(&format!(
+            "Unread, {}, {}: {} MiB sent, {} MiB of TCP's memory and {} MiB of the machine's a \
+             connection",
+            row.workload,
+            row.contender,
+            of("sent"),
+            screen.bold(&number(row.value)),
+            of("machine_memory"),
+        ));
+    }
 }
 
-/// What rows about memory call their workload.
-const MEMORY: &str = "held_connections";
+/// Whether a row is of what is measured in rounds.
+pub(crate) fn is_of_workload(row: &Row) -> bool {
+    Workload::ALL.iter().any(|workload| row.workload == workload.name())
+}
 
 /// Prints the lines of a workload.
 fn show_workload(screen: &Screen, rows: &[&Row], workload: Workload, contenders: &[Contender]) {
@@ -51,7 +92,7 @@ fn show_workload(screen: &Screen, rows: &[&Row], workload: Workload, contenders:
         let mut rows = rows.iter().filter(|row| row.workload == workload.name());
         rows.find(|row| row.metric == metric && row.contender == contender).copied()
     };
-    for metric in crate::result::Metric::of(workload) {
+    for metric in Metric::of(workload) {
         let cells: Vec<_> =
             contenders.iter().map(|contender| of(metric.name(), contender.name())).collect();
         if cells.iter().all(Option::is_none) {
@@ -61,7 +102,7 @@ fn show_workload(screen: &Screen, rows: &[&Row], workload: Workload, contenders:
         for cell in cells {
             line.push_str(&cell.map_or_else(|| pad("–", ""), columns));
             if cell.is_none_or(|row| row.contender != Contender::Direct.name()) {
-                let ratio = cell.and_then(|row| row.ratio_to_direct);
+                let ratio = cell.filter(|row| row.max > 0.0).and_then(|row| row.ratio_to_direct);
                 let ratio = ratio.map_or_else(String::new, |ratio| format!("×{ratio:.2}"));
                 line.push_str(&ratio_column(&ratio));
             }
@@ -93,7 +134,7 @@ fn head(contenders: &[Contender]) -> String {
 }
 
 /// What a metric is called, with its unit.
-fn label(metric: &str) -> &'static str {
+pub(crate) fn label(metric: &str) -> &'static str {
     match metric {
         "throughput" => "Gb/s",
         "rps" => "per second",
@@ -104,6 +145,8 @@ fn label(metric: &str) -> &'static str {
         "cpu_per_100k" => "proxy CPU, s/100k",
         "total_cpu_per_gb" => "all CPU, s/GB",
         "total_cpu_per_100k" => "all CPU, s/100k",
+        "machine_cpu_per_gb" => "machine, s/GB",
+        "machine_cpu_per_100k" => "machine, s/100k",
         _ => "?",
     }
 }

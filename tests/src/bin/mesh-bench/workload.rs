@@ -32,6 +32,8 @@ pub(crate) enum Workload {
     HttpSaturated,
     /// Opens a connection for each request, 16 at a time
     HttpNewConnection,
+    /// Opens connections that the server closes at once, 16 at a time
+    Connect,
 }
 
 /// Who is measured.
@@ -41,6 +43,12 @@ pub(crate) enum Contender {
     Direct,
     /// The mesh, with an agent on each node.
     Mesh,
+    /// The mesh, with acceleration between workloads of one node.
+    Accelerated,
+    /// The mesh, with connections inside of a node carried by its agent.
+    Agent,
+    /// The mesh, with connections inside of a node carried by its agent through a tunnel.
+    Mtls,
     /// A pair of haproxy, one on each node, with mutual TLS between them.
     Haproxy,
 }
@@ -68,13 +76,14 @@ impl Path {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Bulk1,
         Self::Bulk8,
         Self::Pingpong,
         Self::HttpRate,
         Self::HttpSaturated,
         Self::HttpNewConnection,
+        Self::Connect,
     ];
 
     /// The name for machines.
@@ -86,6 +95,7 @@ impl Workload {
             Self::HttpRate => "http_rate",
             Self::HttpSaturated => "http_saturated",
             Self::HttpNewConnection => "http_new_connection",
+            Self::Connect => "connect",
         }
     }
 
@@ -98,6 +108,7 @@ impl Workload {
             Self::HttpRate => "HTTP, 1,000/s",
             Self::HttpSaturated => "HTTP, 32 busy conns",
             Self::HttpNewConnection => "HTTP, new conns",
+            Self::Connect => "new connections",
         }
     }
 
@@ -107,20 +118,66 @@ impl Workload {
             Self::Bulk1 | Self::Bulk8 => DISCARD,
             Self::Pingpong => ECHO,
             Self::HttpRate | Self::HttpSaturated | Self::HttpNewConnection => HTTP,
+            Self::Connect => CLOSE,
         }
+    }
+
+    /// How many connections a client has open at the same time.
+    pub(crate) fn connections(self) -> usize {
+        match self {
+            Self::Bulk1 | Self::Pingpong => 1,
+            Self::Bulk8 => 8,
+            Self::HttpRate | Self::HttpNewConnection | Self::Connect => 16,
+            Self::HttpSaturated => 32,
+        }
+    }
+
+    /// Whether each exchange has a connection of its own.
+    pub(crate) fn is_of_new_connections(self) -> bool {
+        matches!(self, Self::HttpNewConnection | Self::Connect)
     }
 }
 
 impl Contender {
+    /// All, in the order of their columns.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Direct, Self::Mesh, Self::Accelerated, Self::Agent, Self::Mtls, Self::Haproxy];
+
+    /// Whether it has this path at all.
+    pub(crate) fn has(self, path: Path) -> bool {
+        match self {
+            Self::Direct | Self::Mesh => true,
+            Self::Accelerated | Self::Agent | Self::Mtls => path == Path::SameNode,
+            Self::Haproxy => path == Path::CrossNode,
+        }
+    }
+
+    /// What the kernel must have decided about the connections of this path: anything else would
+    /// measure something else. `None` if no agent is asked.
+    pub(crate) fn verdict(self, path: Path) -> Option<&'static str> {
+        match (self, path) {
+            (Self::Direct | Self::Haproxy, _) => None,
+            (_, Path::Unmeshed) => Some("pass"),
+            (Self::Mesh | Self::Accelerated, Path::SameNode) => Some("direct"),
+            (_, Path::SameNode | Path::CrossNode) => Some("proxy"),
+        }
+    }
+
     /// The name, for machines and people.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Mesh => "mesh",
+            Self::Accelerated => "accelerated",
+            Self::Agent => "agent",
+            Self::Mtls => "mtls",
             Self::Haproxy => "haproxy",
         }
     }
 }
+
+/// Where servers listen.
+pub(crate) const PORTS: [u16; 5] = [HTTP, DISCARD, ECHO, CLOSE, DEAF];
 
 /// Where servers read to the end, and then say how much it was.
 pub(crate) const DISCARD: u16 = 9009;
@@ -128,12 +185,33 @@ pub(crate) const DISCARD: u16 = 9009;
 /// Where servers send back what they read.
 pub(crate) const ECHO: u16 = 9007;
 
+/// Where servers accept and never read.
+pub(crate) const DEAF: u16 = 9010;
+
+/// Where servers close what they accept.
+pub(crate) const CLOSE: u16 = 9011;
+
 /// Where servers answer HTTP requests.
 pub(crate) const HTTP: u16 = 8080;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_an_agent_carries_is_the_proxys() {
+        for contender in Contender::ALL {
+            let verdict = contender.verdict(Path::SameNode);
+            let expect = match contender.name() {
+                "mesh" | "accelerated" => Some("direct"),
+                "agent" | "mtls" => Some("proxy"),
+                _ => None,
+            };
+            assert_eq!(verdict, expect, "{}", contender.name());
+        }
+        assert_eq!(Contender::Mesh.verdict(Path::CrossNode), Some("proxy"));
+        assert_eq!(Contender::Mesh.verdict(Path::Unmeshed), Some("pass"));
+    }
 
     #[test]
     fn clients_know_workloads_by_their_names() {

@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, timeout_at};
 
-use super::{PATIENCE, Part, Tally};
+use super::{Load, PATIENCE, Part, Tally};
+use crate::workload::Workload;
 use crate::{http, threads};
 
 /// How long a client waits before it tries again what failed.
@@ -54,12 +55,12 @@ pub(super) fn keep_alive(part: Part<'_>) -> Result<Tally> {
     })
 }
 
-/// Opens a connection for each request.
+/// Opens a connection for each request, or for nothing but its end.
 pub(super) fn new_connections(part: Part<'_>) -> Result<Tally> {
     let runtime = threads::runtime()?;
     let expect: Arc<[u8]> = http::answer().into();
-    let to = part.load.to;
-    let first = async { timeout(PATIENCE, once(to, &expect)).await };
+    let load = *part.load;
+    let first = async { timeout(PATIENCE, once(&load, &expect)).await };
     runtime.block_on(first).context("no answer")?.context("no connection")?;
     let (start, end) = part.begin()?;
     runtime.block_on(async {
@@ -70,7 +71,7 @@ pub(super) fn new_connections(part: Part<'_>) -> Result<Tally> {
                 let mut tally = Tally::default();
                 while Instant::now() < end {
                     let begin = Instant::now();
-                    if let Ok(Ok(())) = timeout(PATIENCE, once(to, &expect)).await {
+                    if let Ok(Ok(())) = timeout(PATIENCE, once(&load, &expect)).await {
                         tally.done(begin);
                     } else {
                         tally.failed += 1;
@@ -93,9 +94,13 @@ async fn collect(mut working: JoinSet<Tally>, start: Instant) -> Result<Tally> {
     Ok(all)
 }
 
-/// One connection, one request; the server closes first.
-async fn once(to: std::net::SocketAddr, expect: &[u8]) -> io::Result<()> {
-    let mut stream = TcpStream::connect(to).await?;
+/// One connection, with one request or with none; the server closes first.
+async fn once(load: &Load, expect: &[u8]) -> io::Result<()> {
+    let mut stream = TcpStream::connect(load.to).await?;
+    if load.workload == Workload::Connect {
+        let length = stream.read(&mut [0]).await?;
+        return if length == 0 { Ok(()) } else { Err(io::Error::other("bytes of nobody")) };
+    }
     stream.set_nodelay(true)?;
     stream.write_all(http::GET_AND_CLOSE).await?;
     let mut seen = Vec::with_capacity(expect.len() + 1);

@@ -66,12 +66,13 @@ pub(crate) struct Report {
 /// No connection could be opened at the start.
 pub(crate) fn run(load: &Load) -> Result<()> {
     let report = match load.workload {
-        Workload::Bulk1 => on_threads(load, 1, bulk::work),
-        Workload::Bulk8 => on_threads(load, 8, bulk::work),
+        Workload::Bulk1 | Workload::Bulk8 => on_threads(load, bulk::work),
         Workload::Pingpong => paced::round_trips(load),
         Workload::HttpRate => paced::requests(load),
-        Workload::HttpSaturated => on_threads(load, 32, closed::keep_alive),
-        Workload::HttpNewConnection => on_threads(load, 16, closed::new_connections),
+        Workload::HttpSaturated => on_threads(load, closed::keep_alive),
+        Workload::HttpNewConnection | Workload::Connect => {
+            on_threads(load, closed::new_connections)
+        }
     }?;
     let report = serde_json::to_string(&report).context("a report is valid JSON")?;
     writeln!(std::io::stdout(), "{report}").context("nobody reads our reports")
@@ -103,12 +104,9 @@ fn begin(load: &Load, barrier: &Barrier) -> Result<(Instant, Instant)> {
     Ok((start, start + Duration::from_secs_f64(load.seconds)))
 }
 
-/// Shares `connections` among threads, and adds up what they did.
-fn on_threads(
-    load: &Load,
-    connections: usize,
-    work: impl Fn(Part<'_>) -> Result<Tally> + Sync,
-) -> Result<Report> {
+/// Shares the workload's connections among threads, and adds up what they did.
+fn on_threads(load: &Load, work: impl Fn(Part<'_>) -> Result<Tally> + Sync) -> Result<Report> {
+    let connections = load.workload.connections();
     let count = threads::count().min(connections);
     let start = &Barrier::new(count);
     let work = &work;

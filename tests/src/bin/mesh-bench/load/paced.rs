@@ -14,9 +14,6 @@ use crate::http;
 /// Requests a second, of all connections.
 const RATE: u32 = 1000;
 
-/// Connections that share the rate.
-const CONNECTIONS: u32 = 16;
-
 /// How much later than asked for a thread may be woken, in nanoseconds; the default is 50,000,
 /// which would be a good part of what is measured.
 const TIMER_SLACK: u64 = 1000;
@@ -43,10 +40,12 @@ pub(super) fn round_trips(load: &Load) -> Result<Report> {
 /// Sends requests at fixed times. Durations count from those times, so that a request that had to
 /// wait for the one before it is as late as its user sees it.
 pub(super) fn requests(load: &Load) -> Result<Report> {
-    let barrier = &Barrier::new(usize::try_from(CONNECTIONS)?);
+    let connections = load.workload.connections();
+    let barrier = &Barrier::new(connections);
+    let connections = u32::try_from(connections)?;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..CONNECTIONS)
-            .map(|index| scope.spawn(move || connection(load, index, barrier)))
+        let threads: Vec<_> = (0..connections)
+            .map(|index| scope.spawn(move || connection(load, index, connections, barrier)))
             .collect();
         let mut all = Tally::default();
         for thread in threads {
@@ -56,8 +55,8 @@ pub(super) fn requests(load: &Load) -> Result<Report> {
     })
 }
 
-/// The requests of one connection: each `CONNECTIONS`-th of all.
-fn connection(load: &Load, index: u32, barrier: &Barrier) -> Result<Tally> {
+/// The requests of one of `connections`: every so many of all.
+fn connection(load: &Load, index: u32, connections: u32, barrier: &Barrier) -> Result<Tally> {
     set_timerslack(TIMER_SLACK).context("cannot set the timer slack")?;
     let expect = http::answer();
     // What fails here fails again, and is counted, below: the others wait at the barrier.
@@ -84,7 +83,7 @@ fn connection(load: &Load, index: u32, barrier: &Barrier) -> Result<Tally> {
             tally.failed += 1;
         }
         stream = answered.ok();
-        due += Duration::from_secs(1) * CONNECTIONS / RATE;
+        due += Duration::from_secs(1) * connections / RATE;
     }
     tally.elapsed = start.elapsed();
     Ok(tally)

@@ -1,0 +1,200 @@
+//! The figures as tables in Markdown, so that no number is ever copied by hand.
+
+use std::fmt::Write as _;
+
+use crate::memory;
+use crate::result::{HELD, Metric, Outcome, Row, unread_workload};
+use crate::table::{is_of_workload, label, number};
+use crate::unread;
+use crate::workload::{Contender, Path, Workload};
+
+/// The line of a document above its tables.
+pub(crate) const BEGIN: &str = "<!-- results: begin -->";
+
+/// The line below them.
+pub(crate) const END: &str = "<!-- results: end -->";
+
+/// All tables of a result.
+pub(crate) fn tables(outcome: &Outcome) -> String {
+    let Outcome { machine, run, noise, rows, lost } = outcome;
+    let mut out = String::new();
+    let mut say = |text: &str| line(&mut out, text);
+    say(&format!("- {machine}. {} rounds of {} s.", run.rounds, run.seconds));
+    say(&format!("- {}.", noise.verdict(machine.cpus)));
+    if !run.release {
+        say("- **A development build: its figures mean nothing.**");
+    }
+    say(&format!("- Command: `{}`", command(&run.arguments)));
+    for loss in lost {
+        say(&format!("- **{loss}**"));
+    }
+    for path in Path::ALL {
+        let rows: Vec<_> = rows.iter().filter(|row| row.path == path.name()).collect();
+        ratios(&mut out, path, &rows);
+        unread_table(&mut out, &rows);
+        held(&mut out, &rows);
+    }
+    out
+}
+
+/// Puts tables in place of those that a document has. `None`: it has no place for them.
+pub(crate) fn replace(document: &str, tables: &str) -> Option<String> {
+    let (before, rest) = document.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", tables.trim()))
+}
+
+/// How to measure that again.
+fn command(arguments: &[String]) -> String {
+    let arguments = arguments.iter().map(String::as_str);
+    ["cargo", "xtask", "bench"].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+/// The table of a path: a row for each metric, and two columns for each contender.
+fn ratios(out: &mut String, path: Path, rows: &[&Row]) {
+    let measured = |contender: &Contender| {
+        let name = contender.name();
+        rows.iter().any(|row| row.contender == name && is_of_workload(row))
+    };
+    let contenders: Vec<_> = Contender::ALL.into_iter().filter(measured).collect();
+    if contenders.is_empty() {
+        return;
+    }
+    line(out, &format!("\n### `{}`: {}\n", path.name(), path.title()));
+    let column = |contender: &Contender| {
+        let name = contender.name();
+        if *contender == Contender::Direct { vec![name] } else { vec![name, "× direct"] }
+    };
+    let columns: Vec<_> = contenders.iter().flat_map(column).collect();
+    let head = format!("| Workload | Metric | {} |", columns.join(" | "));
+    let rule = format!("|---|---|{}", "---:|".repeat(columns.len()));
+    line(out, &head);
+    line(out, &rule);
+    for workload in Workload::ALL {
+        for metric in Metric::of(workload) {
+            let of = |contender: &Contender| {
+                let mut rows = rows.iter().filter(|row| row.workload == workload.name());
+                rows.find(|row| row.metric == metric.name() && row.contender == contender.name())
+            };
+            if contenders.iter().all(|contender| of(contender).is_none()) {
+                continue;
+            }
+            let cells = contenders.iter().flat_map(|contender| {
+                let row = of(contender);
+                let value = row.filter(|row| row.max > 0.0).map_or_else(none, |row| spread(row));
+                let ratio = || {
+                    row.filter(|row| row.max > 0.0).and_then(|row| ratio(row)).unwrap_or_else(none)
+                };
+                let compared = *contender != Contender::Direct;
+                std::iter::once(value).chain(compared.then(ratio))
+            });
+            let cells = cells.collect::<Vec<_>>().join(" | ");
+            let text = format!("| `{}` | {} | {cells} |", workload.name(), label(metric.name()));
+            line(out, &text);
+        }
+    }
+}
+
+/// The table of what waits for those who do not read.
+fn unread_table(out: &mut String, rows: &[&Row]) {
+    if !rows.iter().any(|row| row.metric == "tcp_memory") {
+        return;
+    }
+    line(out, "\nA reader that never reads; MiB a connection, and × direct:\n");
+    line(
+        out,
+        "| Workload | Contender | Taken from the writer | TCP's memory | The machine's memory |",
+    );
+    line(out, "|---|---|---:|---:|---:|");
+    for workload in [unread::LARGE, unread::SMALL].map(unread_workload) {
+        for contender in Contender::ALL {
+            let cell = |metric: &str| {
+                let mut rows = rows.iter().filter(|row| row.workload == workload);
+                let row =
+                    rows.find(|row| row.metric == metric && row.contender == contender.name())?;
+                let ratio = row.ratio_to_direct.filter(|_| contender != Contender::Direct);
+                let ratio = ratio.map_or_else(String::new, |ratio| format!(" (×{ratio:.2})"));
+                Some(format!("{}{ratio}", number(row.value)))
+            };
+            let (Some(sent), Some(tcp), Some(machine)) =
+                (cell("sent"), cell("tcp_memory"), cell("machine_memory"))
+            else {
+                continue;
+            };
+            line(
+                out,
+                &format!("| `{workload}` | {} | {sent} | {tcp} | {machine} |", contender.name()),
+            );
+        }
+    }
+}
+
+/// The table of what open connections cost the agents.
+fn held(out: &mut String, rows: &[&Row]) {
+    let of = |metric: &'static str, contender: Contender| {
+        let mut rows = rows.iter().filter(move |row| row.workload == HELD);
+        rows.find(|row| row.metric == metric && row.contender == contender.name())
+    };
+    let mut lines = String::new();
+    for contender in Contender::ALL {
+        let (Some(idle), Some(each)) =
+            (of("memory_idle", contender), of("memory_per_connection", contender))
+        else {
+            continue;
+        };
+        let (idle_value, each_value) = (number(idle.value), number(each.value));
+        line(&mut lines, &format!("| {} | {idle_value} | {each_value} |", contender.name()));
+    }
+    if !lines.is_empty() {
+        let count = memory::CONNECTIONS;
+        line(out, &format!("\n`{HELD}`: memory of both agents with {count} open connections:\n"));
+        line(out, "| Contender | MiB when idle | KiB for each connection |\n|---|---:|---:|");
+        out.push_str(&lines);
+    }
+}
+
+fn spread(row: &Row) -> String {
+    format!("{} ({}–{})", number(row.value), number(row.min), number(row.max))
+}
+
+/// The median ratio in bold, with the lowest and the highest behind it.
+fn ratio(row: &Row) -> Option<String> {
+    let middle = row.ratio_to_direct?;
+    let low = row.ratios.iter().copied().reduce(f64::min)?;
+    let high = row.ratios.iter().copied().reduce(f64::max)?;
+    Some(format!("**{middle:.2}** ({low:.2}–{high:.2})"))
+}
+
+fn none() -> String {
+    "–".to_owned()
+}
+
+fn line(out: &mut String, text: &str) {
+    writeln!(out, "{text}").expect("invariant: a String takes all text");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plot::tests::outcome;
+
+    #[test]
+    fn a_row_has_the_medians_and_the_spread() {
+        let tables = tables(&outcome());
+        let expect = "| `bulk_1` | Gb/s | 40.0 (40.0–40.0) | 20.0 (20.0–20.0) | **0.50** \
+                      (0.40–0.80) |";
+        assert!(tables.lines().any(|line| line == expect), "{tables}");
+        assert!(tables.contains("### `same_node`: to a service on the same node"));
+        assert!(!tables.contains("cross_node"), "what was not measured has no table: {tables}");
+        assert!(tables.contains("Command: `cargo xtask bench --only same_node`"));
+    }
+
+    #[test]
+    fn tables_replace_those_of_a_document() {
+        let document = format!("# Title\n\n{BEGIN}\nold\n{END}\n\nEnd\n");
+        let once = replace(&document, "new\n").unwrap();
+        assert_eq!(once, format!("# Title\n\n{BEGIN}\n\nnew\n\n{END}\n\nEnd\n"));
+        assert_eq!(replace(&once, "new\n").unwrap(), once, "again is the same");
+        assert_eq!(replace("# Title\n", "new\n"), None);
+    }
+}
