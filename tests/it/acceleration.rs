@@ -35,6 +35,14 @@ fn on_the_wire(pod: &Pod) -> u64 {
     line.split_whitespace().nth(8).unwrap().parse().unwrap()
 }
 
+/// What the pod's loopback has carried, in bytes.
+fn on_loopback(pod: &Pod) -> u64 {
+    let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
+    let text = run(command.args(["exec", "cat", "/proc/net/dev"])).unwrap();
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("lo:")).unwrap();
+    line.split_whitespace().nth(8).unwrap().parse().unwrap()
+}
+
 /// Pages that TCP takes of the kernel's memory, in all namespaces.
 fn tcp_pages() -> u64 {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
@@ -93,6 +101,23 @@ fn bytes_take_the_shorter_way_in_order_to_the_end() {
         assert_eq!(up, 16_777_216, "{line}");
         // The confirmation follows.
         assert!((16_777_217..16_777_400).contains(&down), "{line}");
+    }
+}
+
+#[test]
+fn the_way_to_the_agent_and_from_it_is_shorter_too() {
+    let world = start();
+    let (client, v1) = (world.client(), world.v1());
+    let _server = Server::start(v1, &digest("16777216", "[::]:8080")).unwrap();
+    let before = [client, v1].map(on_loopback);
+    for to in [v1.at(8080), v1.at6(8080)] {
+        let seen = transfer(client, to, &["--up", "16777216", "--down", "16777216"]).unwrap();
+        assert_complete(&seen);
+        assert_eq!(seen.received, 16_777_216);
+    }
+    for (pod, before) in [client, v1].into_iter().zip(before) {
+        let carried = on_loopback(pod) - before;
+        assert!(carried < 32 << 20, "{}: {carried} bytes of 64 MiB by TCP", pod.name());
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reads what the kernel programs report of the connections that they decide alone.
 
+use std::time::Duration;
+
 use aya::maps::{MapData, RingBuf};
 use mesh_common::event::Event;
 use mesh_common::maps;
@@ -7,6 +9,10 @@ use mesh_common::maps;
 use crate::sys::bpf;
 use crate::sys::readable::Readable;
 use crate::task::scope::Scope;
+
+/// How long the reader rests when it has read all there is. While it rests the kernel wakes nobody:
+/// with thousands of connections a second, waking would cost more than what is read.
+const REST: Duration = Duration::from_millis(20);
 
 /// The most events that are handed on at once. Other tasks have their turn after each batch.
 const BATCH: usize = 256;
@@ -64,6 +70,11 @@ impl Events {
             }
             if scope.is_draining() {
                 return Ok(());
+            }
+            tokio::select! {
+                biased;
+                () = scope.draining() => {}
+                () = tokio::time::sleep(REST) => {}
             }
         }
     }
