@@ -112,7 +112,8 @@ pub(crate) fn sending(context: &SockOpsContext) {
     let fast = unsafe { &mut *fast };
     let Some(tally) = tally(&fast.receives, fast.id) else { return };
     // SAFETY: not null, and entries are freed after the program has ended.
-    let waits = unsafe { (*tally).sent != (*tally).consumed && (*tally).flags & SHUT == 0 };
+    let tally = unsafe { &*tally };
+    let waits = tally.sent != tally.consumed && tally.flags & SHUT == 0;
     if waits {
         if fast.own_keepalive == 0 {
             fast.own_keepalive = keepalive(context).pack();
@@ -196,8 +197,7 @@ fn take(key: &FlowKey, id: u64) -> u64 {
 /// `sk_msg`: a message is sent on an accelerated socket.
 #[inline(always)]
 pub(crate) fn send(context: &SkMsgContext) -> u32 {
-    // SAFETY: the verifier checks every access to the context.
-    let sk: *mut bpf_sock = unsafe { read_volatile(addr_of!((*context.msg).__bindgen_anon_3.sk)) };
+    let sk = ctx::message_sk(context);
     if sk.is_null() {
         return PASS;
     }
@@ -212,10 +212,10 @@ pub(crate) fn send(context: &SkMsgContext) -> u32 {
         fast.way = NEVER;
         return PASS;
     };
-    // SAFETY: the verifier checks every access to the context.
-    let size = unsafe { read_volatile(addr_of!((*context.msg).size)) };
+    let size = ctx::message_size(context);
     // SAFETY: not null. Only the receiver writes `consumed`, and `offer` only reads it.
-    let offer = unsafe { (*tally).offer(fast.way, size, is_on()) };
+    let tally = unsafe { &mut *tally };
+    let offer = tally.offer(fast.way, size, is_on());
     fast.way = offer.way;
     if !offer.shorter {
         return PASS;
@@ -230,8 +230,7 @@ pub(crate) fn send(context: &SkMsgContext) -> u32 {
         )
     };
     if found == i64::from(PASS) {
-        // SAFETY: as above.
-        unsafe { (*tally).took(size) };
+        tally.took(size);
     } else {
         // The other end is not there yet, or not any more.
         fast.way = BY_TCP;
@@ -258,31 +257,22 @@ pub(crate) fn received(context: &BtfTracePointContext) {
     // Not atomic: this target has no such addition. Of two threads that read one socket at the same
     // moment one may not be counted, and the connection then stays with TCP.
     // SAFETY: not null. The sender does not write it.
-    unsafe {
-        (*tally).consumed = (*tally).consumed.wrapping_add(u64::from(bytes.unsigned_abs()));
-    }
+    let tally = unsafe { &mut *tally };
+    tally.consumed = tally.consumed.wrapping_add(u64::from(bytes.unsigned_abs()));
 }
 
 /// `setsockopt`: whether an option may be set. Some do not go with the shorter way: they are
 /// refused, so that the application falls back to what it does without, or end the shorter way.
 #[inline(always)]
 pub(crate) fn may_set(context: &SockoptContext) -> bool {
-    // SAFETY: the verifier checks every access to the context.
-    let (level, name) = unsafe {
-        (
-            read_volatile(addr_of!((*context.sockopt).level)),
-            read_volatile(addr_of!((*context.sockopt).optname)),
-        )
-    };
+    let (level, name) = ctx::option(context);
     let zerocopy = level == SOL_SOCKET && name == ZEROCOPY;
     let upper_layer = level == SOL_TCP && name == UPPER_LAYER;
     let low_water = level == SOL_SOCKET && name == RECEIVE_LOW_WATER;
     if !zerocopy && !upper_layer && !low_water {
         return true;
     }
-    // SAFETY: the verifier checks every access to the context.
-    let sk: *mut bpf_sock =
-        unsafe { read_volatile(addr_of!((*context.sockopt).__bindgen_anon_1.sk)) };
+    let sk = ctx::option_sk(context);
     if sk.is_null() {
         return true;
     }

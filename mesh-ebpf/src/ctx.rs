@@ -8,7 +8,9 @@ use aya_ebpf::btf_maps::SockHash;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set,
 };
-use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::programs::{
+    SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext,
+};
 use mesh_common::addr::{self, Addr};
 use mesh_common::maps::{ListenerKey, MAX_LISTENERS};
 use mesh_common::record::Record;
@@ -329,4 +331,28 @@ pub(crate) fn assign(
     key: &ListenerKey,
 ) -> bool {
     listeners.redirect_sk_lookup(SkLookupContext::new(ctx.lookup), key, 0).is_ok()
+}
+
+/// The socket that a message is sent on; null: none.
+#[inline(always)]
+pub(crate) fn message_sk(ctx: &SkMsgContext) -> *mut bpf_sock {
+    field!(ctx.msg, __bindgen_anon_3.sk)
+}
+
+/// The size of a message, in bytes.
+#[inline(always)]
+pub(crate) fn message_size(ctx: &SkMsgContext) -> u32 {
+    field!(ctx.msg, size)
+}
+
+/// The level and the name of the socket option that is being set.
+#[inline(always)]
+pub(crate) fn option(ctx: &SockoptContext) -> (i32, i32) {
+    (field!(ctx.sockopt, level), field!(ctx.sockopt, optname))
+}
+
+/// The socket whose option is being set; null: none.
+#[inline(always)]
+pub(crate) fn option_sk(ctx: &SockoptContext) -> *mut bpf_sock {
+    field!(ctx.sockopt, __bindgen_anon_1.sk)
 }

@@ -46,9 +46,10 @@ pub async fn both_ways(
     to_peer: &AtomicU64,
     from_peer: &AtomicU64,
 ) -> Result<(), StreamError> {
+    let chunks = application.chunks();
     let (read, write) = application.stream().split();
     let Stream { send, receive } = stream;
-    relay(read, send, to_peer, download(receive, write, from_peer)).await?;
+    relay((read, chunks), send, to_peer, download(receive, write, from_peer)).await?;
     application.complete();
     Ok(())
 }
@@ -56,7 +57,7 @@ pub async fn both_ways(
 /// Runs both directions. When the application has sent its end and the peer has not, the
 /// application may still reset the connection, which no read would tell.
 async fn relay(
-    mut from: ReadHalf<'_>,
+    (mut from, chunks): (ReadHalf<'_>, Chunks),
     to: SendStream<Bytes>,
     to_peer: &AtomicU64,
     download: impl Future<Output = Result<(), StreamError>>,
@@ -64,7 +65,7 @@ async fn relay(
     let mut download = pin!(download);
     let mut is_down = false;
     {
-        let mut upload = pin!(upload(&mut from, to, to_peer));
+        let mut upload = pin!(upload((&mut from, chunks), to, to_peer));
         loop {
             tokio::select! {
                 biased;
@@ -90,11 +91,10 @@ async fn relay(
 }
 
 async fn upload(
-    from: &mut ReadHalf<'_>,
+    (from, mut chunks): (&mut ReadHalf<'_>, Chunks),
     mut to: SendStream<Bytes>,
     count: &AtomicU64,
 ) -> Result<(), StreamError> {
-    let mut chunks = Chunks::default();
     loop {
         let data = tokio::select! {
             biased;

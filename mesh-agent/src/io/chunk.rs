@@ -21,15 +21,17 @@ pub const MAX_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Chunks {
     size: usize,
-}
-
-impl Default for Chunks {
-    fn default() -> Self {
-        Self { size: 4 * MIN_BYTES }
-    }
+    /// A read that gets less than there was room for is no sign that there is no more: where a
+    /// shorter way ends and TCP begins, it happens in the middle of the stream.
+    ask_again: bool,
 }
 
 impl Chunks {
+    /// For a socket whose bytes may come by a shorter way than TCP, or may not.
+    pub const fn new(accelerated: bool) -> Self {
+        Self { size: 4 * MIN_BYTES, ask_again: accelerated }
+    }
+
     /// Waits for data, and reads it. Empty at the end of the stream. Nothing is lost if the future
     /// is dropped.
     ///
@@ -40,6 +42,18 @@ impl Chunks {
         // Asks without a buffer first: most connections wait most of the time.
         poll_fn(|cx| from.as_ref().poll_read_ready(cx)).await?;
         let mut buffer = BytesMut::with_capacity(self.size);
+        if self.ask_again {
+            let read = loop {
+                match from.try_read_buf(&mut buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        poll_fn(|cx| from.as_ref().poll_read_ready(cx)).await?;
+                    }
+                    read => break read?,
+                }
+            };
+            self.adapt(read);
+            return Ok(buffer.freeze());
+        }
         // Not `try_read`: only this way a short read clears the readiness, which saves the read
         // that would find nothing.
         let read = from.read_buf(&mut buffer).await?;
@@ -63,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_size_follows_the_reads_within_bounds() {
-        let mut chunks = Chunks::default();
+        let mut chunks = Chunks::new(false);
         for _ in 0..20 {
             chunks.adapt(chunks.size);
         }

@@ -39,17 +39,18 @@ pub async fn both_ways(
     upstream: &mut Leg,
     carried: &Carried,
 ) -> Result<(), CopyError> {
+    let (from_client, from_upstream) = (client.chunks(), upstream.chunks());
     let (client_read, client_write) = client.stream().split();
     let (upstream_read, upstream_write) = upstream.stream().split();
     let up = async {
-        let end = one_way(client_read, upstream_write, &carried.sent).await;
+        let end = one_way((client_read, from_client), upstream_write, &carried.sent).await;
         end.map_err(|end| match end {
             Ended::Read(error) => CopyError::Client(error),
             Ended::Write(error) => CopyError::Upstream(error),
         })
     };
     let down = async {
-        let end = one_way(upstream_read, client_write, &carried.received).await;
+        let end = one_way((upstream_read, from_upstream), client_write, &carried.received).await;
         end.map_err(|end| match end {
             Ended::Read(error) => CopyError::Upstream(error),
             Ended::Write(error) => CopyError::Client(error),
@@ -68,11 +69,10 @@ enum Ended {
 }
 
 async fn one_way(
-    mut from: ReadHalf<'_>,
+    (mut from, mut chunks): (ReadHalf<'_>, Chunks),
     mut to: WriteHalf<'_>,
     count: &AtomicU64,
 ) -> Result<(), Ended> {
-    let mut chunks = Chunks::default();
     loop {
         let data = chunks.next(&mut from).await.map_err(Ended::Read)?;
         if data.is_empty() {

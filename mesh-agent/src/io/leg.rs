@@ -6,6 +6,7 @@ use std::io;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::io::chunk::Chunks;
 use crate::sys::socket;
 
 /// A socket to an application. Dropping it resets the connection (RST) until [`Leg::complete`] was
@@ -14,12 +15,25 @@ use crate::sys::socket;
 pub struct Leg {
     stream: TcpStream,
     complete: bool,
+    accelerated: bool,
 }
 
 impl Leg {
     /// Guards `stream`.
     pub const fn new(stream: TcpStream) -> Self {
-        Self { stream, complete: false }
+        Self { stream, complete: false, accelerated: false }
+    }
+
+    /// Says whether bytes may come by a shorter way than TCP.
+    #[must_use]
+    pub const fn accelerated(mut self, yes: bool) -> Self {
+        self.accelerated = yes;
+        self
+    }
+
+    /// How it is read.
+    pub const fn chunks(&self) -> Chunks {
+        Chunks::new(self.accelerated)
     }
 
     /// The socket.

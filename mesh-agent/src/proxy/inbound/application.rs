@@ -123,7 +123,7 @@ impl Arrival {
             Ok(connected) => {
                 let stream = connected.map_err(failed)?;
                 conn.upstream_local = stream.local_addr().ok();
-                Ok(Leg::new(stream))
+                Ok(Leg::new(stream).accelerated(accelerate))
             }
             Err(_elapsed) => Err(Failure::new(Kind::Timeout, Side::Upstream, Retry::Safe)),
         }

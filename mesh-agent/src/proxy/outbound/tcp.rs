@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::addr::user::to_socket;
+use mesh_common::record::CAN_ACCELERATE;
 use tokio::net::TcpStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -40,7 +41,9 @@ async fn serve(
     client: SocketAddr,
     conn: &mut Conn,
 ) -> Result<(), Failure> {
-    let Origin { local, destination, picked, neighbor } = origin(context, realm, client)?;
+    let Origin { local, destination, picked, neighbor, accelerated } =
+        origin(context, realm, client)?;
+    leg = leg.accelerated(accelerated);
     // The client's address inside its namespace is loopback; towards others it is the workload's.
     let seen = SocketAddr::new(source_address(&local, destination), client.port());
     conn.set_addresses(seen, destination);
@@ -123,6 +126,8 @@ struct Origin {
     picked: Option<Picked>,
     /// It goes to a loopback address, where this workload listens.
     neighbor: Option<Arc<Workload>>,
+    /// Its bytes may come by a shorter way than TCP.
+    accelerated: bool,
 }
 
 /// Whose connection it is and where it wants to go, as the kernel recorded it.
@@ -142,7 +147,8 @@ fn origin(context: &Context, realm: &Realm, client: SocketAddr) -> Result<Origin
     let inside = || realm.local_by_id(record.destination).ok_or_else(no_origin);
     let neighbor = destination.ip().is_loopback().then(inside).transpose()?;
     let neighbor = neighbor.map(|neighbor| Arc::clone(&neighbor.workload));
-    Ok(Origin { local, destination, picked, neighbor })
+    let accelerated = record.flags & CAN_ACCELERATE != 0;
+    Ok(Origin { local, destination, picked, neighbor, accelerated })
 }
 
 /// The workload's own address of the destination's family, or its primary one.
