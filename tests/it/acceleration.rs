@@ -5,7 +5,7 @@ use std::process::Command;
 
 use mesh_tests::apps::{Client, Server, Traffic, transfer};
 use mesh_tests::expect::eventually;
-use mesh_tests::fixture::{Machines, World, verdicts};
+use mesh_tests::fixture::{Machines, World, verdicts, vip4};
 use mesh_tests::mesh::{Mesh, MeshPolicy};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::{DEADLINE, Process, inside, run};
@@ -119,6 +119,77 @@ fn the_way_to_the_agent_and_from_it_is_shorter_too() {
         let carried = on_loopback(pod) - before;
         assert!(carried < 32 << 20, "{}: {carried} bytes of 64 MiB by TCP", pod.name());
     }
+}
+
+/// Runs a few lines of Perl in a pod, for socket options that the standard library lacks. `$s` is a
+/// socket that is connected to `to` after `before` was run on it; what is printed is returned.
+fn script(pod: &Pod, to: SocketAddr, before: &str, after: &str) -> String {
+    let (ip, port) = (to.ip(), to.port());
+    let text = format!(
+        "use Socket; $| = 1; $SIG{{ALRM}} = sub {{ die 'too slow' }}; alarm 20;
+         socket(my $s, AF_INET, SOCK_STREAM, 0) or die $!;
+         {before};
+         connect($s, pack_sockaddr_in({port}, inet_aton('{ip}'))) or die $!;
+         sub option {{ setsockopt($s, $_[0], $_[1], pack('i', $_[2])) ? 'taken' : \"$!\" }}
+         sub echo {{
+             my $want = length $_[0]; syswrite($s, $_[0]) == $want or die $!;
+             while ($want) {{ my $n = sysread($s, my $part, $want) or die $!; $want -= $n }}
+         }}
+         {after}"
+    );
+    let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
+    run(command.args(["exec", "perl", "-e", &text])).unwrap()
+}
+
+/// 64 exchanges of 16 KiB: less than the buffers hold, so that one side may write it all first.
+const EXCHANGES: &str = "echo('x' x 16384) for 1..64; print 'done'";
+/// What they carry one way.
+const EXCHANGED: u64 = 64 * 16_384;
+
+/// That an option of the client's socket has this answer, and how many bytes each side then sends
+/// by TCP.
+#[track_caller]
+fn check_option(before: &str, option: &str, answer: &str) -> [u64; 2] {
+    let world = start();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let _server = Server::start(v2, &["echo", "--listen", "[::]:8080"]).unwrap();
+    let sent = [v1, v2].map(on_the_wire);
+    let after = format!("print option({option}), ' '; {EXCHANGES}");
+    assert_eq!(script(v1, v2.at(8080), before, &after), format!("{answer} done"), "{option}");
+    let now = [v1, v2].map(on_the_wire);
+    [now[0] - sent[0], now[1] - sent[1]]
+}
+
+#[test]
+fn zero_copy_is_refused_where_its_confirmations_would_never_come() {
+    // SOL_SOCKET, SO_ZEROCOPY. Later the program is told; before, the connection goes by TCP.
+    let [up, down] = check_option("", "1, 60, 1", "Operation not permitted");
+    assert!(up < EXCHANGED / 2 && down < EXCHANGED / 2, "{up} and {down} bytes by TCP");
+    let earlier = "setsockopt($s, 1, 60, pack('i', 1)) or die $!";
+    let [up, down] = check_option(earlier, "6, 1, 1", "taken");
+    assert!(up > EXCHANGED && down > EXCHANGED, "{up} and {down} bytes by TCP");
+}
+
+#[test]
+fn a_low_water_mark_is_kept_by_tcp() {
+    // SOL_SOCKET, SO_RCVLOWAT: from here on everything to this socket comes by TCP.
+    let [up, down] = check_option("", "1, 18, 1", "taken");
+    assert!(up < EXCHANGED / 2, "{up} bytes by TCP from the other side");
+    assert!(down > EXCHANGED, "{down} bytes by TCP to the socket with the mark");
+}
+
+#[test]
+fn multipath_connections_are_the_meshs_and_never_accelerated() {
+    let world = start();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let _server = Server::start(v2, &["echo", "--listen", "[::]:8080"]).unwrap();
+    let before = on_the_wire(v1);
+    // IPPROTO_MPTCP; a socket of it falls back to TCP with a listener that has no MPTCP.
+    let again = "close $s; socket($s, AF_INET, SOCK_STREAM, 262) or die $!";
+    let service = SocketAddr::new(vip4(2).into(), 80);
+    assert_eq!(script(v1, service, again, EXCHANGES), "done");
+    assert!(on_the_wire(v1) - before > EXCHANGED);
+    assert_eq!(verdicts(&world.b, "direct").unwrap().to_string(), "1");
 }
 
 #[test]
