@@ -1,12 +1,14 @@
 //! What the server answers in JSON. `/config_dump` has the shape of ztunnel's, so that tools that
 //! read that can read this.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
 
 use crate::admin::{CertificateInfo, CertificateSummary};
+use crate::model::condition::Reason;
 use crate::model::id::ResourceName;
 use crate::model::service::{Service, TargetPort};
 use crate::model::snapshot::{Backend, Endpoints, Snapshot, Split, Target};
@@ -27,10 +29,10 @@ pub(super) struct Condition<'a> {
     file: String,
     document: usize,
     line: usize,
-    subject: &'a str,
+    subject: Cow<'a, str>,
     field: &'a str,
     reason: &'static str,
-    message: &'a str,
+    message: Cow<'a, str>,
 }
 
 /// `/config_dump`.
@@ -122,21 +124,38 @@ struct CertificateItem<'a> {
     expiration_time: String,
 }
 
-/// What is wrong, in the order of the files.
-pub(super) fn conditions(snapshot: &Snapshot) -> Vec<Condition<'_>> {
+/// What is wrong, in the order of the files. `no_acceleration`: why this kernel does not have it.
+pub(super) fn conditions<'a>(
+    snapshot: &'a Snapshot,
+    no_acceleration: Option<&str>,
+) -> Vec<Condition<'a>> {
     let mut all: Vec<_> = snapshot.conditions.iter().collect();
     all.sort_by(|a, b| a.location.cmp(&b.location));
-    all.into_iter()
-        .map(|condition| Condition {
-            file: condition.location.file.display().to_string(),
-            document: condition.location.document,
-            line: condition.location.line,
-            subject: &condition.subject,
-            field: &condition.field,
-            reason: condition.reason.as_str(),
-            message: &condition.message,
+    let refused = no_acceleration.into_iter().flat_map(|why| {
+        snapshot.acceleration.iter().map(move |(location, name)| Condition {
+            file: location.file.display().to_string(),
+            document: location.document,
+            line: location.line,
+            subject: format!("MeshPolicy {name}").into(),
+            field: "spec.acceleration",
+            reason: Reason::UnsupportedValue.as_str(),
+            message: format!(
+                "this node's kernel cannot accelerate connections, which go by TCP; use Linux 6.10 \
+                 or later ({why})"
+            )
+            .into(),
         })
-        .collect()
+    });
+    let written = all.into_iter().map(|condition| Condition {
+        file: condition.location.file.display().to_string(),
+        document: condition.location.document,
+        line: condition.location.line,
+        subject: condition.subject.as_str().into(),
+        field: &condition.field,
+        reason: condition.reason.as_str(),
+        message: condition.message.as_str().into(),
+    });
+    written.chain(refused).collect()
 }
 
 /// Everything the agent knows, in the order of names.

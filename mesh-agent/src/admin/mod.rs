@@ -28,6 +28,8 @@ pub struct State {
     pub snapshot: Arc<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
     /// The metrics.
     pub telemetry: Telemetry,
+    /// Why this kernel cannot accelerate connections, if that was asked for.
+    pub no_acceleration: Arc<dyn Fn() -> Option<Arc<str>> + Send + Sync>,
     /// The agent's version.
     pub version: &'static str,
 }

@@ -123,7 +123,10 @@ pub(super) fn respond(state: &State, method: &Method, path: &str) -> Response<Fu
         return response;
     }
     match path {
-        "/conditions" => json(StatusCode::OK, &dump::conditions(&(state.snapshot)())),
+        "/conditions" => {
+            let (snapshot, lacks) = ((state.snapshot)(), (state.no_acceleration)());
+            json(StatusCode::OK, &dump::conditions(&snapshot, lacks.as_deref()))
+        }
         "/config_dump" => {
             let certificates = (state.certificates)();
             let snapshot = (state.snapshot)();

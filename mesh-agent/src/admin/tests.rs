@@ -67,6 +67,10 @@ fn snapshot() -> Snapshot {
         services: [("10.96.0.10:80".parse().unwrap(), Arc::new(target))].into(),
         placements: HashMap::new(),
         policies: HashMap::new(),
+        acceleration: vec![(
+            Location { file: "policy.yaml".into(), document: 1, line: 1 },
+            ResourceName::new("demo", "fast"),
+        )],
         conditions: vec![Condition {
             location: Location { file: "mesh.yaml".into(), document: 2, line: 9 },
             subject: "TCPRoute demo/split".to_owned(),
@@ -86,6 +90,7 @@ fn state() -> State {
         version: "1.2.3",
     });
     State {
+        no_acceleration: Arc::new(|| None),
         certificates: Arc::new(|| {
             let info = CertificateInfo {
                 pem: "PEM".to_owned(),
@@ -177,6 +182,18 @@ async fn conditions_say_where_and_what() {
         "message": "there is no Service demo/gone",
     }]);
     assert_eq!(ask_json(address, "/conditions").await, expect);
+    assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test]
+async fn what_the_kernel_lacks_is_a_condition_of_who_asks_for_it() {
+    let lacks = || Some("no such tracepoint".into());
+    let (address, scope) = start(State { no_acceleration: Arc::new(lacks), ..state() });
+    let conditions = ask_json(address, "/conditions").await;
+    assert_eq!(conditions[1]["subject"], "MeshPolicy demo/fast");
+    assert_eq!(conditions[1]["file"], "policy.yaml");
+    assert_eq!(conditions[1]["reason"], "UnsupportedValue");
+    assert!(conditions[1]["message"].as_str().unwrap().contains("no such tracepoint"));
     assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
 }
 

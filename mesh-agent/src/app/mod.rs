@@ -119,10 +119,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let tried = ready.gate("workloads enrolled");
     control.spawn(Box::pin(pods.run(tried)));
     let serving = ready.gate("kernel programs in force");
-    control.spawn(watch_applied(applied, telemetry.clone(), serving));
+    control.spawn(watch_applied(applied.clone(), telemetry.clone(), serving));
     let staying = ready.gate("not stopping");
     staying.pass();
-    let state = admin_state(&mesh, &identities, &telemetry, &ready);
+    let state = admin_state(&mesh, &identities, &telemetry, &ready, &applied);
     control.spawn(Box::pin(serve_admin(admin, state, control.clone())));
     tracing::info!(
         node = settings.node(),
@@ -189,13 +189,15 @@ fn admin_state(
     identities: &Identities,
     telemetry: &Telemetry,
     ready: &Ready,
+    applied: &watch::Receiver<Applied>,
 ) -> admin::State {
-    let (mesh, identities) = (mesh.clone(), identities.clone());
+    let (mesh, identities, applied) = (mesh.clone(), identities.clone(), applied.clone());
     admin::State {
         certificates: Arc::new(move || certificates(&identities)),
         ready: ready.clone(),
         snapshot: Arc::new(move || mesh.load()),
         telemetry: telemetry.clone(),
+        no_acceleration: Arc::new(move || applied.borrow().no_acceleration.clone()),
         version: VERSION,
     }
 }

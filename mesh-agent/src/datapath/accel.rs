@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, CgroupSockopt, Program, ProgramError, SkMsg};
@@ -32,6 +33,7 @@ pub struct Acceleration {
     cgroup: PathBuf,
     folder: PathBuf,
     state: State,
+    lacks: Option<Arc<str>>,
 }
 
 /// What has become of it.
@@ -60,12 +62,13 @@ impl Acceleration {
             cgroup: cgroup.to_owned(),
             folder: folder.to_owned(),
             state: State::Unused,
+            lacks: None,
         })
     }
 
     /// Turns acceleration on if `wanted`, and otherwise off: connections that use it go on by TCP,
-    /// in order, and new ones are not given it.
-    pub(super) fn turn(&mut self, ebpf: &mut Ebpf, wanted: bool) {
+    /// in order, and new ones are not given it. Returns why it cannot be turned on, if so.
+    pub(super) fn turn(&mut self, ebpf: &mut Ebpf, wanted: bool) -> Option<Arc<str>> {
         if wanted && self.state == State::Unused {
             self.state = match attach(ebpf, &self.cgroup, &self.folder) {
                 Ok(()) => State::Ready,
@@ -75,6 +78,7 @@ impl Acceleration {
                         "this kernel cannot accelerate connections, which needs Linux 6.10; they \
                          go by TCP"
                     );
+                    self.lacks = Some(chain(&error).into());
                     State::Refused
                 }
             };
@@ -83,6 +87,7 @@ impl Acceleration {
         if let Err(error) = self.switch.put(&0, &u32::from(on)) {
             tracing::warn!(%error, on, "acceleration cannot be switched");
         }
+        self.lacks.clone().filter(|_| wanted)
     }
 }
 
@@ -181,4 +186,10 @@ where
 
 fn refused(name: &'static str) -> impl Fn(ProgramError) -> Error {
     move |source| Error::Program { name, source: Box::new(source) }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

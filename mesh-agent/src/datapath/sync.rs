@@ -32,6 +32,8 @@ pub struct Applied {
     pub revision: u64,
     /// The workloads whose connections are captured.
     pub enrolled: Arc<[Enrolled]>,
+    /// Why this kernel cannot accelerate connections, if a workload asks for it.
+    pub no_acceleration: Option<Arc<str>>,
 }
 
 /// Keeps the maps equal to the snapshot and to `enrolled`, and says in `applied` what is in force.
@@ -56,10 +58,11 @@ pub async fn run(
             && let Some(found) = found
         {
             let want = entries(&snapshot, &found, node, &mut sets);
-            acceleration.turn(&mut ebpf, wants_acceleration(&want));
+            let no_acceleration = acceleration.turn(&mut ebpf, wants_acceleration(&want));
             complete = tables.bring_to(&want);
             if complete {
-                applied.send_replace(Applied { revision: snapshot.revision, enrolled: found });
+                let revision = snapshot.revision;
+                applied.send_replace(Applied { revision, enrolled: found, no_acceleration });
             }
         }
         tokio::select! {

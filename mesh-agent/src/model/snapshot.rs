@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::model::condition::Condition;
+use crate::model::condition::{Condition, Location};
 use crate::model::id::ResourceName;
 use crate::model::policy::WorkloadPolicy;
 use crate::model::service::Service;
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub placements: HashMap<SpiffeId, BTreeSet<Arc<str>>>,
     /// What is in force for each workload; see [`Snapshot::policy`].
     pub policies: HashMap<ResourceName, Arc<WorkloadPolicy>>,
+    /// The documents that ask for acceleration, which a kernel may not have.
+    pub acceleration: Vec<(Location, ResourceName)>,
     /// What is wrong.
     pub conditions: Vec<Condition>,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location, Reason};
 use crate::model::id::ResourceName;
+use crate::model::policy::Acceleration;
 use crate::model::snapshot::{Snapshot, Target};
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
@@ -29,6 +30,11 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
         .collect();
     let placements = placements(&index);
     let policies = policies::resolve(&index, &mut conditions);
+    let acceleration = index.mesh_policies.values();
+    let acceleration = acceleration
+        .filter(|(_, policy)| policy.acceleration == Some(Acceleration::Sockmap))
+        .map(|(location, policy)| ((*location).clone(), policy.name.clone()))
+        .collect();
     let by_port = by_port(&by_address, &services);
     Snapshot {
         revision,
@@ -38,6 +44,7 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
         services,
         placements,
         policies,
+        acceleration,
         conditions,
     }
 }
