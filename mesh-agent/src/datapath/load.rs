@@ -44,8 +44,19 @@ pub struct Loaded {
     pub acceleration: Acceleration,
     /// What connections ask.
     pub kernel: Arc<Kernel>,
+    /// What agents of other versions have left.
+    pub predecessors: Predecessors,
     /// Keeps the programs' log open.
     pub ebpf: Ebpf,
+}
+
+/// What agents of other versions have pinned, whose programs still run.
+#[derive(Debug)]
+pub struct Predecessors {
+    /// The folder of all that the node's agents pin.
+    node: PathBuf,
+    /// Ours in it.
+    keep: PathBuf,
 }
 
 /// The folder of everything that a node's agents pin.
@@ -57,7 +68,7 @@ pub fn node_folder(bpffs: &Path, node: &str) -> PathBuf {
 ///
 /// What an earlier agent with the same [`ABI_VERSION`] left is adopted: its maps are used on, and
 /// its links get the new programs with no moment in which none is attached. What one with another
-/// version left is removed once ours is in place.
+/// version left stays until the maps are filled (see [`Predecessors`]).
 ///
 /// # Errors
 ///
@@ -83,7 +94,6 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
     }
     let mut ebpf = loader.load(bytes).map_err(Box::new)?;
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
-    remove_other_versions(&node, &folder).map_err(|e| pin(&node, e))?;
 
     let events: RingBuf<MapData> = take(&mut ebpf, maps::EVENTS)?;
     let acceleration = Acceleration::new(&ebpf, &options.cgroup, &folder)?;
@@ -100,6 +110,7 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
             inbound: take(&mut ebpf, maps::INBOUND)?,
             probes: take(&mut ebpf, maps::PROBES)?,
             acceleration,
+            predecessors: Predecessors { node, keep: folder },
             kernel,
             ebpf,
         },
@@ -125,16 +136,27 @@ pub fn uninstall(bpffs: &Path, node: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Removes the folders beside `keep`.
-fn remove_other_versions(node: &Path, keep: &Path) -> io::Result<()> {
-    for version in fs::read_dir(node)? {
-        let path = version?.path();
-        if path != keep {
-            tracing::info!(path = %path.display(), "removing what another version pinned");
-            remove_version(&path)?;
+impl Predecessors {
+    /// Removes it. Until then connections that their programs capture find an agent that does not
+    /// know them, and are refused; without them, and before our maps are filled, they would go out
+    /// as if there were no mesh.
+    pub(super) fn remove(self) {
+        if let Err(error) = self.remove_all() {
+            let node = self.node.display();
+            tracing::warn!(%error, folder = %node, "what another version pinned cannot be removed");
         }
     }
-    Ok(())
+
+    fn remove_all(&self) -> io::Result<()> {
+        for version in fs::read_dir(&self.node)? {
+            let path = version?.path();
+            if path != self.keep {
+                tracing::info!(path = %path.display(), "removing what another version pinned");
+                remove_version(&path)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Removes the links of a folder before its maps, so that no program runs on maps that are gone.

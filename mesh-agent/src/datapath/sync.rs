@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::datapath::accel::Acceleration;
 use crate::datapath::desired::{Enrolled, Entries, SetIds, entries};
-use crate::datapath::load::Loaded;
+use crate::datapath::load::{Loaded, Predecessors};
 use crate::datapath::tables::{SetTable, Table};
 use crate::store::Reader;
 use crate::task::scope::Scope;
@@ -46,7 +46,8 @@ pub async fn run(
     applied: watch::Sender<Applied>,
     scope: Scope,
 ) {
-    let (mut tables, mut ebpf, mut acceleration) = Tables::adopt(loaded);
+    let (mut tables, mut ebpf, mut acceleration, predecessors) = Tables::adopt(loaded);
+    let mut predecessors = Some(predecessors);
     let mut sets = SetIds::after(tables.last_set());
     loop {
         let snapshot = mesh.load();
@@ -61,6 +62,9 @@ pub async fn run(
             let no_acceleration = acceleration.turn(&mut ebpf, wants_acceleration(&want));
             complete = tables.bring_to(&want);
             if complete {
+                if let Some(predecessors) = predecessors.take() {
+                    predecessors.remove();
+                }
                 let revision = snapshot.revision;
                 applied.send_replace(Applied { revision, enrolled: found, no_acceleration });
             }
@@ -96,7 +100,7 @@ struct Tables {
 
 impl Tables {
     /// Takes the maps over, with what they hold. The second also keeps the programs' log open.
-    fn adopt(loaded: Loaded) -> (Self, aya::Ebpf, Acceleration) {
+    fn adopt(loaded: Loaded) -> (Self, aya::Ebpf, Acceleration, Predecessors) {
         let tables = Self {
             sources: Table::adopt(loaded.sources, "SOURCES"),
             workloads: Table::adopt(loaded.workloads, "WORKLOADS"),
@@ -108,7 +112,7 @@ impl Tables {
             inbound: Table::adopt(loaded.inbound, "INBOUND"),
             probes: Table::adopt(loaded.probes, "PROBES"),
         };
-        (tables, loaded.ebpf, loaded.acceleration)
+        (tables, loaded.ebpf, loaded.acceleration, loaded.predecessors)
     }
 
     /// The largest number of a set that an entry names.
