@@ -3,6 +3,18 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+/// An error and its causes, in one line.
+pub fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 /// One failed connection.
 ///
 /// `Display` prints this level only; walk [`StdError::source`] for the cause.

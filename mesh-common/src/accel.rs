@@ -120,10 +120,20 @@ pub struct Offer {
 }
 
 impl Tally {
-    /// Of a connection that has carried nothing. `flags`: [`SHUT`] or nothing.
+    /// Of a connection that has carried nothing.
     #[inline]
-    pub const fn new(id: u64, flags: u32) -> Self {
-        Self { id, sent: 0, consumed: 0, mark: 0, before: 0, since: 0, shorter: 0, flags, pad: 0 }
+    pub const fn new(id: u64) -> Self {
+        Self {
+            id,
+            sent: 0,
+            consumed: 0,
+            mark: 0,
+            before: 0,
+            since: 0,
+            shorter: 0,
+            flags: 0,
+            pad: 0,
+        }
     }
 
     /// Counts a message that the sender offers, and decides which way it takes.
@@ -227,7 +237,7 @@ mod tests {
 
     impl Pipe {
         fn tally(&mut self) -> &mut Tally {
-            self.tally.get_or_insert(Tally::new(1, 0))
+            self.tally.get_or_insert(Tally::new(1))
         }
 
         /// Sends, of which TCP takes `taken`; the switch may be on, and the other end be found.

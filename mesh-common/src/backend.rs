@@ -32,6 +32,23 @@ abi! {
     }
 }
 
+impl Slot {
+    /// Nothing: no endpoint, no backend, no set.
+    pub const EMPTY: Self = Self {
+        addr: [0; 4],
+        workload: 0,
+        port_be: 0,
+        pad: 0,
+        flags: 0,
+        threshold: 0,
+        alias: 0,
+        first: 0,
+        count: 0,
+        backends: 0,
+        total: 0,
+    };
+}
+
 /// The most backends of one set: 16 is what the Gateway API allows a rule.
 pub const MAX_BACKENDS: usize = 1 << 10;
 /// The most endpoints of one set; what has more is left to the agent.
@@ -137,19 +154,7 @@ mod tests {
         let count: u32 = backends.iter().map(|(_, count)| *count).sum();
         let length = usize::try_from(count).unwrap().max(backends.len()).max(1);
         let mut slots: Vec<_> = (0..length)
-            .map(|index| Slot {
-                addr: [0; 4],
-                workload: 0,
-                port_be: u16::try_from(index).unwrap(),
-                pad: 0,
-                flags: 0,
-                threshold: 0,
-                alias: 0,
-                first: 0,
-                count: 0,
-                backends: 0,
-                total: 0,
-            })
+            .map(|index| Slot { port_be: u16::try_from(index).unwrap(), ..Slot::EMPTY })
             .collect();
         let mut first = 0;
         for ((slot, (_, count)), (threshold, alias)) in slots.iter_mut().zip(backends).zip(table) {

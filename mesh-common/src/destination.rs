@@ -27,7 +27,7 @@ abi! {
         pub workload: u64,
         /// The set in `BACKENDS` to pick from; 0: there is none, and the address is itself.
         pub set: u32,
-        /// A set of [`HAS_CONSUMERS`], [`SERVICE`], [`ASK`] and `STRICT`.
+        /// A set of [`HAS_CONSUMERS`], [`ASK`] and `STRICT`.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u64,
@@ -51,8 +51,6 @@ pub const TCP: u8 = 6;
 
 /// `Destination::flags`: `CONSUMERS` may have another set for the client's namespace.
 pub const HAS_CONSUMERS: u32 = 1;
-/// `Destination::flags`: a service's address, not a workload's.
-pub const SERVICE: u32 = 2;
 /// `Destination::flags`: only the agent can tell where connections go.
 pub const ASK: u32 = 4;
 

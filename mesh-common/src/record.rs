@@ -32,7 +32,7 @@ abi! {
         pub opened: u64,
         /// [`flow::payload`](crate::flow::payload) needs it.
         pub received_at_fin_wait2: u64,
-        /// A set of [`CAN_ACCELERATE`] and [`ONE_WAY`].
+        /// [`CAN_ACCELERATE`] or nothing.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u32,
@@ -90,8 +90,6 @@ pub const PASSED: u32 = 7;
 
 /// `Record::flags`: both ends want acceleration.
 pub const CAN_ACCELERATE: u32 = 1;
-/// `Record::flags`: with [`CAN_ACCELERATE`], only from the client to the server.
-pub const ONE_WAY: u32 = 2;
 
 impl Record {
     /// A record of which only the role is known.

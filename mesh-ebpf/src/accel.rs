@@ -16,7 +16,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{BtfTracePointContext, SkMsgContext, SockOpsContext, SockoptContext};
 use mesh_common::accel::{BY_TCP, Fast, Keepalive, NEVER, SHUT, Tally};
-use mesh_common::record::{FlowKey, ONE_WAY};
+use mesh_common::record::FlowKey;
 
 use crate::ctx::{self, End};
 use crate::maps::{ACCELERATED, FAST, SWITCH, TALLIES};
@@ -49,9 +49,8 @@ const UPPER_LAYER: i32 = 31;
 static KNOWS_MPTCP: u8 = 1;
 
 /// A connection that both ends want accelerated is established on its opening side.
-/// `flags` are those of its record.
 #[inline(always)]
-pub(crate) fn opened(context: &SockOpsContext, flags: u32) {
+pub(crate) fn opened(context: &SockOpsContext) {
     let sk = ctx::ops_sk(context);
     if sk.is_null() || !is_on() || is_multipath(sk) || ctx::has_sent(context) {
         return;
@@ -60,9 +59,8 @@ pub(crate) fn opened(context: &SockOpsContext, flags: u32) {
     // SAFETY: the helper takes the hook's own context.
     let id = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     // The other end is established after this one has acknowledged its SYN, so it finds both.
-    let back = if flags & ONE_WAY == 0 { 0 } else { SHUT };
-    let there = TALLIES.insert(sends, Tally::new(id, 0), 0).is_ok();
-    let back = TALLIES.insert(receives, Tally::new(id, back), 0).is_ok();
+    let there = TALLIES.insert(sends, Tally::new(id), 0).is_ok();
+    let back = TALLIES.insert(receives, Tally::new(id), 0).is_ok();
     if !there || !back || !enter(context, sk, Fast::new(id, receives, sends)) {
         // That there is none is no error.
         let _there = TALLIES.remove(sends);

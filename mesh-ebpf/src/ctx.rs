@@ -105,13 +105,7 @@ pub(crate) fn record(ctx: &SockAddrContext) -> Option<Record> {
 /// The role that is remembered of the socket; 0 if none is.
 #[inline(always)]
 pub(crate) fn role(ctx: &SockAddrContext) -> u32 {
-    // SAFETY: the helper looks the socket of the hook's own context up.
-    let found = unsafe { SOCKETS.get_ptr_mut(ctx) };
-    if found.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, and the storage lives as long as the socket.
-    unsafe { (*found).role }
+    record(ctx).map_or(0, |record| record.role)
 }
 
 /// Remembers `record` of the socket. False: the kernel has no memory for it.

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::cli::CheckArgs;
 use crate::cli::check_report::{Finding, Outcome, Report};
 use crate::datapath::object;
+use crate::failure::chain;
 use crate::identity::local_ca::Authority;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Place;
@@ -127,17 +128,6 @@ fn places(mesh: &Snapshot, node: &str, findings: &mut Vec<Finding>) {
 
 fn finding(subject: &str, outcome: Outcome, message: String) -> Finding {
     Finding { subject: subject.to_owned(), outcome, message }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// Prints the report.

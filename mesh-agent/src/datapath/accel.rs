@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use mesh_common::maps;
 
 use crate::datapath::load::data;
 use crate::datapath::{Error, links};
+use crate::failure::chain;
 use crate::sys::bpf::{self, SharedMap};
 use crate::sys::cgroup;
 
@@ -130,7 +131,7 @@ fn attach(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
     let id = cgroup::id(cgroup).map_err(failed(name))?;
     if !links::take_over(&path, fd, id, &hook) {
         let target = fs::File::open(cgroup).map_err(failed(name))?;
-        create(&path, fd, target, CGROUP_SETSOCKOPT).map_err(failed(name))?;
+        links::create(&path, fd, target, CGROUP_SETSOCKOPT).map_err(failed(name))?;
     }
 
     let name = "mesh_skmsg";
@@ -140,11 +141,7 @@ fn attach(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
     program.load().map_err(refused(name))?;
     let fd = program.fd().map_err(refused(name))?;
     let path = folder.join("link_skmsg");
-    let taken = bpf::pinned(&path).and_then(|link| bpf::link_update(link.as_fd(), fd));
-    if taken.is_err() {
-        create(&path, fd, target, SK_MSG_VERDICT).map_err(failed(name))?;
-    }
-    Ok(())
+    links::put(&path, fd, target, SK_MSG_VERDICT).map_err(failed(name))
 }
 
 /// Attaches the program that counts what is read.
@@ -166,16 +163,6 @@ fn count_reads(ebpf: &mut Ebpf, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Attaches a program by a link of its own, pinned at `path`, instead of one that is of no use.
-fn create(path: &Path, program: impl AsFd, target: impl AsFd, attach_type: u32) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let link = bpf::link_create(program, target, attach_type)?;
-    bpf::pin(link.as_fd(), path)
-}
-
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>
 where
     &'a mut P: TryFrom<&'a mut Program>,
@@ -186,10 +173,4 @@ where
 
 fn refused(name: &'static str) -> impl Fn(ProgramError) -> Error {
     move |source| Error::Program { name, source: Box::new(source) }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

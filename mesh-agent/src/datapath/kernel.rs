@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
@@ -27,7 +26,7 @@ pub struct Kernel {
     listeners: SharedMap<ListenerKey, u32>,
     heartbeat: SharedMap<u32, u64>,
     counters: PerCpuArray<MapData, u64>,
-    copies: Mutex<Copies>,
+    copies: Copies,
 }
 
 /// How the agent's connection to an application of the same namespace looks from there.
@@ -53,7 +52,7 @@ impl Kernel {
             sockets: share(ebpf, maps::SOCKETS)?,
             listeners: share(ebpf, maps::LISTENERS)?,
             heartbeat: share(ebpf, maps::HEARTBEAT)?,
-            copies: Mutex::new(Copies::new(folder)),
+            copies: Copies::new(folder),
         })
     }
 
@@ -78,12 +77,12 @@ impl Kernel {
         cookie: u64,
         shared: bool,
     ) -> io::Result<()> {
-        self.copies().attach(netns, cookie, shared)
+        self.copies.attach(netns, cookie, shared)
     }
 
     /// Stops to look at what arrives in the namespaces for whose cookies `wanted` is false.
     pub fn retain_arrivals(&self, wanted: impl Fn(u64) -> bool) {
-        self.copies().retain(wanted);
+        self.copies.retain(wanted);
     }
 
     /// Has connections of a kind and an address family (4 or 6) that arrive in a namespace given to
@@ -106,11 +105,6 @@ impl Kernel {
     /// The map of what is remembered of sockets, by its descriptor.
     pub const fn sockets(&self) -> &impl AsFd {
         self.sockets.fd()
-    }
-
-    fn copies(&self) -> std::sync::MutexGuard<'_, Copies> {
-        // A panic leaves at worst a namespace without its program, which the next attempt mends.
-        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the kernel recorded of the connection that `client`, in the namespace with the cookie

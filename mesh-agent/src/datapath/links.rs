@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::Ebpf;
@@ -46,6 +46,37 @@ pub(crate) fn detach(path: &Path) {
         }
         _ => {}
     }
+}
+
+/// Gives the link that is pinned at `path` the new program, with no moment in which none is
+/// attached; attaches the program by a link of its own if there is none that is of use.
+///
+/// For links whose kind says what they take: the kernel does not compare attach types of cgroups'.
+pub(super) fn put(
+    path: &Path,
+    program: &ProgramFd,
+    target: impl AsFd,
+    attach_type: u32,
+) -> io::Result<()> {
+    match bpf::pinned(path).and_then(|link| bpf::link_update(link.as_fd(), program)) {
+        Ok(()) => Ok(()),
+        Err(_none) => create(path, program, target, attach_type),
+    }
+}
+
+/// Attaches a program by a link of its own, pinned at `path`, instead of one that is of no use.
+pub(super) fn create(
+    path: &Path,
+    program: &ProgramFd,
+    target: impl AsFd,
+    attach_type: u32,
+) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let link = bpf::link_create(program, target, attach_type)?;
+    bpf::pin(link.as_fd(), path)
 }
 
 /// Loads every program and attaches it to `cgroup`; links that are pinned in `folder` are kept.

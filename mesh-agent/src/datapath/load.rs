@@ -84,14 +84,11 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
     bpffs::ensure_mounted(&options.bpffs).map_err(|e| pin(&options.bpffs, e))?;
     fs::create_dir_all(&folder).map_err(|e| pin(&folder, e))?;
 
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader(&folder);
     loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
     // A helper that older kernels would refuse; without it nothing is accelerated, either.
     let knows_mptcp = u8::from(caps::kernel_version().is_ok_and(|version| version >= (5, 19)));
     loader.override_global("KNOWS_MPTCP", &knows_mptcp, true);
-    for name in maps::ALL {
-        loader.map_pin_path(name, folder.join(name));
-    }
     let mut ebpf = loader.load(bytes).map_err(Box::new)?;
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
 
@@ -116,6 +113,15 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
         },
         events,
     ))
+}
+
+/// A loader of the object whose maps are those that are pinned in `folder`, or will be.
+pub(super) fn loader<'a>(folder: &Path) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    for name in maps::ALL {
+        loader.map_pin_path(name, folder.join(name));
+    }
+    loader
 }
 
 /// Removes everything that agents of `node` have pinned, which detaches the programs. Returns

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::failure::chain;
 use crate::identity::error::Error;
 use crate::identity::files::{self, Files};
 use crate::identity::local_ca::Authority;
@@ -153,18 +154,6 @@ impl Identities {
             );
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

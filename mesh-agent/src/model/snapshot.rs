@@ -103,6 +103,14 @@ impl Endpoints {
     }
 }
 
+impl Target {
+    /// All endpoints that its splits may choose; one may be there several times.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        let splits = self.by_namespace.values().chain([&self.default]);
+        splits.flat_map(|split| &split.backends).flat_map(|backend| backend.endpoints.as_slice())
+    }
+}
+
 impl Snapshot {
     /// Whether a workload with the identity `id` is scheduled on `node`.
     pub fn runs_on(&self, id: &SpiffeId, node: &str) -> bool {

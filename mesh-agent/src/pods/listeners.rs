@@ -1,12 +1,13 @@
 //! The agent's listeners inside a workload's namespace.
 
+use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, maps};
 use nix::libc;
-use tokio::net::TcpListener as AsyncListener;
+use tokio::net::{TcpListener as AsyncListener, TcpStream};
 
 use crate::proxy::inbound;
 use crate::proxy::outbound::tcp;
@@ -45,12 +46,14 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
     }
     for (worker, listeners) in outbound.into_iter().enumerate() {
         for listener in listeners {
-            take_outbound(context, realm, worker, listener);
+            take(context, realm, worker, listener, move |context, realm, stream, client| {
+                tcp::run(context, realm, worker, stream, client)
+            });
         }
     }
     for (worker, listeners) in plaintext.into_iter().enumerate() {
         for listener in listeners {
-            take_plaintext(context, realm, worker, listener);
+            take(context, realm, worker, listener, inbound::plaintext::run);
         }
     }
     for listener in inbound {
@@ -85,26 +88,13 @@ fn has_no_v6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
 
-fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, listener: TcpListener) {
-    let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
-    let (context, realm) = (Arc::clone(context), Arc::clone(realm));
-    let scope = realm.scope.clone();
-    scope.clone().spawn_on(&handle, async move {
-        let Some(listener) = register(listener) else { return };
-        accept::run(listener, &scope, |stream, client| {
-            let connection =
-                tcp::run(Arc::clone(&context), Arc::clone(&realm), worker, stream, client);
-            realm.scope.spawn(connection);
-        })
-        .await;
-    });
-}
-
-fn take_plaintext(
+/// Serves each connection of a listener on the data thread `worker`.
+fn take<F: Future<Output = ()> + Send + 'static>(
     context: &Arc<Context>,
     realm: &Arc<Realm>,
     worker: usize,
     listener: TcpListener,
+    serve: impl Fn(Arc<Context>, Arc<Realm>, TcpStream, SocketAddr) -> F + Send + Sync + 'static,
 ) {
     let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
     let (context, realm) = (Arc::clone(context), Arc::clone(realm));
@@ -112,8 +102,7 @@ fn take_plaintext(
     scope.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
         accept::run(listener, &scope, |stream, client| {
-            let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
-            scope.spawn(inbound::plaintext::run(context, realm, stream, client));
+            scope.spawn(serve(Arc::clone(&context), Arc::clone(&realm), stream, client));
         })
         .await;
     });
@@ -131,7 +120,7 @@ fn take_inbound(context: &Arc<Context>, realm: &Arc<Realm>, listener: TcpListene
             let runtime = context.runtimes.next().clone();
             let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
             scope.spawn_on(&runtime, async move {
-                match tokio::net::TcpStream::from_std(stream) {
+                match TcpStream::from_std(stream) {
                     Ok(stream) => {
                         Box::pin(inbound::hbone::run(context, realm, stream, client)).await;
                     }

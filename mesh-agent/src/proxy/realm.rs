@@ -11,11 +11,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use mesh_common::record::Record;
 use mesh_common::source::SourceKey;
-use mesh_common::workload;
 use rustls::ServerConfig;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
+use crate::datapath::desired::id_of;
 use crate::datapath::kernel::Shown;
 use crate::hbone::pool::Pool;
 use crate::identity::{Identity, tls};
@@ -140,10 +140,9 @@ impl Realm {
         self.locals.load().iter().find(|local| local.workload.name == *name).cloned()
     }
 
-    /// The workload whose [id](workload::id) the kernel gave.
+    /// The workload whose number the kernel gave.
     pub fn local_by_id(&self, id: u64) -> Option<Arc<Local>> {
-        let id_of = |local: &Local| workload::id(local.workload.name.to_string().as_bytes());
-        self.locals.load().iter().find(|local| id_of(local) == id).cloned()
+        self.locals.load().iter().find(|local| id_of(&local.workload.name) == id).cloned()
     }
 
     /// The workload that a connection to `to` is for: a pod's is for its one workload, whatever the

@@ -68,10 +68,7 @@ fn by_port(
             }
         }
     }
-    let splits =
-        targets.values().flat_map(|target| target.by_namespace.values().chain([&target.default]));
-    let backends = splits.flat_map(|split| &split.backends);
-    for endpoint in backends.flat_map(|backend| backend.endpoints.as_slice()) {
+    for endpoint in targets.values().flat_map(|target| target.endpoints()) {
         if shared.contains_key(&endpoint.address.ip()) {
             map.entry(endpoint.address).or_default().push(Arc::clone(&endpoint.workload));
         }

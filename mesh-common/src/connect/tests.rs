@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::addr::from_v4_be;
-use crate::destination::SERVICE;
 use crate::verdict::ASK_AGENT;
 use crate::workload::{FAIL_CLOSED, FAIL_OPEN};
 
@@ -76,18 +75,15 @@ fn serve(world: &mut World, set: u32, workload: u64) {
         addr: addr(2),
         workload,
         port_be: PORT,
-        pad: 0,
-        flags: 0,
         threshold: 1,
-        alias: 0,
-        first: 0,
         count: 1,
         backends: 1,
         total: 1,
+        ..Slot::EMPTY
     };
     world.sets.insert(set, vec![slot]);
     let key = DestinationKey::tcp(addr(9), 80_u16.to_be());
-    world.destinations.entry(key).or_insert_with(|| destination(0, 0, set, SERVICE));
+    world.destinations.entry(key).or_insert_with(|| destination(0, 0, set, 0));
 }
 
 fn caller(flags: u32, shares: bool) -> Caller {
@@ -200,7 +196,7 @@ fn families_are_not_mixed() {
     let mut world = world();
     serve(&mut world, 1, OTHER);
     let v6 = [1, 2, 3, 4];
-    let at_v6 = destination(0, 0, 1, SERVICE);
+    let at_v6 = destination(0, 0, 1, 0);
     world.destinations.insert(DestinationKey::tcp(v6, PORT), at_v6);
     assert_eq!(ask(&world, v6, PORT), Action::Proxy);
     let decision = decide(&caller(FAIL_OPEN, false), v6, PORT, &world);

@@ -4,25 +4,23 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_common::addr::user::from_ip;
-use mesh_common::destination::{
-    ASK, ConsumerKey, Destination, DestinationKey, HAS_CONSUMERS, SERVICE,
-};
+use mesh_common::destination::{ASK, ConsumerKey, Destination, DestinationKey, HAS_CONSUMERS};
 use mesh_common::workload::STRICT;
 
 use crate::datapath::desired::ids::{Ids, id_of};
+use crate::datapath::desired::ports::is_by_port;
 use crate::datapath::desired::sets::{SetIds, slots};
 use crate::datapath::desired::{Enrolled, Entries};
 use crate::model::id::ResourceName;
 use crate::model::policy::MtlsMode;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::{Place, Workload};
 
 /// Adds the destinations with their sets of backends.
 pub(super) fn add(
     mesh: &Snapshot,
     enrolled: &[Enrolled],
     ids: &Ids<'_>,
-    ports: &HashMap<ResourceName, BTreeSet<u16>>,
+    ports: &HashMap<&ResourceName, BTreeSet<u16>>,
     sets: &mut SetIds,
     wanted: &mut Entries,
 ) {
@@ -66,18 +64,13 @@ pub(super) fn add(
     }
 }
 
-/// Whether a workload shares its addresses with others, and is known by its ports.
-fn is_by_port(workload: &Workload) -> bool {
-    matches!(workload.place, Place::Cgroup(_) | Place::SystemdUnit(_))
-}
-
 fn services(mesh: &Snapshot, ids: &Ids<'_>, sets: &mut SetIds, wanted: &mut Entries) {
     let mut used = BTreeSet::new();
     for (address, target) in &mesh.services {
         let key = (*address, None);
         let set = sets.of(key.clone());
         used.insert(key);
-        let mut flags = SERVICE;
+        let mut flags = 0;
         match slots(mesh, &target.default, ids) {
             Some(slots) => drop(wanted.sets.insert(set, slots)),
             None => flags |= ASK,

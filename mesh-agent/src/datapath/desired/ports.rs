@@ -3,27 +3,26 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::model::id::ResourceName;
-use crate::model::snapshot::{Endpoints, Snapshot};
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::{Place, Workload};
 
-/// The ports that each workload declares, or that a service reaches it at.
-pub(super) fn by_workload(mesh: &Snapshot) -> HashMap<ResourceName, BTreeSet<u16>> {
-    let mut ports: HashMap<ResourceName, BTreeSet<u16>> = HashMap::new();
-    for workload in mesh.workloads.values() {
-        let declared = workload.ports.iter().map(|port| port.port);
-        ports.entry(workload.name.clone()).or_default().extend(declared);
+/// Whether a workload shares its addresses with others, and is known by its ports.
+pub(super) const fn is_by_port(workload: &Workload) -> bool {
+    matches!(workload.place, Place::Cgroup(_) | Place::SystemdUnit(_))
+}
+
+/// The ports that each workload that is known by them declares, or that a service reaches it at.
+pub(super) fn by_workload(mesh: &Snapshot) -> HashMap<&ResourceName, BTreeSet<u16>> {
+    let known = mesh.workloads.values().filter(|workload| is_by_port(workload));
+    let declared = |workload: &Workload| workload.ports.iter().map(|port| port.port).collect();
+    let mut ports: HashMap<_, BTreeSet<u16>> =
+        known.map(|workload| (&workload.name, declared(workload))).collect();
+    if ports.is_empty() {
+        return ports;
     }
-    let splits = mesh
-        .services
-        .values()
-        .flat_map(|target| std::iter::once(&target.default).chain(target.by_namespace.values()));
-    for backend in splits.flat_map(|split| &split.backends) {
-        if let Endpoints::Resolved { endpoints, .. } = &backend.endpoints {
-            for endpoint in endpoints {
-                let name = &endpoint.workload.name;
-                if let Some(ports) = ports.get_mut(name) {
-                    ports.insert(endpoint.address.port());
-                }
-            }
+    for endpoint in mesh.services.values().flat_map(|target| target.endpoints()) {
+        if let Some(ports) = ports.get_mut(&endpoint.workload.name) {
+            ports.insert(endpoint.address.port());
         }
     }
     ports

@@ -10,7 +10,7 @@ use mesh_common::workload::STRICT;
 
 use crate::datapath::desired::ids::Ids;
 use crate::model::policy::MtlsMode;
-use crate::model::snapshot::{Backend, Endpoint, Endpoints, Snapshot, Split};
+use crate::model::snapshot::{Snapshot, Split};
 
 /// Which set: of an address and port, for everybody or for one namespace.
 pub(super) type SetKey = (SocketAddr, Option<Arc<str>>);
@@ -51,14 +51,15 @@ impl SetIds {
 /// The slots of a split. `None`: it is too large for the kernel, and the agent has to pick.
 pub(super) fn slots(mesh: &Snapshot, split: &Split, ids: &Ids<'_>) -> Option<Vec<Slot>> {
     let weights: Vec<_> = split.backends.iter().map(|backend| backend.weight).collect();
-    let count: usize = split.backends.iter().map(|backend| endpoints(backend).len()).sum();
+    let count: usize =
+        split.backends.iter().map(|backend| backend.endpoints.as_slice().len()).sum();
     let length = count.max(split.backends.len()).max(1);
     if length > MAX_SLOTS || weights.len() > MAX_BACKENDS {
         return None;
     }
     let (total, table) = columns(&weights)?;
-    let mut slots = vec![EMPTY; length];
-    let all = split.backends.iter().flat_map(endpoints);
+    let mut slots = vec![Slot::EMPTY; length];
+    let all = split.backends.iter().flat_map(|backend| backend.endpoints.as_slice());
     for (slot, endpoint) in slots.iter_mut().zip(all) {
         let strict =
             mesh.policy(&endpoint.workload.name).mtls(endpoint.address.port()) == MtlsMode::Strict;
@@ -72,7 +73,7 @@ pub(super) fn slots(mesh: &Snapshot, split: &Split, ids: &Ids<'_>) -> Option<Vec
         slot.threshold = threshold;
         slot.alias = alias;
         slot.first = first;
-        slot.count = u32::try_from(endpoints(backend).len()).ok()?;
+        slot.count = u32::try_from(backend.endpoints.as_slice().len()).ok()?;
         first += slot.count;
     }
     if let Some(head) = slots.first_mut() {
@@ -81,24 +82,3 @@ pub(super) fn slots(mesh: &Snapshot, split: &Split, ids: &Ids<'_>) -> Option<Vec
     }
     Some(slots)
 }
-
-fn endpoints(backend: &Backend) -> &[Endpoint] {
-    match &backend.endpoints {
-        Endpoints::Invalid => &[],
-        Endpoints::Resolved { endpoints, .. } => endpoints,
-    }
-}
-
-const EMPTY: Slot = Slot {
-    addr: [0; 4],
-    workload: 0,
-    port_be: 0,
-    pad: 0,
-    flags: 0,
-    threshold: 0,
-    alias: 0,
-    first: 0,
-    count: 0,
-    backends: 0,
-    total: 0,
-};

@@ -17,7 +17,7 @@ use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
-use crate::proxy::realm::{Local, Realm};
+use crate::proxy::realm::{Local, Realm, Resident};
 use crate::store::Reader;
 use crate::telemetry::Judged;
 
@@ -36,6 +36,8 @@ pub struct Arrival {
     pub client: SocketAddr,
     /// The identity that the client has proved; `None`: it came in plaintext.
     pub principal: Option<SpiffeId>,
+    /// The bytes to and from the application may take a shorter way than TCP.
+    pub accelerate: bool,
 }
 
 /// Why a connection may not be, or not any more.
@@ -54,6 +56,19 @@ impl Forbidden {
 }
 
 impl Arrival {
+    /// A connection of `client` to `to`, by what `mesh` says of the destination.
+    pub fn new(
+        mesh: &Snapshot,
+        destination: Resident,
+        to: SocketAddr,
+        (client, principal): (SocketAddr, Option<SpiffeId>),
+    ) -> Self {
+        let Resident { realm, local } = destination;
+        let policy = mesh.policy(&local.workload.name);
+        let accelerate = policy.acceleration == Acceleration::Sockmap;
+        Self { realm, local, to, client, principal, accelerate }
+    }
+
     /// Whether the destination's policies allow it; `conn` reports what they say.
     ///
     /// # Errors
@@ -115,15 +130,13 @@ impl Arrival {
         }
         conn.upstream_host = Some(self.to);
         let failed = |error| Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, error);
-        let policy = context.mesh.load().policy(&self.local.workload.name);
-        let accelerate = policy.acceleration == Acceleration::Sockmap;
-        let shown = Some(Shown { client: self.client, accelerate });
+        let shown = Some(Shown { client: self.client, accelerate: self.accelerate });
         let socket = self.realm.socket(context, self.to, shown).map_err(failed)?;
         match timeout(context.options.connect_timeout, socket.connect(self.to)).await {
             Ok(connected) => {
                 let stream = connected.map_err(failed)?;
                 conn.upstream_local = stream.local_addr().ok();
-                Ok(Leg::new(stream).accelerated(accelerate))
+                Ok(Leg::new(stream).accelerated(self.accelerate))
             }
             Err(_elapsed) => Err(Failure::new(Kind::Timeout, Side::Upstream, Retry::Safe)),
         }

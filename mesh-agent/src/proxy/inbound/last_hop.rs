@@ -14,7 +14,7 @@ use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::inbound::application::Arrival;
-use crate::proxy::realm::{Local, Realm};
+use crate::proxy::realm::{Local, Realm, Resident};
 use crate::telemetry::{Peer, Reporter, Security};
 
 /// A stream's surroundings.
@@ -48,7 +48,8 @@ pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: I
         principal: Some(known.identity.id().clone()),
     };
     conn.established();
-    let arrival = arrive(open, found, &local, Arc::clone(&realm), (client, peer))
+    let arrival = arrive(open, found, &local, Arc::clone(&realm))
+        .map(|(there, to)| Arrival::new(&mesh, there, to, (client, Some(peer))))
         .and_then(|arrival| arrival.judge(&mesh, &mut conn).map(|()| arrival));
     drop(mesh);
     let result = match arrival {
@@ -61,14 +62,13 @@ pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: I
     conn.finish(result);
 }
 
-/// What the stream is for, if it is for `found`, a workload that may be behind this tunnel.
+/// Whom the stream is for and where, if it is for `found`, a workload that may be behind this tunnel.
 fn arrive(
     open: Result<Open, RequestError>,
     found: Option<Arc<Local>>,
     tunnel: &Local,
     realm: Arc<Realm>,
-    (client, peer): (SocketAddr, SpiffeId),
-) -> Result<Arrival, Failure> {
+) -> Result<(Resident, SocketAddr), Failure> {
     let refused = |error| Failure::because(Kind::Protocol, Side::Client, Retry::Never, error);
     let to = open.map_err(|error| refused(error.to_string()))?.destination;
     let nobody = || {
@@ -76,7 +76,7 @@ fn arrive(
         refused(format!("{to} is neither of {name} nor of another workload with its identity"))
     };
     let local = found.ok_or_else(nobody)?;
-    Ok(Arrival { realm, local, to, client, principal: Some(peer) })
+    Ok((Resident { realm, local }, to))
 }
 
 /// Tells the peer.

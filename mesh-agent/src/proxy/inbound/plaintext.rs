@@ -15,7 +15,7 @@ use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::inbound::application::Arrival;
 use crate::proxy::outbound::tcp::relay;
-use crate::proxy::realm::Realm;
+use crate::proxy::realm::{Realm, Resident};
 use crate::telemetry::{Peer, Reporter};
 
 /// Serves a connection to the plaintext listener of `realm`. Its own address is the one that the
@@ -55,7 +55,7 @@ fn arrive(
         return Err(not_ours());
     }
     let local = realm.local_at(mesh, to).ok_or_else(not_ours)?;
-    Ok(Arrival { realm, local, to, client, principal: None })
+    Ok(Arrival::new(mesh, Resident { realm, local }, to, (client, None)))
 }
 
 /// Connects to the application, and moves bytes for as long as the policies allow.

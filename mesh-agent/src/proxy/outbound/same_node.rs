@@ -41,7 +41,7 @@ pub async fn run(
     source: &Local,
     leg: &mut Leg,
     (client, to): (SocketAddr, SocketAddr),
-    Resident { realm, local }: Resident,
+    destination: Resident,
     conn: &mut Conn,
 ) -> Result<(), Failure> {
     let mut far = Conn::new(&context.telemetry, Reporter::Destination, client, to);
@@ -49,10 +49,16 @@ pub async fn run(
     far.carried = Arc::clone(&conn.carried);
     far.established();
     // A workload needs no permission to reach itself.
-    let is_itself = source.workload.name == local.workload.name;
+    let is_itself = source.workload.name == destination.local.workload.name;
     let principal = Some(source.identity.id().clone());
-    let arrival = Arrival { realm, local, to, client, principal };
-    let result = serve(context, &arrival, is_itself, leg, &mut far).await;
+    let mesh = context.mesh.load();
+    let arrival = Arrival::new(&mesh, destination, to, (client, principal));
+    let judged = if is_itself { Ok(()) } else { arrival.judge(&mesh, &mut far) };
+    drop(mesh);
+    let result = match judged {
+        Ok(()) => serve(context, &arrival, is_itself, leg, &mut far).await,
+        Err(failure) => Err(failure),
+    };
     conn.upstream_local = far.upstream_local;
     conn.judged.clone_from(&far.judged);
     far.finish(result.as_ref().copied().map_err(Failure::again));
@@ -66,9 +72,6 @@ async fn serve(
     leg: &mut Leg,
     far: &mut Conn,
 ) -> Result<(), Failure> {
-    if !is_itself {
-        arrival.judge(&context.mesh.load(), far)?;
-    }
     let mut application = arrival.connect(context, far).await?;
     tokio::select! {
         biased;

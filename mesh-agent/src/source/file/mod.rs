@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use crate::failure::chain;
 use crate::model::condition::{Condition, Location, Reason};
 use crate::store::update::{Key, Resource, Update};
 use crate::task::scope::Scope;
@@ -302,17 +303,6 @@ fn whole(path: &Path, subject: &str, message: String) -> Condition {
         reason: Reason::Invalid,
         message,
     }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
