@@ -4,22 +4,20 @@ use std::fs;
 
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::fixture::{Machines, World, service};
-use mesh_tests::mesh::Mesh;
+use mesh_tests::mesh::{Mesh, MeshPolicy, Workload};
 use mesh_tests::pod::Pod;
 
-fn policy(spec: &str) -> String {
-    format!(
-        "apiVersion: nodemesh.dev/v1alpha1
-kind: MeshPolicy
-metadata: {{name: arrivals, namespace: demo}}
-spec: {{{spec}}}
-"
-    )
+fn policy() -> MeshPolicy {
+    MeshPolicy::new("arrivals")
 }
 
-fn world(spec: &str, add: impl FnOnce(&Machines, Mesh) -> Mesh) -> (World, Vec<Server>) {
+fn strict() -> MeshPolicy {
+    policy().mtls("STRICT")
+}
+
+fn world(policy: &MeshPolicy, add: impl FnOnce(&Machines, Mesh) -> Mesh) -> (World, Vec<Server>) {
     let machines = Machines::new(2).unwrap();
-    let mesh = add(&machines, machines.mesh()).raw(policy(spec));
+    let mesh = add(&machines, machines.mesh()).policy(policy);
     let world = machines.start(&mesh).unwrap();
     let servers = world.serve().unwrap();
     (world, servers)
@@ -32,7 +30,7 @@ fn error(from: &Pod, client: &Client) -> Option<String> {
 
 #[test]
 fn permissive_takes_plaintext_and_shows_the_real_client() {
-    let (world, _servers) = world("mtls: {mode: PERMISSIVE}", |_, mesh| mesh);
+    let (world, _servers) = world(&policy().mtls("PERMISSIVE"), |_, mesh| mesh);
     for outside in [world.on.a.pod("far").unwrap(), world.on.b.pod("near").unwrap()] {
         for to in [world.v1().at(8080), world.v1().at6(8080)] {
             let seen = Client::to(to).echo("plain").run(&outside).unwrap().single().unwrap();
@@ -53,7 +51,7 @@ fn permissive_takes_plaintext_and_shows_the_real_client() {
 
 #[test]
 fn strict_refuses_plaintext_and_says_why() {
-    let (world, _servers) = world("mtls: {mode: STRICT}", |_, mesh| mesh);
+    let (world, _servers) = world(&strict(), |_, mesh| mesh);
     let [far, near] = [world.on.a.pod("far").unwrap(), world.on.b.pod("near").unwrap()];
     for outside in [&far, &near] {
         for to in [world.v1().at(8080), world.v1().at6(8080)] {
@@ -72,7 +70,7 @@ fn strict_refuses_plaintext_and_says_why() {
 
 #[test]
 fn the_workload_itself_is_no_stranger() {
-    let (world, _servers) = world("mtls: {mode: STRICT}", |_, mesh| mesh);
+    let (world, _servers) = world(&strict(), |_, mesh| mesh);
     let v1 = world.v1();
     let loopback = ["127.0.0.1:8080".parse().unwrap(), "[::1]:8080".parse().unwrap()];
     for to in [v1.at(8080), v1.at6(8080), loopback[0], loopback[1]] {
@@ -84,7 +82,7 @@ fn the_workload_itself_is_no_stranger() {
 
 #[test]
 fn a_record_cannot_be_forged() {
-    let (world, _servers) = world("mtls: {mode: STRICT}", |_, mesh| mesh);
+    let (world, _servers) = world(&strict(), |_, mesh| mesh);
     let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
     // A process in an authorized workload's namespace whose sockets the kernel does not watch: it
     // has the address, the ports and everything else of the workload but the record.
@@ -98,9 +96,9 @@ fn a_record_cannot_be_forged() {
 
 #[test]
 fn a_port_may_have_a_mode_of_its_own() {
-    let ports = "selector: {matchLabels: {version: v1}}, mtls: {mode: STRICT}, \
-                 portLevelMtls: {8081: {mode: PERMISSIVE}, 8082: {mode: DISABLE}}";
-    let (world, _servers) = world(ports, |_, mesh| mesh);
+    let policy = strict().select("version", "v1");
+    let policy = policy.port_mtls(8081, "PERMISSIVE").port_mtls(8082, "DISABLE");
+    let (world, _servers) = world(&policy, |_, mesh| mesh);
     let _more = [8081, 8082].map(|port| Server::echo(world.v1(), port, "v1").unwrap());
     let outside = world.on.b.pod("near").unwrap();
     let met = |port| error(&outside, &Client::to(world.v1().at(port)).echo("plain"));
@@ -115,8 +113,8 @@ fn a_port_may_have_a_mode_of_its_own() {
 
 #[test]
 fn probes_of_the_nodes_own_processes_pass() {
-    let (world, _servers) = world("mtls: {mode: STRICT}", |machines, _| {
-        let probed = mesh_tests::mesh::Workload::of(&machines.versions[0]).probe(8080);
+    let (world, _servers) = world(&strict(), |machines, _| {
+        let probed = Workload::of(&machines.versions[0]).probe(8080);
         Mesh::new("demo").workload(&probed)
     });
     let _other = Server::echo(world.v1(), 8081, "v1").unwrap();

@@ -11,8 +11,7 @@ use mesh_tests::expect::eventually;
 use mesh_tests::fixture::{Machines, TRUST_DOMAIN, World, service};
 use mesh_tests::mesh::{AuthorizationPolicy, Mesh, MeshPolicy, Rule};
 use mesh_tests::pod::Pod;
-use mesh_tests::process::{DEADLINE, Process};
-use mesh_tests::report::Event;
+use mesh_tests::process::DEADLINE;
 use serde_json::Value;
 
 /// A principal of the fixture, as policies write it.
@@ -181,12 +180,9 @@ fn units(machines: &Machines) -> (IpAddr, [(&'static str, u16, PathBuf); 2], Mes
 }
 
 /// Starts an echo server of a unit.
-fn serve_unit(world: &World, cgroup: &Path, listen: SocketAddr, name: &str) -> Process {
-    let listen = listen.to_string();
-    let args = ["serve", "echo", "--listen", &listen, "--name", name];
-    let server = Process::app(world.on.b.netns(), cgroup, args).unwrap();
-    assert!(matches!(server.event().unwrap(), Event::Ready(_)));
-    server
+fn serve_unit(world: &World, cgroup: &Path, listen: SocketAddr, name: &str) -> Server {
+    let args = ["echo", "--listen", &listen.to_string(), "--name", name];
+    Server::start_in(world.on.b.netns(), cgroup, &args).unwrap()
 }
 
 #[test]

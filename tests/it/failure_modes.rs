@@ -7,7 +7,7 @@ use mesh_tests::apps::{Client, Server};
 use mesh_tests::capture::Capture;
 use mesh_tests::expect::eventually;
 use mesh_tests::fixture::verdicts;
-use mesh_tests::mesh::Workload;
+use mesh_tests::mesh::{MeshPolicy, Workload};
 use mesh_tests::pair::{ECHO, PORT, Pair, hello};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
@@ -26,21 +26,15 @@ struct World {
     _servers: Vec<Server>,
 }
 
-fn policy(name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: nodemesh.dev/v1alpha1
-kind: MeshPolicy
-metadata: {{name: {name}, namespace: demo}}
-spec: {{{spec}}}
-"
-    )
+fn policy() -> MeshPolicy {
+    MeshPolicy::new("all")
 }
 
-fn start(spec: &str) -> World {
+fn start(policy: &MeshPolicy) -> World {
     let pair = Pair::new().unwrap();
     let beside = pair.a.pod("beside").unwrap();
     let mesh = pair.mesh().workload(&Workload::of(&beside).port(PORT));
-    pair.config.write(&mesh.raw(policy("all", spec))).unwrap();
+    pair.config.write(&mesh.policy(policy)).unwrap();
     let (a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
     let servers = [&pair.echo, &beside].map(|pod| Server::echo(pod, PORT, pod.name()).unwrap());
     let world = World { beside, a, _b: b, _servers: servers.into(), pair };
@@ -69,49 +63,49 @@ const DENIED: Option<&str> = Some("connect EPERM");
 /// Kills the agent of the client's node, checks what connections meet then, and that a successor
 /// finds everything as it was.
 #[track_caller]
-fn check_killed(spec: &str, far: Option<&str>, near: Option<&str>) {
-    let World { pair, beside, a, _b, _servers } = start(spec);
+fn check_killed(policy: &MeshPolicy, far: Option<&str>, near: Option<&str>) {
+    let World { pair, beside, a, _b, _servers } = start(policy);
     a.kill();
     let far_error = || error(&hello(), &pair.client);
     let near_error = || error(&Client::to(beside.at(PORT)).echo("hello"), &pair.client);
     // At once: the first connection meets it already.
-    assert_eq!((far_error().as_deref(), near_error().as_deref()), (far, near), "{spec}");
+    assert_eq!((far_error().as_deref(), near_error().as_deref()), (far, near), "{policy:?}");
     let successor = pair.agent(&pair.a, &[]).unwrap();
-    assert_eq!((far_error(), near_error()), (None, None), "{spec}");
+    assert_eq!((far_error(), near_error()), (None, None), "{policy:?}");
     drop(successor);
 }
 
 #[test]
 fn closed_denies_all_that_is_the_meshs() {
-    check_killed("failureMode: closed", DENIED, DENIED);
+    check_killed(&policy().failure("closed"), DENIED, DENIED);
 }
 
 #[test]
 fn static_goes_on_with_what_the_kernel_decides_alone() {
-    check_killed("failureMode: static", DENIED, None);
+    check_killed(&policy().failure("static"), DENIED, None);
 }
 
 #[test]
 fn open_goes_past_the_agent() {
-    check_killed("failureMode: open", None, None);
+    check_killed(&policy().failure("open"), None, None);
 }
 
 #[test]
 fn open_is_the_default_and_strict_makes_it_static() {
-    check_killed("", None, None);
-    check_killed("mtls: {mode: STRICT}", DENIED, None);
+    check_killed(&policy(), None, None);
+    check_killed(&policy().mtls("STRICT"), DENIED, None);
 }
 
 #[test]
 fn open_does_not_take_plaintext_where_it_is_not_acceptable() {
-    check_killed("mtls: {mode: STRICT}, failureMode: open", DENIED, None);
+    check_killed(&policy().mtls("STRICT").failure("open"), DENIED, None);
 }
 
 /// Stops the agent as a debugger would, and checks that connections meet the failure mode within a
 /// second, and the agent again when it goes on.
 #[track_caller]
-fn check_hung(spec: &str, far: Option<&str>) {
-    let mut world = start(spec);
+fn check_hung(policy: &MeshPolicy, far: Option<&str>) {
+    let mut world = start(policy);
     let counter = if far.is_some() { "failed_closed" } else { "failed_open" };
     world.a.signal(Signal::SIGSTOP).unwrap();
     let start = Instant::now();
@@ -136,13 +130,13 @@ fn check_hung(spec: &str, far: Option<&str>) {
 
 #[test]
 fn a_hung_agent_is_noticed_within_a_second() {
-    check_hung("failureMode: static", DENIED);
-    check_hung("failureMode: open", None);
+    check_hung(&policy().failure("static"), DENIED);
+    check_hung(&policy().failure("open"), None);
 }
 
 #[test]
 fn restarts_leave_no_moment_in_the_open() {
-    let World { pair, a, _b, _servers, .. } = start("mtls: {mode: STRICT}");
+    let World { pair, a, _b, _servers, .. } = start(&policy().mtls("STRICT"));
     let wire = Capture::start(pair.lab.fabric()).unwrap();
     let secret = Client::to(ECHO).echo("never in the open").times(100_000, 4);
     let traffic = secret.traffic(&pair.client).unwrap();
@@ -172,16 +166,16 @@ fn restarts_leave_no_moment_in_the_open() {
 
 #[test]
 fn a_workload_that_cannot_be_served_yet_has_its_failure_mode() {
-    for (spec, expect) in [("failureMode: static", DENIED), ("failureMode: open", None)] {
+    for (mode, expect) in [("static", DENIED), ("open", None)] {
         let pair = Pair::new().unwrap();
-        pair.config.write(&pair.mesh().raw(policy("all", spec))).unwrap();
+        pair.config.write(&pair.mesh().policy(&policy().failure(mode))).unwrap();
         // Somebody has the agent's port: there can be no listener in this namespace.
         let listen = ["close", "--listen", "127.0.0.1:15001"];
         let squatter = Server::start(&pair.client, &listen).unwrap();
         let (_a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
         let _echo = Server::echo(&pair.echo, PORT, "v1").unwrap();
         let met = || error(&hello(), &pair.client);
-        assert_eq!(met().as_deref(), expect, "{spec}");
+        assert_eq!(met().as_deref(), expect, "{mode}");
         squatter.stop().unwrap();
         // When the port is free, the workload is served as any other.
         eventually("the workload to be served", DEADLINE, || {
