@@ -3,8 +3,8 @@
 //!
 //! A socket reads what came by the shorter way before what came by TCP. So the order is kept if
 //! nothing goes the shorter way while anything that was sent by TCP has not been read. And the
-//! shorter way has no back-pressure of its own, so it is left while too much is waiting in it; TCP
-//! then holds the sender back.
+//! shorter way has no back-pressure of its own, so a sender waits for a moment when much is waiting
+//! in it, and leaves it when that becomes too much; TCP then holds the sender back.
 
 use crate::record::FlowKey;
 
@@ -28,14 +28,14 @@ abi! {
         pub shorter: u64,
         /// [`SHUT`] or nothing.
         pub flags: u32,
-        /// Explicit padding; always zero.
-        pub pad: u32,
+        /// The processor on which the receiver has last read.
+        pub reader: u32,
     }
 }
 
 abi! {
     /// Value of `FAST`, kept on each socket whose connection may be accelerated.
-    pub struct Fast[112] {
+    pub struct Fast[128] {
         /// What tells the connection from an earlier one with the same addresses: the cookie of
         /// the socket that opened it. 0: the socket must not be accelerated.
         pub id: u64,
@@ -44,30 +44,72 @@ abi! {
         pub receives: FlowKey,
         /// The direction in which it sends: the key of its tally, and of the other end.
         pub sends: FlowKey,
-        /// [`BY_TCP`], [`SHORTER`] or [`NEVER`].
-        pub way: u32,
+        /// The way that its last message took. Written under the socket's lock.
+        pub way: Way,
         /// While the socket is reminded of what came by TCP: its own [`Keepalive`]. 0: it is not.
         pub own_keepalive: u32,
+        /// While the socket sends slowly: its own `SO_MAX_PACING_RATE`. 0: it does not.
+        pub own_pace: u32,
     }
 }
 
-/// `Fast::way`: by TCP, until everything has been read.
+abi! {
+    /// Which way a sender's messages take.
+    pub struct Way[16] {
+        /// Bytes that had been sent when the shorter way was left: TCP begins there.
+        pub seam: u64,
+        /// [`BY_TCP`], [`SHORTER`], [`LEFT`] or [`NEVER`].
+        pub state: u32,
+        /// Explicit padding; always zero.
+        pub pad: u32,
+    }
+}
+
+/// `Way::state`: by TCP, until everything has been read.
 pub const BY_TCP: u32 = 0;
-/// `Fast::way`: the shorter way.
+/// `Way::state`: the shorter way.
 pub const SHORTER: u32 = 1;
-/// `Fast::way`: by TCP for good: what was counted cannot be right.
+/// `Way::state`: by TCP for good: what was counted cannot be right.
 pub const NEVER: u32 = 2;
+/// `Way::state`: as [`BY_TCP`], and what took the shorter way before may not have been read.
+pub const LEFT: u32 = 3;
 
 /// `Tally::flags`: nothing may be put into this receiver's queue (any more).
 pub const SHUT: u32 = 1;
 
 /// How many bytes may wait in the shorter way before TCP takes over.
 ///
-/// Less than TCP itself holds by default, 10 MiB (`net.ipv4.tcp_rmem` 6 MiB, `tcp_wmem` 4 MiB). Not
-/// much less, because a sender that has gone back to TCP stays there until it pauses: of 1, 4, 8, 16
-/// and 32 MiB, 8 is the least with which a bulk transfer keeps nearly all of the gain
-/// (`docs/acceleration.md`).
+/// Less than TCP itself holds by default, 10 MiB (`net.ipv4.tcp_rmem` 6 MiB, `tcp_wmem` 4 MiB), and
+/// enough for a reader that is not scheduled for a moment.
 pub const LIMIT_BYTES: u64 = 8 << 20;
+
+/// How many bytes may wait before a sender gives the reader a moment, in the hope that it will not
+/// reach [`LIMIT_BYTES`]: as many as stay in a processor's cache.
+pub const AMPLE_BYTES: u64 = 1 << 20;
+
+/// How long a sender waits for the reader at most, in nanoseconds: 3/8 for each byte that it sends.
+///
+/// That is what a byte costs by TCP between two namespaces (0.40 to 0.45 s of CPU per GB, measured
+/// on Linux 6.18), so that nobody waits longer than what the shorter way saves.
+#[inline]
+pub const fn patience(size: u32) -> u64 {
+    size as u64 * 3 / 8
+}
+
+/// How fast a sender may go after a packet with `size` bytes (`SO_MAX_PACING_RATE`, in bytes per
+/// second), between the message with which it has left the shorter way and the moment when the
+/// reader comes to that.
+///
+/// The next packet is a millisecond away, and not larger: the kernel sends at once what may go in a
+/// millisecond, but at least two segments (`tcp_tso_autosize`).
+#[inline]
+pub const fn slow(size: u32) -> u32 {
+    const LEAST: u32 = 4 << 20;
+    match size.saturating_mul(1024) {
+        0..LEAST => LEAST,
+        pace => pace,
+    }
+}
 
 /// How many messages may wait: each takes about 1.1 KiB of the kernel's memory besides its bytes
 /// (measured on Linux 6.18). 4,096 × 1.1 KiB = 4.5 MiB.
@@ -110,15 +152,6 @@ impl Keepalive {
     }
 }
 
-/// What becomes of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer {
-    /// The sender's next [`Fast::way`].
-    pub way: u32,
-    /// The message takes the shorter way.
-    pub shorter: bool,
-}
-
 impl Tally {
     /// Of a connection that has carried nothing.
     #[inline]
@@ -132,23 +165,40 @@ impl Tally {
             since: 0,
             shorter: 0,
             flags: 0,
-            pad: 0,
+            reader: 0,
         }
     }
 
-    /// Counts a message that the sender offers, and decides which way it takes.
+    /// Whether so much waits that the reader should be given a moment, if it runs elsewhere.
+    #[inline]
+    pub const fn is_ample(&self, way: &Way) -> bool {
+        // What is too much already, or was counted wrongly, is not waited for.
+        let waiting = self.sent.wrapping_sub(self.consumed);
+        way.state == SHORTER && waiting > AMPLE_BYTES && waiting <= LIMIT_BYTES
+    }
+
+    /// Whether the sender is to go slowly: the reader has yet to come to where TCP begins.
+    #[inline]
+    pub const fn is_held(&self, way: &Way) -> bool {
+        let until_seam = way.seam.wrapping_sub(self.consumed);
+        way.state == LEFT && until_seam != 0 && until_seam <= u64::MAX / 2
+    }
+
+    /// Counts a message that the sender offers, and decides whether it takes the shorter way.
     ///
     /// `allowed` is the switch for all connections. What the receiver has read is counted after it
     /// was read, so there is never less waiting than it seems; what is counted wrongly makes the
     /// connection stay with TCP, where the order cannot be lost.
     #[inline]
-    pub const fn offer(&mut self, way: u32, size: u32, allowed: bool) -> Offer {
-        let waiting = self.sent.wrapping_sub(self.consumed);
+    pub const fn offer(&mut self, way: &mut Way, size: u32, allowed: bool) -> bool {
+        let before = self.sent;
+        let waiting = before.wrapping_sub(self.consumed);
         let read_to_mark = self.mark.wrapping_sub(self.consumed);
-        self.sent = self.sent.wrapping_add(size as u64);
+        self.sent = before.wrapping_add(size as u64);
         // More was read than sent: the difference is a small negative number.
-        if way == NEVER || waiting > u64::MAX / 2 {
-            return Offer { way: NEVER, shorter: false };
+        if way.state == NEVER || waiting > u64::MAX / 2 {
+            way.state = NEVER;
+            return false;
         }
         if waiting == 0 {
             self.before = 0;
@@ -157,17 +207,21 @@ impl Tally {
             // Everything that was sent before the mark has been read.
             self.before = self.since;
             self.since = 0;
-            self.mark = self.sent.wrapping_sub(size as u64);
+            self.mark = before;
         }
         let messages = self.before.saturating_add(self.since);
         self.since = self.since.saturating_add(1);
         let room = waiting <= LIMIT_BYTES && messages < LIMIT_MESSAGES;
-        let in_order = way == SHORTER || waiting == 0;
+        let in_order = way.state == SHORTER || waiting == 0;
         if allowed && self.flags & SHUT == 0 && room && in_order {
-            Offer { way: SHORTER, shorter: true }
-        } else {
-            Offer { way: BY_TCP, shorter: false }
+            way.state = SHORTER;
+            return true;
         }
+        if way.state == SHORTER {
+            way.seam = before;
+            way.state = LEFT;
+        }
+        false
     }
 
     /// Counts a message that took the shorter way: always as a whole.
@@ -177,18 +231,32 @@ impl Tally {
     }
 }
 
+impl Way {
+    #[inline]
+    const fn by(state: u32) -> Self {
+        Self { seam: 0, state, pad: 0 }
+    }
+}
+
 impl Fast {
     /// Of a connection with the id `id`.
     #[inline]
     pub const fn new(id: u64, receives: FlowKey, sends: FlowKey) -> Self {
-        Self { id, receives, sends, way: BY_TCP, own_keepalive: 0 }
+        Self { id, receives, sends, way: Way::by(BY_TCP), own_keepalive: 0, own_pace: 0 }
     }
 
     /// Of a socket that must not be accelerated.
     #[inline]
     pub const fn refused() -> Self {
         let none = FlowKey::new(0, ([0; 4], 0), ([0; 4], 0));
-        Self { id: 0, receives: none, sends: none, way: NEVER, own_keepalive: 0 }
+        Self {
+            id: 0,
+            receives: none,
+            sends: none,
+            way: Way::by(NEVER),
+            own_keepalive: 0,
+            own_pace: 0,
+        }
     }
 }
 
@@ -201,9 +269,8 @@ mod tests {
     use super::*;
 
     /// The two sockets of one direction, as the kernel has them.
-    #[derive(Default)]
     struct Pipe {
-        way: u32,
+        way: Way,
         tally: Option<Tally>,
         /// Messages in the receiver's queue of the shorter way: the numbers of their first and
         /// their last byte + 1.
@@ -235,6 +302,21 @@ mod tests {
         Shut,
     }
 
+    impl Default for Pipe {
+        fn default() -> Self {
+            Self {
+                way: Way::by(BY_TCP),
+                tally: None,
+                shorter: VecDeque::new(),
+                tcp: VecDeque::new(),
+                next: 0,
+                read: 0,
+                uncounted: 0,
+                failed: 0,
+            }
+        }
+    }
+
     impl Pipe {
         fn tally(&mut self) -> &mut Tally {
             self.tally.get_or_insert(Tally::new(1))
@@ -242,11 +324,11 @@ mod tests {
 
         /// Sends, of which TCP takes `taken`; the switch may be on, and the other end be found.
         fn send(&mut self, size: u32, [on, found]: [bool; 2], taken: u32) {
-            let way = self.way;
-            let offer = self.tally().offer(way, size, on);
-            self.way = offer.way;
+            let mut way = self.way;
+            let shorter = self.tally().offer(&mut way, size, on);
+            self.way = way;
             let end = self.next + u64::from(taken);
-            if offer.shorter && found {
+            if shorter && found {
                 // All of it, always: there is no back-pressure.
                 let end = self.next + u64::from(size);
                 self.shorter.push_back((self.next, end));
@@ -254,8 +336,8 @@ mod tests {
                 self.tally().took(size);
                 return;
             }
-            if offer.shorter {
-                self.way = BY_TCP;
+            if shorter {
+                self.way.state = BY_TCP;
             }
             if taken > 0 {
                 self.tcp.push_back((self.next, end));
@@ -311,6 +393,10 @@ mod tests {
         }
 
         fn check(&mut self, largest: u64) {
+            let way = self.way;
+            if self.tally().is_held(&way) {
+                assert!(!self.shorter.is_empty() || self.uncounted > 0, "held for nothing");
+            }
             let waiting: u64 = self.shorter.iter().map(|(first, end)| end - first).sum();
             assert!(waiting <= LIMIT_BYTES + largest, "{waiting} bytes wait");
             let messages = u32::try_from(self.shorter.len()).unwrap();
@@ -370,10 +456,10 @@ mod tests {
             for step in steps {
                 pipe.take(step);
                 pipe.check(u64::from(LARGEST));
-                if pipe.failed > 0 && pipe.way == BY_TCP {
+                if pipe.failed > 0 && matches!(pipe.way.state, BY_TCP | LEFT) {
                     // Counted and never sent: it is never all read, so TCP it remains.
-                    let way = pipe.way;
-                    prop_assert!(!pipe.tally.unwrap().offer(way, 1, true).shorter);
+                    let mut way = pipe.way;
+                    prop_assert!(!pipe.tally.unwrap().offer(&mut way, 1, true));
                 }
             }
         }
@@ -414,10 +500,46 @@ mod tests {
                 pipe.take(Step::Send { size, on: true, found: true });
                 pipe.check(u64::from(size));
             }
-            assert_eq!(pipe.way, BY_TCP);
+            assert_eq!(pipe.way.state, LEFT);
             pipe.take(Step::Drain);
             assert_eq!(pipe.read, pipe.next);
         }
+    }
+
+    #[test]
+    fn a_sender_is_held_until_the_reader_comes_to_the_seam() {
+        let mut pipe = Pipe::default();
+        while pipe.way.state != LEFT {
+            pipe.take(Step::Send { size: 65_536, on: true, found: true });
+        }
+        let held = |pipe: &mut Pipe| {
+            let way = pipe.way;
+            pipe.tally().is_held(&way)
+        };
+        pipe.take(Step::Send { size: 65_536, on: true, found: true });
+        let waiting: u64 = pipe.shorter.iter().map(|(first, end)| end - first).sum();
+        pipe.take(Step::Read { size: waiting - 1, counted: true });
+        assert!(held(&mut pipe));
+        pipe.take(Step::Read { size: 1, counted: true });
+        assert!(!held(&mut pipe), "the rest is in TCP, which holds the sender back by itself");
+        pipe.take(Step::Drain);
+        assert!(!held(&mut pipe));
+    }
+
+    #[test]
+    fn a_sender_gives_the_reader_a_moment_only_between_the_limits() {
+        let waiting = |bytes, state| {
+            let tally = Tally { sent: bytes, ..Tally::new(1) };
+            tally.is_ample(&Way::by(state))
+        };
+        assert!(!waiting(AMPLE_BYTES, SHORTER));
+        assert!(waiting(AMPLE_BYTES + 1, SHORTER));
+        assert!(waiting(LIMIT_BYTES, SHORTER));
+        assert!(!waiting(LIMIT_BYTES + 1, SHORTER));
+        assert!(!waiting(u64::MAX, SHORTER));
+        assert!(!waiting(AMPLE_BYTES + 1, LEFT));
+        assert_eq!((patience(0), patience(131_072)), (0, 49_152));
+        assert_eq!(patience(u32::MAX), 1_610_612_735);
     }
 
     #[test]
@@ -439,10 +561,10 @@ mod tests {
         let mut pipe = Pipe::default();
         pipe.tally().consumed = 10;
         pipe.take(Step::Send { size: 10, on: true, found: true });
-        assert_eq!(pipe.way, NEVER);
+        assert_eq!(pipe.way.state, NEVER);
         pipe.take(Step::Drain);
         pipe.take(Step::Send { size: 10, on: true, found: true });
-        assert_eq!((pipe.way, pipe.shorter.len()), (NEVER, 0));
+        assert_eq!((pipe.way.state, pipe.shorter.len()), (NEVER, 0));
     }
 
     #[test]

@@ -10,14 +10,17 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_getsockopt, bpf_msg_redirect_hash, bpf_setsockopt,
-    bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock, bpf_sock_hash_update,
-    bpf_sock_ops_cb_flags_set,
+    bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_getsockopt, bpf_msg_redirect_hash,
+    bpf_setsockopt, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
+    bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{BtfTracePointContext, SkMsgContext, SockOpsContext, SockoptContext};
-use mesh_common::accel::{BY_TCP, Fast, Keepalive, NEVER, SHUT, Tally};
+use mesh_common::accel::{
+    AMPLE_BYTES, BY_TCP, Fast, Keepalive, NEVER, SHUT, Tally, patience, slow,
+};
 use mesh_common::record::FlowKey;
 
+use crate::agent;
 use crate::ctx::{self, End};
 use crate::maps::{ACCELERATED, FAST, SWITCH, TALLIES};
 
@@ -27,6 +30,9 @@ const PASS: u32 = 1;
 const PEEK: i32 = 0x2;
 /// `MSG_ERRQUEUE`: what was read is not from the stream.
 const ERROR_QUEUE: i32 = 0x2000;
+/// How often a sender that waits looks at the clock at most: the verifier wants a bound. One look
+/// takes 30 ns and more.
+const MOST_LOOKS: u32 = 4_096;
 /// `SOL_SOCKET`.
 const SOL_SOCKET: i32 = 1;
 /// `SOL_TCP`.
@@ -39,6 +45,8 @@ const KEEP_ALIVE: i32 = 9;
 const KEEP_IDLE: i32 = 4;
 /// `TCP_KEEPINTVL`.
 const KEEP_INTERVAL: i32 = 5;
+/// `SO_MAX_PACING_RATE`.
+const PACE: i32 = 47;
 /// `SO_ZEROCOPY`.
 const ZEROCOPY: i32 = 60;
 /// `TCP_ULP`: encryption by the kernel.
@@ -106,8 +114,14 @@ pub(crate) fn sending(context: &SockOpsContext) {
     if fast.is_null() {
         return;
     }
-    // SAFETY: not null, and the storage lives as long as the socket.
+    // SAFETY: not null, and the storage lives as long as the socket, whose lock the kernel holds.
     let fast = unsafe { &mut *fast };
+    remind(context, fast);
+    pace(context, fast);
+}
+
+#[inline(always)]
+fn remind(context: &SockOpsContext, fast: &mut Fast) {
     let Some(tally) = tally(&fast.receives, fast.id) else { return };
     // SAFETY: not null, and entries are freed after the program has ended.
     let tally = unsafe { &*tally };
@@ -123,6 +137,30 @@ pub(crate) fn sending(context: &SockOpsContext) {
         let own = Keepalive::unpack(fast.own_keepalive);
         fast.own_keepalive = 0;
         set_keepalive(context, own);
+    }
+}
+
+/// The sender goes slowly for as long as the reader has not come to where TCP begins, so that
+/// packets still arrive, and wake the reader, when it has.
+#[inline(always)]
+fn pace(context: &SockOpsContext, fast: &mut Fast) {
+    let size = ctx::packet_size(context);
+    if size == 0 {
+        return;
+    }
+    let held = match tally(&fast.sends, fast.id) {
+        // SAFETY: not null, and entries are freed after the program has ended.
+        Some(tally) => unsafe { (*tally).is_held(&fast.way) },
+        None => false,
+    };
+    if held {
+        if fast.own_pace == 0 {
+            fast.own_pace = get(context, SOL_SOCKET, PACE).max(1);
+        }
+        set(context, SOL_SOCKET, PACE, slow(size).min(fast.own_pace));
+    } else if fast.own_pace != 0 {
+        set(context, SOL_SOCKET, PACE, fast.own_pace);
+        fast.own_pace = 0;
     }
 }
 
@@ -207,15 +245,16 @@ pub(crate) fn send(context: &SkMsgContext) -> u32 {
     // lock while the program runs, so that nobody else sends on it.
     let fast = unsafe { &mut *fast };
     let Some(tally) = tally(&fast.sends, fast.id) else {
-        fast.way = NEVER;
+        fast.way.state = NEVER;
         return PASS;
     };
     let size = ctx::message_size(context);
     // SAFETY: not null. Only the receiver writes `consumed`, and `offer` only reads it.
     let tally = unsafe { &mut *tally };
-    let offer = tally.offer(fast.way, size, is_on());
-    fast.way = offer.way;
-    if !offer.shorter {
+    if tally.reader != processor() && tally.is_ample(&fast.way) {
+        wait(tally, size);
+    }
+    if !tally.offer(&mut fast.way, size, is_on()) {
         return PASS;
     }
     // SAFETY: the helper takes the hook's own context, and a key of the map's size.
@@ -231,9 +270,29 @@ pub(crate) fn send(context: &SkMsgContext) -> u32 {
         tally.took(size);
     } else {
         // The other end is not there yet, or not any more.
-        fast.way = BY_TCP;
+        fast.way.state = BY_TCP;
     }
     PASS
+}
+
+/// Gives the reader a moment to read some of what waits. It runs on another processor, and is not
+/// much slower than we are. There is nothing in the shorter way that a sender could sleep on.
+#[inline(always)]
+fn wait(tally: &Tally, size: u32) {
+    let until = agent::now().saturating_add(patience(size));
+    for _ in 0..MOST_LOOKS {
+        // SAFETY: a reference. The receiver writes it meanwhile, hence volatile.
+        let consumed = unsafe { read_volatile(addr_of!(tally.consumed)) };
+        if tally.sent.wrapping_sub(consumed) <= AMPLE_BYTES || agent::now() >= until {
+            return;
+        }
+    }
+}
+
+#[inline(always)]
+fn processor() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_smp_processor_id() }
 }
 
 /// `sock_recv_length`: somebody has read from some socket.
@@ -256,6 +315,7 @@ pub(crate) fn received(context: &BtfTracePointContext) {
     // moment one may not be counted, and the connection then stays with TCP.
     // SAFETY: not null. The sender does not write it.
     let tally = unsafe { &mut *tally };
+    tally.reader = processor();
     tally.consumed = tally.consumed.wrapping_add(u64::from(bytes.unsigned_abs()));
 }
 

@@ -199,6 +199,13 @@ pub(crate) fn has_sent(ctx: &SockOpsContext) -> bool {
     bytes_acked(ctx) > 1 || field!(ctx.ops, snd_una) != field!(ctx.ops, snd_nxt)
 }
 
+/// The payload of the packet that is about to be sent: 0 for an acknowledgement, and where the kernel
+/// asks only how long the header will be.
+#[inline(always)]
+pub(crate) fn packet_size(ctx: &SockOpsContext) -> u32 {
+    field!(ctx.ops, skb_len)
+}
+
 /// What is remembered of the socket. It lives as long as the socket: longer than the program runs.
 #[inline(always)]
 pub(crate) fn ops_record(ctx: &SockOpsContext) -> Option<&'static mut Record> {

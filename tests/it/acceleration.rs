@@ -43,6 +43,16 @@ fn on_loopback(pod: &Pod) -> u64 {
     line.split_whitespace().nth(8).unwrap().parse().unwrap()
 }
 
+/// Whether a connection of the pod to a port has a limit to its pace.
+fn is_paced(pod: &Pod, port: u16) -> bool {
+    let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
+    let filter = format!("dport = {port}");
+    let text = run(command.args(["exec", "ss", "-tinH", &filter])).unwrap();
+    let (_before, pace) = text.split_once("pacing_rate ").unwrap_or_else(|| panic!("{text}"));
+    // The pace, and after a slash its limit if there is one.
+    pace.split_whitespace().next().unwrap().contains('/')
+}
+
 /// Pages that TCP takes of the kernel's memory, in all namespaces.
 fn tcp_pages() -> u64 {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
@@ -219,6 +229,24 @@ fn a_reader_that_does_not_read_holds_the_sender_back() {
         flood.say("end").unwrap();
         assert_complete(&report(&flood));
     }
+}
+
+/// An edge-triggered reader takes the short read where the shorter way ends for the end of what
+/// there is. It must be woken again when it comes there, however late that is: so packets are kept
+/// for it until then.
+#[test]
+fn a_sender_that_ran_ahead_goes_slowly_until_the_reader_comes() {
+    let world = start();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let mut server = Server::start(v2, &["digest", "--late", "--listen", "[::]:8080"]).unwrap();
+    let mut flood = press(v1, "flood", v2.at(8080), &["--size", "65536"]);
+    let held = report(&flood);
+    assert!(held.sent > 8 << 20, "{held:?}");
+    assert!(is_paced(v1, 8080), "packets are kept back");
+    server.begin().unwrap();
+    eventually("full speed", DEADLINE, || (!is_paced(v1, 8080)).then_some(())).unwrap();
+    flood.say("end").unwrap();
+    assert_complete(&report(&flood));
 }
 
 #[test]
