@@ -18,6 +18,8 @@ pub mod identity;
 pub mod source;
 pub mod flows;
 pub mod hbone;
+pub mod native;
+pub mod tunnels;
 pub mod proxy;
 pub mod pods;
 pub mod admin;

@@ -25,6 +25,8 @@ mod routes;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
+mod transport;
+#[cfg(test)]
 mod arrivals;
 #[cfg(test)]
 mod direct;

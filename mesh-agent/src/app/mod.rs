@@ -70,7 +70,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         telemetry: telemetry.clone(),
         locals: Locals::default(),
         runtimes: workers.runtimes().clone(),
-        options: Settings::proxy(),
+        options: settings.proxy(),
     });
     register(&telemetry, &loaded.kernel, &identities);
     if settings.kernel_log() {

@@ -1,18 +1,11 @@
-//! Moves bytes between an application's socket and a stream.
+//! A `CONNECT` stream as one that bytes are relayed over.
 
-use std::future::poll_fn;
-use std::io;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use crate::io::chunk::Chunks;
-use crate::io::copy::end_of;
-use crate::io::leg::{self, Leg};
+use crate::io::relay::{Broken, Incoming, Outgoing};
 
 /// Both halves of one `CONNECT` stream.
 #[derive(Debug)]
@@ -23,143 +16,62 @@ pub struct Stream {
     pub receive: RecvStream,
 }
 
-/// Why copying ended before both sides had closed.
-#[derive(Debug, thiserror::Error)]
-pub enum StreamError {
-    /// The application's socket failed.
-    #[error("the application closed abruptly")]
-    Application(#[source] io::Error),
-    /// The stream was reset, or its tunnel failed.
-    #[error("the peer closed abruptly")]
-    Peer(#[source] h2::Error),
-}
-
-/// Copies both ways until both sides have closed: `to_peer` counts what the application sends,
-/// `from_peer` what it is given.
-///
-/// # Errors
-///
-/// One side closed abruptly: the socket is reset when it is dropped, and so is the stream.
-pub async fn both_ways(
-    application: &mut Leg,
-    stream: Stream,
-    to_peer: &AtomicU64,
-    from_peer: &AtomicU64,
-) -> Result<(), StreamError> {
-    let chunks = application.chunks();
-    let (read, write) = application.stream().split();
-    let Stream { send, receive } = stream;
-    relay((read, chunks), send, to_peer, download(receive, write, from_peer)).await?;
-    application.complete();
-    Ok(())
-}
-
-/// Runs both directions. When the application has sent its end and the peer has not, the
-/// application may still reset the connection, which no read would tell.
-async fn relay(
-    (mut from, chunks): (ReadHalf<'_>, Chunks),
-    to: SendStream<Bytes>,
-    to_peer: &AtomicU64,
-    download: impl Future<Output = Result<(), StreamError>>,
-) -> Result<(), StreamError> {
-    let mut download = pin!(download);
-    let mut is_down = false;
-    {
-        let mut upload = pin!(upload((&mut from, chunks), to, to_peer));
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut upload => {
-                    done?;
-                    break;
-                }
-                done = &mut download, if !is_down => {
-                    done?;
-                    is_down = true;
-                }
-            }
-        }
-    }
-    if is_down {
-        return Ok(());
-    }
-    tokio::select! {
-        biased;
-        done = &mut download => done,
-        error = leg::failed(from.as_ref()) => Err(StreamError::Application(error)),
-    }
-}
-
-async fn upload(
-    (from, mut chunks): (&mut ReadHalf<'_>, Chunks),
-    mut to: SendStream<Bytes>,
-    count: &AtomicU64,
-) -> Result<(), StreamError> {
-    loop {
-        let data = tokio::select! {
-            biased;
-            reset = poll_fn(|cx| to.poll_reset(cx)) => return match reset {
-                // The peer wants nothing more, and has said all (RFC 9113, section 8.1).
-                Ok(Reason::NO_ERROR) => Ok(()),
-                Ok(reason) => Err(StreamError::Peer(reason.into())),
-                Err(error) => Err(StreamError::Peer(error)),
-            },
-            data = chunks.next(from) => match data {
-                Ok(data) => data,
-                Err(error) => {
-                    to.send_reset(Reason::CANCEL);
-                    return Err(StreamError::Application(error));
-                }
-            },
-        };
-        if data.is_empty() {
-            return to.send_data(Bytes::new(), true).map_err(StreamError::Peer);
-        }
-        count.fetch_add(data.len() as u64, Ordering::Relaxed);
-        send_all(&mut to, data).await?;
-    }
-}
-
-/// Hands data over as the peer's windows allow.
-async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), StreamError> {
-    while !data.is_empty() {
-        to.reserve_capacity(data.len());
-        let capacity = match to.capacity() {
-            0 => match poll_fn(|cx| to.poll_capacity(cx)).await {
-                Some(capacity) => capacity.map_err(StreamError::Peer)?,
-                None => return Err(StreamError::Peer(Reason::STREAM_CLOSED.into())),
-            },
+impl Outgoing for SendStream<Bytes> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
+        self.reserve_capacity(data.len());
+        let capacity = match self.capacity() {
+            0 => ready!(self.poll_capacity(cx))
+                .unwrap_or_else(|| Err(Reason::STREAM_CLOSED.into()))
+                .map_err(Broken::because)?,
             capacity => capacity,
         };
         let now = data.split_to(capacity.min(data.len()));
-        to.send_data(now, false).map_err(StreamError::Peer)?;
+        Poll::Ready(self.send_data(now, false).map_err(Broken::because))
     }
-    Ok(())
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Poll::Ready(match ready!(self.poll_reset(cx)) {
+            // The peer wants nothing more, and has said all (RFC 9113, section 8.1).
+            Ok(Reason::NO_ERROR) => Ok(()),
+            Ok(reason) => Err(Broken::because(h2::Error::from(reason))),
+            Err(error) => Err(Broken::because(error)),
+        })
+    }
+
+    fn end(&mut self) -> Result<(), Broken> {
+        self.send_data(Bytes::new(), true).map_err(Broken::because)
+    }
+
+    fn reset(&mut self) {
+        self.send_reset(Reason::CANCEL);
+    }
 }
 
-async fn download(
-    mut from: RecvStream,
-    mut to: WriteHalf<'_>,
-    count: &AtomicU64,
-) -> Result<(), StreamError> {
-    while let Some(data) = from.data().await {
-        let data = data.map_err(StreamError::Peer)?;
-        to.write_all(&data).await.map_err(StreamError::Application)?;
-        count.fetch_add(data.len() as u64, Ordering::Relaxed);
-        from.flow_control().release_capacity(data.len()).map_err(StreamError::Peer)?;
+impl Incoming for RecvStream {
+    type Data = Bytes;
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        Self::poll_data(self, cx).map_err(Broken::because)
     }
-    end_of(&mut to).await.map_err(StreamError::Application)
+
+    fn taken(&mut self, bytes: usize) -> Result<(), Broken> {
+        self.flow_control().release_capacity(bytes).map_err(Broken::because)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::AtomicU64;
     use std::time::Duration;
 
     use bytes::BytesMut;
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::io::leg::Leg;
+    use crate::io::relay::{RelayError, both_ways};
     use crate::sys::socket;
     use crate::task::scope::Scope;
 
@@ -185,9 +97,8 @@ mod tests {
         let receive = response.await.unwrap().into_body();
         scope.spawn(Box::pin(async move {
             let (mut leg, count) = (Leg::new(accepted), AtomicU64::new(0));
-            let stream = Stream { send, receive };
-            let _either: Result<(), StreamError> =
-                both_ways(&mut leg, stream, &count, &count).await;
+            let _either: Result<(), RelayError> =
+                both_ways(&mut leg, (send, receive), &count, &count).await;
             drop(requests);
         }));
         (application, accepted_stream.await.unwrap())

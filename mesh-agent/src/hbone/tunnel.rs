@@ -108,8 +108,8 @@ impl Lease {
     /// The tunnel failed, or the peer refused.
     pub async fn open(&mut self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
         let request = connect::request(open, hostname).map_err(std::io::Error::other);
-        let request = request.map_err(Error::Connect)?;
-        let requests = self.requests.take().ok_or(Error::Timeout)?;
+        let request = request.map_err(Error::Open)?;
+        let requests = self.requests.take().ok_or(Error::Closed)?;
         let mut requests = requests.ready().await.inspect_err(|_| self.close())?;
         let (response, send) = requests.send_request(request, false)?;
         let response = response.await?;

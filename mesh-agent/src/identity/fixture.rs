@@ -12,13 +12,27 @@ use rustls_pki_types::ServerName;
 use crate::identity::files::{self, Files};
 use crate::identity::local_ca::Authority;
 use crate::identity::root::{self, Pems, Root};
+use crate::identity::tls;
 use crate::identity::verify::{PeerError, classify};
-use crate::identity::{Identities, Options, Placement};
+use crate::identity::{Identities, Identity, Options, Placement};
 use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
 
 pub(crate) const HOUR: Duration = Duration::from_hours(1);
 pub(crate) const DAY: Duration = Duration::from_hours(24);
+
+/// A protocol to be negotiated.
+pub(crate) const ALPN: &[u8] = b"h2";
+
+/// A client that offers [`ALPN`].
+pub(crate) fn client_config(client: &Arc<Identity>, expected: Vec<SpiffeId>) -> Arc<ClientConfig> {
+    tls::client_config(client, expected, vec![ALPN.to_vec()])
+}
+
+/// A server that takes [`ALPN`].
+pub(crate) fn server_config(server: &Arc<Identity>) -> Arc<ServerConfig> {
+    tls::server_config(server, vec![ALPN.to_vec()])
+}
 
 pub(crate) fn id(account: &str) -> SpiffeId {
     SpiffeId::new("cluster.local", "demo", account).unwrap()

@@ -163,8 +163,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::identity::fixture::{HOUR, Mesh, handshake, id, open, write};
-    use crate::identity::tls::{client_config, server_config};
+    use crate::identity::fixture::{
+        HOUR, Mesh, client_config, handshake, id, open, server_config, write,
+    };
     use crate::identity::verify::PeerError;
     use crate::model::spiffe::SpiffeId;
 

@@ -12,11 +12,13 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::AsyncReadExt as _;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::fixture::{HOUR, Handshake, Mesh, handshake, id, open, options};
+use super::fixture::{
+    ALPN, HOUR, Handshake, Mesh, client_config, handshake, id, open, options, server_config,
+};
 use super::*;
 use crate::identity::crypto::provider;
 use crate::identity::files::Files;
-use crate::identity::tls::{ALPN, client_config, peer_identity, server_config};
+use crate::identity::tls::peer_identity;
 use crate::identity::verify::{ClientVerifier, PeerError, ServerVerifier, classify, peer_error};
 
 /// A handshake of `client` with `server`, which the client expects.

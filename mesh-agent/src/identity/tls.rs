@@ -1,4 +1,4 @@
-//! TLS configurations for tunnels between nodes: TLS 1.3, mutual, `h2`, no resumption.
+//! TLS configurations for tunnels between nodes: TLS 1.3, mutual, no resumption.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,38 +16,40 @@ use crate::identity::crypto::provider;
 use crate::identity::verify::{ClientVerifier, ServerVerifier};
 use crate::model::spiffe::SpiffeId;
 
-/// The protocol that is spoken inside, as HBONE requires.
-pub const ALPN: &[u8] = b"h2";
-
-/// The configuration of a client that is `identity` and calls one of `expected`.
+/// The configuration of a client that is `identity` and calls one of `expected`. It offers the
+/// protocols `alpn` (RFC 7301), the best first.
 ///
 /// It follows the identity's rotation and the change of roots; it need not be made again for them.
 /// A server name is sent if the caller connects by one, and none if it connects by an address.
-/// The caller checks that the protocol [`ALPN`] was negotiated: rustls accepts a server that
-/// chooses none.
-pub fn client_config(identity: &Arc<Identity>, expected: Vec<SpiffeId>) -> Arc<ClientConfig> {
+/// The caller checks that one was negotiated: rustls accepts a server that chooses none.
+pub fn client_config(
+    identity: &Arc<Identity>,
+    expected: Vec<SpiffeId>,
+    alpn: Vec<Vec<u8>>,
+) -> Arc<ClientConfig> {
     let trust = Arc::clone(&identity.trust);
     let verifier = ServerVerifier { trust, expected: expected.into() };
     let mut config = tls13(ClientConfig::builder_with_provider(provider()))
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(Resolver(Arc::clone(identity))));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = alpn;
     // A resumed session would skip the verification, and with it the placement and new roots.
     config.resumption = Resumption::disabled();
     Arc::new(config)
 }
 
-/// The configuration of a server that is `identity`; clients have to show a certificate.
+/// The configuration of a server that is `identity`; clients have to show a certificate. Of what
+/// they offer, the first of `alpn` is chosen.
 ///
 /// It follows the identity's rotation and the change of roots, as [`client_config`] does. The
-/// caller checks [`ALPN`] here too: rustls accepts a client that offers no protocol at all.
-pub fn server_config(identity: &Arc<Identity>) -> Arc<ServerConfig> {
+/// caller checks the protocol here too: rustls accepts a client that offers none at all.
+pub fn server_config(identity: &Arc<Identity>, alpn: Vec<Vec<u8>>) -> Arc<ServerConfig> {
     let verifier = ClientVerifier { trust: Arc::clone(&identity.trust) };
     let mut config = tls13(ServerConfig::builder_with_provider(provider()))
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(Resolver(Arc::clone(identity))));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = alpn;
     config.ignore_client_order = true;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -3,3 +3,4 @@
 pub mod chunk;
 pub mod leg;
 pub mod copy;
+pub mod relay;

@@ -203,7 +203,9 @@ impl Pods {
         // From here on it is known whose sockets these are.
         set.waiting.insert(workload.name.clone(), enrolled);
         let identity = self.identities.ensure(&workload.identity).map_err(io::Error::other)?;
-        let local = Arc::new(Local::new(Arc::clone(workload), identity, located.source));
+        let tunnels = &self.context.options.tunnels;
+        let local = Local::new(Arc::clone(workload), identity, located.source, tunnels);
+        let local = Arc::new(local);
         let realm = match located.netns {
             None => self.host(set)?,
             Some(netns) => {
@@ -312,9 +314,8 @@ impl Located {
 impl Pod {
     /// Takes over what changed of the workload without touching its connections.
     fn refresh(&mut self, workload: &Arc<Workload>) {
-        let identity = Arc::clone(&self.local.identity);
         self.workload = Arc::clone(workload);
-        self.local = Arc::new(Local::new(Arc::clone(workload), identity, self.local.source));
+        self.local = Arc::new(self.local.changed(Arc::clone(workload)));
         if matches!(self.found, Spot::Netns { .. }) {
             self.realm.set_locals(vec![Arc::clone(&self.local)]);
         }

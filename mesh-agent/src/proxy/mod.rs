@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::datapath::Kernel;
-use crate::hbone;
 use crate::proxy::realm::Locals;
 use crate::store::Reader;
 use crate::task::worker::Runtimes;
 use crate::telemetry::Telemetry;
+use crate::tunnels;
 
 /// What both directions share.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub struct Context {
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Tunnels.
-    pub hbone: hbone::Options,
+    pub tunnels: tunnels::Options,
     /// How long a TCP connection may take to be made.
     pub connect_timeout: Duration,
     /// How long a TLS handshake may take.

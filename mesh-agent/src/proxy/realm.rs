@@ -17,7 +17,6 @@ use tokio::sync::Semaphore;
 
 use crate::datapath::desired::id_of;
 use crate::datapath::kernel::Shown;
-use crate::hbone::pool::Pool;
 use crate::identity::{Identity, tls};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
@@ -26,6 +25,8 @@ use crate::proxy::Context;
 use crate::sys::netns::Netns;
 use crate::sys::socket;
 use crate::task::scope::Scope;
+use crate::tunnels;
+use crate::tunnels::pool::Pool;
 
 /// A workload of this node.
 pub struct Local {
@@ -88,9 +89,21 @@ impl fmt::Debug for Locals {
 
 impl Local {
     /// Puts a workload together with its certificate.
-    pub fn new(workload: Arc<Workload>, identity: Arc<Identity>, source: SourceKey) -> Self {
-        let server = tls::server_config(&identity);
+    pub fn new(
+        workload: Arc<Workload>,
+        identity: Arc<Identity>,
+        source: SourceKey,
+        tunnels: &tunnels::Options,
+    ) -> Self {
+        let server = tls::server_config(&identity, tunnels::offered(tunnels));
         Self { workload, identity, source, server }
+    }
+
+    /// The same of which something else has changed than its identity.
+    #[must_use]
+    pub fn changed(&self, workload: Arc<Workload>) -> Self {
+        let (identity, server) = (Arc::clone(&self.identity), Arc::clone(&self.server));
+        Self { workload, identity, source: self.source, server }
     }
 }
 
@@ -102,7 +115,7 @@ impl Realm {
     /// The namespace cannot be entered.
     pub fn new(netns: Option<Arc<Netns>>, context: &Context, scope: Scope) -> io::Result<Self> {
         let cookie = within(netns.as_deref(), socket::current_netns_cookie)?;
-        let pool = || Pool::new(context.options.hbone, scope.clone(), context.telemetry.clone());
+        let pool = || Pool::new(context.options.tunnels, scope.clone(), context.telemetry.clone());
         Ok(Self {
             cookie,
             tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),

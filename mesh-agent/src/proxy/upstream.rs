@@ -13,11 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
-use crate::hbone;
 use crate::hbone::connect::Open;
-use crate::hbone::pool::Key;
-use crate::hbone::stream::Stream;
-use crate::hbone::tunnel::Lease;
 use crate::identity::tls;
 use crate::identity::verify::{PeerError, peer_error};
 use crate::io::leg::Leg;
@@ -27,7 +23,9 @@ use crate::proxy::realm::{Local, Realm};
 use crate::proxy::refusal::{Refusal, Watched};
 use crate::proxy::server_name;
 use crate::sys::socket;
-use crate::telemetry::Role;
+use crate::telemetry::{Protocol, Role};
+use crate::tunnels::pool::Key;
+use crate::tunnels::{self, Lease, Stream};
 
 /// How much ciphertext is read at once. rustls asks for 4 KiB at a time; one system call for 16 of
 /// these is a quarter of the cost of a bulk stream.
@@ -109,11 +107,11 @@ async fn plain(
     context: &Context,
     realm: &Realm,
     to: SocketAddr,
-) -> Result<TcpStream, hbone::Error> {
-    let socket = realm.socket(context, to, None).map_err(hbone::Error::Connect)?;
+) -> Result<TcpStream, tunnels::Error> {
+    let socket = realm.socket(context, to, None).map_err(tunnels::Error::Connect)?;
     match timeout(context.options.connect_timeout, socket.connect(to)).await {
-        Ok(connected) => connected.map_err(hbone::Error::Connect),
-        Err(_elapsed) => Err(hbone::Error::Timeout),
+        Ok(connected) => connected.map_err(tunnels::Error::Connect),
+        Err(_elapsed) => Err(tunnels::Error::Timeout),
     }
 }
 
@@ -124,11 +122,13 @@ async fn dial(
     from: Reach<'_>,
     key: &Key,
     refusal: Refusal,
-) -> Result<Tls, hbone::Error> {
+) -> Result<(Tls, Protocol), tunnels::Error> {
     let stream = plain(context, from.realm, key.peer).await?;
     let quiet = context.options.keep_alive;
-    socket::keep_alive(&stream, quiet, quiet).map_err(hbone::Error::Connect)?;
-    let config = tls::client_config(&from.local.identity, vec![key.destination.clone()]);
+    socket::keep_alive(&stream, quiet, quiet).map_err(tunnels::Error::Connect)?;
+    let expected = vec![key.destination.clone()];
+    let offered = tunnels::offered(&context.options.tunnels);
+    let config = tls::client_config(&from.local.identity, expected, offered);
     // The peer chooses its certificate by the address; a name is sent only where that is not
     // enough, because anyone on the way can read it.
     let name = key.workload.as_ref().and_then(server_name::of);
@@ -136,12 +136,12 @@ async fn dial(
     let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
     let handshake = TlsConnector::from(config).connect(name, stream);
     let error = match timeout(context.options.handshake_timeout, handshake).await {
-        Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(tls::ALPN) => {
-            return Ok(Watched::new(tls, refusal));
-        }
-        Ok(Ok(_other)) => hbone::Error::Tls(io::Error::other("the peer does not offer ALPN h2")),
-        Ok(Err(error)) => hbone::Error::Tls(error),
-        Err(_elapsed) => hbone::Error::Timeout,
+        Ok(Ok(tls)) => match tunnels::named(tls.get_ref().1.alpn_protocol()) {
+            Some(protocol) => return Ok((Watched::new(tls, refusal), protocol)),
+            None => tunnels::Error::Tls(io::Error::other("the peer does not offer ALPN h2")),
+        },
+        Ok(Err(error)) => tunnels::Error::Tls(error),
+        Err(_elapsed) => tunnels::Error::Timeout,
     };
     context.telemetry.handshake_failed(Role::Client, kind(&error).0);
     Err(error)
@@ -149,7 +149,7 @@ async fn dial(
 
 /// A [`Failure`] of the upstream's side. What is wrong with an identity is said in our words:
 /// rustls prints the fields of what it does not know.
-fn classify(error: hbone::Error) -> Failure {
+pub fn classify(error: tunnels::Error) -> Failure {
     let (kind, retry) = kind(&error);
     match about_identity(&error) {
         Some(peer) => Failure::because(kind, Side::Upstream, retry, peer),
@@ -158,34 +158,40 @@ fn classify(error: hbone::Error) -> Failure {
 }
 
 /// What an error says about the peer's identity or ours.
-fn about_identity(error: &hbone::Error) -> Option<PeerError> {
+fn about_identity(error: &tunnels::Error) -> Option<PeerError> {
     match error {
-        hbone::Error::Tls(error) => peer_error(error),
-        hbone::Error::Connect(_)
-        | hbone::Error::H2(_)
-        | hbone::Error::Refused(_)
-        | hbone::Error::Timeout => None,
+        tunnels::Error::Tls(error) => peer_error(error),
+        tunnels::Error::Connect(_)
+        | tunnels::Error::H2(_)
+        | tunnels::Error::Native(_)
+        | tunnels::Error::Refused(_)
+        | tunnels::Error::Timeout => None,
     }
 }
 
 /// What an error means. Nothing of the application's has been sent in any of these.
-fn kind(error: &hbone::Error) -> (Kind, Retry) {
+fn kind(error: &tunnels::Error) -> (Kind, Retry) {
     if about_identity(error).is_some() {
         return (Kind::Identity, Retry::Never);
     }
     match error {
         // TLS that failed later than in the handshake; or the peer has gone away.
-        hbone::Error::H2(error) => match error.get_io().map(io::Error::kind) {
+        tunnels::Error::H2(error) => match error.get_io().map(io::Error::kind) {
             Some(io::ErrorKind::InvalidData) => (Kind::Tls, Retry::Safe),
             Some(_) => (Kind::Reset, Retry::Safe),
             None => (Kind::Protocol, Retry::Safe),
         },
-        hbone::Error::Refused(401) => (Kind::Identity, Retry::Never),
-        hbone::Error::Refused(403) => (Kind::Denied, Retry::Never),
-        hbone::Error::Refused(400) => (Kind::Protocol, Retry::Never),
-        hbone::Error::Refused(504) | hbone::Error::Timeout => (Kind::Timeout, Retry::Safe),
-        hbone::Error::Connect(_) | hbone::Error::Refused(_) => (Kind::Connect, Retry::Safe),
-        hbone::Error::Tls(_) => (Kind::Tls, Retry::Safe),
+        tunnels::Error::Native(error) => match error.io().map(io::Error::kind) {
+            Some(io::ErrorKind::InvalidData) => (Kind::Tls, Retry::Safe),
+            None if error.is_violation() => (Kind::Protocol, Retry::Safe),
+            _ => (Kind::Reset, Retry::Safe),
+        },
+        tunnels::Error::Refused(401) => (Kind::Identity, Retry::Never),
+        tunnels::Error::Refused(403) => (Kind::Denied, Retry::Never),
+        tunnels::Error::Refused(400) => (Kind::Protocol, Retry::Never),
+        tunnels::Error::Refused(504) | tunnels::Error::Timeout => (Kind::Timeout, Retry::Safe),
+        tunnels::Error::Connect(_) | tunnels::Error::Refused(_) => (Kind::Connect, Retry::Safe),
+        tunnels::Error::Tls(_) => (Kind::Tls, Retry::Safe),
     }
 }
 
@@ -196,7 +202,7 @@ mod tests {
     #[test]
     fn statuses_keep_their_meaning() {
         for failed in Kind::ALL {
-            let (seen, _retry) = kind(&hbone::Error::Refused(failed.connect_status()));
+            let (seen, _retry) = kind(&tunnels::Error::Refused(failed.connect_status()));
             let expect = match failed {
                 Kind::Denied | Kind::Plaintext => Kind::Denied,
                 Kind::Identity => Kind::Identity,

@@ -65,6 +65,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", env = "MESH_THREADS")]
     pub threads: Option<NonZeroUsize>,
 
+    /// What to speak to agents that speak both: `native`, or `hbone` as with all others
+    #[arg(long, value_enum, env = "MESH_TRANSPORT", default_value_t = Transport::Native)]
+    pub transport: Transport,
+
     /// How long open connections may take to end when the agent stops
     #[arg(long, value_name = "SECONDS", env = "MESH_DRAIN_TIMEOUT",
         default_value_t = defaults::DRAIN_TIMEOUT.as_secs())]
@@ -85,4 +89,13 @@ pub struct RunArgs {
     /// `--log info,mesh_ebpf=debug` shows it
     #[arg(long, env = "MESH_KERNEL_LOG")]
     pub kernel_log: bool,
+}
+
+/// What is spoken between two agents that speak both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// Our own: many connections in one, at a fraction of the cost.
+    Native,
+    /// HTTP/2 `CONNECT`, as Istio's ambient mesh speaks it.
+    Hbone,
 }

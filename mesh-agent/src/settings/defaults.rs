@@ -62,6 +62,21 @@ pub const MAX_SEND_BUFFER_BYTES: usize = 512 << 10;
 /// TLS records; larger ones make other streams wait for no further gain.
 pub const MAX_FRAME_BYTES: u32 = 256 << 10;
 
+/// Streams on one tunnel of the native transport. A thousand connections between two workloads and
+/// threads need one TLS connection.
+pub const NATIVE_MAX_STREAMS: u32 = 1024;
+
+/// Bytes that may come on a new stream before its application has taken any: 64 MiB at worst for
+/// all streams of a tunnel. It grows with streams that are read as fast as they come.
+pub const NATIVE_WINDOW_BYTES: u32 = 64 << 10;
+
+/// By how much the windows of one tunnel may grow in all: 64 streams may reach 1 MiB each.
+pub const NATIVE_GROWTH_BYTES: u32 = 64 << 20;
+
+/// Bytes that may wait to be written on a tunnel before its streams are held up: two of the largest
+/// reads.
+pub const NATIVE_MAX_OUTPUT_BYTES: usize = 512 << 10;
+
 /// How often a tunnel with streams is asked whether its peer is there (RFC 9113, section 6.7).
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -12,9 +12,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::args::RunArgs;
+pub use self::args::{RunArgs, Transport};
+use crate::native::session::Limits;
 use crate::telemetry::{self, Target, log};
-use crate::{datapath, hbone, identity, pods, proxy};
+use crate::{datapath, hbone, identity, native, pods, proxy, tunnels};
 
 /// The longest node name. It is the common name of the node's certificate (RFC 5280, appendix A:
 /// `ub-common-name`), and a folder's name in the BPF filesystem.
@@ -35,6 +36,7 @@ pub struct Settings {
     log: String,
     kernel_log: bool,
     leaf_ttl: Duration,
+    transport: Transport,
 }
 
 /// Why the flags cannot be used.
@@ -117,19 +119,34 @@ impl Settings {
 }
 
 impl Settings {
-    /// For the proxies. No flag changes these.
-    pub const fn proxy() -> proxy::Options {
+    /// For the proxies.
+    pub fn proxy(&self) -> proxy::Options {
+        let native = native::Options {
+            limits: Limits {
+                streams: defaults::NATIVE_MAX_STREAMS,
+                window: defaults::NATIVE_WINDOW_BYTES,
+                growth: defaults::NATIVE_GROWTH_BYTES,
+            },
+            max_output_bytes: defaults::NATIVE_MAX_OUTPUT_BYTES,
+            idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
+            ping_interval: defaults::PING_INTERVAL,
+            ping_timeout: defaults::PING_TIMEOUT,
+        };
+        let hbone = hbone::Options {
+            max_streams: defaults::TUNNEL_MAX_STREAMS,
+            stream_window_bytes: defaults::STREAM_WINDOW_BYTES,
+            tunnel_window_bytes: defaults::TUNNEL_WINDOW_BYTES,
+            max_frame_bytes: defaults::MAX_FRAME_BYTES,
+            max_send_buffer_bytes: defaults::MAX_SEND_BUFFER_BYTES,
+            idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
+            ping_interval: defaults::PING_INTERVAL,
+            ping_timeout: defaults::PING_TIMEOUT,
+        };
         proxy::Options {
-            hbone: hbone::Options {
-                max_streams: defaults::TUNNEL_MAX_STREAMS,
-                stream_window_bytes: defaults::STREAM_WINDOW_BYTES,
-                tunnel_window_bytes: defaults::TUNNEL_WINDOW_BYTES,
-                max_frame_bytes: defaults::MAX_FRAME_BYTES,
-                max_send_buffer_bytes: defaults::MAX_SEND_BUFFER_BYTES,
+            tunnels: tunnels::Options {
+                native: (self.transport == Transport::Native).then_some(native),
+                hbone,
                 answer_timeout: defaults::ANSWER_TIMEOUT,
-                idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
-                ping_interval: defaults::PING_INTERVAL,
-                ping_timeout: defaults::PING_TIMEOUT,
             },
             connect_timeout: defaults::CONNECT_TIMEOUT,
             handshake_timeout: defaults::HANDSHAKE_TIMEOUT,
@@ -200,6 +217,7 @@ impl TryFrom<RunArgs> for Settings {
             log: args.log,
             kernel_log: args.kernel_log,
             leaf_ttl: Duration::from_secs(args.leaf_ttl),
+            transport: args.transport,
         })
     }
 }

@@ -12,7 +12,7 @@ use crate::failure::Kind;
 use crate::task::scope;
 use crate::telemetry::event::Reporter;
 use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
-use crate::telemetry::{Role, Shared, Source};
+use crate::telemetry::{Protocol, Role, Shared, Source};
 
 /// One metric, as operators see it.
 #[derive(Debug)]
@@ -67,9 +67,9 @@ catalog! {
         "The version of this agent";
     OPEN = Gauge "mesh_connections_open" ["reporter"]
         "Connections through the agent that are open";
-    TUNNELS_OPEN = Gauge "mesh_tunnels_open" []
+    TUNNELS_OPEN = Gauge "mesh_tunnels_open" ["protocol"]
         "Tunnels to and from other agents that are open";
-    TUNNELS_OPENED = Counter "mesh_tunnels_opened_total" []
+    TUNNELS_OPENED = Counter "mesh_tunnels_opened_total" ["protocol"]
         "Tunnels to and from other agents that were opened";
     HANDSHAKES_FAILED = Counter "mesh_handshakes_failed_total" ["side", "reason"]
         "Handshakes of tunnels that failed";
@@ -190,11 +190,13 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
 }
 
 fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
-    for (metric, value) in
-        [(&TUNNELS_OPEN, shared.tunnels_open.get()), (&TUNNELS_OPENED, shared.tunnels_opened.get())]
+    for (metric, numbers) in
+        [(&TUNNELS_OPEN, &shared.tunnels_open), (&TUNNELS_OPENED, &shared.tunnels_opened)]
     {
         let mut family = describe(encoder, metric)?;
-        sample(&mut family, metric, vec![], &[], value)?;
+        for (protocol, number) in Protocol::ALL.iter().zip(numbers) {
+            sample(&mut family, metric, vec![], &[protocol.as_str()], number.get())?;
+        }
     }
     let mut family = describe(encoder, &HANDSHAKES_FAILED)?;
     for role in Role::ALL {

@@ -68,7 +68,7 @@ pub struct Series {
 /// One open tunnel in the metrics, until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it counts the tunnel as closed"]
-pub struct OpenTunnel(Arc<Shared>);
+pub struct OpenTunnel(Arc<Shared>, Protocol);
 
 /// Numbers that another module counts, read at each scrape. Register each variant at most once.
 pub enum Source {
@@ -106,8 +106,8 @@ struct Shared {
     series: labels::Table,
     /// By [`Reporter`].
     open: [Number; Reporter::ALL.len()],
-    tunnels_open: Number,
-    tunnels_opened: Number,
+    tunnels_open: [Number; Protocol::ALL.len()],
+    tunnels_opened: [Number; Protocol::ALL.len()],
     /// By [`Role`] and [`Kind`].
     handshakes_failed: [[Number; Kind::ALL.len()]; Role::ALL.len()],
     snapshot_revision: Number,
@@ -134,8 +134,8 @@ impl Telemetry {
             access_log: sink::AccessLog::open(&options.access_log, options.access_log_queue)?,
             series: labels::Table::new(options.max_series),
             open: Default::default(),
-            tunnels_open: Number::default(),
-            tunnels_opened: Number::default(),
+            tunnels_open: Default::default(),
+            tunnels_opened: Default::default(),
             handshakes_failed: Default::default(),
             snapshot_revision: Number::default(),
             applied_revision: Number::default(),
@@ -173,10 +173,10 @@ impl Telemetry {
     }
 
     /// Counts a tunnel as open until what is returned is dropped.
-    pub fn tunnel_opened(&self) -> OpenTunnel {
-        self.shared.tunnels_open.add(1);
-        self.shared.tunnels_opened.add(1);
-        OpenTunnel(Arc::clone(&self.shared))
+    pub fn tunnel_opened(&self, protocol: Protocol) -> OpenTunnel {
+        self.shared.tunnels_open[protocol as usize].add(1);
+        self.shared.tunnels_opened[protocol as usize].add(1);
+        OpenTunnel(Arc::clone(&self.shared), protocol)
     }
 
     /// Counts a handshake that failed.
@@ -244,7 +244,29 @@ impl Drop for Series {
 
 impl Drop for OpenTunnel {
     fn drop(&mut self) {
-        self.0.tunnels_open.sub(1);
+        self.0.tunnels_open[self.1 as usize].sub(1);
+    }
+}
+
+/// What a tunnel speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Our own transport.
+    Native,
+    /// HTTP/2 `CONNECT`.
+    Hbone,
+}
+
+impl Protocol {
+    /// Both, the better one first.
+    pub const ALL: &[Self] = &[Self::Native, Self::Hbone];
+
+    /// The word used in the metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Hbone => "hbone",
+        }
     }
 }
 

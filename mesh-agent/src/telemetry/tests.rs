@@ -124,18 +124,21 @@ fn the_agents_own_numbers_are_what_was_set() {
     telemetry.set_applied_revision(6);
     telemetry.policy_closed(4);
     telemetry.handshake_failed(Role::Server, Kind::Tls);
-    let tunnel = telemetry.tunnel_opened();
-    drop(telemetry.tunnel_opened());
+    let tunnel = telemetry.tunnel_opened(Protocol::Native);
+    drop(telemetry.tunnel_opened(Protocol::Native));
     check(&telemetry, "mesh_snapshot_revision", &[" 7"]);
     check(&telemetry, "mesh_applied_revision", &[" 6"]);
     check(&telemetry, "mesh_conditions", &[" 3"]);
     check(&telemetry, "mesh_policy_closed_connections_total", &[" 4"]);
-    check(&telemetry, "mesh_tunnels_open", &[" 1"]);
-    check(&telemetry, "mesh_tunnels_opened_total", &[" 2"]);
+    let open = [r#"{protocol="hbone"} 0"#, r#"{protocol="native"} 1"#];
+    check(&telemetry, "mesh_tunnels_open", &open);
+    let opened = [r#"{protocol="hbone"} 0"#, r#"{protocol="native"} 2"#];
+    check(&telemetry, "mesh_tunnels_opened_total", &opened);
     check(&telemetry, "mesh_handshakes_failed_total", &[r#"{side="server",reason="tls"} 1"#]);
     check(&telemetry, "mesh_build_info", &[r#"{version="1.2.3"} 1"#]);
     drop(tunnel);
-    check(&telemetry, "mesh_tunnels_open", &[" 0"]);
+    let open = [r#"{protocol="hbone"} 0"#, r#"{protocol="native"} 0"#];
+    check(&telemetry, "mesh_tunnels_open", &open);
 }
 
 fn with_everything() -> Telemetry {

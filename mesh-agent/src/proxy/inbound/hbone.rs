@@ -13,7 +13,6 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
-use crate::hbone::server;
 use crate::identity::tls;
 use crate::identity::verify::peer_error;
 use crate::model::spiffe::SpiffeId;
@@ -24,7 +23,8 @@ use crate::proxy::realm::{Local, Realm};
 use crate::proxy::server_name;
 use crate::proxy::upstream::CIPHERTEXT_BYTES;
 use crate::sys::socket;
-use crate::telemetry::{Peer, Reporter, Role};
+use crate::telemetry::{Peer, Protocol, Reporter, Role};
+use crate::tunnels;
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
@@ -41,19 +41,20 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
         return;
     };
     match handshake(&context, &realm, &mut local, stream).await {
-        Ok((tls, peer)) => {
-            let counted = context.telemetry.tunnel_opened();
-            let options = context.options.hbone;
-            let served = server::serve(tls, &options, &realm.scope, |open, incoming| {
-                let inbound = Inbound {
-                    context: Arc::clone(&context),
-                    realm: Arc::clone(&realm),
-                    local: Arc::clone(&local),
-                    peer: peer.clone(),
-                    tunnel: client,
-                };
-                realm.scope.spawn(last_hop::run(inbound, open, incoming));
-            });
+        Ok((tls, protocol, peer)) => {
+            let counted = context.telemetry.tunnel_opened(protocol);
+            let options = context.options.tunnels;
+            let served =
+                tunnels::serve((tls, protocol), &options, &realm.scope, |open, incoming| {
+                    let inbound = Inbound {
+                        context: Arc::clone(&context),
+                        realm: Arc::clone(&realm),
+                        local: Arc::clone(&local),
+                        peer: peer.clone(),
+                        tunnel: client,
+                    };
+                    realm.scope.spawn(last_hop::run(inbound, open, incoming));
+                });
             if let Err(error) = Box::pin(served).await {
                 tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
             }
@@ -69,7 +70,7 @@ async fn handshake(
     realm: &Realm,
     local: &mut Arc<Local>,
     stream: TcpStream,
-) -> Result<(TlsStream<BufReader<TcpStream>>, SpiffeId), Failure> {
+) -> Result<(TlsStream<BufReader<TcpStream>>, Protocol, SpiffeId), Failure> {
     // What is wrong with an identity is said in our words, not in those of rustls.
     let failed = |error: io::Error| match peer_error(&error) {
         Some(peer) => Failure::because(Kind::Identity, Side::Client, Retry::Never, peer),
@@ -91,12 +92,11 @@ async fn handshake(
         Err(_elapsed) => return Err(Failure::new(Kind::Timeout, Side::Client, Retry::Safe)),
     };
     let session = tls.get_ref().1;
-    if session.alpn_protocol() != Some(tls::ALPN) {
-        return Err(failed(io::Error::other("the peer does not offer ALPN h2")));
-    }
+    let protocol = tunnels::named(session.alpn_protocol())
+        .ok_or_else(|| failed(io::Error::other("the peer does not offer ALPN h2")))?;
     let peer = session.peer_certificates().and_then(tls::peer_identity);
     let peer = peer.ok_or_else(|| Failure::new(Kind::Identity, Side::Client, Retry::Never))?;
-    Ok((tls, peer))
+    Ok((tls, protocol, peer))
 }
 
 /// Reports a peer that was refused.

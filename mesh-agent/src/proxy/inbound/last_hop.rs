@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::hbone::connect::{Open, RequestError};
-use crate::hbone::server::Incoming;
-use crate::hbone::stream::{self, StreamError};
 use crate::io::leg::Leg;
+use crate::io::relay::RelayError;
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
@@ -16,6 +15,7 @@ use crate::proxy::conn::Conn;
 use crate::proxy::inbound::application::Arrival;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::telemetry::{Peer, Reporter, Security};
+use crate::tunnels::{Ended, Incoming};
 
 /// A stream's surroundings.
 pub struct Inbound {
@@ -96,8 +96,9 @@ async fn relay(
     let stream = incoming
         .accept()
         .map_err(|error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error))?;
-    let (from_peer, to_peer) = (&conn.carried.sent, &conn.carried.received);
-    let copied = stream::both_ways(&mut application, stream, to_peer, from_peer);
+    let counts = (&conn.carried.received, &conn.carried.sent);
+    let patience = context.options.tunnels.answer_timeout;
+    let copied = stream.relay(&mut application, Vec::new(), counts, patience);
     let copied = tokio::select! {
         biased;
         copied = copied => copied,
@@ -105,8 +106,8 @@ async fn relay(
     };
     copied.map_err(|error| {
         let side = match error {
-            StreamError::Application(_) => Side::Upstream,
-            StreamError::Peer(_) => Side::Client,
+            Ended::Relay(RelayError::Application(_)) => Side::Upstream,
+            _ => Side::Client,
         };
         Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
     })

@@ -8,16 +8,17 @@ use mesh_common::record::CAN_ACCELERATE;
 use tokio::net::TcpStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
-use crate::hbone::stream::{self, StreamError};
 use crate::io::copy::{self, Carried, CopyError};
 use crate::io::leg::Leg;
+use crate::io::relay::RelayError;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
 use crate::proxy::realm::{Local, Realm};
-use crate::proxy::upstream::{Reach, Upstream, reach};
+use crate::proxy::upstream::{self, Reach, Upstream, reach};
 use crate::telemetry::{Peer, Reporter, Security};
+use crate::tunnels::Ended;
 
 /// Serves a connection that the kernel sent to the outbound listener of `realm` on the data thread
 /// `worker`.
@@ -83,22 +84,37 @@ async fn serve(
     }
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
     let from = Reach { realm, worker, local: &local, client: seen, shared, hostname };
-    match reach(context, from, &endpoint).await? {
-        Upstream::Mesh(stream, lease) => {
-            let carried = &conn.carried;
-            let copied =
-                stream::both_ways(&mut leg, stream, &carried.sent, &carried.received).await;
-            drop(lease);
-            copied.map_err(|error| {
-                let side = match error {
-                    StreamError::Application(_) => Side::Client,
-                    StreamError::Peer(_) => Side::Upstream,
-                };
-                Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
-            })
+    let counts = (&conn.carried.sent, &conn.carried.received);
+    let patience = context.options.tunnels.answer_timeout;
+    let mut again = None;
+    loop {
+        let (stream, lease) = match reach(context, from, &endpoint).await? {
+            Upstream::Mesh(stream, lease) => (stream, lease),
+            Upstream::Plain(mut upstream) => {
+                return relay(&mut leg, &mut upstream, &conn.carried).await;
+            }
+        };
+        let is_first = again.is_none();
+        let sent = again.take().unwrap_or_default();
+        match stream.relay(&mut leg, sent, counts, patience).await {
+            Err(Ended::NotTaken(sent)) if is_first => {
+                // The peer is stopping, or has as many streams as it takes.
+                lease.close();
+                again = Some(sent);
+            }
+            ended => return ended.map_err(failed),
         }
-        Upstream::Plain(mut upstream) => relay(&mut leg, &mut upstream, &conn.carried).await,
     }
+}
+
+/// Why a stream ended before both sides had closed.
+fn failed(ended: Ended) -> Failure {
+    let side = match ended {
+        Ended::Refused(error) => return upstream::classify(error),
+        Ended::Relay(RelayError::Application(_)) => Side::Client,
+        Ended::Relay(RelayError::Peer(_)) | Ended::NotTaken(_) => Side::Upstream,
+    };
+    Failure::because(Kind::Reset, side, Retry::IfIdempotent, ended)
 }
 
 /// Moves bytes between two sockets of this node.

@@ -89,6 +89,20 @@ async fn flood(plan: &Press, seen: &mut Transfer) -> io::Result<()> {
 }
 
 /// Each thread's messages are numbered; what comes back must have each thread's in order.
+/// Reads all of it. A blocking read of an accelerated socket that is woken because there is room to
+/// write again answers `EAGAIN` (`tcp_bpf_recvmsg` of Linux 6.18 does not wait again).
+fn read_whole(mut stream: &TcpStream, mut rest: &mut [u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        match stream.read(rest) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => rest = &mut rest[length..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 fn writers(stream: &TcpStream, seen: &mut Transfer) -> io::Result<()> {
     thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -103,7 +117,7 @@ fn writers(stream: &TcpStream, seen: &mut Transfer) -> io::Result<()> {
         let mut next = [0; WRITERS as usize];
         for _ in 0..WRITERS * MESSAGES {
             let mut message = [0; 8];
-            (&mut &*stream).read_exact(&mut message)?;
+            read_whole(stream, &mut message)?;
             let message = u64::from_be_bytes(message);
             let expected = usize::try_from(message >> 32).ok().and_then(|at| next.get_mut(at));
             let expected = expected.ok_or_else(|| io::Error::other("a broken message"))?;

@@ -12,20 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::hbone::connect::Open;
-use crate::hbone::stream::Stream;
-use crate::hbone::tunnel::{Lease, Tunnel};
-use crate::hbone::{Error, Options};
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::task::scope::Scope;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Protocol, Telemetry};
+use crate::tunnels::{Error, Lease, Options, Stream, Tunnel};
 
 /// Which tunnels may carry a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Who asks: the identity that our certificate shows.
     pub source: SpiffeId,
-    /// The peer's HBONE address.
+    /// The address of the peer's agent.
     pub peer: SocketAddr,
     /// Who must be there.
     pub destination: SpiffeId,
@@ -45,7 +43,7 @@ pub struct Pool {
 /// The tunnels to one peer.
 #[derive(Debug)]
 struct Peer {
-    tunnels: Mutex<Vec<Arc<Tunnel>>>,
+    tunnels: Mutex<Vec<Tunnel>>,
     /// Held while a tunnel is opened, so that many connections at once open one.
     opening: tokio::sync::Mutex<()>,
 }
@@ -73,7 +71,7 @@ impl Pool {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dial: Fn() -> Dialing,
-        Dialing: Future<Output = Result<Io, Error>>,
+        Dialing: Future<Output = Result<(Io, Protocol), Error>>,
     {
         let mut lease = self.lease(key, &dial).await?;
         match self.answered(&mut lease, open, hostname).await {
@@ -102,20 +100,20 @@ impl Pool {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dial: Fn() -> Dialing,
-        Dialing: Future<Output = Result<Io, Error>>,
+        Dialing: Future<Output = Result<(Io, Protocol), Error>>,
     {
         let peer = self.peer(key);
-        if let Some(lease) = peer.lease(self.options.max_streams) {
+        if let Some(lease) = peer.lease(&self.options) {
             return Ok(lease);
         }
         let _opening = peer.opening.lock().await;
         // Whoever held the lock before may have opened one.
-        if let Some(lease) = peer.lease(self.options.max_streams) {
+        if let Some(lease) = peer.lease(&self.options) {
             return Ok(lease);
         }
-        let io = dial().await?;
-        let counted = self.telemetry.tunnel_opened();
-        let (tunnel, lease) = Tunnel::start(io, &self.options, &self.scope, counted).await?;
+        let dialed = dial().await?;
+        let counted = self.telemetry.tunnel_opened(dialed.1);
+        let (tunnel, lease) = Tunnel::start(dialed, &self.options, &self.scope, counted).await?;
         lock(&peer.tunnels).push(tunnel);
         Ok(lease)
     }
@@ -142,15 +140,14 @@ impl Pool {
 
 impl Peer {
     /// A place on an open tunnel. The first with room: the others may become idle.
-    fn lease(&self, most: u32) -> Option<Lease> {
+    fn lease(&self, options: &Options) -> Option<Lease> {
         let mut tunnels = lock(&self.tunnels);
         tunnels.retain(|tunnel| !tunnel.is_closed());
-        tunnels.iter().find_map(|tunnel| tunnel.lease(most))
+        tunnels.iter().find_map(|tunnel| tunnel.lease(options))
     }
 
     fn is_idle(&self) -> bool {
-        lock(&self.tunnels).iter().all(|tunnel| tunnel.is_closed())
-            && self.opening.try_lock().is_ok()
+        lock(&self.tunnels).iter().all(Tunnel::is_closed) && self.opening.try_lock().is_ok()
     }
 }
 

@@ -1,0 +1,185 @@
+//! Both ways between an application's socket and a stream of a tunnel, with half-close and resets
+//! carried over.
+
+use std::error::Error as StdError;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use crate::io::chunk::Chunks;
+use crate::io::copy::end_of;
+use crate::io::leg::{self, Leg};
+
+/// Why a stream failed, in the words of its protocol.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Broken(Box<dyn StdError + Send + Sync>);
+
+impl Broken {
+    /// Because of `cause`.
+    pub fn because(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self(cause.into())
+    }
+}
+
+/// The half of a stream that goes to the peer. Dropped before its end, it resets the stream.
+pub trait Outgoing {
+    /// Hands over as much of `data` as the peer's window allows, and takes it off.
+    ///
+    /// # Errors
+    ///
+    /// The stream was reset, or its tunnel failed.
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>>;
+
+    /// Resolves when the peer wants nothing more.
+    ///
+    /// # Errors
+    ///
+    /// It has not said that it is content: the stream was reset, or its tunnel failed.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
+
+    /// Sends no more.
+    ///
+    /// # Errors
+    ///
+    /// The stream was reset, or its tunnel failed.
+    fn end(&mut self) -> Result<(), Broken>;
+
+    /// The application's connection was reset.
+    fn reset(&mut self);
+}
+
+/// The half of a stream that comes from the peer.
+pub trait Incoming {
+    /// Bytes, in one place or in several.
+    type Data: Buf;
+
+    /// What comes next; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// The stream was reset, or its tunnel failed.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Self::Data, Broken>>>;
+
+    /// The application has taken so many bytes: the peer may send as many again.
+    ///
+    /// # Errors
+    ///
+    /// The stream was reset.
+    fn taken(&mut self, bytes: usize) -> Result<(), Broken>;
+}
+
+/// Why copying ended before both sides had closed.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The application's socket failed.
+    #[error("the application closed abruptly")]
+    Application(#[source] io::Error),
+    /// The stream was reset, or its tunnel failed.
+    #[error("the peer closed abruptly")]
+    Peer(#[source] Broken),
+}
+
+/// Copies both ways until both sides have closed: `to_peer` counts what the application sends,
+/// `from_peer` what it is given.
+///
+/// # Errors
+///
+/// One side closed abruptly: the socket is reset when it is dropped, and so is the stream.
+pub async fn both_ways(
+    application: &mut Leg,
+    (send, receive): (impl Outgoing, impl Incoming),
+    to_peer: &AtomicU64,
+    from_peer: &AtomicU64,
+) -> Result<(), RelayError> {
+    let chunks = application.chunks();
+    let (read, write) = application.stream().split();
+    relay((read, chunks), send, to_peer, download(receive, write, from_peer)).await?;
+    application.complete();
+    Ok(())
+}
+
+/// Runs both directions. When the application has sent its end and the peer has not, the
+/// application may still reset the connection, which no read would tell.
+async fn relay(
+    (mut from, chunks): (ReadHalf<'_>, Chunks),
+    to: impl Outgoing,
+    to_peer: &AtomicU64,
+    download: impl Future<Output = Result<(), RelayError>>,
+) -> Result<(), RelayError> {
+    let mut download = pin!(download);
+    let mut is_down = false;
+    {
+        let mut upload = pin!(upload((&mut from, chunks), to, to_peer));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut upload => {
+                    done?;
+                    break;
+                }
+                done = &mut download, if !is_down => {
+                    done?;
+                    is_down = true;
+                }
+            }
+        }
+    }
+    if is_down {
+        return Ok(());
+    }
+    tokio::select! {
+        biased;
+        done = &mut download => done,
+        error = leg::failed(from.as_ref()) => Err(RelayError::Application(error)),
+    }
+}
+
+async fn upload(
+    (from, mut chunks): (&mut ReadHalf<'_>, Chunks),
+    mut to: impl Outgoing,
+    count: &AtomicU64,
+) -> Result<(), RelayError> {
+    loop {
+        let mut data = tokio::select! {
+            biased;
+            closed = poll_fn(|cx| to.poll_closed(cx)) => return closed.map_err(RelayError::Peer),
+            data = chunks.next(from) => match data {
+                Ok(data) => data,
+                Err(error) => {
+                    to.reset();
+                    return Err(RelayError::Application(error));
+                }
+            },
+        };
+        if data.is_empty() {
+            return to.end().map_err(RelayError::Peer);
+        }
+        count.fetch_add(data.len() as u64, Ordering::Relaxed);
+        while !data.is_empty() {
+            poll_fn(|cx| to.poll_send(cx, &mut data)).await.map_err(RelayError::Peer)?;
+        }
+    }
+}
+
+async fn download(
+    mut from: impl Incoming,
+    mut to: WriteHalf<'_>,
+    count: &AtomicU64,
+) -> Result<(), RelayError> {
+    while let Some(data) = poll_fn(|cx| from.poll_data(cx)).await {
+        let mut data = data.map_err(RelayError::Peer)?;
+        while data.has_remaining() {
+            let written = to.write_buf(&mut data).await.map_err(RelayError::Application)?;
+            count.fetch_add(written as u64, Ordering::Relaxed);
+            from.taken(written).map_err(RelayError::Peer)?;
+        }
+    }
+    end_of(&mut to).await.map_err(RelayError::Application)
+}

@@ -1,0 +1,115 @@
+//! What a stream was sent and its application has not taken.
+
+use std::collections::VecDeque;
+
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// From this size on, bytes stay where they were read. Smaller ones are copied together: a few of
+/// them must not keep a whole read's memory. Half of a TLS record, of which most parts are made.
+const LARGE_BYTES: usize = 8 * 1024;
+
+/// Bytes in the order in which they came. Whoever fills it sees to it that they are bounded.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    whole: VecDeque<Bytes>,
+    tail: BytesMut,
+}
+
+impl Inbox {
+    /// Adds bytes.
+    pub fn push(&mut self, data: Bytes) {
+        if data.len() < LARGE_BYTES {
+            self.tail.extend_from_slice(&data);
+            return;
+        }
+        if !self.tail.is_empty() {
+            self.whole.push_back(self.tail.split().freeze());
+        }
+        self.whole.push_back(data);
+    }
+
+    /// Takes everything, to be written at once. A stream that waits keeps no memory.
+    pub fn take(&mut self) -> Parts {
+        let mut parts = std::mem::take(&mut self.whole);
+        if !self.tail.is_empty() {
+            parts.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+        Parts(parts)
+    }
+}
+
+/// Bytes that lie in several places.
+#[derive(Debug, Default)]
+pub struct Parts(VecDeque<Bytes>);
+
+impl Buf for Parts {
+    fn remaining(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    fn has_remaining(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.front().map_or(&[], |first| first)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let filled = self.0.iter().zip(slices);
+        filled.map(|(part, slice)| *slice = IoSlice::new(part)).count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(first) = self.0.front_mut() {
+            let part = count.min(first.len());
+            first.advance(part);
+            count -= part;
+            if !first.is_empty() {
+                break;
+            }
+            self.0.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_in_order(
+            steps in prop::collection::vec(prop_oneof![
+                (1_usize..40_000).prop_map(Some),
+                Just(None),
+            ], 1..40),
+        ) {
+            let (mut inbox, mut next, mut out) = (Inbox::default(), 0_u32, Vec::new());
+            let mut expect = Vec::new();
+            for step in steps {
+                if let Some(size) = step {
+                    let data: Vec<u8> = (next..).map(|n| n.to_le_bytes()[0]).take(size).collect();
+                    next = next.wrapping_add(u32::try_from(size).unwrap());
+                    expect.extend_from_slice(&data);
+                    inbox.push(data.into());
+                    continue;
+                }
+                let mut parts = inbox.take();
+                let part = parts.remaining() / 2;
+                out.extend_from_slice(&parts.copy_to_bytes(part));
+                let mut slices = [IoSlice::new(&[]); 64];
+                let count = parts.chunks_vectored(&mut slices);
+                out.extend(slices[..count].iter().flat_map(|slice| slice.iter()));
+            }
+            let mut parts = inbox.take();
+            out.extend_from_slice(&parts.copy_to_bytes(parts.remaining()));
+            prop_assert!(!parts.has_remaining() && !inbox.take().has_remaining());
+            prop_assert!(out == expect);
+        }
+    }
+}

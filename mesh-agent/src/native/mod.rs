@@ -1,0 +1,108 @@
+//! The transport between two agents of this mesh: many connections in one TLS connection.
+//!
+//! It is negotiated by [`ALPN`]; a peer that does not offer it is spoken to by HBONE.
+//! `docs/transport.md` specifies it byte by byte. [`frame`], [`output`], [`inbox`] and [`session`]
+//! are the protocol, as functions of bytes; [`tunnel`] and [`stream`] do the input and the output.
+
+pub mod frame;
+pub mod output;
+pub mod inbox;
+pub mod session;
+mod shared;
+pub mod tunnel;
+pub mod stream;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::native::frame::{Violation, code};
+use crate::native::session::Limits;
+
+/// The protocol's name in TLS (RFC 7301), with the version that cannot be extended compatibly.
+pub const ALPN: &[u8] = b"nodemesh/1";
+
+/// What tunnels need to be told; nothing else of the settings reaches them.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What a peer may do.
+    pub limits: Limits,
+    /// Bytes that may wait to be written before streams are held up.
+    pub max_output_bytes: usize,
+    /// How long a tunnel without streams is kept.
+    pub idle_timeout: Duration,
+    /// How often a quiet peer is asked whether it is there.
+    pub ping_interval: Duration,
+    /// How long it has to answer.
+    pub ping_timeout: Duration,
+}
+
+/// Why a stream could not be had, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The peer has closed the tunnel.
+    #[error("the peer's agent has closed the tunnel")]
+    Closed,
+    /// The peer asks for more answers than it reads.
+    #[error("the peer's agent asks for more than it reads")]
+    Flood,
+    /// The tunnel takes no more streams.
+    #[error("the tunnel takes no more streams")]
+    Full,
+    /// The tunnel's TLS connection.
+    #[error("the tunnel failed")]
+    Io(#[from] io::Error),
+    /// The tunnel failed, for all its streams.
+    #[error(transparent)]
+    Lost(Arc<Self>),
+    /// The peer refused the stream, or reset it.
+    #[error("the peer's agent says {}", said(*.0))]
+    Reset(u32),
+    /// The peer does not answer.
+    #[error("the peer's agent does not answer")]
+    Silent,
+    /// The peer broke the protocol.
+    #[error("the peer's agent broke the protocol")]
+    Violation(#[from] Violation),
+}
+
+impl Error {
+    /// What the system or TLS said, if it was that.
+    pub fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Lost(error) => error.io(),
+            _ => None,
+        }
+    }
+
+    /// Whether the peer broke the protocol.
+    pub fn is_violation(&self) -> bool {
+        match self {
+            Self::Lost(error) => error.is_violation(),
+            error => matches!(error, Self::Violation(_)),
+        }
+    }
+
+    /// Whether the tunnel went away before the peer looked at the stream, so that another tunnel
+    /// may be tried: of a stream that was not accepted.
+    pub fn is_stale_tunnel(&self) -> bool {
+        match self {
+            Self::Closed | Self::Flood | Self::Full | Self::Io(_) | Self::Silent => true,
+            Self::Lost(error) => error.is_stale_tunnel(),
+            Self::Reset(code) => *code == code::NOT_TAKEN,
+            Self::Violation(_) => false,
+        }
+    }
+}
+
+/// A code in words.
+fn said(code: u32) -> String {
+    match code {
+        code::NONE => "that it is stopping".to_owned(),
+        code::CANCEL => "that the application has reset the connection".to_owned(),
+        code::NOT_TAKEN => "that it takes no more streams".to_owned(),
+        code::PROTOCOL => "that we broke the protocol".to_owned(),
+        status => format!("no, with status {status}"),
+    }
+}

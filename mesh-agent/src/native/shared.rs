@@ -1,0 +1,169 @@
+//! What a tunnel's task and its streams share: the session, and what each stream waits for.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+use tokio_util::io::poll_write_buf;
+
+use crate::native::Error;
+use crate::native::frame::{Open, code};
+use crate::native::inbox::Inbox;
+use crate::native::session::{Event, Session};
+
+/// What the task and the streams share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) session: Session,
+    pub(super) slots: HashMap<u32, Slot>,
+    /// Why the tunnel is over.
+    pub(super) failed: Option<Arc<Error>>,
+    /// Places that are taken, of streams that are open or will be.
+    pub(super) leases: usize,
+    /// No more streams.
+    pub(super) retired: bool,
+    /// Streams wait for what is to be written to become less.
+    pub(super) starving: bool,
+    /// The number of the last ping, and whether it was answered.
+    pub(super) ping: (u64, bool),
+    pub(super) driver: Option<Waker>,
+    /// When the peer was last heard.
+    pub(super) heard: Instant,
+}
+
+/// What a stream waits for.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) inbox: Inbox,
+    /// What was sent before the peer has accepted the stream. Sent again if it has not looked at it.
+    pub(super) unconfirmed: Vec<Bytes>,
+    pub(super) accepted: bool,
+    pub(super) ended: bool,
+    pub(super) reset: Option<u32>,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+}
+
+impl Slot {
+    pub(super) fn wake(&mut self) {
+        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+}
+
+impl Core {
+    /// Lets the task run: there is something to write, or to end.
+    pub(super) fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    /// Why a stream is over, if it is.
+    pub(super) fn broken(&self, stream: u32) -> Option<Error> {
+        if let Some(code) = self.slots.get(&stream).and_then(|slot| slot.reset) {
+            return Some(Error::Reset(code));
+        }
+        self.failed.as_ref().map(|failed| Error::Lost(Arc::clone(failed)))
+    }
+
+    /// The peer takes no more streams, and has not looked at those after `last`.
+    pub(super) fn gone(&mut self, last: u32) {
+        self.retired = true;
+        for (stream, slot) in self.slots.iter_mut().filter(|(stream, _)| **stream > last) {
+            self.session.give_up(*stream);
+            slot.reset = Some(code::NOT_TAKEN);
+            slot.wake();
+        }
+    }
+
+    /// Notes what has happened. Streams that the peer asks for are left in `asked`.
+    pub(super) fn note(slots: &mut HashMap<u32, Slot>, event: Event, rest: &mut Rest) {
+        let (Event::Open(stream, _)
+        | Event::Accepted(stream)
+        | Event::Data(stream, _)
+        | Event::Ended(stream)
+        | Event::Reset(stream, _)
+        | Event::Credit(stream)) = event
+        else {
+            match event {
+                Event::GoAway(last) => rest.gone = Some(last),
+                Event::Pong(number) => rest.pong = Some(number),
+                _ => {}
+            }
+            return;
+        };
+        if let Event::Open(_, open) = event {
+            slots.insert(stream, Slot::default());
+            rest.asked.push((stream, open));
+            return;
+        }
+        let Some(slot) = slots.get_mut(&stream) else { return };
+        match event {
+            Event::Credit(_) => {
+                if let Some(writer) = slot.writer.take() {
+                    writer.wake();
+                }
+                return;
+            }
+            Event::Reset(_, code) => {
+                slot.reset = Some(code);
+                slot.wake();
+                return;
+            }
+            Event::Data(_, data) => slot.inbox.push(data),
+            Event::Accepted(_) => {
+                slot.accepted = true;
+                slot.unconfirmed = Vec::new();
+                if let Some(writer) = slot.writer.take() {
+                    writer.wake();
+                }
+            }
+            Event::Ended(_) => slot.ended = true,
+            _ => {}
+        }
+        if let Some(reader) = slot.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Writes what is to be written. Ready: all of it.
+    pub(super) fn write<Io: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+        dirty: &mut bool,
+    ) -> Result<Poll<()>, Error> {
+        while self.session.output().has_remaining() {
+            *dirty = true;
+            match poll_write_buf(Pin::new(io), cx, self.session.output()) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Ok(0)) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Err(error.into()),
+            }
+        }
+        if *dirty {
+            match Pin::new(io).poll_flush(cx) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(flushed) => flushed?,
+            }
+            *dirty = false;
+        }
+        Ok(Poll::Ready(()))
+    }
+}
+
+/// What is not for a stream that there is.
+#[derive(Default)]
+pub(super) struct Rest {
+    pub(super) asked: Vec<(u32, Open)>,
+    pub(super) gone: Option<u32>,
+    pub(super) pong: Option<u64>,
+}

@@ -1,0 +1,396 @@
+//! One TLS connection to a peer's agent: the task that reads and writes it, and what its streams
+//! share with that.
+//!
+//! Streams leave frames and wake the task; it writes what all of them have left at once, when they
+//! have run. What it reads it puts into the streams' inboxes. All of them are on one data thread,
+//! so that the lock is never waited for.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::io::poll_read_buf;
+
+use crate::native::frame::{Open, code};
+use crate::native::session::{Over, Session, Side};
+use crate::native::shared::{Core, Rest, Slot};
+use crate::native::stream::{Asked, Stream};
+use crate::native::{Error, Options};
+use crate::task::scope::Scope;
+use crate::telemetry::OpenTunnel;
+
+/// Room for reading that is made at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// What one read gives at most: the payload of a TLS record (RFC 8446, section 5.1).
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// How much is read before others have their turn: 16 TLS records, of which each is one read.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// For how long it is assumed that a peer that was heard is still there.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// How many times of what streams may leave to be written may wait, before the peer is one that asks
+/// for answers and does not read them. Not read it is never: two that wait for each other would wait
+/// for good.
+const FLOOD: usize = 8;
+
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A tunnel, as the pool and its streams hold it.
+#[derive(Debug)]
+pub struct Tunnel {
+    core: Mutex<Core>,
+    max_output_bytes: usize,
+}
+
+/// A place on a tunnel. Dropping it frees the place.
+#[derive(Debug)]
+pub struct Lease {
+    tunnel: Arc<Tunnel>,
+}
+
+/// The streams that the peer has opened, and the end of the tunnel if it is over.
+type Turn = (Vec<(u32, Open)>, Option<Result<(), Error>>);
+
+impl Tunnel {
+    fn new(side: Side, options: &Options) -> Arc<Self> {
+        let core = Core {
+            session: Session::new(side, options.limits),
+            slots: HashMap::new(),
+            failed: None,
+            leases: 0,
+            retired: false,
+            starving: false,
+            ping: (0, true),
+            driver: None,
+            heard: Instant::now(),
+        };
+        let max_output_bytes = options.max_output_bytes;
+        Arc::new(Self { core: Mutex::new(core), max_output_bytes })
+    }
+
+    /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. It is
+    /// driven in `scope` until it fails, is idle for too long, or the scope drains and its last
+    /// stream has ended. `counted` is dropped then.
+    pub fn start<Io>(
+        io: Io,
+        options: &Options,
+        scope: &Scope,
+        counted: OpenTunnel,
+    ) -> (Arc<Self>, Lease)
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let tunnel = Self::new(Side::Client, options);
+        tunnel.lock().leases = 1;
+        let lease = Lease { tunnel: Arc::clone(&tunnel) };
+        let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
+        scope.spawn(Box::pin(async move {
+            // A server opens no streams: the session does not let it.
+            if let Err(error) = driven.drive(io, &options, &ending, |_, _| {}).await {
+                tracing::debug!(%error, "a tunnel ended");
+            }
+            drop(counted);
+        }));
+        (tunnel, lease)
+    }
+
+    /// Takes a place, unless there is none or the tunnel is closed.
+    pub fn lease(self: &Arc<Self>) -> Option<Lease> {
+        let mut core = self.lock();
+        let most = usize::try_from(core.session.most_streams()).unwrap_or(usize::MAX);
+        if core.retired || core.failed.is_some() || core.leases >= most {
+            return None;
+        }
+        core.leases += 1;
+        Some(Lease { tunnel: Arc::clone(self) })
+    }
+
+    /// Whether no stream can be opened any more.
+    pub fn is_closed(&self) -> bool {
+        let core = self.lock();
+        core.retired || core.failed.is_some()
+    }
+
+    /// Takes no more streams, and ends with the last one.
+    fn retire(&self) {
+        let mut core = self.lock();
+        core.retired = true;
+        core.session.go_away(code::NONE);
+        core.wake_driver();
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+        // A panic elsewhere leaves the state whole as far as the protocol goes: each change is one
+        // call of the session.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no more may be left to be written for now.
+    pub(super) fn is_full(&self, core: &mut Core) -> bool {
+        let full = core.session.waiting() >= self.max_output_bytes;
+        core.starving |= full;
+        full
+    }
+
+    /// Reads and writes until the tunnel ends. `asked` is given each stream that the peer opens.
+    async fn drive<Io>(
+        self: &Arc<Self>,
+        mut io: Io,
+        options: &Options,
+        scope: &Scope,
+        mut asked: impl FnMut(Open, Asked),
+    ) -> Result<(), Error>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut input = BytesMut::new();
+        let mut dirty = false;
+        let mut tick = interval(options.ping_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut used, mut pinged) = (Instant::now(), Instant::now());
+        let mut draining = false;
+        let end = loop {
+            tokio::select! {
+                biased;
+                () = scope.draining(), if !draining => {
+                    draining = true;
+                    self.retire();
+                }
+                end = poll_fn(|cx| {
+                    let turn = self.turn(cx, &mut io, &mut input, &mut dirty);
+                    turn.map(|(opened, end)| {
+                        for (stream, open) in opened {
+                            asked(open, Asked(Stream::of(Arc::clone(self), stream)));
+                        }
+                        end
+                    })
+                }) => if let Some(end) = end {
+                    break end;
+                },
+                _ = tick.tick() => {
+                    let now = Instant::now();
+                    let mut core = self.lock();
+                    if core.session.streams() > 0 {
+                        used = now;
+                    }
+                    let idle = now - used >= options.idle_timeout;
+                    if input.is_empty() {
+                        input = BytesMut::new();
+                    }
+                    if core.ping.1 {
+                        let number = core.ping.0.wrapping_add(1);
+                        core.ping = (number, false);
+                        core.session.ping(number);
+                        core.wake_driver();
+                        pinged = now;
+                    } else if now - pinged >= options.ping_timeout {
+                        tracing::warn!("a peer's agent does not answer; its tunnel is closed");
+                        break Err(Error::Silent);
+                    }
+                    drop(core);
+                    if idle {
+                        self.retire();
+                    }
+                }
+            }
+        };
+        self.end(io, end).await
+    }
+
+    /// Reads what has come, then writes what is to be written. Ready with the streams that the peer
+    /// has opened, or with the end of the tunnel.
+    fn turn<Io>(
+        &self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+        input: &mut BytesMut,
+        dirty: &mut bool,
+    ) -> Poll<Turn>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut core = self.lock();
+        let mut rest = Rest::default();
+        let read = self.read(&mut core, cx, io, input, &mut rest);
+        let written = core.write(cx, io, dirty);
+        if core.starving && core.session.waiting() < self.max_output_bytes / 2 {
+            core.starving = false;
+            for slot in core.slots.values_mut() {
+                if let Some(writer) = slot.writer.take() {
+                    writer.wake();
+                }
+            }
+        }
+        if let Some(last) = rest.gone {
+            core.gone(last);
+        }
+        if rest.pong == Some(core.ping.0) {
+            core.ping.1 = true;
+        }
+        let is_over = core.retired && core.session.streams() == 0 && core.leases == 0;
+        let end = match (read, written) {
+            (Err(error), _) | (_, Err(error)) => Some(Err(error)),
+            (Ok(Poll::Ready(false)), _) => Some(Ok(())),
+            (_, Ok(Poll::Ready(()))) if is_over && rest.asked.is_empty() => Some(Ok(())),
+            (Ok(Poll::Ready(true)), Ok(_)) => {
+                // There may be more; others have their turn first.
+                cx.waker().wake_by_ref();
+                None
+            }
+            (Ok(Poll::Pending), Ok(_)) => {
+                core.driver = Some(cx.waker().clone());
+                None
+            }
+        };
+        drop(core);
+        if end.is_none() && rest.asked.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready((rest.asked, end))
+    }
+
+    /// Ready with true: there may be more. With false: the peer has closed.
+    fn read<Io: AsyncRead + Unpin>(
+        &self,
+        core: &mut Core,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+        input: &mut BytesMut,
+        rest: &mut Rest,
+    ) -> Result<Poll<bool>, Error> {
+        let mut left = TURN_BYTES;
+        while left > 0 {
+            if core.session.waiting() > self.max_output_bytes * FLOOD {
+                return Err(Error::Flood);
+            }
+            if input.capacity() - input.len() < RECORD_BYTES {
+                input.reserve(READ_BYTES);
+            }
+            match poll_read_buf(Pin::new(io), cx, input) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Ok(0)) => return Ok(Poll::Ready(false)),
+                Poll::Ready(Ok(length)) => {
+                    left = left.saturating_sub(length);
+                    core.heard = Instant::now();
+                    let Core { session, slots, .. } = core;
+                    session.receive(input, |event| Core::note(slots, event, rest))?;
+                }
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Ok(Poll::Ready(false));
+                }
+                Poll::Ready(Err(error)) => return Err(error.into()),
+            }
+        }
+        Ok(Poll::Ready(true))
+    }
+
+    /// Tells all streams, and says goodbye to the peer.
+    async fn end<Io>(&self, mut io: Io, end: Result<(), Error>) -> Result<(), Error>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        let end = end.map_err(Arc::new);
+        {
+            let mut core = self.lock();
+            core.retired = true;
+            core.failed =
+                Some(end.as_ref().err().map_or_else(|| Arc::new(Error::Closed), Arc::clone));
+            for slot in core.slots.values_mut() {
+                slot.wake();
+            }
+            if let Err(error) = &end
+                && matches!(**error, Error::Violation(_))
+            {
+                core.session.go_away(code::PROTOCOL);
+            }
+        }
+        let goodbye = async {
+            let mut dirty = true;
+            poll_fn(|cx| match self.lock().write(cx, &mut io, &mut dirty) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(())) | Err(_) => Poll::Ready(()),
+            })
+            .await;
+            // A peer that is gone needs no goodbye.
+            let _gone: io::Result<()> = io.shutdown().await;
+        };
+        let _late: Result<(), _> = timeout(GOODBYE, goodbye).await;
+        end.map_err(Error::Lost)
+    }
+}
+
+/// Serves a tunnel that a peer has opened, until it closes; `handle` is given each stream. When
+/// `scope` drains no new streams are taken, and the tunnel ends with the last one that is open.
+///
+/// # Errors
+///
+/// The peer broke the protocol, or went away in the middle of it.
+pub async fn serve<Io>(
+    io: Io,
+    options: &Options,
+    scope: &Scope,
+    handle: impl FnMut(Open, Asked),
+) -> Result<(), Error>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    Tunnel::new(Side::Server, options).drive(io, options, scope, handle).await
+}
+
+impl Lease {
+    /// Opens the stream of this place: once. If the peer was heard a moment ago its answer is not
+    /// waited for; see [`Stream::untaken`].
+    ///
+    /// # Errors
+    ///
+    /// The tunnel failed, or the peer refused.
+    pub async fn open(&self, open: Open) -> Result<Stream, Error> {
+        let (stream, is_sure) = {
+            let mut core = self.tunnel.lock();
+            if let Some(failed) = &core.failed {
+                return Err(Error::Lost(Arc::clone(failed)));
+            }
+            let stream = core.session.open(open).ok_or(Error::Full)?;
+            core.slots.insert(stream, Slot::default());
+            core.wake_driver();
+            (stream, core.session.is_greeted() && core.heard.elapsed() < RECENT)
+        };
+        let stream = Stream::of(Arc::clone(&self.tunnel), stream);
+        if is_sure {
+            return Ok(stream);
+        }
+        poll_fn(|cx| stream.poll_accepted(cx)).await?;
+        Ok(stream)
+    }
+
+    /// Lets nobody else take a place on this tunnel.
+    pub fn close(&self) {
+        self.tunnel.retire();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut core = self.tunnel.lock();
+        core.leases -= 1;
+        if core.retired {
+            core.wake_driver();
+        }
+    }
+}
+
+impl From<Over> for Error {
+    fn from(_over: Over) -> Self {
+        Self::Closed
+    }
+}

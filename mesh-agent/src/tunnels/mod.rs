@@ -1,0 +1,311 @@
+//! Tunnels between agents, whichever of the two protocols they speak: [`native`] between our own,
+//! [`hbone`] with others. TLS has decided when a connection comes here.
+
+pub mod pool;
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use crate::hbone;
+use crate::hbone::connect::{Open, RequestError};
+use crate::io::leg::Leg;
+use crate::io::relay::{self, RelayError};
+use crate::native;
+use crate::native::frame::code;
+use crate::task::scope::Scope;
+use crate::telemetry::{OpenTunnel, Protocol};
+
+/// What both kinds need to be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether peers that can are spoken to by the native transport.
+    pub native: Option<native::Options>,
+    /// HBONE.
+    pub hbone: hbone::Options,
+    /// How long a peer may take to answer for its application.
+    pub answer_timeout: Duration,
+}
+
+/// The protocols that are offered in TLS, the better one first.
+pub fn offered(options: &Options) -> Vec<Vec<u8>> {
+    let all = [(options.native.is_some(), native::ALPN), (true, hbone::ALPN)];
+    all.iter().filter(|(spoken, _)| *spoken).map(|(_, name)| name.to_vec()).collect()
+}
+
+/// The protocol with a name of TLS; `None`: it is none of ours.
+pub fn named(alpn: Option<&[u8]>) -> Option<Protocol> {
+    match alpn? {
+        native::ALPN => Some(Protocol::Native),
+        hbone::ALPN => Some(Protocol::Hbone),
+        _ => None,
+    }
+}
+
+/// Why a stream could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The TCP connection to the peer.
+    #[error("cannot connect to the peer's agent")]
+    Connect(#[source] io::Error),
+    /// TLS, or who the peer is.
+    #[error("no TLS with the peer's agent")]
+    Tls(#[source] io::Error),
+    /// A deadline passed.
+    #[error("the peer's agent did not answer in time")]
+    Timeout,
+    /// The peer answered with another status than 200.
+    #[error("the peer's agent refused with status {0}")]
+    Refused(u16),
+    /// The peer broke HTTP/2, or went away.
+    #[error("the tunnel failed")]
+    H2(#[source] h2::Error),
+    /// The peer broke the native transport, or went away.
+    #[error("the tunnel failed")]
+    Native(#[source] native::Error),
+}
+
+impl From<hbone::Error> for Error {
+    fn from(error: hbone::Error) -> Self {
+        match error {
+            hbone::Error::Open(error) => Self::Connect(error),
+            hbone::Error::H2(error) => Self::H2(error),
+            hbone::Error::Refused(status) => Self::Refused(status),
+            hbone::Error::Closed => Self::Timeout,
+        }
+    }
+}
+
+impl From<native::Error> for Error {
+    fn from(error: native::Error) -> Self {
+        match error {
+            native::Error::Reset(status @ 100..600) => {
+                Self::Refused(u16::try_from(status).unwrap_or(u16::MAX))
+            }
+            error => Self::Native(error),
+        }
+    }
+}
+
+impl Error {
+    /// Whether the tunnel went away before the peer saw the stream, so that another tunnel may be
+    /// tried.
+    pub fn is_stale_tunnel(&self) -> bool {
+        match self {
+            Self::H2(error) => hbone::is_stale_tunnel(error),
+            Self::Native(error) => error.is_stale_tunnel(),
+            Self::Connect(_) | Self::Refused(_) | Self::Timeout | Self::Tls(_) => false,
+        }
+    }
+}
+
+/// One connection to a peer's agent.
+#[derive(Clone, Debug)]
+enum Tunnel {
+    Hbone(Arc<hbone::tunnel::Tunnel>),
+    Native(Arc<native::tunnel::Tunnel>),
+}
+
+/// A place on a tunnel. Dropping it frees the place.
+#[derive(Debug)]
+pub enum Lease {
+    /// Of HBONE.
+    Hbone(hbone::tunnel::Lease),
+    /// Of the native transport.
+    Native(native::tunnel::Lease),
+}
+
+/// A stream that a peer has accepted, or we have.
+#[derive(Debug)]
+pub enum Stream {
+    /// Of HBONE.
+    Hbone(hbone::stream::Stream),
+    /// Of the native transport.
+    Native(native::stream::Stream),
+}
+
+/// Why copying ended before both sides had closed.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// One of them closed abruptly.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    /// The peer has refused the stream, or does not answer.
+    #[error(transparent)]
+    Refused(Error),
+    /// The peer has not looked at the stream: what was sent may be sent again on another tunnel.
+    #[error("the tunnel takes no more streams")]
+    NotTaken(Vec<Bytes>),
+}
+
+/// Resolves when a peer has taken too long to accept a stream.
+async fn unanswered(stream: &native::stream::Stream, patience: Duration) {
+    let accepted = poll_fn(|cx| stream.poll_accepted(cx));
+    if timeout(patience, accepted).await.is_ok() {
+        // If it was refused, the stream's own halves say so.
+        pending::<()>().await;
+    }
+}
+
+/// A stream that a peer asks for, and that waits for its answer.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Of HBONE.
+    Hbone(hbone::server::Incoming),
+    /// Of the native transport.
+    Native(native::stream::Asked),
+}
+
+impl Tunnel {
+    async fn start<Io>(
+        (io, protocol): (Io, Protocol),
+        options: &Options,
+        scope: &Scope,
+        counted: OpenTunnel,
+    ) -> Result<(Self, Lease), Error>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
+            let (tunnel, lease) = native::tunnel::Tunnel::start(io, native, scope, counted);
+            return Ok((Self::Native(tunnel), Lease::Native(lease)));
+        }
+        let starting = hbone::tunnel::Tunnel::start(io, &options.hbone, scope, counted);
+        let (tunnel, lease) = starting.await?;
+        Ok((Self::Hbone(tunnel), Lease::Hbone(lease)))
+    }
+
+    fn lease(&self, options: &Options) -> Option<Lease> {
+        match self {
+            Self::Hbone(tunnel) => tunnel.lease(options.hbone.max_streams).map(Lease::Hbone),
+            Self::Native(tunnel) => tunnel.lease().map(Lease::Native),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Hbone(tunnel) => tunnel.is_closed(),
+            Self::Native(tunnel) => tunnel.is_closed(),
+        }
+    }
+}
+
+impl Lease {
+    async fn open(&mut self, open: &Open, hostname: Option<&str>) -> Result<Stream, Error> {
+        match self {
+            Self::Hbone(lease) => Ok(Stream::Hbone(lease.open(open, hostname).await?)),
+            Self::Native(lease) => {
+                let open = native::frame::Open {
+                    destination: open.destination,
+                    client: open.client,
+                    hostname: hostname.map(str::to_owned),
+                };
+                Ok(Stream::Native(lease.open(open).await?))
+            }
+        }
+    }
+
+    /// Lets nobody else take a place on this tunnel.
+    pub fn close(&self) {
+        match self {
+            Self::Hbone(lease) => lease.close(),
+            Self::Native(lease) => lease.close(),
+        }
+    }
+}
+
+impl Stream {
+    /// Copies both ways until both sides have closed; see [`relay::both_ways`]. What was sent on an
+    /// earlier stream that was not taken is sent before all else.
+    ///
+    /// # Errors
+    ///
+    /// One side closed abruptly, or the peer did not take the stream.
+    pub async fn relay(
+        self,
+        application: &mut Leg,
+        again: Vec<Bytes>,
+        (to_peer, from_peer): (&AtomicU64, &AtomicU64),
+        answer_timeout: Duration,
+    ) -> Result<(), Ended> {
+        let stream = match self {
+            Self::Hbone(stream) => {
+                let halves = (stream.send, stream.receive);
+                return Ok(relay::both_ways(application, halves, to_peer, from_peer).await?);
+            }
+            Self::Native(stream) => Arc::new(stream),
+        };
+        stream.send_again(again).map_err(RelayError::Peer)?;
+        let copied = tokio::select! {
+            biased;
+            copied = relay::both_ways(application, stream.split(), to_peer, from_peer) => copied,
+            () = unanswered(&stream, answer_timeout) => return Err(Ended::Refused(Error::Timeout)),
+        };
+        copied.map_err(|error| {
+            if matches!(error, RelayError::Application(_)) {
+                return Ended::Relay(error);
+            }
+            match (stream.untaken(), stream.refusal()) {
+                (Some(sent), _) => Ended::NotTaken(sent),
+                (None, Some(code)) => Ended::Refused(native::Error::Reset(code).into()),
+                (None, None) => Ended::Relay(error),
+            }
+        })
+    }
+}
+
+impl Incoming {
+    /// Says yes.
+    ///
+    /// # Errors
+    ///
+    /// The peer has gone away.
+    pub fn accept(self) -> Result<Stream, Error> {
+        Ok(match self {
+            Self::Hbone(incoming) => Stream::Hbone(incoming.accept()?),
+            Self::Native(asked) => Stream::Native(asked.accept()?),
+        })
+    }
+
+    /// Says no, with a status of HTTP.
+    pub fn refuse(self, status: u16) {
+        match self {
+            Self::Hbone(incoming) => incoming.refuse(status),
+            Self::Native(asked) => asked.refuse(status.into()),
+        }
+    }
+}
+
+/// Serves one tunnel until the peer closes it; `handle` is given each stream. When `scope` drains
+/// no new streams are taken, and the tunnel ends with the last one that is open.
+///
+/// # Errors
+///
+/// The peer broke the protocol.
+pub async fn serve<Io>(
+    (io, protocol): (Io, Protocol),
+    options: &Options,
+    scope: &Scope,
+    handle: impl Fn(Result<Open, RequestError>, Incoming),
+) -> Result<(), Error>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
+        let handle = |open: native::frame::Open, asked| {
+            let open = Open { destination: open.destination, client: open.client };
+            handle(Ok(open), Incoming::Native(asked));
+        };
+        return Ok(Box::pin(native::tunnel::serve(io, native, scope, handle)).await?);
+    }
+    let handle = |open, incoming| handle(open, Incoming::Hbone(incoming));
+    Ok(Box::pin(hbone::server::serve(io, &options.hbone, scope, handle)).await?)
+}
+
+const _: () = assert!(code::PROTOCOL < 100, "statuses of HTTP are apart");
