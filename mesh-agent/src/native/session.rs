@@ -139,6 +139,11 @@ impl Session {
         self.flows.len()
     }
 
+    /// How many streams we let the peer open at once.
+    pub const fn allowed_streams(&self) -> u32 {
+        self.limits.streams
+    }
+
     /// How many streams the peer lets us open at once.
     pub fn most_streams(&self) -> u32 {
         self.theirs.unwrap_or(Hello::LEAST).streams

@@ -73,6 +73,19 @@ impl Core {
         self.failed.as_ref().map(|failed| Error::Lost(Arc::clone(failed)))
     }
 
+    /// Refuses streams that the peer has opened beyond what it may, counting also those that it has
+    /// reset and that are still being worked on: a peer that opens and resets in a loop must not
+    /// leave more behind than one that does not.
+    pub(super) fn refuse_excess(&mut self, asked: &mut Vec<(u32, Open)>) {
+        let most = usize::try_from(self.session.allowed_streams()).unwrap_or(usize::MAX);
+        while self.slots.len() > most
+            && let Some((stream, _)) = asked.pop()
+        {
+            self.session.reset(stream, code::NOT_TAKEN);
+            self.slots.remove(&stream);
+        }
+    }
+
     /// The peer takes no more streams, and has not looked at those after `last`.
     pub(super) fn gone(&mut self, last: u32) {
         self.retired = true;

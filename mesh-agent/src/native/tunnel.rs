@@ -231,6 +231,7 @@ impl Tunnel {
                 }
             }
         }
+        core.refuse_excess(&mut rest.asked);
         if let Some(last) = rest.gone {
             core.gone(last);
         }
@@ -392,5 +393,48 @@ impl Drop for Lease {
 impl From<Over> for Error {
     fn from(_over: Over) -> Self {
         Self::Closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::native::frame::{self, Frame, Hello};
+    use crate::native::session::Limits;
+
+    /// A peer that opens and resets streams in a loop, and a server that takes its time.
+    #[tokio::test]
+    async fn streams_that_were_reset_count_while_they_are_worked_on() {
+        let (peer, io) = tokio::io::duplex(1 << 20);
+        let (mut from_us, mut to_us) = tokio::io::split(peer);
+        let scope = Scope::new("test");
+        let options = Options {
+            limits: Limits { streams: 64, window: 1 << 16, growth: 0 },
+            max_output_bytes: 1 << 19,
+            idle_timeout: Duration::from_mins(1),
+            ping_interval: Duration::from_mins(1),
+            ping_timeout: Duration::from_mins(1),
+        };
+        let mut attack = BytesMut::new();
+        frame::put(&mut attack, &Frame::Hello(Hello::LEAST));
+        for stream in 1..=1_000 {
+            let destination = "10.0.0.1:80".parse().unwrap();
+            let open = Open { destination, client: None, hostname: None };
+            frame::put(&mut attack, &Frame::Open(stream, open));
+            frame::put(&mut attack, &Frame::Reset(stream, code::CANCEL));
+        }
+        to_us.write_all(&attack).await.unwrap();
+        to_us.shutdown().await.unwrap();
+        let worked_on = RefCell::new(Vec::new());
+        let serving = serve(io, &options, &scope, |_, asked| worked_on.borrow_mut().push(asked));
+        let mut answers = Vec::new();
+        let (served, read) = tokio::join!(serving, from_us.read_to_end(&mut answers));
+        served.unwrap();
+        read.unwrap();
+        assert_eq!(worked_on.borrow().len(), 64);
     }
 }
