@@ -2,17 +2,19 @@
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
-/// The most memory one task may hold before it allocates anything.
+/// The most memory one task may hold before it allocates anything, with all that a scope adds.
 const MAX_TASK_BYTES: usize = 4096;
 
 /// Tasks that panicked since the process started. The agent goes on; its metrics say so.
@@ -24,7 +26,16 @@ pub struct Scope {
     name: &'static str,
     tasks: TaskTracker,
     draining: CancellationToken,
-    stopping: CancellationToken,
+    stopping: Arc<Stop>,
+}
+
+/// Whether tasks are to stop at once. The token wakes them; whether it has is read from the flag,
+/// which costs a task's every turn a load and not a lock.
+#[derive(Debug)]
+struct Stop {
+    is_set: AtomicBool,
+    token: CancellationToken,
+    parent: Option<Arc<Self>>,
 }
 
 /// How many tasks have panicked since the process started.
@@ -39,7 +50,11 @@ impl Scope {
             name,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
-            stopping: CancellationToken::new(),
+            stopping: Arc::new(Stop {
+                is_set: AtomicBool::new(false),
+                token: CancellationToken::new(),
+                parent: None,
+            }),
         }
     }
 
@@ -51,7 +66,11 @@ impl Scope {
             name,
             tasks: TaskTracker::new(),
             draining: self.draining.child_token(),
-            stopping: self.stopping.child_token(),
+            stopping: Arc::new(Stop {
+                is_set: AtomicBool::new(false),
+                token: self.stopping.token.child_token(),
+                parent: Some(Arc::clone(&self.stopping)),
+            }),
         };
         let kept = child.clone();
         drop(Handle::current().spawn(self.tasks.track_future(async move {
@@ -76,15 +95,16 @@ impl Scope {
         F: Future<Output = ()> + Send + 'static,
     {
         // A task's memory is that of its longest branch. Box the rare branches.
-        const { assert!(size_of::<F>() <= MAX_TASK_BYTES, "task too large: Box::pin a branch") };
-        let stopping = self.stopping.clone();
-        let name = self.name;
-        let task = async move {
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => {}
-                () = survive(name, task) => {}
-            }
+        const {
+            let bytes = size_of::<Owned<F>>();
+            assert!(bytes <= MAX_TASK_BYTES, "task too large: Box::pin a branch");
+        }
+        let task = Owned {
+            stopped: self.stopping.token.clone().cancelled_owned(),
+            is_registered: false,
+            stopping: Arc::clone(&self.stopping),
+            scope: self.name,
+            task,
         };
         drop(runtime.spawn(self.tasks.track_future(task)));
     }
@@ -107,7 +127,7 @@ impl Scope {
     /// Stops every task at once, without waiting for it: for a scope that is not needed after all.
     pub fn stop(&self) {
         self.draining.cancel();
-        self.stopping.cancel();
+        self.stopping.set();
     }
 
     /// Asks every task to finish, waits up to `deadline`, then stops those that have not.
@@ -120,25 +140,64 @@ impl Scope {
             return 0;
         }
         let cut = self.tasks.len();
-        self.stopping.cancel();
+        self.stopping.set();
         self.tasks.wait().await;
         cut
     }
 }
 
-/// Runs `task` to its end; a panic ends it alone, and is counted and logged.
-async fn survive(scope: &'static str, task: impl Future<Output = ()>) {
-    let mut task = pin!(task);
-    std::future::poll_fn(move |cx| {
+impl Stop {
+    fn set(&self) {
+        self.is_set.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    fn is_set(&self) -> bool {
+        let parent = self.parent.as_ref();
+        self.is_set.load(Ordering::Acquire) || parent.is_some_and(|parent| parent.is_set())
+    }
+}
+
+pin_project! {
+    /// A task of a scope: runs to its end, or until the scope stops. A panic ends it alone, and is
+    /// counted and logged.
+    ///
+    /// Not an `async` function: that would hold what it is given twice, as argument and pinned,
+    /// which is most of the memory of a connection that waits.
+    struct Owned<F> {
+        #[pin]
+        stopped: WaitForCancellationFutureOwned,
+        is_registered: bool,
+        stopping: Arc<Stop>,
+        scope: &'static str,
+        #[pin]
+        task: F,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Owned<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.stopping.is_set() {
+            return Poll::Ready(());
+        }
+        // Once is enough: a task has one waker all its life.
+        if !*this.is_registered {
+            *this.is_registered = true;
+            if this.stopped.poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
         // After a panic the task is never polled again, and what it shares with others is behind
         // mutexes that recover from poison, channels and atomics: nothing broken is seen.
-        catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))).unwrap_or_else(|_payload| {
+        catch_unwind(AssertUnwindSafe(|| this.task.poll(cx))).unwrap_or_else(|_payload| {
             PANICS.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(scope, "a task panicked; the others go on");
+            tracing::error!(scope = *this.scope, "a task panicked; the others go on");
             Poll::Ready(())
         })
-    })
-    .await;
+    }
 }
 
 #[cfg(test)]
