@@ -50,11 +50,7 @@ fn a_client_that_knows_hbone_alone_is_answered_by_it() {
 fn hbone_carries_every_byte_too() {
     let pair = Pair::new().unwrap();
     let (_a, _b) = (pair.agent(&pair.a, HBONE).unwrap(), pair.agent(&pair.b, HBONE).unwrap());
-    let listen = format!("[::]:{PORT}");
-    let args = ["digest", "--bytes", "30000000", "--listen", &listen];
-    let _server = Server::start(&pair.echo, &args).unwrap();
-    let seen = transfer(&pair.client, ECHO, &["--up", "30000000", "--down", "30000000"]).unwrap();
-    assert_eq!((seen.error, seen.confirmed), (None, Some(true)));
+    transferred(&pair, "30000000", "30000000");
 }
 
 #[test]
@@ -81,4 +77,28 @@ fn a_stream_that_is_not_read_holds_up_no_other() {
         assert_eq!((done.error, done.confirmed), (None, Some(true)));
     }
     assert_eq!(tunnels(&world.a).map(|count| count > 0.0), [true, false]);
+}
+
+/// Sends and receives so many bytes, all of which are checked at both ends.
+fn transferred(pair: &Pair, up: &str, down: &str) {
+    let listen = format!("[::]:{PORT}");
+    let _server =
+        Server::start(&pair.echo, &["digest", "--bytes", down, "--listen", &listen]).unwrap();
+    let seen = transfer(&pair.client, ECHO, &["--up", up, "--down", down]).unwrap();
+    assert_eq!((seen.error, seen.confirmed), (None, Some(true)), "{up} up, {down} down");
+}
+
+#[test]
+fn bulk_transfers_get_a_tunnel_of_their_own_and_give_it_back() {
+    let pair = Pair::new().unwrap();
+    // With one thread each, the next transfer finds what the last has given back.
+    let one = &["--threads", "1"];
+    let (a, _b) = (pair.agent(&pair.a, one).unwrap(), pair.agent(&pair.b, one).unwrap());
+    let leased = || a.metrics().unwrap().sum("mesh_tunnels_leased_total", &[]);
+    transferred(&pair, "100000", "100000");
+    assert_eq!((leased(), tunnels(&a)), (0.0, [1.0, 0.0]));
+    transferred(&pair, "30000000", "0");
+    transferred(&pair, "0", "30000000");
+    transferred(&pair, "30000000", "30000000");
+    assert_eq!((leased(), tunnels(&a)), (3.0, [2.0, 0.0]));
 }

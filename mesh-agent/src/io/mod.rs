@@ -4,3 +4,4 @@ pub mod chunk;
 pub mod leg;
 pub mod copy;
 pub mod relay;
+pub mod movable;

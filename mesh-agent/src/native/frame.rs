@@ -32,6 +32,8 @@ const PING: u8 = 0x08;
 /// The type of a [`Frame::Pong`].
 pub const PONG: u8 = 0x09;
 const GO_AWAY: u8 = 0x8a;
+const CONTINUE: u8 = 0x8b;
+const MOVED: u8 = 0x8c;
 
 /// Fields of [`Frame::Open`].
 const DESTINATION: u8 = 0x81;
@@ -41,6 +43,8 @@ const HOSTNAME: u8 = 0x03;
 /// Fields of [`Frame::Hello`].
 const STREAMS: u8 = 0x01;
 const WINDOW: u8 = 0x02;
+const NAME: u8 = 0x03;
+const LANE_OF: u8 = 0x04;
 
 /// One frame. Numbers of streams are 1 and more; 0 is the tunnel itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +69,24 @@ pub enum Frame {
     Pong(u64),
     /// Its sender takes no streams after the given one, and closes when the last has ended.
     GoAway(u32, u32),
+    /// The client asks for a stream that goes on with one of another tunnel.
+    Continue(u32, Continued),
+    /// No more bytes from this side on this stream: what follows is on the one that continues it.
+    Moved(u32),
+}
+
+/// The name that a server gives to a tunnel: 16 random bytes, so that nobody who was not told can
+/// name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Name(pub [u8; 16]);
+
+/// A stream of another tunnel between the same two identities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continued {
+    /// The tunnel.
+    pub tunnel: Name,
+    /// Its stream.
+    pub stream: u32,
 }
 
 /// Why a stream was reset, or a tunnel ends. Codes from 100 on are statuses of HTTP, with the
@@ -87,6 +109,11 @@ pub struct Hello {
     pub streams: u32,
     /// How many bytes the peer may send on a new stream before it is given more.
     pub window: u32,
+    /// From a server that lets streams of this tunnel be continued on another: what the client
+    /// calls it by there.
+    pub name: Option<Name>,
+    /// From a client whose tunnel is for streams that were begun on another: that one's name.
+    pub lane_of: Option<Name>,
 }
 
 /// What a stream is for.
@@ -102,7 +129,7 @@ pub struct Open {
 
 impl Hello {
     /// What is valid until a peer has said otherwise, and the least that it may say.
-    pub const LEAST: Self = Self { streams: 64, window: 64 * 1024 };
+    pub const LEAST: Self = Self { streams: 64, window: 64 * 1024, name: None, lane_of: None };
 }
 
 /// What a peer sent that it must not. The tunnel ends with it.
@@ -223,6 +250,7 @@ impl Decoder {
 
 const fn is_known(kind: u8) -> bool {
     matches!(kind, HELLO | OPEN | ACCEPT | DATA | END | RESET | CREDIT | PING | PONG | GO_AWAY)
+        || matches!(kind, CONTINUE | MOVED)
 }
 
 /// Reads a frame that is not data.
@@ -241,6 +269,11 @@ fn control(kind: u8, stream: u32, mut payload: Bytes) -> Option<Frame> {
         PING => Frame::Ping(payload.try_get_u64().ok()?),
         PONG => Frame::Pong(payload.try_get_u64().ok()?),
         GO_AWAY => Frame::GoAway(payload.try_get_u32().ok()?, payload.try_get_u32().ok()?),
+        CONTINUE => {
+            let tunnel = name(&mut payload)?;
+            Frame::Continue(stream, Continued { tunnel, stream: payload.try_get_u32().ok()? })
+        }
+        MOVED => Frame::Moved(stream),
         _ => return None,
     };
     // What a later version adds at the end of these is ignored.
@@ -260,6 +293,8 @@ fn hello(payload: &mut Bytes) -> Option<Hello> {
         match field(payload)? {
             (STREAMS, mut value) => hello.streams = value.try_get_u32().ok()?,
             (WINDOW, mut value) => hello.window = value.try_get_u32().ok()?,
+            (NAME, mut value) => hello.name = Some(name(&mut value)?),
+            (LANE_OF, mut value) => hello.lane_of = Some(name(&mut value)?),
             (other, _) if other & CRITICAL != 0 => return None,
             _ => {}
         }
@@ -268,6 +303,12 @@ fn hello(payload: &mut Bytes) -> Option<Hello> {
     let valid = hello.streams >= least.streams
         && (least.window..=i32::MAX.cast_unsigned()).contains(&hello.window);
     valid.then_some(hello)
+}
+
+fn name(value: &mut Bytes) -> Option<Name> {
+    let mut name = Name([0; 16]);
+    value.try_copy_to_slice(&mut name.0).ok()?;
+    Some(name)
 }
 
 fn open(payload: &mut Bytes) -> Option<Open> {
@@ -303,9 +344,18 @@ pub fn put_data(out: &mut BytesMut, stream: u32, length: usize) {
 pub fn put(out: &mut BytesMut, frame: &Frame) {
     match frame {
         Frame::Hello(hello) => {
-            put_header(out, HELLO, 0, 12);
+            let names = [(NAME, hello.name), (LANE_OF, hello.lane_of)];
+            let named = names.iter().filter(|(_, name)| name.is_some()).count();
+            put_header(out, HELLO, 0, 12 + 18 * named);
             put_number(out, STREAMS, hello.streams);
             put_number(out, WINDOW, hello.window);
+            for (field, name) in names {
+                if let Some(Name(name)) = name {
+                    out.put_u8(field);
+                    out.put_u8(16);
+                    out.put_slice(&name);
+                }
+            }
         }
         Frame::Open(stream, open) => {
             let mut payload = BytesMut::with_capacity(64);
@@ -351,6 +401,12 @@ pub fn put(out: &mut BytesMut, frame: &Frame) {
             out.put_u32(*last);
             out.put_u32(*code);
         }
+        Frame::Continue(stream, Continued { tunnel: Name(tunnel), stream: of }) => {
+            put_header(out, CONTINUE, *stream, 20);
+            out.put_slice(tunnel);
+            out.put_u32(*of);
+        }
+        Frame::Moved(stream) => put_header(out, MOVED, *stream, 0),
     }
 }
 
@@ -394,11 +450,17 @@ mod tests {
             .prop_map(|(destination, client, hostname)| Open { destination, client, hostname })
     }
 
+    fn any_name() -> impl Strategy<Value = Option<Name>> {
+        prop::option::of(any::<[u8; 16]>().prop_map(Name))
+    }
+
     fn any_frame() -> impl Strategy<Value = Frame> {
         let stream = || 1_u32..;
         prop_oneof![
-            (Hello::LEAST.streams.., Hello::LEAST.window..1 << 31)
-                .prop_map(|(streams, window)| Frame::Hello(Hello { streams, window })),
+            (Hello::LEAST.streams.., Hello::LEAST.window..1 << 31, any_name(), any_name())
+                .prop_map(|(streams, window, name, lane_of)| {
+                    Frame::Hello(Hello { streams, window, name, lane_of })
+                }),
             (stream(), any_open()).prop_map(|(stream, open)| Frame::Open(stream, open)),
             stream().prop_map(Frame::Accept),
             (stream(), prop::collection::vec(any::<u8>(), 1..5_000))
@@ -409,6 +471,10 @@ mod tests {
             any::<u64>().prop_map(Frame::Ping),
             any::<u64>().prop_map(Frame::Pong),
             (any::<u32>(), any::<u32>()).prop_map(|(last, code)| Frame::GoAway(last, code)),
+            (stream(), any::<[u8; 16]>(), any::<u32>()).prop_map(|(stream, name, of)| {
+                Frame::Continue(stream, Continued { tunnel: Name(name), stream: of })
+            }),
+            stream().prop_map(Frame::Moved),
         ]
     }
 
@@ -479,7 +545,7 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_document() {
         let mut out = BytesMut::new();
-        put(&mut out, &Frame::Hello(Hello { streams: 1_000, window: 1 << 16 }));
+        put(&mut out, &Frame::Hello(Hello { streams: 1_000, window: 1 << 16, ..Hello::LEAST }));
         assert_eq!(
             out.as_ref(),
             b"\x00\x00\x0c\x81\x00\x00\x00\x00\x01\x04\x00\x00\x03\xe8\x02\x04\x00\x01\x00\x00"
@@ -497,6 +563,16 @@ mod tests {
         out.clear();
         put(&mut out, &Frame::Reset(1, code::CANCEL));
         assert_eq!(out.as_ref(), b"\x00\x00\x04\x86\x00\x00\x00\x01\x00\x00\x00\x01");
+        out.clear();
+        let of = Continued { tunnel: Name(*b"0123456789abcdef"), stream: 7 };
+        put(&mut out, &Frame::Continue(1, of));
+        assert_eq!(
+            out.as_ref(),
+            b"\x00\x00\x14\x8b\x00\x00\x00\x010123456789abcdef\x00\x00\x00\x07"
+        );
+        out.clear();
+        put(&mut out, &Frame::Moved(7));
+        assert_eq!(out.as_ref(), b"\x00\x00\x00\x8c\x00\x00\x00\x07");
     }
 
     #[track_caller]

@@ -3,6 +3,7 @@
 //! It is negotiated by [`ALPN`]; a peer that does not offer it is spoken to by HBONE.
 //! `docs/transport.md` specifies it byte by byte. [`frame`], [`output`], [`inbox`] and [`session`]
 //! are the protocol, as functions of bytes; [`tunnel`] and [`stream`] do the input and the output.
+//! A stream that turns out to be a bulk transfer goes on with a tunnel of its own ([`lanes`]).
 
 pub mod frame;
 pub mod output;
@@ -10,6 +11,8 @@ pub mod inbox;
 pub mod session;
 mod shared;
 pub mod tunnel;
+pub mod lanes;
+pub mod part;
 pub mod stream;
 
 use std::io;
@@ -27,6 +30,9 @@ pub const ALPN: &[u8] = b"nodemesh/1";
 pub struct Options {
     /// What a peer may do.
     pub limits: Limits,
+    /// Tunnels to one peer, of one data thread, that bulk transfers have alone. Further ones stay
+    /// where they are.
+    pub max_lanes: usize,
     /// Bytes that may wait to be written before streams are held up.
     pub max_output_bytes: usize,
     /// How long a tunnel without streams is kept.

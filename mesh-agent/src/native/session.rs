@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::native::frame::{Decoder, Frame, Hello, Open, PONG, Violation, code};
+use crate::native::frame::{Continued, Decoder, Frame, Hello, Name, Open, PONG, Violation, code};
 use crate::native::output::Output;
 
 /// The largest window that a stream grows to: 10 Gbit/s at a round trip of 0.8 ms.
@@ -43,12 +43,16 @@ pub struct Limits {
 pub enum Event {
     /// The peer asks for a stream.
     Open(u32, Open),
+    /// The peer asks for a stream that goes on with one of another tunnel.
+    Continue(u32, Continued),
     /// The peer has accepted a stream.
     Accepted(u32),
     /// Bytes of a stream.
     Data(u32, Bytes),
     /// The peer sends no more on a stream.
     Ended(u32),
+    /// The peer sends no more on this stream, but goes on with the one that continues it.
+    Moved(u32),
     /// A stream is over, for a [`code`].
     Reset(u32, u32),
     /// More may be sent on a stream.
@@ -102,13 +106,23 @@ pub struct Session {
 }
 
 impl Session {
-    /// A tunnel on which nothing was said. Its hello waits to be written.
-    pub fn new(side: Side, mut limits: Limits) -> Self {
+    /// A tunnel on which nothing was said, and whose streams stay on it. Its hello waits to be
+    /// written.
+    pub fn new(side: Side, limits: Limits) -> Self {
+        Self::named(side, limits, None)
+    }
+
+    /// A tunnel on which nothing was said. A server gives its name, if it lets streams be continued
+    /// on another; a client the name of that other, if the tunnel is for these. Its hello waits to
+    /// be written.
+    pub fn named(side: Side, mut limits: Limits, name: Option<Name>) -> Self {
         // A peer sends as much before it knows better.
         limits.streams = limits.streams.max(Hello::LEAST.streams);
         limits.window = limits.window.clamp(Hello::LEAST.window, MAX_CREDIT);
         let mut output = Output::default();
-        output.frame(&Frame::Hello(Hello { streams: limits.streams, window: limits.window }));
+        let (name, lane_of) = if side == Side::Server { (name, None) } else { (None, name) };
+        let Limits { streams, window, .. } = limits;
+        output.frame(&Frame::Hello(Hello { streams, window, name, lane_of }));
         Self {
             side,
             limits,
@@ -139,6 +153,16 @@ impl Session {
         self.flows.len()
     }
 
+    /// Whether a stream goes on, at least one way.
+    pub fn has(&self, stream: u32) -> bool {
+        self.flows.get(&stream).is_some_and(|flow| !flow.has_ended())
+    }
+
+    /// Whether we send nothing more on a stream.
+    pub fn has_sent_last(&self, stream: u32) -> bool {
+        self.flows.get(&stream).is_none_or(|flow| flow.sent_end)
+    }
+
     /// How many streams we let the peer open at once.
     pub const fn allowed_streams(&self) -> u32 {
         self.limits.streams
@@ -147,6 +171,11 @@ impl Session {
     /// How many streams the peer lets us open at once.
     pub fn most_streams(&self) -> u32 {
         self.theirs.unwrap_or(Hello::LEAST).streams
+    }
+
+    /// How the peer calls this tunnel, if it lets streams be continued on another.
+    pub fn name(&self) -> Option<Name> {
+        self.theirs?.name
     }
 
     /// Whether a stream could be opened.
@@ -181,7 +210,8 @@ impl Session {
     fn take(&mut self, frame: Frame) -> Result<Option<Event>, Violation> {
         let event = match frame {
             Frame::Hello(_) => return Err(Violation::Hello),
-            Frame::Open(stream, open) => return self.asked(stream, open),
+            Frame::Open(stream, open) => return self.asked(stream, Event::Open(stream, open)),
+            Frame::Continue(stream, of) => return self.asked(stream, Event::Continue(stream, of)),
             Frame::Accept(stream) => {
                 let server = self.side == Side::Server;
                 let Some(flow) = self.flow(stream)? else { return Ok(None) };
@@ -202,16 +232,8 @@ impl Session {
                 flow.allowed = left.ok_or(Violation::Window(stream))?;
                 Event::Data(stream, data)
             }
-            Frame::End(stream) => {
-                let side = self.side;
-                let Some(flow) = self.flow(stream)? else { return Ok(None) };
-                if !flow.may_receive(side) {
-                    return Err(Violation::Order(stream));
-                }
-                flow.got_end = true;
-                self.forget_if_over(stream);
-                Event::Ended(stream)
-            }
+            Frame::End(stream) => return self.got_last(stream, Event::Ended(stream)),
+            Frame::Moved(stream) => return self.got_last(stream, Event::Moved(stream)),
             Frame::Reset(stream, code) => {
                 if self.flow(stream)?.is_none_or(|flow| flow.has_ended()) {
                     return Ok(None);
@@ -253,7 +275,19 @@ impl Session {
         })
     }
 
-    fn asked(&mut self, stream: u32, open: Open) -> Result<Option<Event>, Violation> {
+    /// The peer sends nothing more on a stream.
+    fn got_last(&mut self, stream: u32, event: Event) -> Result<Option<Event>, Violation> {
+        let side = self.side;
+        let Some(flow) = self.flow(stream)? else { return Ok(None) };
+        if !flow.may_receive(side) {
+            return Err(Violation::Order(stream));
+        }
+        flow.got_end = true;
+        self.forget_if_over(stream);
+        Ok(Some(event))
+    }
+
+    fn asked(&mut self, stream: u32, event: Event) -> Result<Option<Event>, Violation> {
         if self.side == Side::Client || Some(stream) != self.last.checked_add(1) {
             return Err(Violation::NotOpen(stream));
         }
@@ -265,7 +299,7 @@ impl Session {
             return Ok(None);
         }
         self.insert(stream);
-        Ok(Some(Event::Open(stream, open)))
+        Ok(Some(event))
     }
 
     fn insert(&mut self, stream: u32) {
@@ -315,12 +349,24 @@ impl Session {
 
     /// Opens a stream, if there is room.
     pub fn open(&mut self, open: Open) -> Option<u32> {
+        let stream = self.next()?;
+        self.output.frame(&Frame::Open(stream, open));
+        Some(stream)
+    }
+
+    /// Opens a stream that goes on with one of another tunnel, if there is room.
+    pub fn go_on(&mut self, with: Continued) -> Option<u32> {
+        let stream = self.next()?;
+        self.output.frame(&Frame::Continue(stream, with));
+        Some(stream)
+    }
+
+    fn next(&mut self) -> Option<u32> {
         if self.side == Side::Server || !self.has_room() {
             return None;
         }
         self.last += 1;
         self.insert(self.last);
-        self.output.frame(&Frame::Open(self.last, open));
         Some(self.last)
     }
 
@@ -357,9 +403,22 @@ impl Session {
     ///
     /// The stream is over.
     pub fn end(&mut self, stream: u32) -> Result<(), Over> {
+        self.send_last(stream, &Frame::End(stream))
+    }
+
+    /// Sends no more on a stream: what follows is on the one that continues it.
+    ///
+    /// # Errors
+    ///
+    /// The stream is over.
+    pub fn moved(&mut self, stream: u32) -> Result<(), Over> {
+        self.send_last(stream, &Frame::Moved(stream))
+    }
+
+    fn send_last(&mut self, stream: u32, frame: &Frame) -> Result<(), Over> {
         let flow = self.flows.get_mut(&stream).filter(|flow| !flow.sent_end).ok_or(Over)?;
         flow.sent_end = true;
-        self.output.frame(&Frame::End(stream));
+        self.output.frame(frame);
         self.forget_if_over(stream);
         Ok(())
     }

@@ -6,14 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 use tokio_util::io::poll_write_buf;
 
 use crate::native::Error;
-use crate::native::frame::{Open, code};
+use crate::native::frame::{Continued, Open, Violation, code};
 use crate::native::inbox::Inbox;
+use crate::native::part::Part;
 use crate::native::session::{Event, Session};
 
 /// What the task and the streams share.
@@ -44,15 +45,36 @@ pub(super) struct Slot {
     pub(super) unconfirmed: Vec<Bytes>,
     pub(super) accepted: bool,
     pub(super) ended: bool,
+    /// The peer goes on with the stream that continues this one.
+    pub(super) moved: bool,
+    /// The stream that continues this one.
+    pub(super) next: Option<Arc<Part>>,
+    /// Bytes that it has carried, both ways together.
+    pub(super) carried: u64,
     pub(super) reset: Option<u32>,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
+    /// Waits for it to have carried as much as a bulk transfer does.
+    pub(super) mover: Option<Waker>,
 }
+
+/// From so many bytes on, both ways together, a stream is a bulk transfer, and gets a TLS connection
+/// of its own. A handshake, if one is needed, costs as much as 1 MiB does.
+pub(super) const BULK_BYTES: u64 = 1 << 20;
 
 impl Slot {
     pub(super) fn wake(&mut self) {
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waker.wake();
+        }
+    }
+
+    pub(super) fn carry(&mut self, bytes: usize) {
+        self.carried += bytes as u64;
+        if self.carried >= BULK_BYTES
+            && let Some(mover) = self.mover.take()
+        {
+            mover.wake();
         }
     }
 }
@@ -76,7 +98,7 @@ impl Core {
     /// Refuses streams that the peer has opened beyond what it may, counting also those that it has
     /// reset and that are still being worked on: a peer that opens and resets in a loop must not
     /// leave more behind than one that does not.
-    pub(super) fn refuse_excess(&mut self, asked: &mut Vec<(u32, Open)>) {
+    pub(super) fn refuse_excess(&mut self, asked: &mut Vec<(u32, Asks)>) {
         let most = usize::try_from(self.session.allowed_streams()).unwrap_or(usize::MAX);
         while self.slots.len() > most
             && let Some((stream, _)) = asked.pop()
@@ -96,12 +118,24 @@ impl Core {
         }
     }
 
+    /// Takes what has come.
+    pub(super) fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        rest: &mut Rest,
+    ) -> Result<(), Violation> {
+        let Self { session, slots, .. } = self;
+        session.receive(input, |event| Self::note(slots, event, rest))
+    }
+
     /// Notes what has happened. Streams that the peer asks for are left in `asked`.
     pub(super) fn note(slots: &mut HashMap<u32, Slot>, event: Event, rest: &mut Rest) {
         let (Event::Open(stream, _)
+        | Event::Continue(stream, _)
         | Event::Accepted(stream)
         | Event::Data(stream, _)
         | Event::Ended(stream)
+        | Event::Moved(stream)
         | Event::Reset(stream, _)
         | Event::Credit(stream)) = event
         else {
@@ -112,10 +146,18 @@ impl Core {
             }
             return;
         };
-        if let Event::Open(_, open) = event {
-            slots.insert(stream, Slot::default());
-            rest.asked.push((stream, open));
-            return;
+        match event {
+            Event::Open(_, open) => {
+                slots.insert(stream, Slot::default());
+                rest.asked.push((stream, Asks::Open(open)));
+                return;
+            }
+            Event::Continue(_, of) => {
+                slots.insert(stream, Slot::default());
+                rest.asked.push((stream, Asks::Continue(of)));
+                return;
+            }
+            _ => {}
         }
         let Some(slot) = slots.get_mut(&stream) else { return };
         match event {
@@ -130,15 +172,20 @@ impl Core {
                 slot.wake();
                 return;
             }
-            Event::Data(_, data) => slot.inbox.push(data),
+            Event::Data(_, data) => {
+                slot.carry(data.len());
+                slot.inbox.push(data);
+            }
             Event::Accepted(_) => {
                 slot.accepted = true;
                 slot.unconfirmed = Vec::new();
+                slot.carry(0);
                 if let Some(writer) = slot.writer.take() {
                     writer.wake();
                 }
             }
             Event::Ended(_) => slot.ended = true,
+            Event::Moved(_) => slot.moved = true,
             _ => {}
         }
         if let Some(reader) = slot.reader.take() {
@@ -173,10 +220,19 @@ impl Core {
     }
 }
 
+/// What a peer asks for.
+#[derive(Debug)]
+pub(super) enum Asks {
+    /// A connection to an application.
+    Open(Open),
+    /// To go on with a stream of another tunnel.
+    Continue(Continued),
+}
+
 /// What is not for a stream that there is.
 #[derive(Default)]
 pub(super) struct Rest {
-    pub(super) asked: Vec<(u32, Open)>,
+    pub(super) asked: Vec<(u32, Asks)>,
     pub(super) gone: Option<u32>,
     pub(super) pong: Option<u64>,
 }

@@ -1,26 +1,28 @@
 //! A stream of a tunnel, as its application's task holds it.
+//!
+//! It begins as one [`Part`] on one tunnel. If it turns out to be a bulk transfer it goes on with a
+//! second part, on a tunnel that it has alone: each direction as soon as its sender has something to
+//! send and knows of it.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 
 use crate::io::relay::{Broken, Incoming, Outgoing};
 use crate::native::Error;
-use crate::native::frame::{Hello, code};
+use crate::native::frame::{Continued, Hello, code};
 use crate::native::inbox::Parts;
-use crate::native::shared::Core;
-use crate::native::tunnel::Tunnel;
+use crate::native::part::{Came, Part};
+use crate::native::shared::{BULK_BYTES, Core};
+use crate::native::tunnel::Lease;
 
 /// What may be sent before the peer has accepted a stream.
 const MAX_UNCONFIRMED_BYTES: usize = Hello::LEAST.window as usize;
 
 /// A stream. Dropped before both its ends, it is reset.
 #[derive(Debug)]
-pub struct Stream {
-    tunnel: Arc<Tunnel>,
-    number: u32,
-}
+pub struct Stream(Part);
 
 /// A stream that a peer asks for, and that waits for its answer.
 #[derive(Debug)]
@@ -28,20 +30,29 @@ pub struct Asked(pub(super) Stream);
 
 /// The half of a stream that goes to the peer.
 #[derive(Debug)]
-pub struct Sender(Arc<Stream>);
+pub struct Sender {
+    stream: Arc<Stream>,
+    /// What it has gone on with.
+    next: Option<Arc<Part>>,
+}
 
 /// The half that comes from it.
 #[derive(Debug)]
-pub struct Receiver(Arc<Stream>);
+pub struct Receiver {
+    stream: Arc<Stream>,
+    /// What it has gone on with.
+    next: Option<Arc<Part>>,
+}
 
 impl Stream {
-    pub(super) const fn of(tunnel: Arc<Tunnel>, number: u32) -> Self {
-        Self { tunnel, number }
+    pub(super) const fn of(part: Part) -> Self {
+        Self(part)
     }
 
     /// Both halves.
     pub fn split(self: &Arc<Self>) -> (Sender, Receiver) {
-        (Sender(Arc::clone(self)), Receiver(Arc::clone(self)))
+        let sender = Sender { stream: Arc::clone(self), next: None };
+        (sender, Receiver { stream: Arc::clone(self), next: None })
     }
 
     /// Sends what was sent before on a stream that was not taken.
@@ -50,10 +61,10 @@ impl Stream {
     ///
     /// The stream was reset, or its tunnel failed.
     pub fn send_again(&self, sent: Vec<Bytes>) -> Result<(), Broken> {
-        let mut core = self.tunnel.lock();
+        let mut core = self.0.tunnel.lock();
         for mut data in sent {
             // It is not more than any peer lets us send on a new stream.
-            core.send(self.number, &mut data)?;
+            core.send(self.0.number, &mut data)?;
         }
         Ok(())
     }
@@ -61,9 +72,9 @@ impl Stream {
     /// What was sent on a stream that the peer has not looked at: it may be sent again on another.
     /// `None`: the application may have seen it.
     pub fn untaken(&self) -> Option<Vec<Bytes>> {
-        let mut core = self.tunnel.lock();
+        let mut core = self.0.tunnel.lock();
         let is_lost = core.failed.is_some();
-        let slot = core.slots.get_mut(&self.number).filter(|slot| !slot.accepted)?;
+        let slot = core.slots.get_mut(&self.0.number).filter(|slot| !slot.accepted)?;
         let untaken = slot.reset == Some(code::NOT_TAKEN)
             || (slot.reset.is_none() && is_lost && slot.unconfirmed.is_empty());
         untaken.then(|| std::mem::take(&mut slot.unconfirmed))
@@ -71,8 +82,8 @@ impl Stream {
 
     /// The code with which the peer has refused the stream, if it has.
     pub fn refusal(&self) -> Option<u32> {
-        let core = self.tunnel.lock();
-        core.slots.get(&self.number).filter(|slot| !slot.accepted)?.reset
+        let core = self.0.tunnel.lock();
+        core.slots.get(&self.0.number).filter(|slot| !slot.accepted)?.reset
     }
 
     /// Resolves when the peer has accepted the stream.
@@ -81,28 +92,34 @@ impl Stream {
     ///
     /// It has refused, or the tunnel failed.
     pub fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let mut core = self.tunnel.lock();
-        if let Some(error) = core.broken(self.number) {
-            return Poll::Ready(Err(error));
-        }
-        match core.slots.get_mut(&self.number) {
-            Some(slot) if slot.accepted => Poll::Ready(Ok(())),
-            Some(slot) => remember(&mut slot.reader, cx),
-            None => Poll::Ready(Err(Error::Closed)),
+        self.0.poll_accepted(cx)
+    }
+
+    /// Resolves when the stream is a bulk transfer, and its peer lets it be continued on another
+    /// tunnel: with what to ask for there.
+    pub fn poll_bulk(&self, cx: &mut Context<'_>) -> Poll<Continued> {
+        let stream = self.0.number;
+        let mut core = self.0.tunnel.lock();
+        let name = core.session.name();
+        let Some(slot) = core.slots.get_mut(&stream) else { return Poll::Pending };
+        match name {
+            Some(tunnel) if slot.accepted && slot.carried >= BULK_BYTES => {
+                Poll::Ready(Continued { tunnel, stream })
+            }
+            _ => remember(&mut slot.mover, cx),
         }
     }
 
-    fn reset(&self, code: u32) {
-        let mut core = self.tunnel.lock();
-        core.session.reset(self.number, code);
-        core.wake_driver();
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.reset(code::CANCEL);
-        self.tunnel.lock().slots.remove(&self.number);
+    /// Goes on with a stream of `lease`, which was asked for with what [`Stream::poll_bulk`] gave:
+    /// until its peer has accepted that, everything stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// The tunnel failed, or the peer refused: the stream stays where it is.
+    pub async fn go_on(&self, lease: Lease, with: Continued) -> Result<(), Error> {
+        let next = lease.go_on(with).await?;
+        self.0.go_on(Arc::new(next));
+        Ok(())
     }
 }
 
@@ -113,26 +130,19 @@ impl Asked {
     ///
     /// The peer has given it up.
     pub fn accept(self) -> Result<Stream, Error> {
-        {
-            let mut core = self.0.tunnel.lock();
-            core.session.accept(self.0.number)?;
-            if let Some(slot) = core.slots.get_mut(&self.0.number) {
-                slot.accepted = true;
-            }
-            core.wake_driver();
-        }
+        self.0.0.accept()?;
         Ok(self.0)
     }
 
     /// Says no.
     pub fn refuse(self, code: u32) {
-        self.0.reset(code);
+        self.0.0.reset(code);
     }
 }
 
 impl Core {
     /// Sends as much as may be sent, and takes it off. False: nothing may.
-    fn send(&mut self, stream: u32, data: &mut Bytes) -> Result<bool, Broken> {
+    pub(super) fn send(&mut self, stream: u32, data: &mut Bytes) -> Result<bool, Broken> {
         let all = data.clone();
         let Some(slot) = self.slots.get(&stream) else {
             return Err(Broken::because(Error::Closed));
@@ -157,8 +167,11 @@ impl Core {
         if sent.is_empty() {
             return false;
         }
-        if let Some(slot) = self.slots.get_mut(&stream).filter(|slot| !slot.accepted) {
-            slot.unconfirmed.push(sent);
+        if let Some(slot) = self.slots.get_mut(&stream) {
+            slot.carry(sent.len());
+            if !slot.accepted {
+                slot.unconfirmed.push(sent);
+            }
         }
         self.wake_driver();
         true
@@ -167,38 +180,28 @@ impl Core {
 
 impl Outgoing for Sender {
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
-        let Stream { tunnel, number } = &*self.0;
-        let mut core = tunnel.lock();
-        if let Some(error) = core.broken(*number) {
-            return Poll::Ready(Err(Broken::because(error)));
+        if self.next.is_none() {
+            self.next = self.stream.0.leave()?;
         }
-        let sent = !tunnel.is_full(&mut core) && core.send(*number, data)?;
-        if !sent && let Some(slot) = core.slots.get_mut(number) {
-            return remember(&mut slot.writer, cx);
-        }
-        Poll::Ready(Ok(()))
+        self.next.as_deref().unwrap_or(&self.stream.0).poll_send(cx, data)
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let mut core = self.0.tunnel.lock();
-        if let Some(error) = core.broken(self.0.number) {
-            return Poll::Ready(Err(Broken::because(error)));
-        }
-        match core.slots.get_mut(&self.0.number) {
-            Some(slot) => remember(&mut slot.writer, cx),
-            None => Poll::Ready(Err(Broken::because(Error::Closed))),
-        }
+        self.next.as_deref().unwrap_or(&self.stream.0).poll_closed(cx)
     }
 
     fn end(&mut self) -> Result<(), Broken> {
-        let mut core = self.0.tunnel.lock();
-        core.session.end(self.0.number).map_err(Broken::because)?;
-        core.wake_driver();
-        Ok(())
+        if self.next.is_none() {
+            self.next = self.stream.0.leave()?;
+        }
+        self.next.as_deref().unwrap_or(&self.stream.0).end()
     }
 
     fn reset(&mut self) {
-        self.0.reset(code::CANCEL);
+        if let Some(next) = &self.next {
+            next.reset(code::CANCEL);
+        }
+        self.stream.0.reset(code::CANCEL);
     }
 }
 
@@ -206,39 +209,28 @@ impl Incoming for Receiver {
     type Data = Parts;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Parts, Broken>>> {
-        let number = self.0.number;
-        let mut core = self.0.tunnel.lock();
-        let error = core.broken(number);
-        let Some(slot) = core.slots.get_mut(&number) else {
-            return Poll::Ready(Some(Err(Broken::because(Error::Closed))));
-        };
-        // After a reset nothing that came before it counts.
-        if slot.reset.is_none() {
-            let parts = slot.inbox.take();
-            if parts.has_remaining() {
-                return Poll::Ready(Some(Ok(parts)));
-            }
-        }
-        match error {
-            _ if slot.ended && slot.reset.is_none() => Poll::Ready(None),
-            Some(error) => Poll::Ready(Some(Err(Broken::because(error)))),
-            None => remember(&mut slot.reader, cx),
+        loop {
+            let part = self.next.as_deref().unwrap_or(&self.stream.0);
+            return Poll::Ready(match ready!(part.poll_data(cx)) {
+                Came::Moved(next) => {
+                    self.next = Some(next);
+                    continue;
+                }
+                Came::Data(parts) => Some(Ok(parts)),
+                Came::End => None,
+                Came::Broken(error) => Some(Err(Broken::because(error))),
+            });
         }
     }
 
     fn taken(&mut self, bytes: usize) -> Result<(), Broken> {
-        let mut core = self.0.tunnel.lock();
-        let before = core.session.waiting();
-        core.session.taken(self.0.number, bytes);
-        if core.session.waiting() > before {
-            core.wake_driver();
-        }
+        self.next.as_deref().unwrap_or(&self.stream.0).taken(bytes);
         Ok(())
     }
 }
 
 /// Waits for what wakes the waker that is left there.
-fn remember<T>(waker: &mut Option<Waker>, cx: &Context<'_>) -> Poll<T> {
+pub(super) fn remember<T>(waker: &mut Option<Waker>, cx: &Context<'_>) -> Poll<T> {
     match waker {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *waker = Some(cx.waker().clone()),

@@ -13,13 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::io::poll_read_buf;
 
-use crate::native::frame::{Open, code};
+use crate::native::frame::{Continued, Decoder, Frame, Hello, Name, Open, Violation, code};
+use crate::native::lanes::{Ends, Lanes};
+use crate::native::part::Part;
 use crate::native::session::{Over, Session, Side};
-use crate::native::shared::{Core, Rest, Slot};
+use crate::native::shared::{Asks, Core, Rest, Slot};
 use crate::native::stream::{Asked, Stream};
 use crate::native::{Error, Options};
 use crate::task::scope::Scope;
@@ -59,12 +61,31 @@ pub struct Lease {
 }
 
 /// The streams that the peer has opened, and the end of the tunnel if it is over.
-type Turn = (Vec<(u32, Open)>, Option<Result<(), Error>>);
+type Turn = (Vec<(u32, Asks)>, Option<Result<(), Error>>);
+
+/// What has been read of a tunnel, and was not looked at.
+#[derive(Debug, Default)]
+pub struct Input {
+    bytes: BytesMut,
+    /// Something was read before the tunnel was driven.
+    is_fresh: bool,
+}
+
+/// A tunnel that a peer has opened.
+#[derive(Debug)]
+pub struct Served<'a> {
+    /// What was read by [`hello`].
+    pub input: Input,
+    /// Between whom it is.
+    pub ends: Ends,
+    /// The others, whose streams may be continued on it, and the other way round.
+    pub lanes: &'a Lanes,
+}
 
 impl Tunnel {
-    fn new(side: Side, options: &Options) -> Arc<Self> {
+    fn new(side: Side, options: &Options, name: Option<Name>) -> Arc<Self> {
         let core = Core {
-            session: Session::new(side, options.limits),
+            session: Session::named(side, options.limits, name),
             slots: HashMap::new(),
             failed: None,
             leases: 0,
@@ -78,11 +99,12 @@ impl Tunnel {
         Arc::new(Self { core: Mutex::new(core), max_output_bytes })
     }
 
-    /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. It is
-    /// driven in `scope` until it fails, is idle for too long, or the scope drains and its last
-    /// stream has ended. `counted` is dropped then.
+    /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. If it is
+    /// for streams of another, the other's name is given. It is driven in `scope` until it fails, is
+    /// idle for too long, or the scope drains and its last stream has ended. `counted` is dropped
+    /// then.
     pub fn start<Io>(
-        io: Io,
+        (io, lane_of): (Io, Option<Name>),
         options: &Options,
         scope: &Scope,
         counted: OpenTunnel,
@@ -90,13 +112,14 @@ impl Tunnel {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let tunnel = Self::new(Side::Client, options);
+        let tunnel = Self::new(Side::Client, options, lane_of);
         tunnel.lock().leases = 1;
         let lease = Lease { tunnel: Arc::clone(&tunnel) };
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
         scope.spawn(Box::pin(async move {
             // A server opens no streams: the session does not let it.
-            if let Err(error) = driven.drive(io, &options, &ending, |_, _| {}).await {
+            let driving = driven.drive((io, Input::default()), &options, &ending, |_, _| {});
+            if let Err(error) = driving.await {
                 tracing::debug!(%error, "a tunnel ended");
             }
             drop(counted);
@@ -113,6 +136,13 @@ impl Tunnel {
         }
         core.leases += 1;
         Some(Lease { tunnel: Arc::clone(self) })
+    }
+
+    /// Takes the only place, if no stream has one.
+    pub fn lease_alone(self: &Arc<Self>) -> Option<Lease> {
+        let is_free = self.lock().leases == 0;
+        // Between these two nobody else can take it: the pool's lock is held.
+        is_free.then(|| self.lease()).flatten()
     }
 
     /// Whether no stream can be opened any more.
@@ -145,15 +175,14 @@ impl Tunnel {
     /// Reads and writes until the tunnel ends. `asked` is given each stream that the peer opens.
     async fn drive<Io>(
         self: &Arc<Self>,
-        mut io: Io,
+        (mut io, mut input): (Io, Input),
         options: &Options,
         scope: &Scope,
-        mut asked: impl FnMut(Open, Asked),
+        mut asked: impl FnMut(u32, Asks),
     ) -> Result<(), Error>
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut input = BytesMut::new();
         let mut dirty = false;
         let mut tick = interval(options.ping_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -169,8 +198,8 @@ impl Tunnel {
                 end = poll_fn(|cx| {
                     let turn = self.turn(cx, &mut io, &mut input, &mut dirty);
                     turn.map(|(opened, end)| {
-                        for (stream, open) in opened {
-                            asked(open, Asked(Stream::of(Arc::clone(self), stream)));
+                        for (stream, asks) in opened {
+                            asked(stream, asks);
                         }
                         end
                     })
@@ -184,8 +213,8 @@ impl Tunnel {
                         used = now;
                     }
                     let idle = now - used >= options.idle_timeout;
-                    if input.is_empty() {
-                        input = BytesMut::new();
+                    if input.bytes.is_empty() {
+                        input.bytes = BytesMut::new();
                     }
                     if core.ping.1 {
                         let number = core.ping.0.wrapping_add(1);
@@ -213,7 +242,7 @@ impl Tunnel {
         &self,
         cx: &mut Context<'_>,
         io: &mut Io,
-        input: &mut BytesMut,
+        input: &mut Input,
         dirty: &mut bool,
     ) -> Poll<Turn>
     where
@@ -266,10 +295,14 @@ impl Tunnel {
         core: &mut Core,
         cx: &mut Context<'_>,
         io: &mut Io,
-        input: &mut BytesMut,
+        input: &mut Input,
         rest: &mut Rest,
     ) -> Result<Poll<bool>, Error> {
         let mut left = TURN_BYTES;
+        if std::mem::take(&mut input.is_fresh) {
+            core.receive(&mut input.bytes, rest)?;
+        }
+        let input = &mut input.bytes;
         while left > 0 {
             if core.session.waiting() > self.max_output_bytes * FLOOD {
                 return Err(Error::Flood);
@@ -283,8 +316,7 @@ impl Tunnel {
                 Poll::Ready(Ok(length)) => {
                     left = left.saturating_sub(length);
                     core.heard = Instant::now();
-                    let Core { session, slots, .. } = core;
-                    session.receive(input, |event| Core::note(slots, event, rest))?;
+                    core.receive(input, rest)?;
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Ok(Poll::Ready(false));
@@ -330,6 +362,28 @@ impl Tunnel {
     }
 }
 
+/// Reads the hello of a peer that has opened a tunnel: it may say where the tunnel belongs.
+///
+/// # Errors
+///
+/// It is not a hello, or the peer went away.
+pub async fn hello<Io>(io: &mut Io) -> Result<(Hello, Input), Error>
+where
+    Io: AsyncRead + Unpin,
+{
+    let mut bytes = BytesMut::with_capacity(RECORD_BYTES);
+    loop {
+        // A copy of it, as the session reads it again. The decoder takes no more than 1 KiB for a
+        // frame that is not data.
+        match Decoder::default().next(&mut bytes.clone())? {
+            Some(Frame::Hello(hello)) => return Ok((hello, Input { bytes, is_fresh: true })),
+            Some(_) => return Err(Violation::Hello.into()),
+            None if io.read_buf(&mut bytes).await? == 0 => return Err(Error::Closed),
+            None => {}
+        }
+    }
+}
+
 /// Serves a tunnel that a peer has opened, until it closes; `handle` is given each stream. When
 /// `scope` drains no new streams are taken, and the tunnel ends with the last one that is open.
 ///
@@ -338,14 +392,24 @@ impl Tunnel {
 /// The peer broke the protocol, or went away in the middle of it.
 pub async fn serve<Io>(
     io: Io,
+    served: Served<'_>,
     options: &Options,
     scope: &Scope,
-    handle: impl FnMut(Open, Asked),
+    mut handle: impl FnMut(Open, Asked),
 ) -> Result<(), Error>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    Tunnel::new(Side::Server, options).drive(io, options, scope, handle).await
+    let Served { input, ends, lanes } = served;
+    let make = |name| Tunnel::new(Side::Server, options, Some(name));
+    let (tunnel, _listed) = lanes.list(ends.clone(), make);
+    let asked = |stream, asks| match asks {
+        Asks::Open(open) => {
+            handle(open, Asked(Stream::of(Part::of(Arc::clone(&tunnel), stream, None))));
+        }
+        Asks::Continue(of) => lanes.adopt(&ends, &tunnel, stream, of),
+    };
+    tunnel.drive((io, input), options, scope, asked).await
 }
 
 impl Lease {
@@ -366,12 +430,29 @@ impl Lease {
             core.wake_driver();
             (stream, core.session.is_greeted() && core.heard.elapsed() < RECENT)
         };
-        let stream = Stream::of(Arc::clone(&self.tunnel), stream);
+        let stream = Stream::of(Part::of(Arc::clone(&self.tunnel), stream, None));
         if is_sure {
             return Ok(stream);
         }
         poll_fn(|cx| stream.poll_accepted(cx)).await?;
         Ok(stream)
+    }
+
+    /// Opens the stream of this place, to go on with one of another tunnel.
+    pub(super) async fn go_on(self, with: Continued) -> Result<Part, Error> {
+        let number = {
+            let mut core = self.tunnel.lock();
+            if let Some(failed) = &core.failed {
+                return Err(Error::Lost(Arc::clone(failed)));
+            }
+            let stream = core.session.go_on(with).ok_or(Error::Full)?;
+            core.slots.insert(stream, Slot::default());
+            core.wake_driver();
+            stream
+        };
+        let part = Part::of(Arc::clone(&self.tunnel), number, Some(self));
+        poll_fn(|cx| part.poll_accepted(cx)).await?;
+        Ok(part)
     }
 
     /// Lets nobody else take a place on this tunnel.
@@ -400,10 +481,10 @@ impl From<Over> for Error {
 mod tests {
     use std::cell::RefCell;
 
-    use tokio::io::AsyncReadExt as _;
-
     use super::*;
-    use crate::native::frame::{self, Frame, Hello};
+    use crate::model::id::ResourceName;
+    use crate::model::spiffe::SpiffeId;
+    use crate::native::frame;
     use crate::native::session::Limits;
 
     /// A peer that opens and resets streams in a loop, and a server that takes its time.
@@ -414,6 +495,7 @@ mod tests {
         let scope = Scope::new("test");
         let options = Options {
             limits: Limits { streams: 64, window: 1 << 16, growth: 0 },
+            max_lanes: 0,
             max_output_bytes: 1 << 19,
             idle_timeout: Duration::from_mins(1),
             ping_interval: Duration::from_mins(1),
@@ -430,7 +512,13 @@ mod tests {
         to_us.write_all(&attack).await.unwrap();
         to_us.shutdown().await.unwrap();
         let worked_on = RefCell::new(Vec::new());
-        let serving = serve(io, &options, &scope, |_, asked| worked_on.borrow_mut().push(asked));
+        let ends = Ends {
+            peer: SpiffeId::new("cluster.local", "demo", "peer").unwrap(),
+            local: ResourceName::new("demo", "local"),
+        };
+        let served = Served { input: Input::default(), ends, lanes: &Lanes::default() };
+        let asked = |_, asked| worked_on.borrow_mut().push(asked);
+        let serving = serve(io, served, &options, &scope, asked);
         let mut answers = Vec::new();
         let (served, read) = tokio::join!(serving, from_us.read_to_end(&mut answers));
         served.unwrap();

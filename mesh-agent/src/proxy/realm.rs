@@ -21,6 +21,7 @@ use crate::identity::{Identity, tls};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
+use crate::native::lanes::Lanes;
 use crate::proxy::Context;
 use crate::sys::netns::Netns;
 use crate::sys::socket;
@@ -48,6 +49,8 @@ pub struct Realm {
     pub cookie: u64,
     /// Places for tunnels of peers.
     pub tunnels: Arc<Semaphore>,
+    /// The tunnels of peers that have streams which may be continued on another.
+    pub lanes: Lanes,
     /// Tunnels to peers, one pool a data thread.
     pub pools: Vec<Pool>,
     /// `None`: the agent's own namespace.
@@ -119,6 +122,7 @@ impl Realm {
         Ok(Self {
             cookie,
             tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),
+            lanes: Lanes::default(),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
             scope: scope.clone(),
             netns,

@@ -18,6 +18,8 @@ use crate::identity::tls;
 use crate::identity::verify::{PeerError, peer_error};
 use crate::io::leg::Leg;
 use crate::model::snapshot::Endpoint;
+use crate::native;
+use crate::native::frame::Name;
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::refusal::{Refusal, Watched};
@@ -74,13 +76,7 @@ pub async fn reach(
         let connecting = plain(context, from.realm, endpoint.address);
         return connecting.await.map(|stream| Upstream::Plain(Leg::new(stream))).map_err(classify);
     }
-    let peer = SocketAddr::new(endpoint.address.ip(), HBONE_PORT);
-    let key = Key {
-        source: from.local.identity.id().clone(),
-        peer,
-        destination: endpoint.workload.identity.clone(),
-        workload: from.shared.then(|| endpoint.workload.name.clone()),
-    };
+    let key = key(from, endpoint);
     let open = Open { destination: endpoint.address, client: Some(from.client) };
     let pool = from
         .realm
@@ -100,6 +96,30 @@ pub async fn reach(
             }
             None => Err(classify(error)),
         },
+    }
+}
+
+/// A tunnel that a stream to `endpoint`, which was begun on the tunnel `of`, has alone. `None`: it
+/// cannot be had.
+pub async fn lane(
+    context: &Context,
+    from: Reach<'_>,
+    endpoint: &Endpoint,
+    of: Name,
+) -> Option<native::tunnel::Lease> {
+    let key = key(from, endpoint);
+    let pool = from.realm.pools.get(from.worker)?;
+    let dial = || dial(context, from, &key, Refusal::default());
+    pool.lane(&key, of, dial).await
+}
+
+/// Which tunnels may carry a stream to `endpoint`.
+fn key(from: Reach<'_>, endpoint: &Endpoint) -> Key {
+    Key {
+        source: from.local.identity.id().clone(),
+        peer: SocketAddr::new(endpoint.address.ip(), HBONE_PORT),
+        destination: endpoint.workload.identity.clone(),
+        workload: from.shared.then(|| endpoint.workload.name.clone()),
     }
 }
 

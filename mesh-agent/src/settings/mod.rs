@@ -127,6 +127,7 @@ impl Settings {
                 window: defaults::NATIVE_WINDOW_BYTES,
                 growth: defaults::NATIVE_GROWTH_BYTES,
             },
+            max_lanes: defaults::NATIVE_MAX_LANES,
             max_output_bytes: defaults::NATIVE_MAX_OUTPUT_BYTES,
             idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
             ping_interval: defaults::PING_INTERVAL,

@@ -114,6 +114,7 @@ struct Shared {
     applied_revision: Number,
     conditions: Number,
     events_malformed: Number,
+    tunnels_leased: Number,
     policy_closed: Number,
     sources: Mutex<Vec<Source>>,
 }
@@ -141,6 +142,7 @@ impl Telemetry {
             applied_revision: Number::default(),
             conditions: Number::default(),
             events_malformed: Number::default(),
+            tunnels_leased: Number::default(),
             policy_closed: Number::default(),
             sources: Mutex::default(),
         });
@@ -177,6 +179,11 @@ impl Telemetry {
         self.shared.tunnels_open[protocol as usize].add(1);
         self.shared.tunnels_opened[protocol as usize].add(1);
         OpenTunnel(Arc::clone(&self.shared), protocol)
+    }
+
+    /// Counts a bulk transfer that was given a tunnel of its own.
+    pub fn tunnel_leased(&self) {
+        self.shared.tunnels_leased.add(1);
     }
 
     /// Counts a handshake that failed.

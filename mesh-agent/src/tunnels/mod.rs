@@ -3,6 +3,7 @@
 
 pub mod pool;
 
+use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::hbone;
@@ -18,7 +20,9 @@ use crate::hbone::connect::{Open, RequestError};
 use crate::io::leg::Leg;
 use crate::io::relay::{self, RelayError};
 use crate::native;
-use crate::native::frame::code;
+use crate::native::frame::{Name, code};
+use crate::native::lanes::{Ends, Lanes};
+use crate::native::tunnel::Served;
 use crate::task::scope::Scope;
 use crate::telemetry::{OpenTunnel, Protocol};
 
@@ -153,6 +157,29 @@ async fn unanswered(stream: &native::stream::Stream, patience: Duration) {
     }
 }
 
+/// Moves a stream that turns out to be a bulk transfer to a tunnel that it has alone, if there is
+/// one. If not, it stays where it is.
+async fn moved<Lane>(stream: &native::stream::Stream, lane: impl FnOnce(Name) -> Lane) -> Infallible
+where
+    Lane: Future<Output = Option<native::tunnel::Lease>>,
+{
+    let with = poll_fn(|cx| stream.poll_bulk(cx)).await;
+    // Most streams never come here.
+    let moving = async {
+        let Some(lease) = lane(with.tunnel).await else { return };
+        if let Err(error) = stream.go_on(lease, with).await {
+            tracing::debug!(%error, "a bulk transfer stays where it is");
+        }
+    };
+    Box::pin(moving).await;
+    pending().await
+}
+
+/// What a peer's streams are moved to: the peer asks for it.
+pub async fn no_lane(_name: Name) -> Option<native::tunnel::Lease> {
+    pending().await
+}
+
 /// A stream that a peer asks for, and that waits for its answer.
 #[derive(Debug)]
 pub enum Incoming {
@@ -160,6 +187,43 @@ pub enum Incoming {
     Hbone(hbone::server::Incoming),
     /// Of the native transport.
     Native(native::stream::Asked),
+}
+
+/// A tunnel that a peer has opened, as far as its protocol has to know more.
+#[derive(Debug)]
+pub enum Greeted {
+    /// HBONE: nothing.
+    Hbone,
+    /// The native transport: its hello.
+    Native(native::frame::Hello, native::tunnel::Input),
+}
+
+/// Hears what a peer says first, if its protocol has something to say first.
+///
+/// # Errors
+///
+/// The peer broke the protocol, or went away.
+pub async fn greet<Io>((io, protocol): (&mut Io, Protocol)) -> Result<Greeted, Error>
+where
+    Io: AsyncRead + Unpin,
+{
+    match protocol {
+        Protocol::Hbone => Ok(Greeted::Hbone),
+        Protocol::Native => {
+            let (hello, input) = native::tunnel::hello(io).await?;
+            Ok(Greeted::Native(hello, input))
+        }
+    }
+}
+
+impl Greeted {
+    /// The data thread that the tunnel belongs to, if it is for streams of one that there is.
+    pub fn home(&self, lanes: &Lanes, ends: &Ends) -> Option<Handle> {
+        match self {
+            Self::Hbone => None,
+            Self::Native(hello, _) => lanes.home_of(hello.lane_of?, ends),
+        }
+    }
 }
 
 impl Tunnel {
@@ -173,7 +237,8 @@ impl Tunnel {
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
-            let (tunnel, lease) = native::tunnel::Tunnel::start(io, native, scope, counted);
+            let start = native::tunnel::Tunnel::start((io, None), native, scope, counted);
+            let (tunnel, lease) = start;
             return Ok((Self::Native(tunnel), Lease::Native(lease)));
         }
         let starting = hbone::tunnel::Tunnel::start(io, &options.hbone, scope, counted);
@@ -227,13 +292,16 @@ impl Stream {
     /// # Errors
     ///
     /// One side closed abruptly, or the peer did not take the stream.
-    pub async fn relay(
+    pub async fn relay<Lane>(
         self,
         application: &mut Leg,
         again: Vec<Bytes>,
         (to_peer, from_peer): (&AtomicU64, &AtomicU64),
-        answer_timeout: Duration,
-    ) -> Result<(), Ended> {
+        (answer_timeout, lane): (Duration, impl FnOnce(Name) -> Lane),
+    ) -> Result<(), Ended>
+    where
+        Lane: Future<Output = Option<native::tunnel::Lease>>,
+    {
         let stream = match self {
             Self::Hbone(stream) => {
                 let halves = (stream.send, stream.receive);
@@ -246,6 +314,7 @@ impl Stream {
             biased;
             copied = relay::both_ways(application, stream.split(), to_peer, from_peer) => copied,
             () = unanswered(&stream, answer_timeout) => return Err(Ended::Refused(Error::Timeout)),
+            never = moved(&stream, lane) => match never {},
         };
         copied.map_err(|error| {
             if matches!(error, RelayError::Application(_)) {
@@ -289,7 +358,8 @@ impl Incoming {
 ///
 /// The peer broke the protocol.
 pub async fn serve<Io>(
-    (io, protocol): (Io, Protocol),
+    (io, greeted): (Io, Greeted),
+    (ends, lanes): (Ends, &Lanes),
     options: &Options,
     scope: &Scope,
     handle: impl Fn(Result<Open, RequestError>, Incoming),
@@ -297,12 +367,13 @@ pub async fn serve<Io>(
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
+    if let (Greeted::Native(_, input), Some(native)) = (greeted, &options.native) {
+        let served = Served { input, ends, lanes };
         let handle = |open: native::frame::Open, asked| {
             let open = Open { destination: open.destination, client: open.client };
             handle(Ok(open), Incoming::Native(asked));
         };
-        return Ok(Box::pin(native::tunnel::serve(io, native, scope, handle)).await?);
+        return Ok(Box::pin(native::tunnel::serve(io, served, native, scope, handle)).await?);
     }
     let handle = |open, incoming| handle(open, Incoming::Hbone(incoming));
     Ok(Box::pin(hbone::server::serve(io, &options.hbone, scope, handle)).await?)

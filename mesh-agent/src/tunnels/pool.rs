@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,6 +15,8 @@ use tokio::time::timeout;
 use crate::hbone::connect::Open;
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
+use crate::native;
+use crate::native::frame::Name;
 use crate::task::scope::Scope;
 use crate::telemetry::{Protocol, Telemetry};
 use crate::tunnels::{Error, Lease, Options, Stream, Tunnel};
@@ -41,11 +44,40 @@ pub struct Pool {
 }
 
 /// The tunnels to one peer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Peer {
     tunnels: Mutex<Vec<Tunnel>>,
+    /// Tunnels for one stream at a time, which was begun on one of the others.
+    lanes: Mutex<Vec<Arc<native::tunnel::Tunnel>>>,
     /// Held while a tunnel is opened, so that many connections at once open one.
     opening: tokio::sync::Mutex<()>,
+    /// How many lanes are being opened.
+    dialing: Dialing,
+}
+
+/// Counts lanes that are being opened.
+#[derive(Debug, Default)]
+struct Dialing(AtomicUsize);
+
+/// A lane that is being opened.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Dialing {
+    /// A place, unless there are `most` with those that are open.
+    fn try_acquire<T>(&self, open: &[T], most: usize) -> Option<Place<'_>> {
+        // All on one thread, and `open` is locked: nobody comes between.
+        if open.len() + self.0.load(Ordering::Relaxed) >= most {
+            return None;
+        }
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Some(Place(&self.0))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
@@ -118,6 +150,45 @@ impl Pool {
         Ok(lease)
     }
 
+    /// A tunnel that one stream of the tunnel `of` has alone. `None`: there are as many as there may
+    /// be, or the peer cannot be reached now; the stream does as well where it is.
+    pub async fn lane<Io, Dial, Dialing>(
+        &self,
+        key: &Key,
+        of: Name,
+        dial: Dial,
+    ) -> Option<native::tunnel::Lease>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Dial: FnOnce() -> Dialing,
+        Dialing: Future<Output = Result<(Io, Protocol), Error>>,
+    {
+        let native = self.options.native.as_ref()?;
+        let peer = self.peer(key);
+        {
+            let mut lanes = lock(&peer.lanes);
+            lanes.retain(|lane| !lane.is_closed());
+            if let Some(lease) = lanes.iter().find_map(native::tunnel::Tunnel::lease_alone) {
+                self.telemetry.tunnel_leased();
+                return Some(lease);
+            }
+        }
+        let _place = peer.dialing.try_acquire(&lock(&peer.lanes), native.max_lanes)?;
+        let (io, protocol) = dial()
+            .await
+            .inspect_err(|error| tracing::debug!(%error, "a bulk transfer gets no tunnel"))
+            .ok()?;
+        if protocol != Protocol::Native {
+            return None;
+        }
+        let counted = self.telemetry.tunnel_opened(protocol);
+        let (lane, lease) =
+            native::tunnel::Tunnel::start((io, Some(of)), native, &self.scope, counted);
+        lock(&peer.lanes).push(lane);
+        self.telemetry.tunnel_leased();
+        Some(lease)
+    }
+
     /// The peer's tunnels. Peers whose tunnels are all closed are forgotten on the way, so that
     /// the table is bounded by what is in use.
     fn peer(&self, key: &Key) -> Arc<Peer> {
@@ -126,8 +197,7 @@ impl Pool {
             return Arc::clone(peer);
         }
         peers.retain(|_, peer| !peer.is_idle());
-        let peer =
-            Arc::new(Peer { tunnels: Mutex::default(), opening: tokio::sync::Mutex::default() });
+        let peer = Arc::new(Peer::default());
         peers.insert(key.clone(), Arc::clone(&peer));
         peer
     }
@@ -147,7 +217,9 @@ impl Peer {
     }
 
     fn is_idle(&self) -> bool {
-        lock(&self.tunnels).iter().all(Tunnel::is_closed) && self.opening.try_lock().is_ok()
+        lock(&self.tunnels).iter().all(Tunnel::is_closed)
+            && lock(&self.lanes).iter().all(|lane| lane.is_closed())
+            && self.opening.try_lock().is_ok()
     }
 }
 

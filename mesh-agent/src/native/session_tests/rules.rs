@@ -65,7 +65,11 @@ fn the_first_frame_of_each_side_is_a_hello_and_no_other_is() {
         check(new(), &[Frame::Open(1, open())], Err(Violation::Hello));
         assert_eq!(
             written(&mut new()),
-            [Frame::Hello(Hello { streams: LIMITS.streams, window: LIMITS.window })]
+            [Frame::Hello(Hello {
+                streams: LIMITS.streams,
+                window: LIMITS.window,
+                ..Hello::LEAST
+            })]
         );
     }
 }
@@ -301,7 +305,7 @@ fn a_hello_raises_the_credit_of_streams_that_are_open() {
         let mut data = Bytes::from(vec![0; 200_000]);
         assert_eq!(client.send(stream, &mut data), Ok(1 << 16));
         assert_eq!(client.send(stream, &mut data), Ok(0));
-        let hello = Frame::Hello(Hello { streams: 64, window });
+        let hello = Frame::Hello(Hello { window, ..Hello::LEAST });
         let expect: &[Event] = if credit > 0 { &[Event::Credit(stream)] } else { &[] };
         assert_eq!(receive(&mut client, bytes(&[hello])).as_deref(), Ok(expect));
         assert_eq!(client.send(stream, &mut data), Ok(credit));
@@ -332,4 +336,39 @@ fn pings_are_answered_and_nothing_else_is() {
     assert_eq!(receive(&mut server, bytes(&[Frame::Pong(1)])), Ok(vec![Event::Pong(1)]));
     check(server, &[Frame::Pong(3)], Err(Violation::Unexpected(0x09)));
     check(client(), &[Frame::Pong(0)], Err(Violation::Unexpected(0x09)));
+}
+
+#[test]
+fn a_direction_that_moves_is_over_here() {
+    let mut server = server();
+    server.moved(1).unwrap();
+    assert_eq!(written(&mut server), [Frame::Moved(1)]);
+    assert_eq!(server.send(1, &mut Bytes::from_static(b"x")), Err(Over));
+    assert_eq!(server.moved(1), Err(Over));
+    assert!(server.has(1) && server.has_sent_last(1));
+    let came = [Event::Data(1, Bytes::from_static(b"x")), Event::Moved(1)];
+    check(server, &[data(1, 1), Frame::Moved(1)], Ok(&came));
+    check(self::server(), &[Frame::Moved(1), data(1, 1)], Err(Violation::Order(1)));
+    check(client(), &[Frame::Moved(2)], Err(Violation::Order(2)));
+}
+
+#[test]
+fn a_server_gives_its_tunnel_a_name_and_a_client_says_it_on_another() {
+    let name = Some(Name([7; 16]));
+    let mut server = Session::named(Side::Server, LIMITS, name);
+    let mut client = Session::named(Side::Client, LIMITS, name);
+    let of = |frame: &Frame| match frame {
+        Frame::Hello(hello) => (hello.name, hello.lane_of),
+        _ => (None, None),
+    };
+    assert_eq!(written(&mut client).first().map(of), Some((None, name)));
+    let hello = written(&mut server);
+    assert_eq!(hello.first().map(of), Some((name, None)));
+    receive(&mut client, bytes(&hello)).unwrap();
+    assert_eq!(client.name(), name);
+    // Only clients go on.
+    let with = Continued { tunnel: Name([7; 16]), stream: 1 };
+    assert_eq!(client.go_on(with), Some(1));
+    assert_eq!(server.go_on(with), None);
+    check(self::client(), &[Frame::Continue(3, with)], Err(Violation::NotOpen(3)));
 }

@@ -8,6 +8,7 @@ use mesh_common::HBONE_PORT;
 use rustls::server::Acceptor;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -15,7 +16,9 @@ use tokio_rustls::server::TlsStream;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::identity::tls;
 use crate::identity::verify::peer_error;
+use crate::io::movable::Movable;
 use crate::model::spiffe::SpiffeId;
+use crate::native::lanes::Ends;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::inbound::last_hop::{self, Inbound};
@@ -24,7 +27,10 @@ use crate::proxy::server_name;
 use crate::proxy::upstream::CIPHERTEXT_BYTES;
 use crate::sys::socket;
 use crate::telemetry::{Peer, Protocol, Reporter, Role};
-use crate::tunnels;
+use crate::tunnels::{self, Greeted};
+
+/// A TLS connection of a peer's agent.
+type Tls = TlsStream<BufReader<Movable>>;
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
@@ -35,32 +41,81 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
         tracing::debug!(%client, "a peer asked for an address that no workload here has");
         return;
     };
-    let Ok(_place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
         tracing::warn!(%client, workload = %local.workload.name,
             "a peer's tunnel is refused: the workload has as many as it may");
         return;
     };
     match handshake(&context, &realm, &mut local, stream).await {
-        Ok((tls, protocol, peer)) => {
-            let counted = context.telemetry.tunnel_opened(protocol);
-            let options = context.options.tunnels;
-            let served =
-                tunnels::serve((tls, protocol), &options, &realm.scope, |open, incoming| {
-                    let inbound = Inbound {
-                        context: Arc::clone(&context),
-                        realm: Arc::clone(&realm),
-                        local: Arc::clone(&local),
-                        peer: peer.clone(),
-                        tunnel: client,
-                    };
-                    realm.scope.spawn(last_hop::run(inbound, open, incoming));
-                });
-            if let Err(error) = Box::pin(served).await {
-                tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
+        Ok((mut tls, protocol, peer)) => {
+            let greeting = tunnels::greet((&mut tls, protocol));
+            let greeted = match timeout(context.options.handshake_timeout, greeting).await {
+                Ok(Ok(greeted)) => greeted,
+                Ok(Err(error)) => {
+                    tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
+                    return;
+                }
+                Err(_elapsed) => {
+                    tracing::debug!(%client, %peer, "a peer's tunnel says nothing");
+                    return;
+                }
+            };
+            let ends = Ends { peer, local: local.workload.name.clone() };
+            let home = greeted.home(&realm.lanes, &ends);
+            let scope = realm.scope.clone();
+            let tunnel = Shaken { context, realm, local, client, ends, _place: place };
+            let Some(home) = home else {
+                return Box::pin(tunnel.serve(tls, protocol, greeted)).await;
+            };
+            // Both sockets of a stream that is moved here belong on one thread.
+            if let Err(error) = tls.get_mut().0.get_mut().leave() {
+                tracing::warn!(%error, "a tunnel cannot be moved");
+                return;
             }
-            drop(counted);
+            scope.spawn_on(&home, async move {
+                match tls.get_mut().0.get_mut().arrive() {
+                    Ok(()) => Box::pin(tunnel.serve(tls, protocol, greeted)).await,
+                    Err(error) => tracing::warn!(%error, "a tunnel cannot be moved"),
+                }
+            });
         }
         Err(failure) => refused(&context, &local, client, failure),
+    }
+}
+
+/// A tunnel whose peer is known.
+struct Shaken {
+    context: Arc<Context>,
+    realm: Arc<Realm>,
+    local: Arc<Local>,
+    client: SocketAddr,
+    ends: Ends,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Shaken {
+    /// Serves its streams.
+    async fn serve(self, tls: Tls, protocol: Protocol, greeted: Greeted) {
+        let Self { context, realm, local, client, ends, _place } = self;
+        let counted = context.telemetry.tunnel_opened(protocol);
+        let options = context.options.tunnels;
+        let peer = ends.peer.clone();
+        let site = (ends, &realm.lanes);
+        let served =
+            tunnels::serve((tls, greeted), site, &options, &realm.scope, |open, incoming| {
+                let inbound = Inbound {
+                    context: Arc::clone(&context),
+                    realm: Arc::clone(&realm),
+                    local: Arc::clone(&local),
+                    peer: peer.clone(),
+                    tunnel: client,
+                };
+                realm.scope.spawn(last_hop::run(inbound, open, incoming));
+            });
+        if let Err(error) = served.await {
+            tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
+        }
+        drop(counted);
     }
 }
 
@@ -70,7 +125,7 @@ async fn handshake(
     realm: &Realm,
     local: &mut Arc<Local>,
     stream: TcpStream,
-) -> Result<(TlsStream<BufReader<TcpStream>>, Protocol, SpiffeId), Failure> {
+) -> Result<(Tls, Protocol, SpiffeId), Failure> {
     // What is wrong with an identity is said in our words, not in those of rustls.
     let failed = |error: io::Error| match peer_error(&error) {
         Some(peer) => Failure::because(Kind::Identity, Side::Client, Retry::Never, peer),
@@ -78,7 +133,7 @@ async fn handshake(
     };
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(failed)?;
-    let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
+    let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, Movable::new(stream));
     let accepting = async {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let name = hello.client_hello().server_name().and_then(server_name::workload);

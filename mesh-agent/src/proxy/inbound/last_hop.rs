@@ -15,7 +15,7 @@ use crate::proxy::conn::Conn;
 use crate::proxy::inbound::application::Arrival;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::telemetry::{Peer, Reporter, Security};
-use crate::tunnels::{Ended, Incoming};
+use crate::tunnels::{Ended, Incoming, no_lane};
 
 /// A stream's surroundings.
 pub struct Inbound {
@@ -98,7 +98,9 @@ async fn relay(
         .map_err(|error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error))?;
     let counts = (&conn.carried.received, &conn.carried.sent);
     let patience = context.options.tunnels.answer_timeout;
-    let copied = stream.relay(&mut application, Vec::new(), counts, patience);
+    // The peer's agent, who has opened the tunnel, opens further ones.
+    let lane = (patience, no_lane);
+    let copied = stream.relay(&mut application, Vec::new(), counts, lane);
     let copied = tokio::select! {
         biased;
         copied = copied => copied,

@@ -96,7 +96,8 @@ async fn serve(
         };
         let is_first = again.is_none();
         let sent = again.take().unwrap_or_default();
-        match stream.relay(&mut leg, sent, counts, patience).await {
+        let lane = |of| upstream::lane(context, from, &endpoint, of);
+        match stream.relay(&mut leg, sent, counts, (patience, lane)).await {
             Err(Ended::NotTaken(sent)) if is_first => {
                 // The peer is stopping, or has as many streams as it takes.
                 lease.close();

@@ -29,6 +29,28 @@ fn pattern(side: usize, stream: u32, position: usize, length: usize) -> Bytes {
     PATTERN.slice(start..start + length)
 }
 
+/// Whether a stream continues one of another tunnel.
+fn goes_on(stream: u32) -> bool {
+    stream.is_multiple_of(2)
+}
+
+fn continued(stream: u32) -> Continued {
+    Continued { tunnel: Name([7; 16]), stream }
+}
+
+fn asked(stream: u32) -> Event {
+    if goes_on(stream) {
+        Event::Continue(stream, continued(stream))
+    } else {
+        Event::Open(stream, open())
+    }
+}
+
+/// Whether the last that a side says on a stream is that it goes on elsewhere.
+fn is_moved(side: usize, stream: u32) -> bool {
+    (size(stream) + side).is_multiple_of(3)
+}
+
 /// The number of a side in the arrays below.
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
@@ -135,7 +157,10 @@ impl Pair {
         let most = if client.greeted { streams } else { Hello::LEAST.streams };
         let expect = !client.went && !client.gone && client.live() < size(most);
         assert_eq!(client.session.has_room(), expect);
-        let stream = client.session.open(open());
+        let stream = match client.session.last + 1 {
+            stream if goes_on(stream) => client.session.go_on(continued(stream)),
+            _ => client.session.open(open()),
+        };
         assert_eq!(stream.is_some(), expect);
         if let Some(stream) = stream {
             assert!(client.halves.insert(stream, Half::default()).is_none());
@@ -181,7 +206,12 @@ impl Pair {
         let end = &mut self.ends[side];
         let half = end.halves.get_mut(&stream).unwrap();
         if side == CLIENT || half.accepted {
-            assert_eq!(end.session.end(stream).is_err(), half.is_over() || half.sent_end);
+            let ended = if is_moved(side, stream) {
+                end.session.moved(stream)
+            } else {
+                end.session.end(stream)
+            };
+            assert_eq!(ended.is_err(), half.is_over() || half.sent_end);
             half.sent_end = true;
             half.pending = 0;
         }
@@ -218,9 +248,10 @@ impl Pair {
     fn happened(&mut self, side: usize, event: Event) {
         let [client, server] = &mut self.ends;
         let (end, peer) = if side == CLIENT { (client, server) } else { (server, client) };
-        match event {
-            Event::Open(stream, asked) => {
-                assert!(side == SERVER && !end.went && asked == open());
+        match event.clone() {
+            Event::Open(stream, _) | Event::Continue(stream, _) => {
+                assert_eq!(event, asked(stream));
+                assert!(side == SERVER && !end.went);
                 assert!(peer.halves.contains_key(&stream));
                 assert!(end.halves.insert(stream, Half::default()).is_none());
                 end.was_full |= end.live() >= size(end.limits.streams);
@@ -239,7 +270,8 @@ impl Pair {
                 half.got += data.len();
                 half.unread += data.len();
             }
-            Event::Ended(stream) => {
+            Event::Ended(stream) | Event::Moved(stream) => {
+                assert_eq!(is_moved(1 - side, stream), event == Event::Moved(stream));
                 let half = end.halves.get_mut(&stream).unwrap();
                 assert!(!half.is_over() && !half.got_end);
                 let theirs = &peer.halves[&stream];
