@@ -54,6 +54,10 @@ impl Incoming for RecvStream {
         Self::poll_data(self, cx).map_err(Broken::because)
     }
 
+    fn is_last(&self) -> bool {
+        self.is_end_stream()
+    }
+
     fn taken(&mut self, bytes: usize) -> Result<(), Broken> {
         self.flow_control().release_capacity(bytes).map_err(Broken::because)
     }

@@ -3,13 +3,16 @@
 
 use std::error::Error as StdError;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use tokio::io::AsyncWriteExt as _;
+use nix::libc;
+use socket2::SockRef;
+use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::io::chunk::Chunks;
@@ -67,6 +70,9 @@ pub trait Incoming {
     /// The stream was reset, or its tunnel failed.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Self::Data, Broken>>>;
 
+    /// Whether the end has come too, after what was taken.
+    fn is_last(&self) -> bool;
+
     /// The application has taken so many bytes: the peer may send as many again.
     ///
     /// # Errors
@@ -100,7 +106,9 @@ pub async fn both_ways(
 ) -> Result<(), RelayError> {
     let chunks = application.chunks();
     let (read, write) = application.stream().split();
-    relay((read, chunks), send, to_peer, download(receive, write, from_peer)).await?;
+    let is_up = AtomicBool::new(false);
+    let download = download(receive, write, from_peer, &is_up);
+    relay((read, chunks), send, (to_peer, &is_up), download).await?;
     application.complete();
     Ok(())
 }
@@ -110,7 +118,7 @@ pub async fn both_ways(
 async fn relay(
     (mut from, chunks): (ReadHalf<'_>, Chunks),
     to: impl Outgoing,
-    to_peer: &AtomicU64,
+    (to_peer, is_up): (&AtomicU64, &AtomicBool),
     download: impl Future<Output = Result<(), RelayError>>,
 ) -> Result<(), RelayError> {
     let mut download = pin!(download);
@@ -122,6 +130,7 @@ async fn relay(
                 biased;
                 done = &mut upload => {
                     done?;
+                    is_up.store(true, Ordering::Relaxed);
                     break;
                 }
                 done = &mut download, if !is_down => {
@@ -172,14 +181,46 @@ async fn download(
     mut from: impl Incoming,
     mut to: WriteHalf<'_>,
     count: &AtomicU64,
+    is_up: &AtomicBool,
 ) -> Result<(), RelayError> {
     while let Some(data) = poll_fn(|cx| from.poll_data(cx)).await {
         let mut data = data.map_err(RelayError::Peer)?;
+        // The end goes with the last bytes: one packet and one wake-up instead of two.
+        let is_last = from.is_last();
         while data.has_remaining() {
-            let written = to.write_buf(&mut data).await.map_err(RelayError::Application)?;
+            let written = if is_last {
+                write_more(&to, &mut data).await
+            } else {
+                to.write_buf(&mut data).await
+            };
+            let written = written.map_err(RelayError::Application)?;
             count.fetch_add(written as u64, Ordering::Relaxed);
             from.taken(written).map_err(RelayError::Peer)?;
         }
     }
+    if is_up.load(Ordering::Relaxed) {
+        // Both have ended: closing the socket says it.
+        return Ok(());
+    }
     end_of(&mut to).await.map_err(RelayError::Application)
+}
+
+/// Writes what goes with more that follows at once (`MSG_MORE`, send(2)).
+async fn write_more(to: &WriteHalf<'_>, data: &mut impl Buf) -> io::Result<usize> {
+    let stream: &TcpStream = to.as_ref();
+    loop {
+        poll_fn(|cx| stream.poll_write_ready(cx)).await?;
+        let written = stream.try_io(Interest::WRITABLE, || {
+            let mut slices = [IoSlice::new(&[]); 64];
+            let count = data.chunks_vectored(&mut slices);
+            let filled = slices.get(..count).unwrap_or(&slices);
+            SockRef::from(stream).send_vectored_with_flags(filled, libc::MSG_MORE)
+        });
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            written => {
+                return written.inspect(|written| data.advance(*written));
+            }
+        }
+    }
 }

@@ -30,48 +30,62 @@ impl Inbox {
         self.whole.push_back(data);
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.tail.is_empty()
+    }
+
     /// Takes everything, to be written at once. A stream that waits keeps no memory.
     pub fn take(&mut self) -> Parts {
-        let mut parts = std::mem::take(&mut self.whole);
-        if !self.tail.is_empty() {
-            parts.push_back(std::mem::take(&mut self.tail).freeze());
+        let mut rest = std::mem::take(&mut self.whole);
+        let tail = std::mem::take(&mut self.tail).freeze();
+        let Some(first) = rest.pop_front() else { return Parts { first: tail, rest } };
+        if !tail.is_empty() {
+            rest.push_back(tail);
         }
-        Parts(parts)
+        Parts { first, rest }
     }
 }
 
 /// Bytes that lie in several places.
 #[derive(Debug, Default)]
-pub struct Parts(VecDeque<Bytes>);
+pub struct Parts {
+    /// Empty only if there is nothing.
+    first: Bytes,
+    /// None of them is empty.
+    rest: VecDeque<Bytes>,
+}
 
 impl Buf for Parts {
     fn remaining(&self) -> usize {
-        self.0.iter().map(Bytes::len).sum()
+        self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
     }
 
     fn has_remaining(&self) -> bool {
-        !self.0.is_empty()
+        !self.first.is_empty()
     }
 
     fn chunk(&self) -> &[u8] {
-        self.0.front().map_or(&[], |first| first)
+        &self.first
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let filled = self.0.iter().zip(slices);
+        let all = std::iter::once(&self.first).chain(&self.rest);
+        let filled = all.filter(|part| !part.is_empty()).zip(slices);
         filled.map(|(part, slice)| *slice = IoSlice::new(part)).count()
     }
 
     fn advance(&mut self, mut count: usize) {
-        while let Some(first) = self.0.front_mut() {
-            let part = count.min(first.len());
-            first.advance(part);
-            count -= part;
-            if !first.is_empty() {
-                break;
-            }
-            self.0.pop_front();
+        while count >= self.first.len() {
+            count -= self.first.len();
+            let Some(next) = self.rest.pop_front() else {
+                debug_assert_eq!(count, 0, "more than there was");
+                self.first = Bytes::new();
+                return;
+            };
+            self.first = next;
         }
+        self.first.advance(count);
     }
 }
 

@@ -6,6 +6,7 @@
 //! A stream that turns out to be a bulk transfer goes on with a tunnel of its own ([`lanes`]).
 
 pub mod frame;
+mod by_number;
 pub mod output;
 pub mod inbox;
 pub mod session;

@@ -158,6 +158,7 @@ impl Part {
         if slot.reset.is_none() {
             let parts = slot.inbox.take();
             if parts.has_remaining() {
+                slot.carry(parts.remaining());
                 return Poll::Ready(Came::Data(parts));
             }
             if slot.ended {
@@ -173,6 +174,12 @@ impl Part {
             Some(error) => Poll::Ready(Came::Broken(error)),
             None => remember(&mut slot.reader, cx),
         }
+    }
+
+    /// Whether the end has come, and nothing waits before it.
+    pub(super) fn is_last(&self) -> bool {
+        let core = self.tunnel.lock();
+        core.slots.get(&self.number).is_some_and(|slot| slot.ended && slot.inbox.is_empty())
     }
 
     pub(super) fn taken(&self, bytes: usize) {

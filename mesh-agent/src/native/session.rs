@@ -5,10 +5,11 @@
 //! window of each stream alone: all windows of a tunnel together are bounded too, by the number of
 //! streams and by what they may grow to, so that a stream that is not read never holds up another.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use crate::native::by_number::ByNumber;
 use crate::native::frame::{Continued, Decoder, Frame, Hello, Name, Open, PONG, Violation, code};
 use crate::native::output::Output;
 
@@ -93,7 +94,7 @@ pub struct Session {
     growth: u32,
     theirs: Option<Hello>,
     decoder: Decoder,
-    flows: HashMap<u32, Flow>,
+    flows: ByNumber<Flow>,
     /// The last stream that was opened.
     last: u32,
     /// We take no more streams.
@@ -129,7 +130,7 @@ impl Session {
             growth: limits.growth,
             theirs: None,
             decoder: Decoder::default(),
-            flows: HashMap::new(),
+            flows: ByNumber::default(),
             last: 0,
             going: false,
             gone: false,

@@ -14,7 +14,7 @@ use crate::native::Error;
 use crate::native::frame::{Continued, Hello, code};
 use crate::native::inbox::Parts;
 use crate::native::part::{Came, Part};
-use crate::native::shared::{BULK_BYTES, Core};
+use crate::native::shared::Core;
 use crate::native::tunnel::Lease;
 
 /// What may be sent before the peer has accepted a stream.
@@ -103,7 +103,7 @@ impl Stream {
         let name = core.session.name();
         let Some(slot) = core.slots.get_mut(&stream) else { return Poll::Pending };
         match name {
-            Some(tunnel) if slot.accepted && slot.carried >= BULK_BYTES => {
+            Some(tunnel) if slot.accepted && slot.is_bulk() => {
                 Poll::Ready(Continued { tunnel, stream })
             }
             _ => remember(&mut slot.mover, cx),
@@ -143,38 +143,27 @@ impl Asked {
 impl Core {
     /// Sends as much as may be sent, and takes it off. False: nothing may.
     pub(super) fn send(&mut self, stream: u32, data: &mut Bytes) -> Result<bool, Broken> {
-        let all = data.clone();
-        let Some(slot) = self.slots.get(&stream) else {
+        let Some(slot) = self.slots.get_mut(&stream) else {
             return Err(Broken::because(Error::Closed));
         };
-        let accepted = slot.accepted;
-        if !accepted {
+        let sent = if slot.accepted {
+            self.session.send(stream, data).map_err(Broken::because)?
+        } else {
+            // As much as there is room for; the rest waits for the answer.
             let unconfirmed: usize = slot.unconfirmed.iter().map(Bytes::len).sum();
-            let room = MAX_UNCONFIRMED_BYTES - unconfirmed;
-            if room < all.len() {
-                // As much as there is room for; the rest waits for the answer.
-                let mut part = data.split_to(room);
-                let sent = self.session.send(stream, &mut part).map_err(Broken::because)?;
-                *data = all.slice(sent..);
-                return Ok(self.sent(stream, all.slice(..sent)));
+            let mut part = data.slice(..data.len().min(MAX_UNCONFIRMED_BYTES - unconfirmed));
+            let sent = self.session.send(stream, &mut part).map_err(Broken::because)?;
+            if sent > 0 {
+                slot.unconfirmed.push(data.split_to(sent));
             }
+            sent
+        };
+        if sent == 0 {
+            return Ok(false);
         }
-        let sent = self.session.send(stream, data).map_err(Broken::because)?;
-        Ok(self.sent(stream, all.slice(..sent)))
-    }
-
-    fn sent(&mut self, stream: u32, sent: Bytes) -> bool {
-        if sent.is_empty() {
-            return false;
-        }
-        if let Some(slot) = self.slots.get_mut(&stream) {
-            slot.carry(sent.len());
-            if !slot.accepted {
-                slot.unconfirmed.push(sent);
-            }
-        }
+        slot.carry(sent);
         self.wake_driver();
-        true
+        Ok(true)
     }
 }
 
@@ -221,6 +210,10 @@ impl Incoming for Receiver {
                 Came::Broken(error) => Some(Err(Broken::because(error))),
             });
         }
+    }
+
+    fn is_last(&self) -> bool {
+        self.next.as_deref().unwrap_or(&self.stream.0).is_last()
     }
 
     fn taken(&mut self, bytes: usize) -> Result<(), Broken> {

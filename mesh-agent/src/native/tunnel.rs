@@ -5,10 +5,9 @@
 //! have run. What it reads it puts into the streams' inboxes. All of them are on one data thread,
 //! so that the lock is never waited for.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -17,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::io::poll_read_buf;
 
+use crate::native::by_number::ByNumber;
 use crate::native::frame::{Continued, Decoder, Frame, Hello, Name, Open, Violation, code};
 use crate::native::lanes::{Ends, Lanes};
 use crate::native::part::Part;
@@ -86,7 +86,7 @@ impl Tunnel {
     fn new(side: Side, options: &Options, name: Option<Name>) -> Arc<Self> {
         let core = Core {
             session: Session::named(side, options.limits, name),
-            slots: HashMap::new(),
+            slots: ByNumber::default(),
             failed: None,
             leases: 0,
             retired: false,
@@ -187,12 +187,13 @@ impl Tunnel {
         let mut tick = interval(options.ping_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut used, mut pinged) = (Instant::now(), Instant::now());
-        let mut draining = false;
+        let mut draining = pin!(scope.draining());
+        let mut is_draining = false;
         let end = loop {
             tokio::select! {
                 biased;
-                () = scope.draining(), if !draining => {
-                    draining = true;
+                () = &mut draining, if !is_draining => {
+                    is_draining = true;
                     self.retire();
                 }
                 end = poll_fn(|cx| {

@@ -25,14 +25,14 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 pub struct Scope {
     name: &'static str,
     tasks: TaskTracker,
-    draining: CancellationToken,
-    stopping: Arc<Stop>,
+    draining: Arc<Signal>,
+    stopping: Arc<Signal>,
 }
 
-/// Whether tasks are to stop at once. The token wakes them; whether it has is read from the flag,
-/// which costs a task's every turn a load and not a lock.
+/// Something that happens to tasks once. The token wakes them; whether it has is read from the
+/// flag, which costs a task's every turn a load and not a lock.
 #[derive(Debug)]
-struct Stop {
+struct Signal {
     is_set: AtomicBool,
     token: CancellationToken,
     parent: Option<Arc<Self>>,
@@ -46,16 +46,7 @@ pub fn panics() -> u64 {
 impl Scope {
     /// Opens an empty scope.
     pub fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            tasks: TaskTracker::new(),
-            draining: CancellationToken::new(),
-            stopping: Arc::new(Stop {
-                is_set: AtomicBool::new(false),
-                token: CancellationToken::new(),
-                parent: None,
-            }),
-        }
+        Self { name, tasks: TaskTracker::new(), draining: Signal::new(), stopping: Signal::new() }
     }
 
     /// Opens a scope within this one: it drains and stops when this one does, or before. This one
@@ -65,16 +56,12 @@ impl Scope {
         let child = Self {
             name,
             tasks: TaskTracker::new(),
-            draining: self.draining.child_token(),
-            stopping: Arc::new(Stop {
-                is_set: AtomicBool::new(false),
-                token: self.stopping.token.child_token(),
-                parent: Some(Arc::clone(&self.stopping)),
-            }),
+            draining: Signal::below(&self.draining),
+            stopping: Signal::below(&self.stopping),
         };
         let kept = child.clone();
         drop(Handle::current().spawn(self.tasks.track_future(async move {
-            kept.draining.cancelled().await;
+            kept.draining().await;
             kept.tasks.close();
             kept.tasks.wait().await;
         })));
@@ -99,24 +86,18 @@ impl Scope {
             let bytes = size_of::<Owned<F>>();
             assert!(bytes <= MAX_TASK_BYTES, "task too large: Box::pin a branch");
         }
-        let task = Owned {
-            stopped: self.stopping.token.clone().cancelled_owned(),
-            is_registered: false,
-            stopping: Arc::clone(&self.stopping),
-            scope: self.name,
-            task,
-        };
+        let task = Owned { stopped: Signal::wait(&self.stopping), scope: self.name, task };
         drop(runtime.spawn(self.tasks.track_future(task)));
     }
 
     /// Resolves when the scope stops accepting new work.
-    pub async fn draining(&self) {
-        self.draining.cancelled().await;
+    pub fn draining(&self) -> Signaled {
+        Signal::wait(&self.draining)
     }
 
     /// Whether the scope has stopped accepting new work.
     pub fn is_draining(&self) -> bool {
-        self.draining.is_cancelled()
+        self.draining.is_set()
     }
 
     /// How many tasks it has.
@@ -126,7 +107,7 @@ impl Scope {
 
     /// Stops every task at once, without waiting for it: for a scope that is not needed after all.
     pub fn stop(&self) {
-        self.draining.cancel();
+        self.draining.set();
         self.stopping.set();
     }
 
@@ -134,7 +115,7 @@ impl Scope {
     ///
     /// Returns the number of tasks that had to be stopped.
     pub async fn drain(&self, deadline: Duration) -> usize {
-        self.draining.cancel();
+        self.draining.set();
         self.tasks.close();
         if timeout(deadline, self.tasks.wait()).await.is_ok() {
             return 0;
@@ -146,7 +127,18 @@ impl Scope {
     }
 }
 
-impl Stop {
+impl Signal {
+    fn new() -> Arc<Self> {
+        let (is_set, token) = (AtomicBool::new(false), CancellationToken::new());
+        Arc::new(Self { is_set, token, parent: None })
+    }
+
+    /// One that happens with `parent`, or before.
+    fn below(parent: &Arc<Self>) -> Arc<Self> {
+        let (is_set, token) = (AtomicBool::new(false), parent.token.child_token());
+        Arc::new(Self { is_set, token, parent: Some(Arc::clone(parent)) })
+    }
+
     fn set(&self) {
         self.is_set.store(true, Ordering::Release);
         self.token.cancel();
@@ -155,6 +147,37 @@ impl Stop {
     fn is_set(&self) -> bool {
         let parent = self.parent.as_ref();
         self.is_set.load(Ordering::Acquire) || parent.is_some_and(|parent| parent.is_set())
+    }
+
+    fn wait(signal: &Arc<Self>) -> Signaled {
+        let woken = signal.token.clone().cancelled_owned();
+        Signaled { woken, is_registered: false, signal: Arc::clone(signal) }
+    }
+}
+
+pin_project! {
+    /// Resolves when what a scope's tasks wait for has happened. Polled by one task all its life.
+    pub struct Signaled {
+        #[pin]
+        woken: WaitForCancellationFutureOwned,
+        is_registered: bool,
+        signal: Arc<Signal>,
+    }
+}
+
+impl Future for Signaled {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.signal.is_set() {
+            return Poll::Ready(());
+        }
+        // Once is enough: a task has one waker all its life.
+        if std::mem::replace(this.is_registered, true) {
+            return Poll::Pending;
+        }
+        this.woken.poll(cx)
     }
 }
 
@@ -166,9 +189,7 @@ pin_project! {
     /// which is most of the memory of a connection that waits.
     struct Owned<F> {
         #[pin]
-        stopped: WaitForCancellationFutureOwned,
-        is_registered: bool,
-        stopping: Arc<Stop>,
+        stopped: Signaled,
         scope: &'static str,
         #[pin]
         task: F,
@@ -180,15 +201,8 @@ impl<F: Future<Output = ()>> Future for Owned<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if this.stopping.is_set() {
+        if this.stopped.poll(cx).is_ready() {
             return Poll::Ready(());
-        }
-        // Once is enough: a task has one waker all its life.
-        if !*this.is_registered {
-            *this.is_registered = true;
-            if this.stopped.poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
         }
         // After a panic the task is never polled again, and what it shares with others is behind
         // mutexes that recover from poison, channels and atomics: nothing broken is seen.

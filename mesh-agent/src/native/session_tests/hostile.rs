@@ -1,5 +1,7 @@
 //! A peer that sends anything.
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 use proptest::sample::Index;
 
