@@ -5,3 +5,4 @@ pub mod leg;
 pub mod copy;
 pub mod relay;
 pub mod movable;
+pub mod ahead;

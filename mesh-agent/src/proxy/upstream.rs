@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use mesh_common::HBONE_PORT;
 use rustls_pki_types::ServerName;
-use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -16,6 +15,7 @@ use crate::failure::{Failure, Kind, Retry, Side};
 use crate::hbone::connect::Open;
 use crate::identity::tls;
 use crate::identity::verify::{PeerError, peer_error};
+use crate::io::ahead::Ahead;
 use crate::io::leg::Leg;
 use crate::model::snapshot::Endpoint;
 use crate::native;
@@ -29,12 +29,8 @@ use crate::telemetry::{Protocol, Role};
 use crate::tunnels::pool::Key;
 use crate::tunnels::{self, Lease, Stream};
 
-/// How much ciphertext is read at once. rustls asks for 4 KiB at a time; one system call for 16 of
-/// these is a quarter of the cost of a bulk stream.
-pub const CIPHERTEXT_BYTES: usize = 64 * 1024;
-
 /// A TLS connection to a peer's agent.
-type Tls = Watched<TlsStream<BufReader<TcpStream>>>;
+type Tls = Watched<TlsStream<Ahead<TcpStream>>>;
 
 /// The way to an endpoint.
 #[derive(Debug)]
@@ -153,7 +149,7 @@ async fn dial(
     // enough, because anyone on the way can read it.
     let name = key.workload.as_ref().and_then(server_name::of);
     let name = name.unwrap_or_else(|| ServerName::from(key.peer.ip()));
-    let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
+    let stream = Ahead::new(stream);
     let handshake = TlsConnector::from(config).connect(name, stream);
     let error = match timeout(context.options.handshake_timeout, handshake).await {
         Ok(Ok(tls)) => match tunnels::named(tls.get_ref().1.alpn_protocol()) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use mesh_common::HBONE_PORT;
 use rustls::server::Acceptor;
-use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -16,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::identity::tls;
 use crate::identity::verify::peer_error;
+use crate::io::ahead::Ahead;
 use crate::io::movable::Movable;
 use crate::model::spiffe::SpiffeId;
 use crate::native::lanes::Ends;
@@ -24,13 +24,12 @@ use crate::proxy::conn::Conn;
 use crate::proxy::inbound::last_hop::{self, Inbound};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::server_name;
-use crate::proxy::upstream::CIPHERTEXT_BYTES;
 use crate::sys::socket;
 use crate::telemetry::{Peer, Protocol, Reporter, Role};
 use crate::tunnels::{self, Greeted};
 
 /// A TLS connection of a peer's agent.
-type Tls = TlsStream<BufReader<Movable>>;
+type Tls = TlsStream<Ahead<Movable>>;
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
@@ -133,7 +132,7 @@ async fn handshake(
     };
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(failed)?;
-    let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, Movable::new(stream));
+    let stream = Ahead::new(Movable::new(stream));
     let accepting = async {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let name = hello.client_hello().server_name().and_then(server_name::workload);
