@@ -80,7 +80,8 @@ impl Better {
     }
 
     /// Whether a metric is drawn here. The time of the proxies alone has no ratio, the machine's is
-    /// there to check the others, and the longest of all durations is chance.
+    /// there to check the others, the longest of all durations is chance, and a ratio's ratio says
+    /// nothing to the eye.
     fn has(self, metric: Metric) -> bool {
         match metric {
             Metric::Throughput | Metric::Rps => self == Self::More,
@@ -88,6 +89,9 @@ impl Better {
                 self == Self::Less
             }
             Metric::Max
+            | Metric::RpsToCalm
+            | Metric::P50ToCalm
+            | Metric::P99ToCalm
             | Metric::CpuPerGb
             | Metric::CpuPer100k
             | Metric::MachineCpuPerGb
@@ -272,6 +276,9 @@ fn name(metric: Metric) -> &'static str {
         Metric::TotalCpuPerGb => "CPU per GB",
         Metric::TotalCpuPer100k => "CPU each",
         Metric::Max
+        | Metric::RpsToCalm
+        | Metric::P50ToCalm
+        | Metric::P99ToCalm
         | Metric::CpuPerGb
         | Metric::CpuPer100k
         | Metric::MachineCpuPerGb

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::load::Calm;
 use crate::machine::{Machine, Noise};
 use crate::measure::{Sample, Seen};
 use crate::memory::Memory;
@@ -74,6 +75,10 @@ pub(crate) enum Metric {
     P50,
     P99,
     Max,
+    /// Of what something disturbs on purpose, and of the same in the calm: the ratio of the two.
+    RpsToCalm,
+    P50ToCalm,
+    P99ToCalm,
     CpuPerGb,
     CpuPer100k,
     TotalCpuPerGb,
@@ -91,12 +96,15 @@ impl fmt::Display for Loss {
 
 impl Metric {
     /// All.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Throughput,
         Self::Rps,
         Self::P50,
         Self::P99,
         Self::Max,
+        Self::RpsToCalm,
+        Self::P50ToCalm,
+        Self::P99ToCalm,
         Self::CpuPerGb,
         Self::CpuPer100k,
         Self::TotalCpuPerGb,
@@ -108,8 +116,8 @@ impl Metric {
     /// What a workload is measured for.
     pub(crate) fn of(workload: Workload) -> &'static [Self] {
         use Metric::{
-            CpuPer100k, CpuPerGb, MachineCpuPer100k, MachineCpuPerGb, Max, P50, P99, Rps,
-            Throughput, TotalCpuPer100k, TotalCpuPerGb,
+            CpuPer100k, CpuPerGb, MachineCpuPer100k, MachineCpuPerGb, Max, P50, P50ToCalm, P99,
+            P99ToCalm, Rps, RpsToCalm, Throughput, TotalCpuPer100k, TotalCpuPerGb,
         };
         match workload {
             Workload::Bulk1 | Workload::Bulk8 => {
@@ -119,6 +127,9 @@ impl Metric {
             Workload::HttpRate => &[P50, P99, Max, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k],
             Workload::HttpSaturated | Workload::HttpNewConnection | Workload::Connect => {
                 &[Rps, P50, P99, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k]
+            }
+            Workload::StoppedReader | Workload::StoppedReaderBulk => {
+                &[Rps, RpsToCalm, P50, P50ToCalm, P99, P99ToCalm]
             }
         }
     }
@@ -131,6 +142,9 @@ impl Metric {
             Self::P50 => "p50",
             Self::P99 => "p99",
             Self::Max => "max",
+            Self::RpsToCalm => "rps_to_calm",
+            Self::P50ToCalm => "p50_to_calm",
+            Self::P99ToCalm => "p99_to_calm",
             Self::CpuPerGb => "cpu_per_gb",
             Self::CpuPer100k => "cpu_per_100k",
             Self::TotalCpuPerGb => "total_cpu_per_gb",
@@ -146,6 +160,7 @@ impl Metric {
             Self::Throughput => "Gb/s",
             Self::Rps => "1/s",
             Self::P50 | Self::P99 | Self::Max => "us",
+            Self::RpsToCalm | Self::P50ToCalm | Self::P99ToCalm => "ratio",
             Self::CpuPerGb | Self::TotalCpuPerGb | Self::MachineCpuPerGb => "CPU s/GB",
             Self::CpuPer100k | Self::TotalCpuPer100k | Self::MachineCpuPer100k => "CPU s/100k",
         }
@@ -160,9 +175,17 @@ impl Metric {
         }
         let total = usage.total();
         let machine = (usage.machine - rest * usage.seconds).max(0.0);
+        let calm = report.calm;
+        let to_calm = |own: f64, of: fn(Calm) -> f64| {
+            let base = of(calm?);
+            (base > 0.0).then_some(own / base)
+        };
         Some(match self {
+            Self::RpsToCalm => to_calm(report.rps(), |calm| calm.rps)?,
+            Self::P50ToCalm => to_calm(report.p50_us, |calm| calm.p50_us)?,
+            Self::P99ToCalm => to_calm(report.p99_us, |calm| calm.p99_us)?,
             Self::Throughput => bytes * 8.0 / 1e9 / report.seconds,
-            Self::Rps => done / report.seconds,
+            Self::Rps => report.rps(),
             Self::P50 => report.p50_us,
             Self::P99 => report.p99_us,
             Self::Max => report.max_us,
@@ -373,6 +396,29 @@ mod tests {
         let direct = find(&samples, Contender::Direct, Metric::CpuPer100k);
         check(direct.value, 0.0);
         assert_eq!(find(&samples, Contender::Mesh, Metric::CpuPer100k).ratio_to_direct, None);
+    }
+
+    #[test]
+    fn what_is_disturbed_is_compared_with_the_calm_of_the_same_round() {
+        let disturbed = |round, contender, done, calm| {
+            let mut sample = sample(round, contender, done, 0.0);
+            sample.workload = Workload::StoppedReader;
+            let seen = sample.seen.as_mut().unwrap();
+            seen.report.calm = Some(Calm { rps: calm, ..Calm::default() });
+            sample
+        };
+        let samples = [
+            disturbed(0, Contender::Direct, 1000, 500.0),
+            disturbed(0, Contender::Mesh, 450, 250.0),
+            disturbed(1, Contender::Direct, 2000, 500.0),
+            disturbed(1, Contender::Mesh, 500, 250.0),
+        ];
+        let row = find(&samples, Contender::Mesh, Metric::RpsToCalm);
+        check(row.value, 0.95);
+        assert_eq!(row.ratios, [0.9, 0.5]);
+        let rows = rows(&samples, &[Contender::Mesh]);
+        let without = rows.iter().any(|row| row.metric == Metric::P50ToCalm.name());
+        assert!(!without, "a calm in which nothing was done is nothing to compare with");
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub(crate) enum Workload {
     HttpNewConnection,
     /// Opens connections that the server closes at once, 16 at a time
     Connect,
+    /// Sends requests on 99 busy connections, while the reader of one more stops
+    StoppedReader,
+    /// The same, and that one has carried bulk
+    StoppedReaderBulk,
 }
 
 /// Who is measured.
@@ -76,7 +80,7 @@ impl Path {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Bulk1,
         Self::Bulk8,
         Self::Pingpong,
@@ -84,6 +88,8 @@ impl Workload {
         Self::HttpSaturated,
         Self::HttpNewConnection,
         Self::Connect,
+        Self::StoppedReader,
+        Self::StoppedReaderBulk,
     ];
 
     /// The name for machines.
@@ -96,6 +102,8 @@ impl Workload {
             Self::HttpSaturated => "http_saturated",
             Self::HttpNewConnection => "http_new_connection",
             Self::Connect => "connect",
+            Self::StoppedReader => "stopped_reader",
+            Self::StoppedReaderBulk => "stopped_reader_bulk",
         }
     }
 
@@ -109,6 +117,8 @@ impl Workload {
             Self::HttpSaturated => "HTTP, 32 busy conns",
             Self::HttpNewConnection => "HTTP, new conns",
             Self::Connect => "new connections",
+            Self::StoppedReader => "stopped reader",
+            Self::StoppedReaderBulk => "stopped bulk reader",
         }
     }
 
@@ -117,9 +127,33 @@ impl Workload {
         match self {
             Self::Bulk1 | Self::Bulk8 => DISCARD,
             Self::Pingpong => ECHO,
-            Self::HttpRate | Self::HttpSaturated | Self::HttpNewConnection => HTTP,
+            Self::HttpRate
+            | Self::HttpSaturated
+            | Self::HttpNewConnection
+            | Self::StoppedReader
+            | Self::StoppedReaderBulk => HTTP,
             Self::Connect => CLOSE,
         }
+    }
+
+    /// The port of the servers for what disturbs it on purpose, if anything does.
+    pub(crate) fn beside(self) -> Option<u16> {
+        match self {
+            Self::StoppedReader | Self::StoppedReaderBulk => Some(ECHO),
+            Self::Bulk1
+            | Self::Bulk8
+            | Self::Pingpong
+            | Self::HttpRate
+            | Self::HttpSaturated
+            | Self::HttpNewConnection
+            | Self::Connect => None,
+        }
+    }
+
+    /// Whether it is measured on a path: what connections do to each other is a question where
+    /// something carries them together.
+    pub(crate) fn is_on(self, path: Path) -> bool {
+        self.beside().is_none() || path == Path::CrossNode
     }
 
     /// How many connections a client has open at the same time.
@@ -129,6 +163,7 @@ impl Workload {
             Self::Bulk8 => 8,
             Self::HttpRate | Self::HttpNewConnection | Self::Connect => 16,
             Self::HttpSaturated => 32,
+            Self::StoppedReader | Self::StoppedReaderBulk => 100,
         }
     }
 
