@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::load::Load;
+use crate::memory;
 use crate::result::HELD;
 use crate::unread::Fill;
 use crate::workload::{Contender, Path, Workload};
@@ -106,6 +107,8 @@ pub(crate) struct Plan {
     pub cells: Vec<(Path, Workload)>,
     /// Where the agents' memory for open connections is measured.
     pub memory: Vec<Path>,
+    /// How many connections are held for that.
+    pub held: u64,
     /// Whether it is measured what waits for those who do not read.
     pub unread: bool,
 }
@@ -147,7 +150,8 @@ impl Args {
         let contenders =
             contenders.filter(|contender| paths.iter().any(|path| contender.has(*path))).collect();
         let length = Duration::from_secs_f64(seconds);
-        Ok(Plan { rounds, length, contenders, cells, memory, unread })
+        let held = if self.quick { memory::FEW } else { memory::MANY };
+        Ok(Plan { rounds, length, contenders, cells, memory, held, unread })
     }
 }
 
@@ -187,6 +191,12 @@ mod tests {
         check(&["--only", "stopped_reader"], (7, 2, 0, false));
         check(&["--only", "held"], (7, 0, 2, false));
         check(&["--only", "unread"], (7, 0, 0, true));
+    }
+
+    #[test]
+    fn fewer_connections_are_held_if_it_has_to_be_quick() {
+        let held = [vec![], vec!["--quick"]].map(|args| plan(&args).held);
+        assert_eq!(held, [10_000, 2000]);
     }
 
     #[test]

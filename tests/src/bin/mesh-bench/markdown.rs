@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use crate::memory;
 use crate::result::{HELD, Metric, Outcome, Row, unread_workload};
 use crate::table::{is_of_workload, label, number};
 use crate::unread;
@@ -129,7 +128,7 @@ fn unread_table(out: &mut String, rows: &[&Row]) {
     }
 }
 
-/// The table of what open connections cost the agents.
+/// The table of what open connections cost the agents, and what is left of them.
 fn held(out: &mut String, rows: &[&Row]) {
     let of = |metric: &'static str, contender: Contender| {
         let mut rows = rows.iter().filter(move |row| row.workload == HELD);
@@ -137,18 +136,24 @@ fn held(out: &mut String, rows: &[&Row]) {
     };
     let mut lines = String::new();
     for contender in Contender::ALL {
-        let (Some(idle), Some(each)) =
-            (of("memory_idle", contender), of("memory_per_connection", contender))
-        else {
+        if of("memory_idle", contender).is_none() {
             continue;
-        };
-        let (idle_value, each_value) = (number(idle.value), number(each.value));
-        line(&mut lines, &format!("| {} | {idle_value} | {each_value} |", contender.name()));
+        }
+        let metrics = ["open_connections", "memory_idle", "memory_per_connection", "memory_left"];
+        let cells =
+            metrics.map(|metric| of(metric, contender).map_or_else(none, |row| number(row.value)));
+        line(&mut lines, &format!("| {} | {} |", contender.name(), cells.join(" | ")));
     }
     if !lines.is_empty() {
-        let count = memory::CONNECTIONS;
-        line(out, &format!("\n`{HELD}`: memory of both agents with {count} open connections:\n"));
-        line(out, "| Contender | MiB when idle | KiB for each connection |\n|---|---:|---:|");
+        line(out, &format!("\n`{HELD}`: memory of both agents:\n"));
+        let columns = [
+            "Contender",
+            "Open connections",
+            "MiB when idle",
+            "KiB for each connection",
+            "KiB left of each, 5 s after all have ended",
+        ];
+        line(out, &format!("| {} |\n|---|---:|---:|---:|---:|", columns.join(" | ")));
         out.push_str(&lines);
     }
 }
@@ -176,7 +181,9 @@ fn line(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
     use crate::plot::tests::outcome;
+    use crate::result::memory_rows;
 
     #[test]
     fn a_row_has_the_medians_and_the_spread() {
@@ -187,6 +194,16 @@ mod tests {
         assert!(tables.contains("### `same_node`: to a service on the same node"));
         assert!(!tables.contains("cross_node"), "what was not measured has no table: {tables}");
         assert!(tables.contains("Command: `cargo xtask bench --only same_node`"));
+    }
+
+    #[test]
+    fn memory_has_a_table_of_its_own() {
+        let path = Path::CrossNode;
+        let memory = Memory { path, connections: 10_000, idle: 8 << 20, held: 168 << 20, left: 0 };
+        let rows = memory_rows(&(Contender::Mesh, memory));
+        let mut out = String::new();
+        held(&mut out, &rows.iter().collect::<Vec<_>>());
+        assert!(out.ends_with("| mesh | 10,000 | 8.00 | 16.4 | 0.00 |\n"), "{out}");
     }
 
     #[test]

@@ -216,11 +216,13 @@ pub(crate) fn rows(samples: &[Sample], contenders: &[Contender]) -> Vec<Row> {
 
 /// The rows of what connections cost the agents in memory.
 #[expect(clippy::cast_precision_loss, reason = "sizes of processes are far below 2^52")]
-pub(crate) fn memory_rows((contender, memory): &(Contender, Memory)) -> [Row; 2] {
+pub(crate) fn memory_rows((contender, memory): &(Contender, Memory)) -> [Row; 4] {
     let row = |metric, value, unit| once((memory.path, HELD, *contender), metric, value, unit);
     [
+        row("open_connections", memory.connections as f64, "1"),
         row("memory_idle", memory.idle as f64 / MIB, "MiB"),
         row("memory_per_connection", memory.per_connection() / 1024.0, "KiB"),
+        row("memory_left", memory.left_per_connection() / 1024.0, "KiB"),
     ]
 }
 

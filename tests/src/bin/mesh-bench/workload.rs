@@ -198,6 +198,15 @@ impl Contender {
         }
     }
 
+    /// How many sockets one program has for a connection, at most: an agent inside of its node has
+    /// both sides.
+    pub(crate) fn sockets(self) -> u64 {
+        match self {
+            Self::Agent | Self::Mtls => 2,
+            Self::Direct | Self::Mesh | Self::Accelerated | Self::Haproxy => 1,
+        }
+    }
+
     /// The name, for machines and people.
     pub(crate) fn name(self) -> &'static str {
         match self {
