@@ -118,7 +118,10 @@ impl Counters {
             Workload::HttpNewConnection
             | Workload::Connect
             | Workload::StoppedReader
-            | Workload::StoppedReaderBulk => return Ok(()),
+            | Workload::StoppedReaderBulk
+            | Workload::Mixed1
+            | Workload::Mixed8
+            | Workload::MixedPaced => return Ok(()),
         };
         if seen > all / 2 {
             bail!("not accelerated: the client's interface has sent {seen} of {all} {what}");

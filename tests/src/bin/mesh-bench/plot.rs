@@ -92,6 +92,8 @@ impl Better {
             | Metric::RpsToCalm
             | Metric::P50ToCalm
             | Metric::P99ToCalm
+            | Metric::P50Calm
+            | Metric::P99Calm
             | Metric::CpuPerGb
             | Metric::CpuPer100k
             | Metric::MachineCpuPerGb
@@ -279,6 +281,8 @@ fn name(metric: Metric) -> &'static str {
         | Metric::RpsToCalm
         | Metric::P50ToCalm
         | Metric::P99ToCalm
+        | Metric::P50Calm
+        | Metric::P99Calm
         | Metric::CpuPerGb
         | Metric::CpuPer100k
         | Metric::MachineCpuPerGb

@@ -79,6 +79,9 @@ pub(crate) enum Metric {
     RpsToCalm,
     P50ToCalm,
     P99ToCalm,
+    /// Of what something disturbs on purpose: in the calm.
+    P50Calm,
+    P99Calm,
     CpuPerGb,
     CpuPer100k,
     TotalCpuPerGb,
@@ -96,7 +99,7 @@ impl fmt::Display for Loss {
 
 impl Metric {
     /// All.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Throughput,
         Self::Rps,
         Self::P50,
@@ -105,6 +108,8 @@ impl Metric {
         Self::RpsToCalm,
         Self::P50ToCalm,
         Self::P99ToCalm,
+        Self::P50Calm,
+        Self::P99Calm,
         Self::CpuPerGb,
         Self::CpuPer100k,
         Self::TotalCpuPerGb,
@@ -116,8 +121,8 @@ impl Metric {
     /// What a workload is measured for.
     pub(crate) fn of(workload: Workload) -> &'static [Self] {
         use Metric::{
-            CpuPer100k, CpuPerGb, MachineCpuPer100k, MachineCpuPerGb, Max, P50, P50ToCalm, P99,
-            P99ToCalm, Rps, RpsToCalm, Throughput, TotalCpuPer100k, TotalCpuPerGb,
+            CpuPer100k, CpuPerGb, MachineCpuPer100k, MachineCpuPerGb, Max, P50, P50Calm, P50ToCalm,
+            P99, P99Calm, P99ToCalm, Rps, RpsToCalm, Throughput, TotalCpuPer100k, TotalCpuPerGb,
         };
         match workload {
             Workload::Bulk1 | Workload::Bulk8 => {
@@ -130,6 +135,9 @@ impl Metric {
             }
             Workload::StoppedReader | Workload::StoppedReaderBulk => {
                 &[Rps, RpsToCalm, P50, P50ToCalm, P99, P99ToCalm]
+            }
+            Workload::Mixed1 | Workload::Mixed8 | Workload::MixedPaced => {
+                &[Throughput, P50Calm, P50, P50ToCalm, P99Calm, P99, P99ToCalm]
             }
         }
     }
@@ -145,6 +153,8 @@ impl Metric {
             Self::RpsToCalm => "rps_to_calm",
             Self::P50ToCalm => "p50_to_calm",
             Self::P99ToCalm => "p99_to_calm",
+            Self::P50Calm => "p50_calm",
+            Self::P99Calm => "p99_calm",
             Self::CpuPerGb => "cpu_per_gb",
             Self::CpuPer100k => "cpu_per_100k",
             Self::TotalCpuPerGb => "total_cpu_per_gb",
@@ -159,7 +169,7 @@ impl Metric {
         match self {
             Self::Throughput => "Gb/s",
             Self::Rps => "1/s",
-            Self::P50 | Self::P99 | Self::Max => "us",
+            Self::P50 | Self::P99 | Self::Max | Self::P50Calm | Self::P99Calm => "us",
             Self::RpsToCalm | Self::P50ToCalm | Self::P99ToCalm => "ratio",
             Self::CpuPerGb | Self::TotalCpuPerGb | Self::MachineCpuPerGb => "CPU s/GB",
             Self::CpuPer100k | Self::TotalCpuPer100k | Self::MachineCpuPer100k => "CPU s/100k",
@@ -184,6 +194,8 @@ impl Metric {
             Self::RpsToCalm => to_calm(report.rps(), |calm| calm.rps)?,
             Self::P50ToCalm => to_calm(report.p50_us, |calm| calm.p50_us)?,
             Self::P99ToCalm => to_calm(report.p99_us, |calm| calm.p99_us)?,
+            Self::P50Calm => calm?.p50_us,
+            Self::P99Calm => calm?.p99_us,
             Self::Throughput => bytes * 8.0 / 1e9 / report.seconds,
             Self::Rps => report.rps(),
             Self::P50 => report.p50_us,

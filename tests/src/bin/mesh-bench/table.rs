@@ -147,6 +147,8 @@ pub(crate) fn label(metric: &str) -> &'static str {
         "rps_to_calm" => "rate, × calm",
         "p50_to_calm" => "p50, × calm",
         "p99_to_calm" => "p99, × calm",
+        "p50_calm" => "p50 in calm, µs",
+        "p99_calm" => "p99 in calm, µs",
         "cpu_per_gb" => "proxy CPU, s/GB",
         "cpu_per_100k" => "proxy CPU, s/100k",
         "total_cpu_per_gb" => "all CPU, s/GB",

@@ -38,6 +38,14 @@ pub(crate) enum Workload {
     StoppedReader,
     /// The same, and that one has carried bulk
     StoppedReaderBulk,
+    /// Sends 1,000 requests a second, and as much as it can on one connection beside them
+    #[value(name = "mixed_1")]
+    Mixed1,
+    /// The same, and as much as it can on eight connections
+    #[value(name = "mixed_8")]
+    Mixed8,
+    /// The same, and 1 Gb/s on one connection
+    MixedPaced,
 }
 
 /// Who is measured.
@@ -80,7 +88,7 @@ impl Path {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Bulk1,
         Self::Bulk8,
         Self::Pingpong,
@@ -90,6 +98,9 @@ impl Workload {
         Self::Connect,
         Self::StoppedReader,
         Self::StoppedReaderBulk,
+        Self::Mixed1,
+        Self::Mixed8,
+        Self::MixedPaced,
     ];
 
     /// The name for machines.
@@ -104,6 +115,9 @@ impl Workload {
             Self::Connect => "connect",
             Self::StoppedReader => "stopped_reader",
             Self::StoppedReaderBulk => "stopped_reader_bulk",
+            Self::Mixed1 => "mixed_1",
+            Self::Mixed8 => "mixed_8",
+            Self::MixedPaced => "mixed_paced",
         }
     }
 
@@ -119,6 +133,9 @@ impl Workload {
             Self::Connect => "new connections",
             Self::StoppedReader => "stopped reader",
             Self::StoppedReaderBulk => "stopped bulk reader",
+            Self::Mixed1 => "1,000/s and bulk",
+            Self::Mixed8 => "1,000/s and 8 bulk",
+            Self::MixedPaced => "1,000/s and 1 Gb/s",
         }
     }
 
@@ -131,7 +148,10 @@ impl Workload {
             | Self::HttpSaturated
             | Self::HttpNewConnection
             | Self::StoppedReader
-            | Self::StoppedReaderBulk => HTTP,
+            | Self::StoppedReaderBulk
+            | Self::Mixed1
+            | Self::Mixed8
+            | Self::MixedPaced => HTTP,
             Self::Connect => CLOSE,
         }
     }
@@ -140,6 +160,7 @@ impl Workload {
     pub(crate) fn beside(self) -> Option<u16> {
         match self {
             Self::StoppedReader | Self::StoppedReaderBulk => Some(ECHO),
+            Self::Mixed1 | Self::Mixed8 | Self::MixedPaced => Some(DISCARD),
             Self::Bulk1
             | Self::Bulk8
             | Self::Pingpong
@@ -159,11 +180,27 @@ impl Workload {
     /// How many connections a client has open at the same time.
     pub(crate) fn connections(self) -> usize {
         match self {
-            Self::Bulk1 | Self::Pingpong => 1,
-            Self::Bulk8 => 8,
+            Self::Pingpong => 1,
+            Self::Bulk1 | Self::Bulk8 => self.bulk_streams(),
             Self::HttpRate | Self::HttpNewConnection | Self::Connect => 16,
             Self::HttpSaturated => 32,
             Self::StoppedReader | Self::StoppedReaderBulk => 100,
+            Self::Mixed1 | Self::Mixed8 | Self::MixedPaced => 16 + self.bulk_streams(),
+        }
+    }
+
+    /// On how many of them it sends bulk.
+    pub(crate) fn bulk_streams(self) -> usize {
+        match self {
+            Self::Bulk1 | Self::Mixed1 | Self::MixedPaced => 1,
+            Self::Bulk8 | Self::Mixed8 => 8,
+            Self::Pingpong
+            | Self::HttpRate
+            | Self::HttpSaturated
+            | Self::HttpNewConnection
+            | Self::Connect
+            | Self::StoppedReader
+            | Self::StoppedReaderBulk => 0,
         }
     }
 

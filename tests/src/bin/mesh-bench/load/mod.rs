@@ -5,6 +5,7 @@
 
 mod bulk;
 mod closed;
+mod mixed;
 mod paced;
 mod phases;
 mod stopped;
@@ -98,6 +99,7 @@ pub(crate) fn run(load: &Load) -> Result<()> {
         Workload::HttpSaturated => added_up(load, closed::keep_alive),
         Workload::HttpNewConnection | Workload::Connect => added_up(load, closed::new_connections),
         Workload::StoppedReader | Workload::StoppedReaderBulk => stopped::requests(load),
+        Workload::Mixed1 | Workload::Mixed8 | Workload::MixedPaced => mixed::requests(load),
     }?;
     let report = serde_json::to_string(&report).context("a report is valid JSON")?;
     writeln!(std::io::stdout(), "{report}").context("nobody reads our reports")
