@@ -318,6 +318,8 @@ pub(crate) mod tests {
             unit: "Gb/s".into(),
             ratio_to_direct: ratio,
             ratios: ratios.to_vec(),
+            ratio_to_haproxy: None,
+            ratios_to_haproxy: Vec::new(),
             failed: 0,
         };
         Outcome {

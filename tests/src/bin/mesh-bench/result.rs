@@ -53,6 +53,12 @@ pub(crate) struct Row {
     pub ratio_to_direct: Option<f64>,
     /// Those ratios, in the order of the rounds.
     pub ratios: Vec<f64>,
+    /// The same to what `haproxy` did, if it was measured.
+    #[serde(default)]
+    pub ratio_to_haproxy: Option<f64>,
+    /// Those ratios, in the order of the rounds.
+    #[serde(default)]
+    pub ratios_to_haproxy: Vec<f64>,
     /// Exchanges that failed, in all rounds.
     pub failed: u64,
 }
@@ -290,6 +296,8 @@ fn once(
         unit: unit.into(),
         ratio_to_direct: None,
         ratios: Vec::new(),
+        ratio_to_haproxy: None,
+        ratios_to_haproxy: Vec::new(),
         failed: 0,
     }
 }
@@ -324,12 +332,15 @@ fn row(samples: &[Sample], cell: (Path, Workload, Contender), metric: Metric) ->
         of(contender).filter_map(valued).collect::<Vec<_>>()
     };
     let own = values(contender);
-    let direct = values(Contender::Direct);
-    let ratio = |&(round, value): &(usize, f64)| {
-        let (_, base) = *direct.iter().find(|(other, _)| *other == round)?;
-        (base > 0.0).then_some(value / base)
+    let to = |base: Contender| {
+        let bases = values(base);
+        let ratio = |&(round, value): &(usize, f64)| {
+            let (_, base) = *bases.iter().find(|(other, _)| *other == round)?;
+            (base > 0.0).then_some(value / base)
+        };
+        own.iter().filter_map(ratio).collect::<Vec<_>>()
     };
-    let ratios: Vec<f64> = own.iter().filter_map(ratio).collect();
+    let (ratios, to_haproxy) = (to(Contender::Direct), to(Contender::Haproxy));
     let all: Vec<f64> = own.iter().map(|(_, value)| *value).collect();
     Some(Row {
         path: path.name().into(),
@@ -342,6 +353,8 @@ fn row(samples: &[Sample], cell: (Path, Workload, Contender), metric: Metric) ->
         unit: metric.unit().into(),
         ratio_to_direct: median(ratios.clone()),
         ratios,
+        ratio_to_haproxy: median(to_haproxy.clone()),
+        ratios_to_haproxy: to_haproxy,
         failed: of(contender).map(|(_, seen)| seen.report.failed).sum(),
     })
 }
@@ -410,6 +423,22 @@ mod tests {
         let direct = find(&samples, Contender::Direct, Metric::CpuPer100k);
         check(direct.value, 0.0);
         assert_eq!(find(&samples, Contender::Mesh, Metric::CpuPer100k).ratio_to_direct, None);
+    }
+
+    #[test]
+    fn proxies_are_compared_with_each_other_in_each_round() {
+        let samples = [
+            sample(0, Contender::Haproxy, 1000, 1.0),
+            sample(0, Contender::Mesh, 2000, 1.0),
+            sample(1, Contender::Mesh, 2000, 7.0),
+            sample(2, Contender::Haproxy, 1000, 2.0),
+            sample(2, Contender::Mesh, 1000, 1.0),
+        ];
+        let row = find(&samples, Contender::Mesh, Metric::CpuPer100k);
+        assert_eq!(row.ratios_to_haproxy, [0.5, 0.5], "a round without the other has no ratio");
+        assert_eq!((row.ratio_to_haproxy, row.ratio_to_direct), (Some(0.5), None));
+        let row = find(&samples, Contender::Mesh, Metric::Rps);
+        assert_eq!(row.ratio_to_haproxy, Some(1.5));
     }
 
     #[test]
