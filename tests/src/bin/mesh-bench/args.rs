@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::load::Load;
+use crate::memory;
 use crate::result::HELD;
 use crate::unread::Fill;
 use crate::workload::{Contender, Path, Workload};
@@ -16,7 +17,7 @@ use crate::workload::{Contender, Path, Workload};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "mesh-bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
-    /// Shorter rounds: under three minutes, good enough to see what a change did
+    /// Shorter rounds: about five minutes, good enough to see what a change did
     #[arg(long)]
     pub quick: bool,
     /// Print the result as one JSON object on standard output, and all else on standard error
@@ -106,6 +107,8 @@ pub(crate) struct Plan {
     pub cells: Vec<(Path, Workload)>,
     /// Where the agents' memory for open connections is measured.
     pub memory: Vec<Path>,
+    /// How many connections are held for that.
+    pub held: u64,
     /// Whether it is measured what waits for those who do not read.
     pub unread: bool,
 }
@@ -124,6 +127,7 @@ impl Args {
         let only = self.only.as_deref().unwrap_or_default();
         let all = Path::ALL.into_iter().flat_map(|path| Workload::ALL.map(|load| (path, load)));
         let cells: Vec<_> = all
+            .filter(|(path, load)| load.is_on(*path))
             .filter(|(path, load)| format!("{}/{}", path.name(), load.name()).contains(only))
             .collect();
         let memory = [Path::SameNode, Path::CrossNode].into_iter();
@@ -146,7 +150,8 @@ impl Args {
         let contenders =
             contenders.filter(|contender| paths.iter().any(|path| contender.has(*path))).collect();
         let length = Duration::from_secs_f64(seconds);
-        Ok(Plan { rounds, length, contenders, cells, memory, unread })
+        let held = if self.quick { memory::FEW } else { memory::MANY };
+        Ok(Plan { rounds, length, contenders, cells, memory, held, unread })
     }
 }
 
@@ -173,9 +178,9 @@ mod tests {
 
     #[test]
     fn everything_is_measured_unless_told_otherwise() {
-        check(&[], (7, 21, 2, true));
-        check(&["--quick"], (3, 21, 2, true));
-        check(&["--quick", "--rounds", "1"], (1, 21, 2, true));
+        check(&[], (7, 26, 2, true));
+        check(&["--quick"], (3, 26, 2, true));
+        check(&["--quick", "--rounds", "1"], (1, 26, 2, true));
     }
 
     #[test]
@@ -183,8 +188,16 @@ mod tests {
         check(&["--only", "same_node"], (7, 7, 1, true));
         check(&["--only", "same_node/http"], (7, 3, 0, false));
         check(&["--only", "bulk_1"], (7, 3, 0, false));
+        check(&["--only", "stopped_reader"], (7, 2, 0, false));
+        check(&["--only", "cross_node/mixed"], (7, 3, 0, false));
         check(&["--only", "held"], (7, 0, 2, false));
         check(&["--only", "unread"], (7, 0, 0, true));
+    }
+
+    #[test]
+    fn fewer_connections_are_held_if_it_has_to_be_quick() {
+        let held = [vec![], vec!["--quick"]].map(|args| plan(&args).held);
+        assert_eq!(held, [10_000, 2000]);
     }
 
     #[test]

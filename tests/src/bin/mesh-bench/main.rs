@@ -146,7 +146,7 @@ fn bench(args: &Args, mut plan: Plan, ids: &LabIds) -> Result<bool> {
     let begin = Instant::now();
     let mut screen = Screen::new(args.json);
     let machine = Machine::read()?;
-    raise_limits()?;
+    let files = raise_limits()?;
     if plan.contenders.contains(&Contender::Haproxy) {
         if let Some(version) = haproxy::version() {
             screen.note(&version);
@@ -158,7 +158,7 @@ fn bench(args: &Args, mut plan: Plan, ids: &LabIds) -> Result<bool> {
     screen.live("starting nodes, pods, servers and agents");
     let slots = plan.contenders.iter().map(|contender| Slot::create(*contender, ids));
     let slots = slots.collect::<Result<Vec<_>>>()?;
-    let memory = memories(&plan, &slots, &mut screen)?;
+    let memory = memories(&plan, &slots, files, &mut screen)?;
     measure::verify(&plan, &slots)?;
     let unread = unread_all(&plan, &slots, &mut screen)?;
     let samples = measure::run(&plan, &slots, ids, &mut screen);
@@ -188,7 +188,12 @@ fn bench(args: &Args, mut plan: Plan, ids: &LabIds) -> Result<bool> {
 
 /// Measures the agents' memory for open connections. Before all else, because what an allocator has
 /// kept from other work would hide what connections need; first those that need none.
-fn memories(plan: &Plan, slots: &[Slot], screen: &mut Screen) -> Result<Vec<(Contender, Memory)>> {
+fn memories(
+    plan: &Plan,
+    slots: &[Slot],
+    files: u64,
+    screen: &mut Screen,
+) -> Result<Vec<(Contender, Memory)>> {
     let mut all = Vec::new();
     for &path in &plan.memory {
         for slot in slots.iter().filter(|slot| slot.agent().is_some()) {
@@ -197,11 +202,12 @@ fn memories(plan: &Plan, slots: &[Slot], screen: &mut Screen) -> Result<Vec<(Con
                 continue;
             }
             let (path_name, name) = (path.name(), contender.name());
-            screen.live(&format!(
-                "memory  {} connections of {name}, {path_name}",
-                memory::CONNECTIONS
-            ));
-            let memory = Memory::measure(slot, path);
+            let held = memory::affordable(plan.held, files, contender.sockets());
+            screen.live(&format!("memory  {held} connections of {name}, {path_name}"));
+            if held < plan.held {
+                screen.note(&format!("{held} connections are all that {files} open files allow"));
+            }
+            let memory = Memory::measure(slot, path, held);
             let memory =
                 memory.with_context(|| format!("cannot measure memory of {name}, {path_name}"))?;
             all.push((contender, memory));
@@ -230,8 +236,18 @@ fn unread_all(
     Ok(all)
 }
 
-/// Lets our children open as many files as we may.
-fn raise_limits() -> Result<()> {
+/// Files that a child may need: an agent that carries connections inside of its node has two
+/// sockets for each, 2 × 10,000 = 20,000, and tunnels.
+const FILES: u64 = 65_536;
+
+/// Lets our children open as many files as they need, or as we may. Returns how many that is.
+fn raise_limits() -> Result<u64> {
     let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read a limit")?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
+    // With CAP_SYS_RESOURCE, which root in a container may not have (setrlimit(2)).
+    if hard < FILES && setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).is_ok() {
+        return Ok(FILES);
+    }
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    raised.context("cannot raise the limit of open files")?;
+    Ok(hard)
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use crate::memory;
 use crate::result::{HELD, Metric, Outcome, Row, unread_workload};
 use crate::table::{is_of_workload, label, number};
 use crate::unread;
@@ -31,6 +30,7 @@ pub(crate) fn tables(outcome: &Outcome) -> String {
     for path in Path::ALL {
         let rows: Vec<_> = rows.iter().filter(|row| row.path == path.name()).collect();
         ratios(&mut out, path, &rows);
+        against_haproxy(&mut out, &rows);
         unread_table(&mut out, &rows);
         held(&mut out, &rows);
     }
@@ -82,16 +82,49 @@ fn ratios(out: &mut String, path: Path, rows: &[&Row]) {
             let cells = contenders.iter().flat_map(|contender| {
                 let row = of(contender);
                 let value = row.filter(|row| row.max > 0.0).map_or_else(none, |row| spread(row));
-                let ratio = || {
-                    row.filter(|row| row.max > 0.0).and_then(|row| ratio(row)).unwrap_or_else(none)
+                let to_direct = || {
+                    let row = row.filter(|row| row.max > 0.0)?;
+                    ratio(row.ratio_to_direct, &row.ratios)
                 };
                 let compared = *contender != Contender::Direct;
+                let ratio = || to_direct().unwrap_or_else(none);
                 std::iter::once(value).chain(compared.then(ratio))
             });
             let cells = cells.collect::<Vec<_>>().join(" | ");
             let text = format!("| `{}` | {} | {cells} |", workload.name(), label(metric.name()));
             line(out, &text);
         }
+    }
+}
+
+/// The table of the mesh and haproxy: a row for each workload that both have.
+fn against_haproxy(out: &mut String, rows: &[&Row]) {
+    let columns = [
+        ("proxy CPU", [Metric::CpuPerGb, Metric::CpuPer100k].as_slice()),
+        ("throughput or rate", &[Metric::Throughput, Metric::Rps]),
+        ("p50", &[Metric::P50]),
+        ("p99", &[Metric::P99]),
+    ];
+    let mut lines = String::new();
+    for workload in Workload::ALL {
+        let own = |row: &&&Row| {
+            row.workload == workload.name() && row.contender == Contender::Mesh.name()
+        };
+        let cells = columns.map(|(_, metrics)| {
+            let is_of = |row: &&&Row| metrics.iter().any(|metric| row.metric == metric.name());
+            let row = rows.iter().filter(own).find(is_of)?;
+            ratio(row.ratio_to_haproxy, &row.ratios_to_haproxy)
+        });
+        if cells.iter().any(Option::is_some) {
+            let cells = cells.map(|cell| cell.unwrap_or_else(none)).join(" | ");
+            line(&mut lines, &format!("| `{}` | {cells} |", workload.name()));
+        }
+    }
+    if !lines.is_empty() {
+        line(out, "\nThe mesh against haproxy, as ratios to haproxy in the same round:\n");
+        let titles = columns.map(|(title, _)| title).join(" | ");
+        line(out, &format!("| Workload | {titles} |\n|---|---:|---:|---:|---:|"));
+        out.push_str(&lines);
     }
 }
 
@@ -129,7 +162,7 @@ fn unread_table(out: &mut String, rows: &[&Row]) {
     }
 }
 
-/// The table of what open connections cost the agents.
+/// The table of what open connections cost the agents, and what is left of them.
 fn held(out: &mut String, rows: &[&Row]) {
     let of = |metric: &'static str, contender: Contender| {
         let mut rows = rows.iter().filter(move |row| row.workload == HELD);
@@ -137,18 +170,24 @@ fn held(out: &mut String, rows: &[&Row]) {
     };
     let mut lines = String::new();
     for contender in Contender::ALL {
-        let (Some(idle), Some(each)) =
-            (of("memory_idle", contender), of("memory_per_connection", contender))
-        else {
+        if of("memory_idle", contender).is_none() {
             continue;
-        };
-        let (idle_value, each_value) = (number(idle.value), number(each.value));
-        line(&mut lines, &format!("| {} | {idle_value} | {each_value} |", contender.name()));
+        }
+        let metrics = ["open_connections", "memory_idle", "memory_per_connection", "memory_left"];
+        let cells =
+            metrics.map(|metric| of(metric, contender).map_or_else(none, |row| number(row.value)));
+        line(&mut lines, &format!("| {} | {} |", contender.name(), cells.join(" | ")));
     }
     if !lines.is_empty() {
-        let count = memory::CONNECTIONS;
-        line(out, &format!("\n`{HELD}`: memory of both agents with {count} open connections:\n"));
-        line(out, "| Contender | MiB when idle | KiB for each connection |\n|---|---:|---:|");
+        line(out, &format!("\n`{HELD}`: memory of both agents:\n"));
+        let columns = [
+            "Contender",
+            "Open connections",
+            "MiB when idle",
+            "KiB for each connection",
+            "KiB left of each, 5 s after all have ended",
+        ];
+        line(out, &format!("| {} |\n|---|---:|---:|---:|---:|", columns.join(" | ")));
         out.push_str(&lines);
     }
 }
@@ -158,10 +197,10 @@ fn spread(row: &Row) -> String {
 }
 
 /// The median ratio in bold, with the lowest and the highest behind it.
-fn ratio(row: &Row) -> Option<String> {
-    let middle = row.ratio_to_direct?;
-    let low = row.ratios.iter().copied().reduce(f64::min)?;
-    let high = row.ratios.iter().copied().reduce(f64::max)?;
+fn ratio(median: Option<f64>, ratios: &[f64]) -> Option<String> {
+    let middle = median?;
+    let low = ratios.iter().copied().reduce(f64::min)?;
+    let high = ratios.iter().copied().reduce(f64::max)?;
     Some(format!("**{middle:.2}** ({low:.2}–{high:.2})"))
 }
 
@@ -176,7 +215,9 @@ fn line(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
     use crate::plot::tests::outcome;
+    use crate::result::memory_rows;
 
     #[test]
     fn a_row_has_the_medians_and_the_spread() {
@@ -187,6 +228,27 @@ mod tests {
         assert!(tables.contains("### `same_node`: to a service on the same node"));
         assert!(!tables.contains("cross_node"), "what was not measured has no table: {tables}");
         assert!(tables.contains("Command: `cargo xtask bench --only same_node`"));
+    }
+
+    #[test]
+    fn the_mesh_is_compared_with_haproxy() {
+        let mut outcome = outcome();
+        assert!(!tables(&outcome).contains("against haproxy"), "it was not measured");
+        let mesh = outcome.rows.iter_mut().find(|row| row.contender == "mesh").unwrap();
+        (mesh.ratio_to_haproxy, mesh.ratios_to_haproxy) = (Some(1.5), vec![1.4, 1.5, 1.77]);
+        let tables = tables(&outcome);
+        let expect = "| `bulk_1` | – | **1.50** (1.40–1.77) | – | – |";
+        assert!(tables.lines().any(|line| line == expect), "{tables}");
+    }
+
+    #[test]
+    fn memory_has_a_table_of_its_own() {
+        let path = Path::CrossNode;
+        let memory = Memory { path, connections: 10_000, idle: 8 << 20, held: 168 << 20, left: 0 };
+        let rows = memory_rows(&(Contender::Mesh, memory));
+        let mut out = String::new();
+        held(&mut out, &rows.iter().collect::<Vec<_>>());
+        assert!(out.ends_with("| mesh | 10,000 | 8.00 | 16.4 | 0.00 |\n"), "{out}");
     }
 
     #[test]

@@ -124,7 +124,9 @@ fn measure(
 ) -> Result<Seen> {
     let to = slot.target_of(path, workload).context("no such path")?.to_string();
     let seconds = length.as_secs_f64().to_string();
-    let args = ["load", workload.name(), "--to", &to, "--seconds", &seconds];
+    let beside = slot.beside(path, workload).map(|addr| addr.to_string());
+    let mut args = vec!["load", workload.name(), "--to", &to, "--seconds", &seconds];
+    args.extend(beside.iter().flat_map(|addr| ["--beside", addr]));
     let counters = Counters::now(slot)?;
     let client = InPod::start(slot.client(), &args)?;
     let line = client.line(DEADLINE)?;

@@ -80,7 +80,8 @@ impl Better {
     }
 
     /// Whether a metric is drawn here. The time of the proxies alone has no ratio, the machine's is
-    /// there to check the others, and the longest of all durations is chance.
+    /// there to check the others, the longest of all durations is chance, and a ratio's ratio says
+    /// nothing to the eye.
     fn has(self, metric: Metric) -> bool {
         match metric {
             Metric::Throughput | Metric::Rps => self == Self::More,
@@ -88,6 +89,11 @@ impl Better {
                 self == Self::Less
             }
             Metric::Max
+            | Metric::RpsToCalm
+            | Metric::P50ToCalm
+            | Metric::P99ToCalm
+            | Metric::P50Calm
+            | Metric::P99Calm
             | Metric::CpuPerGb
             | Metric::CpuPer100k
             | Metric::MachineCpuPerGb
@@ -272,6 +278,11 @@ fn name(metric: Metric) -> &'static str {
         Metric::TotalCpuPerGb => "CPU per GB",
         Metric::TotalCpuPer100k => "CPU each",
         Metric::Max
+        | Metric::RpsToCalm
+        | Metric::P50ToCalm
+        | Metric::P99ToCalm
+        | Metric::P50Calm
+        | Metric::P99Calm
         | Metric::CpuPerGb
         | Metric::CpuPer100k
         | Metric::MachineCpuPerGb
@@ -307,6 +318,8 @@ pub(crate) mod tests {
             unit: "Gb/s".into(),
             ratio_to_direct: ratio,
             ratios: ratios.to_vec(),
+            ratio_to_haproxy: None,
+            ratios_to_haproxy: Vec::new(),
             failed: 0,
         };
         Outcome {

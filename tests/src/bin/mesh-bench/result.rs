@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::load::Calm;
 use crate::machine::{Machine, Noise};
 use crate::measure::{Sample, Seen};
 use crate::memory::Memory;
@@ -52,6 +53,12 @@ pub(crate) struct Row {
     pub ratio_to_direct: Option<f64>,
     /// Those ratios, in the order of the rounds.
     pub ratios: Vec<f64>,
+    /// The same to what `haproxy` did, if it was measured.
+    #[serde(default)]
+    pub ratio_to_haproxy: Option<f64>,
+    /// Those ratios, in the order of the rounds.
+    #[serde(default)]
+    pub ratios_to_haproxy: Vec<f64>,
     /// Exchanges that failed, in all rounds.
     pub failed: u64,
 }
@@ -74,6 +81,13 @@ pub(crate) enum Metric {
     P50,
     P99,
     Max,
+    /// Of what something disturbs on purpose, and of the same in the calm: the ratio of the two.
+    RpsToCalm,
+    P50ToCalm,
+    P99ToCalm,
+    /// Of what something disturbs on purpose: in the calm.
+    P50Calm,
+    P99Calm,
     CpuPerGb,
     CpuPer100k,
     TotalCpuPerGb,
@@ -91,12 +105,17 @@ impl fmt::Display for Loss {
 
 impl Metric {
     /// All.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Throughput,
         Self::Rps,
         Self::P50,
         Self::P99,
         Self::Max,
+        Self::RpsToCalm,
+        Self::P50ToCalm,
+        Self::P99ToCalm,
+        Self::P50Calm,
+        Self::P99Calm,
         Self::CpuPerGb,
         Self::CpuPer100k,
         Self::TotalCpuPerGb,
@@ -108,8 +127,8 @@ impl Metric {
     /// What a workload is measured for.
     pub(crate) fn of(workload: Workload) -> &'static [Self] {
         use Metric::{
-            CpuPer100k, CpuPerGb, MachineCpuPer100k, MachineCpuPerGb, Max, P50, P99, Rps,
-            Throughput, TotalCpuPer100k, TotalCpuPerGb,
+            CpuPer100k, CpuPerGb, MachineCpuPer100k, MachineCpuPerGb, Max, P50, P50Calm, P50ToCalm,
+            P99, P99Calm, P99ToCalm, Rps, RpsToCalm, Throughput, TotalCpuPer100k, TotalCpuPerGb,
         };
         match workload {
             Workload::Bulk1 | Workload::Bulk8 => {
@@ -119,6 +138,12 @@ impl Metric {
             Workload::HttpRate => &[P50, P99, Max, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k],
             Workload::HttpSaturated | Workload::HttpNewConnection | Workload::Connect => {
                 &[Rps, P50, P99, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k]
+            }
+            Workload::StoppedReader | Workload::StoppedReaderBulk => {
+                &[Rps, RpsToCalm, P50, P50ToCalm, P99, P99ToCalm]
+            }
+            Workload::Mixed1 | Workload::Mixed8 | Workload::MixedPaced => {
+                &[Throughput, P50Calm, P50, P50ToCalm, P99Calm, P99, P99ToCalm]
             }
         }
     }
@@ -131,6 +156,11 @@ impl Metric {
             Self::P50 => "p50",
             Self::P99 => "p99",
             Self::Max => "max",
+            Self::RpsToCalm => "rps_to_calm",
+            Self::P50ToCalm => "p50_to_calm",
+            Self::P99ToCalm => "p99_to_calm",
+            Self::P50Calm => "p50_calm",
+            Self::P99Calm => "p99_calm",
             Self::CpuPerGb => "cpu_per_gb",
             Self::CpuPer100k => "cpu_per_100k",
             Self::TotalCpuPerGb => "total_cpu_per_gb",
@@ -145,7 +175,8 @@ impl Metric {
         match self {
             Self::Throughput => "Gb/s",
             Self::Rps => "1/s",
-            Self::P50 | Self::P99 | Self::Max => "us",
+            Self::P50 | Self::P99 | Self::Max | Self::P50Calm | Self::P99Calm => "us",
+            Self::RpsToCalm | Self::P50ToCalm | Self::P99ToCalm => "ratio",
             Self::CpuPerGb | Self::TotalCpuPerGb | Self::MachineCpuPerGb => "CPU s/GB",
             Self::CpuPer100k | Self::TotalCpuPer100k | Self::MachineCpuPer100k => "CPU s/100k",
         }
@@ -160,9 +191,19 @@ impl Metric {
         }
         let total = usage.total();
         let machine = (usage.machine - rest * usage.seconds).max(0.0);
+        let calm = report.calm;
+        let to_calm = |own: f64, of: fn(Calm) -> f64| {
+            let base = of(calm?);
+            (base > 0.0).then_some(own / base)
+        };
         Some(match self {
+            Self::RpsToCalm => to_calm(report.rps(), |calm| calm.rps)?,
+            Self::P50ToCalm => to_calm(report.p50_us, |calm| calm.p50_us)?,
+            Self::P99ToCalm => to_calm(report.p99_us, |calm| calm.p99_us)?,
+            Self::P50Calm => calm?.p50_us,
+            Self::P99Calm => calm?.p99_us,
             Self::Throughput => bytes * 8.0 / 1e9 / report.seconds,
-            Self::Rps => done / report.seconds,
+            Self::Rps => report.rps(),
             Self::P50 => report.p50_us,
             Self::P99 => report.p99_us,
             Self::Max => report.max_us,
@@ -193,11 +234,13 @@ pub(crate) fn rows(samples: &[Sample], contenders: &[Contender]) -> Vec<Row> {
 
 /// The rows of what connections cost the agents in memory.
 #[expect(clippy::cast_precision_loss, reason = "sizes of processes are far below 2^52")]
-pub(crate) fn memory_rows((contender, memory): &(Contender, Memory)) -> [Row; 2] {
+pub(crate) fn memory_rows((contender, memory): &(Contender, Memory)) -> [Row; 4] {
     let row = |metric, value, unit| once((memory.path, HELD, *contender), metric, value, unit);
     [
+        row("open_connections", memory.connections as f64, "1"),
         row("memory_idle", memory.idle as f64 / MIB, "MiB"),
         row("memory_per_connection", memory.per_connection() / 1024.0, "KiB"),
+        row("memory_left", memory.left_per_connection() / 1024.0, "KiB"),
     ]
 }
 
@@ -253,6 +296,8 @@ fn once(
         unit: unit.into(),
         ratio_to_direct: None,
         ratios: Vec::new(),
+        ratio_to_haproxy: None,
+        ratios_to_haproxy: Vec::new(),
         failed: 0,
     }
 }
@@ -287,12 +332,15 @@ fn row(samples: &[Sample], cell: (Path, Workload, Contender), metric: Metric) ->
         of(contender).filter_map(valued).collect::<Vec<_>>()
     };
     let own = values(contender);
-    let direct = values(Contender::Direct);
-    let ratio = |&(round, value): &(usize, f64)| {
-        let (_, base) = *direct.iter().find(|(other, _)| *other == round)?;
-        (base > 0.0).then_some(value / base)
+    let to = |base: Contender| {
+        let bases = values(base);
+        let ratio = |&(round, value): &(usize, f64)| {
+            let (_, base) = *bases.iter().find(|(other, _)| *other == round)?;
+            (base > 0.0).then_some(value / base)
+        };
+        own.iter().filter_map(ratio).collect::<Vec<_>>()
     };
-    let ratios: Vec<f64> = own.iter().filter_map(ratio).collect();
+    let (ratios, to_haproxy) = (to(Contender::Direct), to(Contender::Haproxy));
     let all: Vec<f64> = own.iter().map(|(_, value)| *value).collect();
     Some(Row {
         path: path.name().into(),
@@ -305,6 +353,8 @@ fn row(samples: &[Sample], cell: (Path, Workload, Contender), metric: Metric) ->
         unit: metric.unit().into(),
         ratio_to_direct: median(ratios.clone()),
         ratios,
+        ratio_to_haproxy: median(to_haproxy.clone()),
+        ratios_to_haproxy: to_haproxy,
         failed: of(contender).map(|(_, seen)| seen.report.failed).sum(),
     })
 }
@@ -373,6 +423,45 @@ mod tests {
         let direct = find(&samples, Contender::Direct, Metric::CpuPer100k);
         check(direct.value, 0.0);
         assert_eq!(find(&samples, Contender::Mesh, Metric::CpuPer100k).ratio_to_direct, None);
+    }
+
+    #[test]
+    fn proxies_are_compared_with_each_other_in_each_round() {
+        let samples = [
+            sample(0, Contender::Haproxy, 1000, 1.0),
+            sample(0, Contender::Mesh, 2000, 1.0),
+            sample(1, Contender::Mesh, 2000, 7.0),
+            sample(2, Contender::Haproxy, 1000, 2.0),
+            sample(2, Contender::Mesh, 1000, 1.0),
+        ];
+        let row = find(&samples, Contender::Mesh, Metric::CpuPer100k);
+        assert_eq!(row.ratios_to_haproxy, [0.5, 0.5], "a round without the other has no ratio");
+        assert_eq!((row.ratio_to_haproxy, row.ratio_to_direct), (Some(0.5), None));
+        let row = find(&samples, Contender::Mesh, Metric::Rps);
+        assert_eq!(row.ratio_to_haproxy, Some(1.5));
+    }
+
+    #[test]
+    fn what_is_disturbed_is_compared_with_the_calm_of_the_same_round() {
+        let disturbed = |round, contender, done, calm| {
+            let mut sample = sample(round, contender, done, 0.0);
+            sample.workload = Workload::StoppedReader;
+            let seen = sample.seen.as_mut().unwrap();
+            seen.report.calm = Some(Calm { rps: calm, ..Calm::default() });
+            sample
+        };
+        let samples = [
+            disturbed(0, Contender::Direct, 1000, 500.0),
+            disturbed(0, Contender::Mesh, 450, 250.0),
+            disturbed(1, Contender::Direct, 2000, 500.0),
+            disturbed(1, Contender::Mesh, 500, 250.0),
+        ];
+        let row = find(&samples, Contender::Mesh, Metric::RpsToCalm);
+        check(row.value, 0.95);
+        assert_eq!(row.ratios, [0.9, 0.5]);
+        let rows = rows(&samples, &[Contender::Mesh]);
+        let without = rows.iter().any(|row| row.metric == Metric::P50ToCalm.name());
+        assert!(!without, "a calm in which nothing was done is nothing to compare with");
     }
 
     #[test]

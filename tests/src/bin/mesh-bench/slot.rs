@@ -130,6 +130,11 @@ impl Slot {
         self.target(path, workload.port())
     }
 
+    /// What is connected to for what disturbs a workload on purpose, if anything does.
+    pub(crate) fn beside(&self, path: Path, workload: Workload) -> Option<SocketAddr> {
+        self.target(path, workload.beside()?)
+    }
+
     /// The groups of whoever carries the bytes.
     pub(crate) fn proxy_groups(&self) -> [PathBuf; 2] {
         self.nodes.each_ref().map(|node| node.cgroup().join("agent"))

@@ -1,6 +1,5 @@
 //! The figures, as people read them.
 
-use crate::memory;
 use crate::result::{Metric, Outcome, Row};
 use crate::screen::Screen;
 use crate::workload::{Contender, Path, Workload};
@@ -45,19 +44,23 @@ fn show(screen: &Screen, rows: &[Row]) {
 /// Prints what connections cost in memory, and what waits for those who do not read.
 fn show_memory(screen: &Screen, rows: &[Row]) {
     for row in rows.iter().filter(|row| row.metric == "memory_per_connection") {
-        let is_idle = |other: &&Row| {
-            other.metric == "memory_idle"
-                && (&other.path, &other.contender) == (&row.path, &row.contender)
+        let of = |metric: &str| {
+            let same = |other: &&Row| {
+                other.metric == metric
+                    && (&other.path, &other.contender) == (&row.path, &row.contender)
+            };
+            number(rows.iter().find(same).map_or(0.0, |row| row.value))
         };
-        let idle = rows.iter().find(is_idle).map_or(0.0, |row| row.value);
         screen.line("");
         screen.line(&format!(
-            "Memory of both agents, {} {}: {} MiB when idle, {} for each of {} open connections",
+            "Memory of both agents, {} {}: {} MiB when idle, {} for each of {} open connections, \
+             {} KiB left of each when it has ended",
             row.contender,
             row.path,
-            number(idle),
+            of("memory_idle"),
             screen.bold(&format!("{} {}", number(row.value), row.unit)),
-            memory::CONNECTIONS,
+            of("open_connections"),
+            of("memory_left"),
         ));
     }
     for row in rows.iter().filter(|row| row.metric == "tcp_memory") {
@@ -141,6 +144,11 @@ pub(crate) fn label(metric: &str) -> &'static str {
         "p50" => "p50, µs",
         "p99" => "p99, µs",
         "max" => "longest, µs",
+        "rps_to_calm" => "rate, × calm",
+        "p50_to_calm" => "p50, × calm",
+        "p99_to_calm" => "p99, × calm",
+        "p50_calm" => "p50 in calm, µs",
+        "p99_calm" => "p99 in calm, µs",
         "cpu_per_gb" => "proxy CPU, s/GB",
         "cpu_per_100k" => "proxy CPU, s/100k",
         "total_cpu_per_gb" => "all CPU, s/GB",

@@ -135,8 +135,12 @@ pub(crate) fn run(fill: &Fill) -> Result<()> {
     let size = usize::try_from(fill.size)?;
     let filled = runtime.block_on(async {
         let mut filling = JoinSet::new();
-        for stream in streams.drain(..) {
-            filling.spawn(until_held_back(stream, size));
+        for mut stream in streams.drain(..) {
+            let message = vec![b'x'; size];
+            filling.spawn(async move {
+                let bytes = until_held_back(&mut stream, &message, MOST).await?;
+                Ok::<_, anyhow::Error>((stream, bytes))
+            });
         }
         let mut filled = Filled { bytes: 0, unbounded: 0 };
         let mut kept = Vec::new();
@@ -156,17 +160,24 @@ pub(crate) fn run(fill: &Fill) -> Result<()> {
     Ok(())
 }
 
-/// Sends messages until none is taken for a while. Returns how many bytes it was.
-async fn until_held_back(mut stream: TcpStream, size: usize) -> Result<(TcpStream, u64)> {
-    let message = vec![b'x'; size];
+/// Sends messages until none is taken for a while, or `most` bytes were. Returns how many it was.
+///
+/// # Errors
+///
+/// The connection ended.
+pub(crate) async fn until_held_back(
+    stream: &mut TcpStream,
+    message: &[u8],
+    most: u64,
+) -> Result<u64> {
     let mut sent = 0;
-    while sent < MOST {
-        match timeout(HELD_BACK, stream.write(&message)).await {
+    while sent < most {
+        match timeout(HELD_BACK, stream.write(message)).await {
             Ok(length) => sent += length.context("cannot send")? as u64,
             Err(_elapsed) => break,
         }
     }
-    Ok((stream, sent))
+    Ok(sent)
 }
 
 /// Bytes that the kernel accounts to TCP.

@@ -34,6 +34,18 @@ pub(crate) enum Workload {
     HttpNewConnection,
     /// Opens connections that the server closes at once, 16 at a time
     Connect,
+    /// Sends requests on 99 busy connections, while the reader of one more stops
+    StoppedReader,
+    /// The same, and that one has carried bulk
+    StoppedReaderBulk,
+    /// Sends 1,000 requests a second, and as much as it can on one connection beside them
+    #[value(name = "mixed_1")]
+    Mixed1,
+    /// The same, and as much as it can on eight connections
+    #[value(name = "mixed_8")]
+    Mixed8,
+    /// The same, and 1 Gb/s on one connection
+    MixedPaced,
 }
 
 /// Who is measured.
@@ -76,7 +88,7 @@ impl Path {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Bulk1,
         Self::Bulk8,
         Self::Pingpong,
@@ -84,6 +96,11 @@ impl Workload {
         Self::HttpSaturated,
         Self::HttpNewConnection,
         Self::Connect,
+        Self::StoppedReader,
+        Self::StoppedReaderBulk,
+        Self::Mixed1,
+        Self::Mixed8,
+        Self::MixedPaced,
     ];
 
     /// The name for machines.
@@ -96,6 +113,11 @@ impl Workload {
             Self::HttpSaturated => "http_saturated",
             Self::HttpNewConnection => "http_new_connection",
             Self::Connect => "connect",
+            Self::StoppedReader => "stopped_reader",
+            Self::StoppedReaderBulk => "stopped_reader_bulk",
+            Self::Mixed1 => "mixed_1",
+            Self::Mixed8 => "mixed_8",
+            Self::MixedPaced => "mixed_paced",
         }
     }
 
@@ -109,6 +131,11 @@ impl Workload {
             Self::HttpSaturated => "HTTP, 32 busy conns",
             Self::HttpNewConnection => "HTTP, new conns",
             Self::Connect => "new connections",
+            Self::StoppedReader => "stopped reader",
+            Self::StoppedReaderBulk => "stopped bulk reader",
+            Self::Mixed1 => "1,000/s and bulk",
+            Self::Mixed8 => "1,000/s and 8 bulk",
+            Self::MixedPaced => "1,000/s and 1 Gb/s",
         }
     }
 
@@ -117,18 +144,63 @@ impl Workload {
         match self {
             Self::Bulk1 | Self::Bulk8 => DISCARD,
             Self::Pingpong => ECHO,
-            Self::HttpRate | Self::HttpSaturated | Self::HttpNewConnection => HTTP,
+            Self::HttpRate
+            | Self::HttpSaturated
+            | Self::HttpNewConnection
+            | Self::StoppedReader
+            | Self::StoppedReaderBulk
+            | Self::Mixed1
+            | Self::Mixed8
+            | Self::MixedPaced => HTTP,
             Self::Connect => CLOSE,
         }
+    }
+
+    /// The port of the servers for what disturbs it on purpose, if anything does.
+    pub(crate) fn beside(self) -> Option<u16> {
+        match self {
+            Self::StoppedReader | Self::StoppedReaderBulk => Some(ECHO),
+            Self::Mixed1 | Self::Mixed8 | Self::MixedPaced => Some(DISCARD),
+            Self::Bulk1
+            | Self::Bulk8
+            | Self::Pingpong
+            | Self::HttpRate
+            | Self::HttpSaturated
+            | Self::HttpNewConnection
+            | Self::Connect => None,
+        }
+    }
+
+    /// Whether it is measured on a path: what connections do to each other is a question where
+    /// something carries them together.
+    pub(crate) fn is_on(self, path: Path) -> bool {
+        self.beside().is_none() || path == Path::CrossNode
     }
 
     /// How many connections a client has open at the same time.
     pub(crate) fn connections(self) -> usize {
         match self {
-            Self::Bulk1 | Self::Pingpong => 1,
-            Self::Bulk8 => 8,
+            Self::Pingpong => 1,
+            Self::Bulk1 | Self::Bulk8 => self.bulk_streams(),
             Self::HttpRate | Self::HttpNewConnection | Self::Connect => 16,
             Self::HttpSaturated => 32,
+            Self::StoppedReader | Self::StoppedReaderBulk => 100,
+            Self::Mixed1 | Self::Mixed8 | Self::MixedPaced => 16 + self.bulk_streams(),
+        }
+    }
+
+    /// On how many of them it sends bulk.
+    pub(crate) fn bulk_streams(self) -> usize {
+        match self {
+            Self::Bulk1 | Self::Mixed1 | Self::MixedPaced => 1,
+            Self::Bulk8 | Self::Mixed8 => 8,
+            Self::Pingpong
+            | Self::HttpRate
+            | Self::HttpSaturated
+            | Self::HttpNewConnection
+            | Self::Connect
+            | Self::StoppedReader
+            | Self::StoppedReaderBulk => 0,
         }
     }
 
@@ -160,6 +232,15 @@ impl Contender {
             (_, Path::Unmeshed) => Some("pass"),
             (Self::Mesh | Self::Accelerated, Path::SameNode) => Some("direct"),
             (_, Path::SameNode | Path::CrossNode) => Some("proxy"),
+        }
+    }
+
+    /// How many sockets one program has for a connection, at most: an agent inside of its node has
+    /// both sides.
+    pub(crate) fn sockets(self) -> u64 {
+        match self {
+            Self::Agent | Self::Mtls => 2,
+            Self::Direct | Self::Mesh | Self::Accelerated | Self::Haproxy => 1,
         }
     }
 

@@ -1,19 +1,19 @@
 //! As many bytes as possible.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout_at;
+use tokio::time::{sleep_until, timeout_at};
 
 use super::{PATIENCE, Part, Tally};
 use crate::threads;
 
 /// Bytes that are sent at once, as iperf3 does.
-const CHUNK: usize = 128 * 1024;
+const CHUNK: u32 = 128 * 1024;
 
 /// Sends on each connection until the end, and waits until all of it has arrived.
 pub(super) fn work(part: Part<'_>) -> Result<Tally> {
@@ -29,7 +29,7 @@ pub(super) fn work(part: Part<'_>) -> Result<Tally> {
     runtime.block_on(async {
         let mut sending = JoinSet::new();
         for stream in streams {
-            sending.spawn(timeout_at((end + PATIENCE).into(), send(stream, end)));
+            sending.spawn(timeout_at((end + PATIENCE).into(), send(stream, end, None)));
         }
         let mut tally = Tally::default();
         while let Some(sent) = sending.join_next().await {
@@ -46,11 +46,21 @@ pub(super) fn work(part: Part<'_>) -> Result<Tally> {
     })
 }
 
-/// Sends until the end. Returns how many bytes the server has received.
-async fn send(mut stream: TcpStream, end: Instant) -> io::Result<u64> {
-    let chunk = vec![b'x'; CHUNK];
+/// Sends until the end, as much as it can, or so many bytes a second. Returns how many bytes the
+/// server has received.
+pub(super) async fn send(
+    mut stream: TcpStream,
+    end: Instant,
+    rate: Option<u32>,
+) -> io::Result<u64> {
+    let chunk = vec![b'x'; CHUNK as usize];
+    let mut due = Instant::now();
     while Instant::now() < end {
         stream.write_all(&chunk).await?;
+        if let Some(rate) = rate {
+            due += Duration::from_secs(1) * CHUNK / rate;
+            sleep_until(due.into()).await;
+        }
     }
     stream.shutdown().await?;
     stream.read_u64().await

@@ -1,6 +1,7 @@
 //! Closed loops: the next request is sent when the last one is answered.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// An open connection, and room for the answer.
 #[derive(Debug)]
-struct Client {
+pub(super) struct Client {
     stream: TcpStream,
     seen: Vec<u8>,
     expect: Arc<[u8]>,
@@ -32,7 +33,7 @@ pub(super) fn keep_alive(part: Part<'_>) -> Result<Tally> {
     let clients = runtime.block_on(async {
         let mut clients = Vec::new();
         for _ in 0..part.connections {
-            let client = timeout(PATIENCE, Client::open(&part, &expect)).await;
+            let client = timeout(PATIENCE, Client::open(part.load.to, &expect)).await;
             clients.push(client.context("no answer")?.context("cannot connect")?);
         }
         Ok::<_, anyhow::Error>(clients)
@@ -110,8 +111,8 @@ async fn once(load: &Load, expect: &[u8]) -> io::Result<()> {
 
 impl Client {
     /// Connects, and tries the connection.
-    async fn open(part: &Part<'_>, expect: &Arc<[u8]>) -> io::Result<Self> {
-        let stream = TcpStream::connect(part.load.to).await?;
+    pub(super) async fn open(to: SocketAddr, expect: &Arc<[u8]>) -> io::Result<Self> {
+        let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let seen = vec![0; expect.len()];
         let mut client = Self { stream, seen, expect: Arc::clone(expect) };
@@ -129,7 +130,8 @@ impl Client {
         Ok(())
     }
 
-    async fn request(&mut self) -> io::Result<()> {
+    /// Sends a request, and reads its answer.
+    pub(super) async fn request(&mut self) -> io::Result<()> {
         self.stream.write_all(http::GET).await?;
         self.stream.read_exact(&mut self.seen).await?;
         http::check(&self.seen, &self.expect)

@@ -5,7 +5,10 @@
 
 mod bulk;
 mod closed;
+mod mixed;
 mod paced;
+mod phases;
+mod stopped;
 mod tally;
 
 use std::io::Write as _;
@@ -35,6 +38,9 @@ pub(crate) struct Load {
     /// The server
     #[arg(long)]
     pub to: SocketAddr,
+    /// The server of what disturbs it on purpose
+    #[arg(long)]
+    pub beside: Option<SocketAddr>,
     /// How long to work
     #[arg(long)]
     pub seconds: f64,
@@ -57,6 +63,27 @@ pub(crate) struct Report {
     pub p99_us: f64,
     /// The longest duration, in microseconds.
     pub max_us: f64,
+    /// What it was without what disturbs it on purpose, if anything does.
+    pub calm: Option<Calm>,
+}
+
+/// What a client did while nothing disturbed it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Calm {
+    /// Exchanges a second that went well.
+    pub rps: f64,
+    /// The median of the durations, in microseconds.
+    pub p50_us: f64,
+    /// The 99th percentile of the durations, in microseconds.
+    pub p99_us: f64,
+}
+
+impl Report {
+    /// Exchanges a second that went well.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
+    pub(crate) fn rps(&self) -> f64 {
+        if self.seconds > 0.0 { self.done as f64 / self.seconds } else { 0.0 }
+    }
 }
 
 /// Does it, and reports.
@@ -66,13 +93,13 @@ pub(crate) struct Report {
 /// No connection could be opened at the start.
 pub(crate) fn run(load: &Load) -> Result<()> {
     let report = match load.workload {
-        Workload::Bulk1 | Workload::Bulk8 => on_threads(load, bulk::work),
+        Workload::Bulk1 | Workload::Bulk8 => added_up(load, bulk::work),
         Workload::Pingpong => paced::round_trips(load),
         Workload::HttpRate => paced::requests(load),
-        Workload::HttpSaturated => on_threads(load, closed::keep_alive),
-        Workload::HttpNewConnection | Workload::Connect => {
-            on_threads(load, closed::new_connections)
-        }
+        Workload::HttpSaturated => added_up(load, closed::keep_alive),
+        Workload::HttpNewConnection | Workload::Connect => added_up(load, closed::new_connections),
+        Workload::StoppedReader | Workload::StoppedReaderBulk => stopped::requests(load),
+        Workload::Mixed1 | Workload::Mixed8 | Workload::MixedPaced => mixed::requests(load),
     }?;
     let report = serde_json::to_string(&report).context("a report is valid JSON")?;
     writeln!(std::io::stdout(), "{report}").context("nobody reads our reports")
@@ -82,6 +109,8 @@ pub(crate) fn run(load: &Load) -> Result<()> {
 #[derive(Debug)]
 struct Part<'a> {
     load: &'a Load,
+    /// The number of the thread, from 0 on.
+    index: usize,
     /// How many connections it has.
     connections: usize,
     /// Where all threads wait until all are ready.
@@ -105,7 +134,16 @@ fn begin(load: &Load, barrier: &Barrier) -> Result<(Instant, Instant)> {
 }
 
 /// Shares the workload's connections among threads, and adds up what they did.
-fn on_threads(load: &Load, work: impl Fn(Part<'_>) -> Result<Tally> + Sync) -> Result<Report> {
+fn added_up(load: &Load, work: impl Fn(Part<'_>) -> Result<Tally> + Sync) -> Result<Report> {
+    let mut all = Tally::default();
+    for tally in on_threads(load, work)? {
+        all.add(tally);
+    }
+    Ok(all.report())
+}
+
+/// Shares the workload's connections among threads. Returns what each has seen.
+fn on_threads<T: Send>(load: &Load, work: impl Fn(Part<'_>) -> Result<T> + Sync) -> Result<Vec<T>> {
     let connections = load.workload.connections();
     let count = threads::count().min(connections);
     let start = &Barrier::new(count);
@@ -114,13 +152,12 @@ fn on_threads(load: &Load, work: impl Fn(Part<'_>) -> Result<Tally> + Sync) -> R
         let threads: Vec<_> = (0..count)
             .map(|index| {
                 let connections = threads::share(connections, count, index);
-                scope.spawn(move || work(Part { load, connections, start }))
+                scope.spawn(move || work(Part { load, index, connections, start }))
             })
             .collect();
-        let mut all = Tally::default();
-        for thread in threads {
-            all.add(thread.join().map_err(|_panic| anyhow!("a thread of the load panicked"))??);
-        }
-        Ok(all.report())
+        let joined = threads.into_iter().map(|thread| {
+            thread.join().map_err(|_panic| anyhow!("a thread of the load panicked"))?
+        });
+        joined.collect()
     })
 }

@@ -55,42 +55,64 @@ pub(super) fn requests(load: &Load) -> Result<Report> {
     })
 }
 
-/// The requests of one of `connections`: every so many of all.
+/// The requests of one of `connections`.
 fn connection(load: &Load, index: u32, connections: u32, barrier: &Barrier) -> Result<Tally> {
-    set_timerslack(TIMER_SLACK).context("cannot set the timer slack")?;
-    let expect = http::answer();
-    // What fails here fails again, and is counted, below: the others wait at the barrier.
-    let mut stream = open(load).ok();
-    if let Some(stream) = &mut stream {
-        drop(request(stream, &expect));
-    }
+    let mut connection = Connection::open(load)?;
     let (start, end) = begin(load, barrier)?;
     let mut tally = Tally::default();
-    let mut due = start + Duration::from_secs(1) * index / RATE;
-    while due < end {
+    for due in times(start, (index, connections)).take_while(|due| *due < end) {
         sleep_until(due);
-        let opened = match stream.take() {
-            Some(stream) => Ok(stream),
-            None => open(load),
-        };
-        let answered = opened.and_then(|mut opened| {
-            request(&mut opened, &expect)?;
-            Ok(opened)
-        });
-        if answered.is_ok() {
+        if connection.request() {
             tally.done(due);
         } else {
             tally.failed += 1;
         }
-        stream = answered.ok();
-        due += Duration::from_secs(1) * connections / RATE;
     }
     tally.elapsed = start.elapsed();
     Ok(tally)
 }
 
+/// When the requests of connection `index` of `count` are due: every so many of all.
+pub(super) fn times(start: Instant, (index, count): (u32, u32)) -> impl Iterator<Item = Instant> {
+    let (first, step) =
+        (Duration::from_secs(1) * index / RATE, Duration::from_secs(1) * count / RATE);
+    std::iter::successors(Some(start + first), move |due| Some(*due + step))
+}
+
+/// A connection that is opened again when it has failed.
+#[derive(Debug)]
+pub(super) struct Connection<'a> {
+    load: &'a Load,
+    stream: Option<TcpStream>,
+    expect: Vec<u8>,
+}
+
+impl<'a> Connection<'a> {
+    /// Opens a connection and tries it, and lets this thread be woken in time. What fails of the
+    /// connection fails again, and is counted, later: others wait for this thread.
+    pub(super) fn open(load: &'a Load) -> Result<Self> {
+        set_timerslack(TIMER_SLACK).context("cannot set the timer slack")?;
+        let mut connection = Self { load, stream: open(load).ok(), expect: http::answer() };
+        if connection.stream.is_some() {
+            connection.request();
+        }
+        Ok(connection)
+    }
+
+    /// Sends a request. Returns whether it was answered.
+    pub(super) fn request(&mut self) -> bool {
+        let opened = self.stream.take().map_or_else(|| open(self.load), Ok);
+        let answered = opened.and_then(|mut opened| {
+            request(&mut opened, &self.expect)?;
+            Ok(opened)
+        });
+        self.stream = answered.ok();
+        self.stream.is_some()
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "a fixed rate is made of times, not of conditions")]
-fn sleep_until(due: Instant) {
+pub(super) fn sleep_until(due: Instant) {
     std::thread::sleep(due.saturating_duration_since(Instant::now()));
 }
 
@@ -113,4 +135,19 @@ fn request(stream: &mut TcpStream, expect: &[u8]) -> Result<()> {
     stream.write_all(http::GET)?;
     stream.read_exact(&mut seen)?;
     Ok(http::check(&seen, expect)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_take_turns() {
+        let start = Instant::now();
+        let due = |index| {
+            let times = times(start, (index, 16)).take(2);
+            times.map(|due| (due - start).as_millis()).collect::<Vec<_>>()
+        };
+        assert_eq!([due(0), due(15)], [[0, 16], [15, 31]]);
+    }
 }

@@ -40,6 +40,7 @@ impl Tally {
             p50_us: percentile(&self.nanoseconds, 50),
             p99_us: percentile(&self.nanoseconds, 99),
             max_us: percentile(&self.nanoseconds, 100),
+            calm: None,
         }
     }
 }
