@@ -9,6 +9,7 @@ use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::cgroup;
 use mesh_tests::expect::eventually;
+use mesh_tests::mesh::Mesh;
 use mesh_tests::pair::{ECHO, PORT, Pair, spiffe};
 use mesh_tests::peers::{
     Behavior, Caller, HBONE_PORT, Impostor, Said, connect, names, server_config,
@@ -135,6 +136,66 @@ fn strangers_are_refused_with_a_reason() {
     let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
     assert_eq!(call(&pair, &caller, usual(&pair)).unwrap().status, 200);
     assert_eq!(server.served().unwrap().received, 5);
+}
+
+/// Waits until `agent` has taken over what `change` writes.
+fn reconfigured(agent: &Agent, change: impl FnOnce()) {
+    let revision = || agent.metrics().unwrap().sum("mesh_applied_revision", &[]);
+    let before = revision();
+    change();
+    eventually("a newer revision", DEADLINE, || (revision() > before).then_some(())).unwrap();
+}
+
+#[test]
+fn a_callers_second_tunnel_is_resumed_and_checked_like_the_first() {
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.b, &[]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
+    for resumed in [false, true, true] {
+        let said = call(&pair, &caller, usual(&pair)).unwrap();
+        assert_eq!((said.status, said.tls.resumed), (200, resumed));
+        assert_eq!(said.tls.group, Some(NamedGroup::X25519MLKEM768));
+        assert!(names(&said.server, &spiffe("echo")));
+    }
+    for line in lines(&agent, 3) {
+        assert_eq!(line["source_principal"], spiffe("client"));
+    }
+    let done = |resumed| {
+        let labels = [("side", "server"), ("resumed", resumed)];
+        agent.metrics().unwrap().sum("mesh_handshakes_total", &labels).to_string()
+    };
+    assert_eq!([done("false"), done("true")], ["1", "2"]);
+
+    // The caller still has a session, and its identity is on its node no more.
+    reconfigured(&agent, || {
+        let yaml = pair.mesh().yaml();
+        let yaml = yaml.replace("serviceAccount: client", "serviceAccount: someone");
+        pair.config.write(&Mesh::new("demo").raw(yaml)).unwrap();
+    });
+    let refused = call(&pair, &caller, usual(&pair)).unwrap_err();
+    let line = &lines(&agent, 4)[3];
+    let cause = line["connection_termination_details"].as_str().unwrap_or_default();
+    assert!(cause.contains("is not scheduled on node"), "{refused:#}: {line}");
+    assert_eq!((&line["failure"], &line["failure_side"]), (&"identity".into(), &"client".into()));
+    assert_eq!(handshakes_failed(&agent, "server", "identity").to_string(), "1");
+}
+
+#[test]
+fn an_agents_second_tunnel_is_resumed_and_checked_like_the_first() {
+    // One data thread: each has tunnels of its own.
+    let fake = Fake::start(&["--threads", "1"]);
+    let good = Fake::good(&fake.pair);
+    fake.check(Arc::clone(&good), Behavior::GoAway, ("protocol", "safe", ""));
+    let resumed = || fake.server.tunnels().iter().map(|it| it.resumed).collect::<Vec<_>>();
+    assert_eq!(resumed(), [false, true]);
+    reconfigured(&fake.agent, || {
+        let yaml = fake.pair.mesh().yaml().replace(fake.pair.b.name(), "elsewhere");
+        fake.pair.config.write(&Mesh::new("demo").raw(yaml)).unwrap();
+    });
+    fake.check(good, Behavior::Echo, ("identity", "never", "is not scheduled on node"));
+    assert_eq!(resumed().len(), 2, "it has not got so far");
+    assert_eq!(handshakes_failed(&fake.agent, "client", "identity").to_string(), "1");
 }
 
 #[test]

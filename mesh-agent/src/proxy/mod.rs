@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::datapath::Kernel;
+use crate::identity::tls;
 use crate::proxy::realm::Locals;
 use crate::store::Reader;
 use crate::task::worker::Runtimes;
@@ -44,6 +45,8 @@ pub struct Context {
 pub struct Options {
     /// Tunnels.
     pub tunnels: tunnels::Options,
+    /// TLS sessions that may be resumed.
+    pub sessions: tls::Bounds,
     /// How long a TCP connection may take to be made.
     pub connect_timeout: Duration,
     /// How long a TLS handshake may take.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use mesh_common::record::Record;
 use mesh_common::source::SourceKey;
-use rustls::ServerConfig;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
@@ -21,7 +20,7 @@ use crate::identity::{Identity, tls};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
-use crate::proxy::Context;
+use crate::proxy::{Context, Options};
 use crate::sys::netns::Netns;
 use crate::sys::socket;
 use crate::task::scope::Scope;
@@ -36,8 +35,10 @@ pub struct Local {
     pub identity: Arc<Identity>,
     /// How the kernel recognizes its sockets.
     pub source: SourceKey,
+    /// TLS towards peers that it connects to.
+    pub clients: Arc<tls::Clients>,
     /// TLS towards peers that connect to it.
-    pub server: Arc<ServerConfig>,
+    pub server: Arc<tls::Server>,
 }
 
 /// A namespace and its workloads.
@@ -93,17 +94,25 @@ impl Local {
         workload: Arc<Workload>,
         identity: Arc<Identity>,
         source: SourceKey,
-        tunnels: &tunnels::Options,
+        options: &Options,
     ) -> Self {
-        let server = tls::server_config(&identity, tunnels::offered(tunnels));
-        Self { workload, identity, source, server }
+        let (alpn, bounds) = (tunnels::offered(&options.tunnels), options.sessions);
+        let clients = tls::Clients::new(Arc::clone(&identity), alpn.clone(), bounds);
+        let server = tls::Server::new(Arc::clone(&identity), alpn, bounds);
+        let (clients, server) = (Arc::new(clients), Arc::new(server));
+        Self { workload, identity, source, clients, server }
     }
 
     /// The same of which something else has changed than its identity.
     #[must_use]
     pub fn changed(&self, workload: Arc<Workload>) -> Self {
-        let (identity, server) = (Arc::clone(&self.identity), Arc::clone(&self.server));
-        Self { workload, identity, source: self.source, server }
+        Self {
+            workload,
+            identity: Arc::clone(&self.identity),
+            source: self.source,
+            clients: Arc::clone(&self.clients),
+            server: Arc::clone(&self.server),
+        }
     }
 }
 

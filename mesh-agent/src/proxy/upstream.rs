@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::HBONE_PORT;
+use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
@@ -126,25 +127,35 @@ async fn dial(
     let stream = plain(context, from.realm, key.peer).await?;
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(tunnels::Error::Connect)?;
-    let expected = vec![key.destination.clone()];
-    let offered = tunnels::offered(&context.options.tunnels);
-    let config = tls::client_config(&from.local.identity, expected, offered);
     // The peer chooses its certificate by the address; a name is sent only where that is not
     // enough, because anyone on the way can read it.
     let name = key.workload.as_ref().and_then(server_name::of);
     let name = name.unwrap_or_else(|| ServerName::from(key.peer.ip()));
+    let target = tls::Target { peer: key.peer, expected: vec![key.destination.clone()], name };
+    let dial = from.local.clients.dial(&target);
     let stream = BufReader::with_capacity(CIPHERTEXT_BYTES, stream);
-    let handshake = TlsConnector::from(config).connect(name, stream);
+    let handshake = TlsConnector::from(dial.config()).connect(dial.name(), stream);
     let error = match timeout(context.options.handshake_timeout, handshake).await {
-        Ok(Ok(tls)) => match tunnels::named(tls.get_ref().1.alpn_protocol()) {
-            Some(protocol) => return Ok((Watched::new(tls, refusal), protocol)),
-            None => tunnels::Error::Tls(io::Error::other("the peer does not offer ALPN h2")),
+        Ok(Ok(tls)) => match met(&dial, tls.get_ref().1) {
+            Ok((peer, protocol)) => {
+                context.telemetry.handshake_done(Role::Client, peer.resumed);
+                return Ok((Watched::new(tls, refusal), protocol));
+            }
+            Err(error) => tunnels::Error::Tls(error),
         },
         Ok(Err(error)) => tunnels::Error::Tls(error),
         Err(_elapsed) => tunnels::Error::Timeout,
     };
     context.telemetry.handshake_failed(Role::Client, kind(&error).0);
     Err(error)
+}
+
+/// Who is there, and what is spoken with it.
+fn met(dial: &tls::Dial, session: &ClientConnection) -> io::Result<(tls::Met, Protocol)> {
+    let peer = dial.check(session)?;
+    let protocol = tunnels::named(session.alpn_protocol());
+    let protocol = protocol.ok_or_else(|| io::Error::other("the peer does not offer ALPN h2"))?;
+    Ok((peer, protocol))
 }
 
 /// A [`Failure`] of the upstream's side. What is wrong with an identity is said in our words:

@@ -91,6 +91,18 @@ pub const LISTENER_BACKLOG: i32 = 4096;
 /// to try later by a closed connection.
 pub const MAX_TUNNELS: usize = 1024;
 
+/// TLS sessions that one workload's agent keeps for peers to resume. A session is 2.5 KiB: the
+/// client's two certificates twice, in it and beside it. 2,048 × 2.5 KiB = 5 MiB a workload, at
+/// worst: both tickets of every tunnel that it takes.
+pub const SESSIONS: usize = 2 * MAX_TUNNELS;
+
+/// Peers with whose sessions a workload's agent keeps as their client.
+pub const SESSION_TARGETS: usize = 256;
+
+/// Sessions with one of them: one for each of 8 data threads. 256 × 8 × 2.5 KiB = 5 MiB a workload,
+/// at worst.
+pub const SESSION_TICKETS: usize = 8;
+
 /// After how much silence a tunnel's TCP connection is probed, and how often, nine times at most
 /// (ztunnel's values).
 pub const KEEP_ALIVE: Duration = Duration::from_mins(3);

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::args::{RunArgs, Transport};
+use crate::identity::tls;
 use crate::native::session::Limits;
 use crate::telemetry::{self, Target, log};
 use crate::{datapath, hbone, identity, native, pods, proxy, tunnels};
@@ -147,6 +148,11 @@ impl Settings {
                 native: (self.transport == Transport::Native).then_some(native),
                 hbone,
                 answer_timeout: defaults::ANSWER_TIMEOUT,
+            },
+            sessions: tls::Bounds {
+                targets: defaults::SESSION_TARGETS,
+                tickets: defaults::SESSION_TICKETS,
+                sessions: defaults::SESSIONS,
             },
             connect_timeout: defaults::CONNECT_TIMEOUT,
             handshake_timeout: defaults::HANDSHAKE_TIMEOUT,

@@ -71,6 +71,8 @@ catalog! {
         "Tunnels to and from other agents that are open";
     TUNNELS_OPENED = Counter "mesh_tunnels_opened_total" ["protocol"]
         "Tunnels to and from other agents that were opened";
+    HANDSHAKES = Counter "mesh_handshakes_total" ["side", "resumed"]
+        "Handshakes of tunnels that succeeded";
     HANDSHAKES_FAILED = Counter "mesh_handshakes_failed_total" ["side", "reason"]
         "Handshakes of tunnels that failed";
     SNAPSHOT_REVISION = Gauge "mesh_snapshot_revision" []
@@ -196,6 +198,13 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
         let mut family = describe(encoder, metric)?;
         for (protocol, number) in Protocol::ALL.iter().zip(numbers) {
             sample(&mut family, metric, vec![], &[protocol.as_str()], number.get())?;
+        }
+    }
+    let mut family = describe(encoder, &HANDSHAKES)?;
+    for role in Role::ALL {
+        let numbers = &shared.handshakes[*role as usize];
+        for (resumed, number) in ["false", "true"].into_iter().zip(numbers) {
+            sample(&mut family, &HANDSHAKES, vec![], &[role.as_str(), resumed], number.get())?;
         }
     }
     let mut family = describe(encoder, &HANDSHAKES_FAILED)?;

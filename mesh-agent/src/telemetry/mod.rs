@@ -108,6 +108,8 @@ struct Shared {
     open: [Number; Reporter::ALL.len()],
     tunnels_open: [Number; Protocol::ALL.len()],
     tunnels_opened: [Number; Protocol::ALL.len()],
+    /// By [`Role`], and whether a session was resumed.
+    handshakes: [[Number; 2]; Role::ALL.len()],
     /// By [`Role`] and [`Kind`].
     handshakes_failed: [[Number; Kind::ALL.len()]; Role::ALL.len()],
     snapshot_revision: Number,
@@ -136,6 +138,7 @@ impl Telemetry {
             open: Default::default(),
             tunnels_open: Default::default(),
             tunnels_opened: Default::default(),
+            handshakes: Default::default(),
             handshakes_failed: Default::default(),
             snapshot_revision: Number::default(),
             applied_revision: Number::default(),
@@ -177,6 +180,11 @@ impl Telemetry {
         self.shared.tunnels_open[protocol as usize].add(1);
         self.shared.tunnels_opened[protocol as usize].add(1);
         OpenTunnel(Arc::clone(&self.shared), protocol)
+    }
+
+    /// Counts a handshake that succeeded. `resumed`: it went on with an earlier session.
+    pub fn handshake_done(&self, role: Role, resumed: bool) {
+        self.shared.handshakes[role as usize][usize::from(resumed)].add(1);
     }
 
     /// Counts a handshake that failed.

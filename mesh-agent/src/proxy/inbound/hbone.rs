@@ -13,7 +13,6 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
-use crate::identity::tls;
 use crate::identity::verify::peer_error;
 use crate::model::spiffe::SpiffeId;
 use crate::proxy::Context;
@@ -85,18 +84,19 @@ async fn handshake(
         if let Some(named) = name.and_then(|name| realm.local_named(&name)) {
             *local = named;
         }
-        hello.into_stream(Arc::clone(&local.server)).await
+        let accept = local.server.accept();
+        let tls = hello.into_stream(accept.config()).await?;
+        let peer = accept.check(tls.get_ref().1)?;
+        Ok((tls, peer))
     };
-    let tls = match timeout(context.options.handshake_timeout, accepting).await {
+    let (tls, peer) = match timeout(context.options.handshake_timeout, accepting).await {
         Ok(result) => result.map_err(failed)?,
         Err(_elapsed) => return Err(Failure::new(Kind::Timeout, Side::Client, Retry::Safe)),
     };
-    let session = tls.get_ref().1;
-    let protocol = tunnels::named(session.alpn_protocol())
+    let protocol = tunnels::named(tls.get_ref().1.alpn_protocol())
         .ok_or_else(|| failed(io::Error::other("the peer does not offer ALPN h2")))?;
-    let peer = session.peer_certificates().and_then(tls::peer_identity);
-    let peer = peer.ok_or_else(|| Failure::new(Kind::Identity, Side::Client, Retry::Never))?;
-    Ok((tls, protocol, peer))
+    context.telemetry.handshake_done(Role::Server, peer.resumed);
+    Ok((tls, protocol, peer.id))
 }
 
 /// Reports a peer that was refused.
