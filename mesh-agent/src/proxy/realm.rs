@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use mesh_common::record::Record;
@@ -20,12 +20,14 @@ use crate::identity::{Identity, tls};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
+use crate::proxy::breaker::Breaker;
+use crate::proxy::inbound::admission::Admission;
 use crate::proxy::{Context, Options};
 use crate::sys::netns::Netns;
 use crate::sys::socket;
 use crate::task::scope::Scope;
 use crate::tunnels;
-use crate::tunnels::pool::Pool;
+use crate::tunnels::pool::{Key, Pool};
 
 /// A workload of this node.
 pub struct Local {
@@ -47,8 +49,12 @@ pub struct Realm {
     pub scope: Scope,
     /// The namespace's cookie.
     pub cookie: u64,
+    /// Which peers may begin a handshake.
+    admission: Mutex<Admission>,
     /// Places for tunnels of peers.
     pub tunnels: Arc<Semaphore>,
+    /// Peers that could not be reached.
+    breaker: Mutex<Breaker<Key>>,
     /// Tunnels to peers, one pool a data thread.
     pub pools: Vec<Pool>,
     /// `None`: the agent's own namespace.
@@ -127,6 +133,8 @@ impl Realm {
         let pool = || Pool::new(context.options.tunnels, scope.clone(), context.telemetry.clone());
         Ok(Self {
             cookie,
+            admission: Mutex::new(Admission::new(context.options.handshakes)),
+            breaker: Mutex::new(Breaker::new(context.options.breaker)),
             tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
             scope: scope.clone(),
@@ -138,6 +146,16 @@ impl Realm {
     /// The namespace; `None` is the agent's own.
     pub const fn netns(&self) -> Option<&Arc<Netns>> {
         self.netns.as_ref()
+    }
+
+    /// Which peers may begin a handshake. To be held for one call.
+    pub fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Peers that could not be reached. To be held for one call.
+    pub fn breaker(&self) -> MutexGuard<'_, Breaker<Key>> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the workloads.

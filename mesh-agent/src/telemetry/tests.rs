@@ -125,6 +125,8 @@ fn the_agents_own_numbers_are_what_was_set() {
     telemetry.policy_closed(4);
     telemetry.handshake_failed(Role::Server, Kind::Tls);
     telemetry.handshake_done(Role::Client, true);
+    telemetry.handshake_refused(Limit::TotalRate);
+    telemetry.dial_held();
     let tunnel = telemetry.tunnel_opened(Protocol::Native);
     drop(telemetry.tunnel_opened(Protocol::Native));
     check(&telemetry, "mesh_snapshot_revision", &[" 7"]);
@@ -142,6 +144,14 @@ fn the_agents_own_numbers_are_what_was_set() {
         r#"{side="server",resumed="true"} 0"#,
     ];
     check(&telemetry, "mesh_handshakes_total", &done);
+    let refused = [
+        r#"{limit="peer_rate"} 0"#,
+        r#"{limit="peer_under_way"} 0"#,
+        r#"{limit="total_rate"} 1"#,
+        r#"{limit="total_under_way"} 0"#,
+    ];
+    check(&telemetry, "mesh_handshakes_refused_total", &refused);
+    check(&telemetry, "mesh_dials_held_total", &[" 1"]);
     check(&telemetry, "mesh_handshakes_failed_total", &[r#"{side="server",reason="tls"} 1"#]);
     check(&telemetry, "mesh_build_info", &[r#"{version="1.2.3"} 1"#]);
     drop(tunnel);

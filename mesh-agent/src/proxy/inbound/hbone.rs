@@ -8,7 +8,7 @@ use mesh_common::HBONE_PORT;
 use rustls::server::Acceptor;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -17,6 +17,7 @@ use crate::identity::verify::peer_error;
 use crate::model::spiffe::SpiffeId;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
+use crate::proxy::inbound::admission::Place;
 use crate::proxy::inbound::last_hop::{self, Inbound};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::server_name;
@@ -27,6 +28,11 @@ use crate::tunnels;
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
+    let Some(place) = admit(&context, &realm, client) else {
+        // A reset leaves nothing behind here; an orderly end would, for a minute.
+        let _closed_anyway: io::Result<()> = socket::reset_on_close(&stream);
+        return;
+    };
     // The address that was dialed says whose certificate is expected, unless several share it.
     let address = stream.local_addr().map(|address| address.ip().to_canonical());
     let local = address.ok().and_then(|address| realm.local_of_address(address));
@@ -34,13 +40,16 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
         tracing::debug!(%client, "a peer asked for an address that no workload here has");
         return;
     };
-    let Ok(_place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
-        tracing::warn!(%client, workload = %local.workload.name,
-            "a peer's tunnel is refused: the workload has as many as it may");
-        return;
-    };
-    match handshake(&context, &realm, &mut local, stream).await {
+    let handshake = handshake(&context, &realm, &mut local, stream).await;
+    drop(place);
+    match handshake {
         Ok((tls, protocol, peer)) => {
+            // Not before: who has no certificate takes no place from those who have.
+            let Ok(_place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
+                tracing::warn!(%client, workload = %local.workload.name,
+                    "a peer's tunnel is refused: the workload has as many as it may");
+                return;
+            };
             let counted = context.telemetry.tunnel_opened(protocol);
             let options = context.options.tunnels;
             let served =
@@ -60,6 +69,31 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
             drop(counted);
         }
         Err(failure) => refused(&context, &local, client, failure),
+    }
+}
+
+/// A handshake's place, until it is dropped.
+struct UnderWay<'a>(&'a Realm, Place);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.admission().finished(self.1);
+    }
+}
+
+/// Whether a peer may begin a handshake. One that may not is counted, and mentioned now and then.
+fn admit<'a>(context: &Context, realm: &'a Realm, client: SocketAddr) -> Option<UnderWay<'a>> {
+    let admitted = realm.admission().admit(client.ip(), Instant::now());
+    match admitted {
+        Ok(place) => Some(UnderWay(realm, place)),
+        Err(refused) => {
+            context.telemetry.handshake_refused(refused.limit);
+            if let Some(count) = refused.mention {
+                tracing::warn!(client = %client.ip(), limit = refused.limit.as_str(), count,
+                    "a peer's handshakes are refused: there are too many");
+            }
+            None
+        }
     }
 }
 
