@@ -1,14 +1,15 @@
 //! Who may talk to whom, asked by a second implementation of HBONE.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use http::Request;
 use mesh_tests::agent::Agent;
-use mesh_tests::apps::{Client, Server};
+use mesh_tests::apps::{Client, Outcome, Server};
 use mesh_tests::cgroup;
 use mesh_tests::expect::eventually;
+use mesh_tests::mesh::Mesh;
 use mesh_tests::pair::{ECHO, PORT, Pair, spiffe};
 use mesh_tests::peers::{
     Behavior, Caller, HBONE_PORT, Impostor, Said, connect, names, server_config,
@@ -137,6 +138,66 @@ fn strangers_are_refused_with_a_reason() {
     assert_eq!(server.served().unwrap().received, 5);
 }
 
+/// Waits until `agent` has taken over what `change` writes.
+fn reconfigured(agent: &Agent, change: impl FnOnce()) {
+    let revision = || agent.metrics().unwrap().sum("mesh_applied_revision", &[]);
+    let before = revision();
+    change();
+    eventually("a newer revision", DEADLINE, || (revision() > before).then_some(())).unwrap();
+}
+
+#[test]
+fn a_callers_second_tunnel_is_resumed_and_checked_like_the_first() {
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.b, &[]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
+    for resumed in [false, true, true] {
+        let said = call(&pair, &caller, usual(&pair)).unwrap();
+        assert_eq!((said.status, said.tls.resumed), (200, resumed));
+        assert_eq!(said.tls.group, Some(NamedGroup::X25519MLKEM768));
+        assert!(names(&said.server, &spiffe("echo")));
+    }
+    for line in lines(&agent, 3) {
+        assert_eq!(line["source_principal"], spiffe("client"));
+    }
+    let done = |resumed| {
+        let labels = [("side", "server"), ("resumed", resumed)];
+        agent.metrics().unwrap().sum("mesh_handshakes_total", &labels).to_string()
+    };
+    assert_eq!([done("false"), done("true")], ["1", "2"]);
+
+    // The caller still has a session, and its identity is on its node no more.
+    reconfigured(&agent, || {
+        let yaml = pair.mesh().yaml();
+        let yaml = yaml.replace("serviceAccount: client", "serviceAccount: someone");
+        pair.config.write(&Mesh::new("demo").raw(yaml)).unwrap();
+    });
+    let refused = call(&pair, &caller, usual(&pair)).unwrap_err();
+    let line = &lines(&agent, 4)[3];
+    let cause = line["connection_termination_details"].as_str().unwrap_or_default();
+    assert!(cause.contains("is not scheduled on node"), "{refused:#}: {line}");
+    assert_eq!((&line["failure"], &line["failure_side"]), (&"identity".into(), &"client".into()));
+    assert_eq!(handshakes_failed(&agent, "server", "identity").to_string(), "1");
+}
+
+#[test]
+fn an_agents_second_tunnel_is_resumed_and_checked_like_the_first() {
+    // One data thread: each has tunnels of its own.
+    let fake = Fake::start(&["--threads", "1"]);
+    let good = Fake::good(&fake.pair);
+    fake.check(Arc::clone(&good), Behavior::GoAway, ("protocol", "safe", ""));
+    let resumed = || fake.server.tunnels().iter().map(|it| it.resumed).collect::<Vec<_>>();
+    assert_eq!(resumed(), [false, true]);
+    reconfigured(&fake.agent, || {
+        let yaml = fake.pair.mesh().yaml().replace(fake.pair.b.name(), "elsewhere");
+        fake.pair.config.write(&Mesh::new("demo").raw(yaml)).unwrap();
+    });
+    fake.check(good, Behavior::Echo, ("identity", "never", "is not scheduled on node"));
+    assert_eq!(resumed().len(), 2, "it has not got so far");
+    assert_eq!(handshakes_failed(&fake.agent, "client", "identity").to_string(), "1");
+}
+
 #[test]
 fn requests_for_other_places_are_refused() {
     let pair = Pair::new().unwrap();
@@ -217,16 +278,32 @@ impl Fake {
         server_config(&echo, &root(pair), &[b"h2"]).unwrap()
     }
 
+    /// What an application sees and the access log says of its connection, once the agent tries
+    /// again: it leaves a peer that has just failed alone.
+    fn try_again(&self) -> (Outcome, Value) {
+        let to = Client::to(ECHO).arg("--send").arg("hello");
+        eventually("a connection that is not held", DEADLINE, || {
+            let (before, held) = (self.agent.access_log().unwrap().len(), self.held());
+            let seen = to.run(&self.pair.client).unwrap();
+            let line = lines(&self.agent, before + 1)[before].clone();
+            (self.held().to_bits() == held.to_bits()).then_some((seen, line))
+        })
+        .unwrap()
+    }
+
+    /// Connections that have failed at once.
+    fn held(&self) -> f64 {
+        self.agent.metrics().unwrap().sum("mesh_dials_held_total", &[])
+    }
+
     /// The application sees a reset, and the access log as its last line what is expected.
     #[track_caller]
     fn check(&self, config: Arc<ServerConfig>, behavior: Behavior, expect: (&str, &str, &str)) {
         self.server.change(config, behavior);
-        let before = self.agent.access_log().unwrap().len();
-        let seen = Client::to(ECHO).arg("--send").arg("hello").run(&self.pair.client).unwrap();
+        let (seen, line) = self.try_again();
         // It may be told while it connects, or later.
         let error = seen.totals.errors.into_keys().next().unwrap_or_default();
         assert!(error.ends_with(" ECONNRESET"), "{error}");
-        let line = &lines(&self.agent, before + 1)[before];
         let (failure, retry, reason) = expect;
         assert_eq!((&line["failure"], &line["retry"]), (&failure.into(), &retry.into()), "{line}");
         assert_eq!(line["failure_side"], "upstream");
@@ -237,10 +314,8 @@ impl Fake {
     #[track_caller]
     fn works(&self) {
         self.server.change(Self::good(&self.pair), Behavior::Echo);
-        let before = self.agent.access_log().unwrap().len();
-        let seen = Client::to(ECHO).arg("--send").arg("hello").run(&self.pair.client).unwrap();
+        let (seen, _line) = self.try_again();
         assert_eq!(seen.totals.errors.into_keys().collect::<Vec<_>>(), Vec::<String>::new());
-        lines(&self.agent, before + 1);
     }
 }
 
@@ -277,6 +352,57 @@ fn a_destination_that_is_someone_else_is_refused() {
     let streams = fake.server.tunnels().iter().map(|tunnel| tunnel.streams.len()).sum::<usize>();
     assert_eq!(streams, 0, "no stream reached any of them");
     fake.works();
+}
+
+#[test]
+fn a_destination_that_refuses_is_not_asked_by_each_connection() {
+    let fake = Fake::start(&[]);
+    let node = fake.pair.authority.steal(fake.pair.b.name()).unwrap();
+    let other = node.leaf(&spiffe("client")).unwrap();
+    let wrong = server_config(&other, &root(&fake.pair), &[b"h2"]).unwrap();
+    fake.server.change(wrong, Behavior::Echo);
+    let to = Client::to(ECHO).arg("--send").arg("hello").times(50, 50);
+    assert_eq!(to.run(&fake.pair.client).unwrap().totals.failed, 50);
+    for line in lines(&fake.agent, 50) {
+        assert_eq!((&line["failure"], &line["retry"]), (&"identity".into(), &"never".into()));
+        let cause = line["upstream_transport_failure_reason"].as_str().unwrap_or_default();
+        assert!(cause.contains("expected spiffe://demo.example/ns/demo/sa/echo"), "{line}");
+    }
+    let asked = handshakes_failed(&fake.agent, "client", "identity");
+    assert_eq!((asked + fake.held()).to_string(), "50");
+    assert!(asked < 20.0, "{asked}");
+    fake.works();
+}
+
+#[test]
+fn a_peer_that_floods_is_cut_off_and_another_gets_in() {
+    let pair = Pair::new().unwrap();
+    let other = pair.a.pod("other").unwrap();
+    let agent = pair.agent(&pair.b, &[]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
+    assert_eq!(call(&pair, &caller, usual(&pair)).unwrap().status, 200);
+    // Whoever says nothing keeps its place until a deadline.
+    let to = SocketAddr::new(pair.echo.v4().into(), HBONE_PORT);
+    let knock = || TcpStream::connect(to).unwrap();
+    let silent: Vec<_> = other.netns().run(|| (0..400).map(|_| knock()).collect()).unwrap();
+    let refused = |limit| {
+        let metrics = agent.metrics().unwrap();
+        metrics.sum("mesh_handshakes_refused_total", &[("limit", limit)])
+    };
+    let peer = || refused("peer_rate") + refused("peer_under_way");
+    eventually("most of them to be refused", DEADLINE, || (peer() >= 200.0).then_some(())).unwrap();
+    assert_eq!((refused("total_rate") + refused("total_under_way")).to_string(), "0");
+    let stranger = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
+    let own = stranger.call(other.netns(), to.ip(), usual(&pair), b"hello");
+    assert!(own.is_err(), "it has no place left");
+    assert_eq!(call(&pair, &caller, usual(&pair)).unwrap().status, 200);
+    let mentioned = agent.log().matches("handshakes are refused").count();
+    assert!((1..10).contains(&mentioned), "{mentioned}");
+    // Places are given back.
+    drop(silent);
+    let again = || stranger.call(other.netns(), to.ip(), usual(&pair), b"hello").ok();
+    assert_eq!(eventually("a place", DEADLINE, again).unwrap().status, 200);
 }
 
 #[test]

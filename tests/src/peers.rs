@@ -17,8 +17,8 @@ use rustls::crypto::{
 };
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, NamedGroup, ProtocolVersion, RootCertStore, ServerConfig,
-    SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, ProtocolVersion, RootCertStore,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -63,6 +63,8 @@ pub struct Negotiated {
     pub group: Option<NamedGroup>,
     /// The protocol inside.
     pub alpn: Option<Vec<u8>>,
+    /// Whether a session of an earlier call went on.
+    pub resumed: bool,
 }
 
 impl Caller {
@@ -131,6 +133,7 @@ impl Caller {
                 suite: format!("{:?}", session.negotiated_cipher_suite().map(|it| it.suite())),
                 group: session.negotiated_key_exchange_group().map(<dyn SupportedKxGroup>::name),
                 alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+                resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
             };
             let server = session.peer_certificates().and_then(<[_]>::first);
             let server = server.context("a server without a certificate")?.clone().into_owned();
@@ -189,6 +192,8 @@ pub enum Behavior {
 pub struct Tunnel {
     /// The client's own certificate.
     pub client: CertificateDer<'static>,
+    /// The client has resumed the session of an earlier tunnel.
+    pub resumed: bool,
     /// `:authority` and `forwarded` of each stream.
     pub streams: Vec<(String, Option<String>)>,
 }
@@ -299,12 +304,14 @@ async fn serve(stream: tokio::net::TcpStream, shared: Arc<Shared>) -> Result<()>
         while tls.read(&mut [0; 1024]).await? > 0 {}
         return Ok(());
     }
-    let client = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let session = tls.get_ref().1;
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    let client = session.peer_certificates().and_then(<[_]>::first);
     let client = client.context("a client without a certificate")?.clone().into_owned();
     let mut connection = h2::server::handshake(tls).await?;
     let index = {
         let mut tunnels = lock(&shared.tunnels);
-        tunnels.push(Tunnel { client, streams: Vec::new() });
+        tunnels.push(Tunnel { client, resumed, streams: Vec::new() });
         tunnels.len() - 1
     };
     if behavior == Behavior::GoAway {

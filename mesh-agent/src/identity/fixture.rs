@@ -1,6 +1,7 @@
 //! Meshes for tests: roots, nodes' authorities and handshakes in memory.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use rustls_pki_types::ServerName;
 use crate::identity::files::{self, Files};
 use crate::identity::local_ca::Authority;
 use crate::identity::root::{self, Pems, Root};
-use crate::identity::tls;
+use crate::identity::tls::{Bounds, Clients, Server, Target};
 use crate::identity::verify::{PeerError, classify};
 use crate::identity::{Identities, Identity, Options, Placement};
 use crate::model::spiffe::SpiffeId;
@@ -24,14 +25,33 @@ pub(crate) const DAY: Duration = Duration::from_hours(24);
 /// A protocol to be negotiated.
 pub(crate) const ALPN: &[u8] = b"h2";
 
+/// How many sessions are kept.
+pub(crate) const BOUNDS: Bounds = Bounds { targets: 4, tickets: 3, sessions: 8 };
+
 /// A client that offers [`ALPN`].
-pub(crate) fn client_config(client: &Arc<Identity>, expected: Vec<SpiffeId>) -> Arc<ClientConfig> {
-    tls::client_config(client, expected, vec![ALPN.to_vec()])
+pub(crate) fn clients(client: &Arc<Identity>) -> Clients {
+    Clients::new(Arc::clone(client), vec![ALPN.to_vec()], BOUNDS)
+}
+
+/// Whoever of `expected` is there.
+pub(crate) fn target(expected: Vec<SpiffeId>) -> Target {
+    let peer = SocketAddr::from(([192, 0, 2, 1], 15008));
+    Target { peer, expected, name: ServerName::from(peer.ip()) }
 }
 
 /// A server that takes [`ALPN`].
-pub(crate) fn server_config(server: &Arc<Identity>) -> Arc<ServerConfig> {
-    tls::server_config(server, vec![ALPN.to_vec()])
+pub(crate) fn server(server: &Arc<Identity>) -> Server {
+    Server::new(Arc::clone(server), vec![ALPN.to_vec()], BOUNDS)
+}
+
+/// For one handshake of a client that has never made one.
+pub(crate) fn client_config(client: &Arc<Identity>, expected: Vec<SpiffeId>) -> Arc<ClientConfig> {
+    clients(client).dial(&target(expected)).config()
+}
+
+/// For one handshake of a server that has never made one.
+pub(crate) fn server_config(identity: &Arc<Identity>) -> Arc<ServerConfig> {
+    server(identity).accept().config()
 }
 
 pub(crate) fn id(account: &str) -> SpiffeId {

@@ -1,9 +1,9 @@
 //! Who this node's workloads are: a certificate for each SPIFFE ID, and TLS made of it.
 //!
 //! [`Identities`] is the handle: [`Identities::ensure`] gives an [`Identity`], and
-//! [`client_config`](tls::client_config) and [`server_config`](tls::server_config) make TLS
-//! configurations that read it at each handshake. The task [`Identities::rotate`] renews the
-//! certificates and adopts changes of the authority's directory. Nothing else writes them.
+//! [`Clients`](tls::Clients) and [`Server`](tls::Server) are TLS with it, at each handshake with the
+//! certificate of that moment. The task [`Identities::rotate`] renews the certificates and adopts
+//! changes of the authority's directory. Nothing else writes them.
 //!
 //! Private keys are made here and never leave; nothing in this module prints one.
 
@@ -15,12 +15,15 @@ pub(crate) mod root;
 pub mod local_ca;
 mod trust;
 pub mod verify;
+mod sessions;
 pub mod tls;
 mod rotate;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod resumption_tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -201,11 +204,6 @@ impl Identity {
     /// The SPIFFE ID.
     pub fn id(&self) -> &SpiffeId {
         &self.id
-    }
-
-    /// The certificate and key of this moment.
-    pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
-        Arc::clone(&self.current.load().key)
     }
 
     /// What an operator may know about it.

@@ -164,7 +164,8 @@ mod tests {
 
     use super::*;
     use crate::identity::fixture::{
-        HOUR, Mesh, client_config, handshake, id, open, server_config, write,
+        HOUR, Mesh, client_config, clients, handshake, id, open, server, server_config, target,
+        write,
     };
     use crate::identity::verify::PeerError;
     use crate::model::spiffe::SpiffeId;
@@ -201,9 +202,10 @@ mod tests {
         let node = Mesh::new("cluster.local").node("node-a");
         let (a, b) = (node.ensure(&id("a")).unwrap(), node.ensure(&id("b")).unwrap());
         // Made once, before the renewal.
-        let (client, server) = (client_config(&a, vec![id("b")]), server_config(&b));
+        let (client, server) = (clients(&a), server(&b));
         let serials = || {
-            let done = handshake(Arc::clone(&client), Arc::clone(&server));
+            let dial = client.dial(&target(vec![id("b")]));
+            let done = handshake(dial.config(), server.accept().config());
             let serial = |certs: Option<&[rustls_pki_types::CertificateDer<'_>]>| {
                 cert::Facts::read(&certs.unwrap()[0]).unwrap().serial
             };

@@ -47,7 +47,7 @@ pub(crate) struct Trust {
 ///
 /// A root that names a trust domain vouches for that one alone, except that ours, and those that
 /// name none, vouch for the aliases too.
-struct Bundle {
+pub(crate) struct Bundle {
     ours: Anchors,
     aliases: HashMap<String, Anchors>,
 }
@@ -85,6 +85,11 @@ impl Trust {
     pub(crate) fn anchors(&self, domain: &str) -> Anchors {
         let bundle = self.bundle.load();
         bundle.aliases.get(domain).unwrap_or(&bundle.ours).clone()
+    }
+
+    /// The roots of this moment, to be compared with those of another.
+    pub(crate) fn bundle(&self) -> Arc<Bundle> {
+        self.bundle.load_full()
     }
 
     /// Whether identities of `domain` may talk to us.

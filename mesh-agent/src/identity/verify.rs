@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -168,6 +169,15 @@ impl Trust {
         })?;
         let id = id.ok_or(PeerError::NoSpiffeId)?;
         Ok(Peer { id, signed_by: facts.issuer_node })
+    }
+
+    /// Whether a peer that was verified with these certificates would still be, as far as time and
+    /// placement go. It is not verified by that: it says whether trying is worth while.
+    pub(crate) fn still_stands(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> bool {
+        let Some(Ok(facts)) = chain.first().map(Facts::read) else { return false };
+        let Some(id) = facts.spiffe_id() else { return false };
+        let valid = facts.not_before <= now && now <= facts.not_after;
+        valid && Peer { id, signed_by: facts.issuer_node }.check_node(self).is_ok()
     }
 }
 

@@ -203,8 +203,8 @@ impl Pods {
         // From here on it is known whose sockets these are.
         set.waiting.insert(workload.name.clone(), enrolled);
         let identity = self.identities.ensure(&workload.identity).map_err(io::Error::other)?;
-        let tunnels = &self.context.options.tunnels;
-        let local = Local::new(Arc::clone(workload), identity, located.source, tunnels);
+        let options = &self.context.options;
+        let local = Local::new(Arc::clone(workload), identity, located.source, options);
         let local = Arc::new(local);
         let realm = match located.netns {
             None => self.host(set)?,

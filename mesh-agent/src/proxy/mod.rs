@@ -4,6 +4,7 @@
 //! peers' agents bring for one. A connection loads the snapshot once and decides with it alone.
 
 pub mod accept;
+pub mod breaker;
 pub mod conn;
 pub mod realm;
 pub mod server_name;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::datapath::Kernel;
+use crate::identity::tls;
+use crate::proxy::inbound::admission;
 use crate::proxy::realm::Locals;
 use crate::store::Reader;
 use crate::task::worker::Runtimes;
@@ -44,12 +47,18 @@ pub struct Context {
 pub struct Options {
     /// Tunnels.
     pub tunnels: tunnels::Options,
+    /// TLS sessions that may be resumed.
+    pub sessions: tls::Bounds,
     /// How long a TCP connection may take to be made.
     pub connect_timeout: Duration,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
     /// Connections that may wait to be accepted.
     pub backlog: i32,
+    /// Peers that could not be reached.
+    pub breaker: breaker::Options,
+    /// Handshakes of peers.
+    pub handshakes: admission::Options,
     /// Tunnels of peers that one workload takes at once; further ones are closed.
     pub max_tunnels: usize,
     /// After how much silence a tunnel's TCP connection is probed, and how often.

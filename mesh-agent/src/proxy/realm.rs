@@ -6,12 +6,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use mesh_common::record::Record;
 use mesh_common::source::SourceKey;
-use rustls::ServerConfig;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
@@ -22,12 +21,14 @@ use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 use crate::native::lanes::Lanes;
-use crate::proxy::Context;
+use crate::proxy::breaker::Breaker;
+use crate::proxy::inbound::admission::Admission;
+use crate::proxy::{Context, Options};
 use crate::sys::netns::Netns;
 use crate::sys::socket;
 use crate::task::scope::Scope;
 use crate::tunnels;
-use crate::tunnels::pool::Pool;
+use crate::tunnels::pool::{Key, Pool};
 
 /// A workload of this node.
 pub struct Local {
@@ -37,8 +38,10 @@ pub struct Local {
     pub identity: Arc<Identity>,
     /// How the kernel recognizes its sockets.
     pub source: SourceKey,
+    /// TLS towards peers that it connects to.
+    pub clients: Arc<tls::Clients>,
     /// TLS towards peers that connect to it.
-    pub server: Arc<ServerConfig>,
+    pub server: Arc<tls::Server>,
 }
 
 /// A namespace and its workloads.
@@ -47,10 +50,14 @@ pub struct Realm {
     pub scope: Scope,
     /// The namespace's cookie.
     pub cookie: u64,
+    /// Which peers may begin a handshake.
+    admission: Mutex<Admission>,
     /// Places for tunnels of peers.
     pub tunnels: Arc<Semaphore>,
     /// The tunnels of peers that have streams which may be continued on another.
     pub lanes: Lanes,
+    /// Peers that could not be reached.
+    breaker: Mutex<Breaker<Key>>,
     /// Tunnels to peers, one pool a data thread.
     pub pools: Vec<Pool>,
     /// `None`: the agent's own namespace.
@@ -96,17 +103,25 @@ impl Local {
         workload: Arc<Workload>,
         identity: Arc<Identity>,
         source: SourceKey,
-        tunnels: &tunnels::Options,
+        options: &Options,
     ) -> Self {
-        let server = tls::server_config(&identity, tunnels::offered(tunnels));
-        Self { workload, identity, source, server }
+        let (alpn, bounds) = (tunnels::offered(&options.tunnels), options.sessions);
+        let clients = tls::Clients::new(Arc::clone(&identity), alpn.clone(), bounds);
+        let server = tls::Server::new(Arc::clone(&identity), alpn, bounds);
+        let (clients, server) = (Arc::new(clients), Arc::new(server));
+        Self { workload, identity, source, clients, server }
     }
 
     /// The same of which something else has changed than its identity.
     #[must_use]
     pub fn changed(&self, workload: Arc<Workload>) -> Self {
-        let (identity, server) = (Arc::clone(&self.identity), Arc::clone(&self.server));
-        Self { workload, identity, source: self.source, server }
+        Self {
+            workload,
+            identity: Arc::clone(&self.identity),
+            source: self.source,
+            clients: Arc::clone(&self.clients),
+            server: Arc::clone(&self.server),
+        }
     }
 }
 
@@ -121,6 +136,8 @@ impl Realm {
         let pool = || Pool::new(context.options.tunnels, scope.clone(), context.telemetry.clone());
         Ok(Self {
             cookie,
+            admission: Mutex::new(Admission::new(context.options.handshakes)),
+            breaker: Mutex::new(Breaker::new(context.options.breaker)),
             tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),
             lanes: Lanes::default(),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
@@ -133,6 +150,16 @@ impl Realm {
     /// The namespace; `None` is the agent's own.
     pub const fn netns(&self) -> Option<&Arc<Netns>> {
         self.netns.as_ref()
+    }
+
+    /// Which peers may begin a handshake. To be held for one call.
+    pub fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Peers that could not be reached. To be held for one call.
+    pub fn breaker(&self) -> MutexGuard<'_, Breaker<Key>> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the workloads.

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use mesh_common::HBONE_PORT;
+use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -79,19 +81,75 @@ pub async fn reach(
         .pools
         .get(from.worker)
         .ok_or_else(|| Failure::new(Kind::Internal, Side::Mesh, Retry::Safe))?;
-    let refusal = Refusal::default();
-    let dial = || Box::pin(dial(context, from, &key, Arc::clone(&refusal)));
+    let attempt = Attempt::default();
+    let dial = || Box::pin(dial(context, from, &key, &attempt));
     // A tunnel is rarely opened: its state is not carried by every connection's task.
-    match Box::pin(pool.stream(&key, &open, from.hostname, dial)).await {
-        Ok((stream, lease)) => Ok(Upstream::Mesh(stream, lease)),
-        Err(error) => match refusal.get() {
-            Some(peer) => {
+    let reached = Box::pin(pool.stream(&key, &open, from.hostname, dial)).await;
+    attempt.over(context, from.realm, &key, reached)
+}
+
+/// What one connection's dials have come to: none in most cases, and two at most.
+#[derive(Default)]
+struct Attempt {
+    /// The peer was dialed.
+    dialed: AtomicBool,
+    /// Why it was not: it has just failed.
+    held: OnceLock<Failure>,
+    /// Why the peer has refused us.
+    refusal: Refusal,
+}
+
+impl Attempt {
+    /// Remembers whether the peer could be reached, if that was tried.
+    fn over(
+        self,
+        context: &Context,
+        realm: &Realm,
+        key: &Key,
+        reached: Result<(Stream, Lease), tunnels::Error>,
+    ) -> Result<Upstream, Failure> {
+        let dialed = self.dialed.load(Ordering::Relaxed);
+        let error = match reached {
+            Ok((stream, lease)) => {
+                if dialed {
+                    realm.breaker().forget(key);
+                }
+                return Ok(Upstream::Mesh(stream, lease));
+            }
+            Err(error) => error,
+        };
+        let is_costly = is_costly(&error);
+        let failure = match (self.refusal.get(), self.held.into_inner()) {
+            (Some(peer), _) => {
                 context.telemetry.handshake_failed(Role::Client, Kind::Identity);
                 let peer = peer.clone();
-                Err(Failure::because(Kind::Identity, Side::Upstream, Retry::Never, peer))
+                Failure::because(Kind::Identity, Side::Upstream, Retry::Never, peer)
             }
-            None => Err(classify(error)),
-        },
+            (None, Some(failure)) => {
+                context.telemetry.dial_held();
+                failure
+            }
+            (None, None) => classify(error),
+        };
+        if dialed && is_costly {
+            realm.breaker().failed(key, failure.again(), Instant::now(), rand::random());
+        } else if dialed {
+            realm.breaker().forget(key);
+        }
+        Err(failure)
+    }
+}
+
+/// Whether a peer that was dialed in vain is left alone for a while: a handshake was made or begun,
+/// or time was lost. Where nobody listens, asking costs a packet.
+fn is_costly(error: &tunnels::Error) -> bool {
+    match error {
+        tunnels::Error::Connect(error) => error.kind() != io::ErrorKind::ConnectionRefused,
+        tunnels::Error::Refused(_) => false,
+        tunnels::Error::H2(_)
+        | tunnels::Error::Native(_)
+        | tunnels::Error::Timeout
+        | tunnels::Error::Tls(_) => true,
     }
 }
 
@@ -105,7 +163,9 @@ pub async fn lane(
 ) -> Option<native::tunnel::Lease> {
     let key = key(from, endpoint);
     let pool = from.realm.pools.get(from.worker)?;
-    let dial = || dial(context, from, &key, Refusal::default());
+    // Where it fails the stream stays where it is: nobody waits for the peer, nobody is told.
+    let attempt = Attempt::default();
+    let dial = || dial(context, from, &key, &attempt);
     pool.lane(&key, of, dial).await
 }
 
@@ -131,36 +191,57 @@ async fn plain(
     }
 }
 
-/// Connects to a peer's agent, and makes sure that it is the destination's identity. That it
-/// refuses ours turns out later, and is left in `refusal`.
+/// Connects to a peer's agent, unless that has just failed, and makes sure that it is the
+/// destination's identity. That it refuses ours turns out later. What else is to be known is left
+/// in `attempt`.
 async fn dial(
     context: &Context,
     from: Reach<'_>,
     key: &Key,
-    refusal: Refusal,
+    attempt: &Attempt,
 ) -> Result<(Tls, Protocol), tunnels::Error> {
+    // A connection that may dial may do so on a second tunnel too.
+    if !attempt.dialed.load(Ordering::Relaxed) {
+        let held = from.realm.breaker().held(key, Instant::now());
+        if let Some(failure) = held {
+            // It is not asked again: what is returned here ends the attempt.
+            let _second: Result<(), Failure> = attempt.held.set(failure);
+            return Err(tunnels::Error::Timeout);
+        }
+        attempt.dialed.store(true, Ordering::Relaxed);
+    }
     let stream = plain(context, from.realm, key.peer).await?;
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(tunnels::Error::Connect)?;
-    let expected = vec![key.destination.clone()];
-    let offered = tunnels::offered(&context.options.tunnels);
-    let config = tls::client_config(&from.local.identity, expected, offered);
     // The peer chooses its certificate by the address; a name is sent only where that is not
     // enough, because anyone on the way can read it.
     let name = key.workload.as_ref().and_then(server_name::of);
     let name = name.unwrap_or_else(|| ServerName::from(key.peer.ip()));
+    let target = tls::Target { peer: key.peer, expected: vec![key.destination.clone()], name };
+    let dial = from.local.clients.dial(&target);
     let stream = Ahead::new(stream);
-    let handshake = TlsConnector::from(config).connect(name, stream);
+    let handshake = TlsConnector::from(dial.config()).connect(dial.name(), stream);
     let error = match timeout(context.options.handshake_timeout, handshake).await {
-        Ok(Ok(tls)) => match tunnels::named(tls.get_ref().1.alpn_protocol()) {
-            Some(protocol) => return Ok((Watched::new(tls, refusal), protocol)),
-            None => tunnels::Error::Tls(io::Error::other("the peer does not offer ALPN h2")),
+        Ok(Ok(tls)) => match met(&dial, tls.get_ref().1) {
+            Ok((peer, protocol)) => {
+                context.telemetry.handshake_done(Role::Client, peer.resumed);
+                return Ok((Watched::new(tls, Arc::clone(&attempt.refusal)), protocol));
+            }
+            Err(error) => tunnels::Error::Tls(error),
         },
         Ok(Err(error)) => tunnels::Error::Tls(error),
         Err(_elapsed) => tunnels::Error::Timeout,
     };
     context.telemetry.handshake_failed(Role::Client, kind(&error).0);
     Err(error)
+}
+
+/// Who is there, and what is spoken with it.
+fn met(dial: &tls::Dial, session: &ClientConnection) -> io::Result<(tls::Met, Protocol)> {
+    let peer = dial.check(session)?;
+    let protocol = tunnels::named(session.alpn_protocol());
+    let protocol = protocol.ok_or_else(|| io::Error::other("the peer does not offer ALPN h2"))?;
+    Ok((peer, protocol))
 }
 
 /// A [`Failure`] of the upstream's side. What is wrong with an identity is said in our words:

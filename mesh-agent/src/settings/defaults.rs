@@ -3,6 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::proxy::breaker;
+use crate::proxy::inbound::admission::{self, Rate};
+
 /// Where the authority's files are (`--ca`).
 pub const CA_DIRECTORY: &str = "/etc/mesh/ca";
 
@@ -94,6 +97,46 @@ pub const LISTENER_BACKLOG: i32 = 4096;
 /// Tunnels of peers that one workload takes. 100 nodes with 8 threads each; beyond, a peer is told
 /// to try later by a closed connection.
 pub const MAX_TUNNELS: usize = 1024;
+
+/// Handshakes that peers may begin with the workloads of one namespace. A full one takes 0.3 ms of
+/// a processor here (docs/performance.md):
+///
+/// - In all, 1,000 a second are 0.3 of a processor, and the burst of 2,000 is 0.6 s of one. When an
+///   agent is restarted, 100 nodes with 8 threads come back with 800 tunnels at once.
+/// - From one address, 100 a second are 0.03 of a processor, and the burst of 200 is 60 ms. A pod
+///   opens a tunnel a thread; a host's address stands for all of its units.
+/// - Under way, as many as there may be tunnels, and of one address an eighth: who says nothing
+///   keeps a place for [`HANDSHAKE_TIMEOUT`], and fills an eighth at most. 16 units × 8 threads.
+/// - 4,096 addresses × 100 bytes = 400 KiB a namespace, at worst.
+pub const HANDSHAKES: admission::Options = admission::Options {
+    total: Rate { per_second: 1_000, burst: 2_000 },
+    per_peer: Rate { per_second: 100, burst: 200 },
+    under_way: MAX_TUNNELS,
+    under_way_per_peer: MAX_TUNNELS / 8,
+    peers: 4096,
+};
+
+/// How long a peer is left alone that could not be reached, after the first failure and after
+/// many: at least half of it, by chance. A second at most, so that a peer that is back is found
+/// soon; one that refuses costs both sides two handshakes a second at worst, a namespace and
+/// identity. 1,024 peers × 300 bytes = 300 KiB a namespace, at worst.
+pub const BREAKER: breaker::Options = breaker::Options {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(1),
+    peers: 1024,
+};
+
+/// TLS sessions that one workload's agent keeps for peers to resume. A session is 2.5 KiB: the
+/// client's two certificates twice, in it and beside it. 2,048 × 2.5 KiB = 5 MiB a workload, at
+/// worst: both tickets of every tunnel that it takes.
+pub const SESSIONS: usize = 2 * MAX_TUNNELS;
+
+/// Peers with whose sessions a workload's agent keeps as their client.
+pub const SESSION_TARGETS: usize = 256;
+
+/// Sessions with one of them: one for each of 8 data threads. 256 × 8 × 2.5 KiB = 5 MiB a workload,
+/// at worst.
+pub const SESSION_TICKETS: usize = 8;
 
 /// After how much silence a tunnel's TCP connection is probed, and how often, nine times at most
 /// (ztunnel's values).

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::args::{RunArgs, Transport};
+use crate::identity::tls;
 use crate::native::session::Limits;
 use crate::telemetry::{self, Target, log};
 use crate::{datapath, hbone, identity, native, pods, proxy, tunnels};
@@ -149,6 +150,13 @@ impl Settings {
                 hbone,
                 answer_timeout: defaults::ANSWER_TIMEOUT,
             },
+            sessions: tls::Bounds {
+                targets: defaults::SESSION_TARGETS,
+                tickets: defaults::SESSION_TICKETS,
+                sessions: defaults::SESSIONS,
+            },
+            breaker: defaults::BREAKER,
+            handshakes: defaults::HANDSHAKES,
             connect_timeout: defaults::CONNECT_TIMEOUT,
             handshake_timeout: defaults::HANDSHAKE_TIMEOUT,
             backlog: defaults::LISTENER_BACKLOG,
@@ -263,8 +271,10 @@ fn threads(asked: Option<NonZeroUsize>) -> Result<NonZeroUsize, Error> {
 #[cfg(test)]
 mod tests {
     use clap::{Args as _, Command, FromArgMatches as _};
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::proxy::inbound::admission::Admission;
 
     fn parse(flags: &[&str]) -> Result<Settings, String> {
         let command = RunArgs::augment_args(Command::new("run"));
@@ -332,6 +342,17 @@ mod tests {
         refused(&["--access-log", ""], "--access-log");
         refused(&["--admin", "15000"], "--admin");
         refused(&["--log", "a=b=c"], "--log cannot be used");
+    }
+
+    #[test]
+    fn a_hundred_nodes_with_eight_threads_may_come_back_at_once() {
+        let mut admission = Admission::new(parse(&[]).unwrap().proxy().handshakes);
+        let now = Instant::now();
+        for node in 0..100 {
+            for _thread in 0..8 {
+                admission.admit([10, 0, 0, node].into(), now).unwrap();
+            }
+        }
     }
 
     #[test]

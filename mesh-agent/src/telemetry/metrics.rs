@@ -12,7 +12,7 @@ use crate::failure::Kind;
 use crate::task::scope;
 use crate::telemetry::event::Reporter;
 use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
-use crate::telemetry::{Protocol, Role, Shared, Source};
+use crate::telemetry::{Limit, Protocol, Role, Shared, Source};
 
 /// One metric, as operators see it.
 #[derive(Debug)]
@@ -71,8 +71,14 @@ catalog! {
         "Tunnels to and from other agents that are open";
     TUNNELS_OPENED = Counter "mesh_tunnels_opened_total" ["protocol"]
         "Tunnels to and from other agents that were opened";
+    HANDSHAKES = Counter "mesh_handshakes_total" ["side", "resumed"]
+        "Handshakes of tunnels that succeeded";
     HANDSHAKES_FAILED = Counter "mesh_handshakes_failed_total" ["side", "reason"]
         "Handshakes of tunnels that failed";
+    HANDSHAKES_REFUSED = Counter "mesh_handshakes_refused_total" ["limit"]
+        "Connections of peers that were closed before a handshake, because there were too many";
+    DIALS_HELD = Counter "mesh_dials_held_total" []
+        "Connections that failed at once, because their peer had just failed";
     SNAPSHOT_REVISION = Gauge "mesh_snapshot_revision" []
         "Revision of the configuration that is in force in the proxies";
     APPLIED_REVISION = Gauge "mesh_applied_revision" []
@@ -111,6 +117,7 @@ impl Collector for Exposition {
         encode_connections(&mut encoder, &self.0.series.all())?;
         encode_process(&mut encoder, &self.0)?;
         encode_tunnels(&mut encoder, &self.0)?;
+        encode_refused(&mut encoder, &self.0)?;
         for source in self.0.sources().iter() {
             encode_source(&mut encoder, &self.0, source)?;
         }
@@ -178,6 +185,7 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
         (&SERIES_OVERFLOW, shared.series.overflowed()),
         (&TUNNELS_LEASED, shared.tunnels_leased.get()),
         (&POLICY_CLOSED, shared.policy_closed.get()),
+        (&DIALS_HELD, shared.dials_held.get()),
         (&TASK_PANICS, scope::panics()),
     ];
     for (metric, value) in plain {
@@ -201,6 +209,13 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
             sample(&mut family, metric, vec![], &[protocol.as_str()], number.get())?;
         }
     }
+    let mut family = describe(encoder, &HANDSHAKES)?;
+    for role in Role::ALL {
+        let numbers = &shared.handshakes[*role as usize];
+        for (resumed, number) in ["false", "true"].into_iter().zip(numbers) {
+            sample(&mut family, &HANDSHAKES, vec![], &[role.as_str(), resumed], number.get())?;
+        }
+    }
     let mut family = describe(encoder, &HANDSHAKES_FAILED)?;
     for role in Role::ALL {
         for kind in Kind::ALL {
@@ -210,6 +225,15 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
                 sample(&mut family, &HANDSHAKES_FAILED, vec![], &values, count)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Handshakes that peers were not allowed to begin.
+fn encode_refused(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
+    let mut family = describe(encoder, &HANDSHAKES_REFUSED)?;
+    for (limit, number) in Limit::ALL.iter().zip(&shared.handshakes_refused) {
+        sample(&mut family, &HANDSHAKES_REFUSED, vec![], &[limit.as_str()], number.get())?;
     }
     Ok(())
 }

@@ -98,6 +98,19 @@ pub enum Role {
     Server,
 }
 
+/// A limit of handshakes that peers may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// How many of one address begin in a second.
+    PeerRate,
+    /// How many of one address are under way.
+    PeerUnderWay,
+    /// How many begin in a second in all.
+    TotalRate,
+    /// How many are under way in all.
+    TotalUnderWay,
+}
+
 /// What all clones share.
 #[derive(Debug)]
 struct Shared {
@@ -108,8 +121,13 @@ struct Shared {
     open: [Number; Reporter::ALL.len()],
     tunnels_open: [Number; Protocol::ALL.len()],
     tunnels_opened: [Number; Protocol::ALL.len()],
+    /// By [`Role`], and whether a session was resumed.
+    handshakes: [[Number; 2]; Role::ALL.len()],
     /// By [`Role`] and [`Kind`].
     handshakes_failed: [[Number; Kind::ALL.len()]; Role::ALL.len()],
+    /// By [`Limit`].
+    handshakes_refused: [Number; Limit::ALL.len()],
+    dials_held: Number,
     snapshot_revision: Number,
     applied_revision: Number,
     conditions: Number,
@@ -137,7 +155,10 @@ impl Telemetry {
             open: Default::default(),
             tunnels_open: Default::default(),
             tunnels_opened: Default::default(),
+            handshakes: Default::default(),
             handshakes_failed: Default::default(),
+            handshakes_refused: Default::default(),
+            dials_held: Number::default(),
             snapshot_revision: Number::default(),
             applied_revision: Number::default(),
             conditions: Number::default(),
@@ -186,9 +207,24 @@ impl Telemetry {
         self.shared.tunnels_leased.add(1);
     }
 
+    /// Counts a handshake that succeeded. `resumed`: it went on with an earlier session.
+    pub fn handshake_done(&self, role: Role, resumed: bool) {
+        self.shared.handshakes[role as usize][usize::from(resumed)].add(1);
+    }
+
     /// Counts a handshake that failed.
     pub fn handshake_failed(&self, role: Role, reason: Kind) {
         self.shared.handshakes_failed[role as usize][reason as usize].add(1);
+    }
+
+    /// Counts a handshake that a peer was not allowed to begin.
+    pub fn handshake_refused(&self, limit: Limit) {
+        self.shared.handshakes_refused[limit as usize].add(1);
+    }
+
+    /// Counts a connection that failed at once, because its peer had just failed.
+    pub fn dial_held(&self) {
+        self.shared.dials_held.add(1);
     }
 
     /// Notes which snapshot the proxies use, and how many conditions it has.
@@ -273,6 +309,22 @@ impl Protocol {
         match self {
             Self::Native => "native",
             Self::Hbone => "hbone",
+        }
+    }
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: &[Self] =
+        &[Self::PeerRate, Self::PeerUnderWay, Self::TotalRate, Self::TotalUnderWay];
+
+    /// The word used in the metrics and the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PeerRate => "peer_rate",
+            Self::PeerUnderWay => "peer_under_way",
+            Self::TotalRate => "total_rate",
+            Self::TotalUnderWay => "total_under_way",
         }
     }
 }

@@ -125,6 +125,9 @@ fn the_agents_own_numbers_are_what_was_set() {
     telemetry.policy_closed(4);
     telemetry.tunnel_leased();
     telemetry.handshake_failed(Role::Server, Kind::Tls);
+    telemetry.handshake_done(Role::Client, true);
+    telemetry.handshake_refused(Limit::TotalRate);
+    telemetry.dial_held();
     let tunnel = telemetry.tunnel_opened(Protocol::Native);
     drop(telemetry.tunnel_opened(Protocol::Native));
     check(&telemetry, "mesh_snapshot_revision", &[" 7"]);
@@ -136,6 +139,21 @@ fn the_agents_own_numbers_are_what_was_set() {
     check(&telemetry, "mesh_tunnels_open", &open);
     let opened = [r#"{protocol="hbone"} 0"#, r#"{protocol="native"} 2"#];
     check(&telemetry, "mesh_tunnels_opened_total", &opened);
+    let done = [
+        r#"{side="client",resumed="false"} 0"#,
+        r#"{side="client",resumed="true"} 1"#,
+        r#"{side="server",resumed="false"} 0"#,
+        r#"{side="server",resumed="true"} 0"#,
+    ];
+    check(&telemetry, "mesh_handshakes_total", &done);
+    let refused = [
+        r#"{limit="peer_rate"} 0"#,
+        r#"{limit="peer_under_way"} 0"#,
+        r#"{limit="total_rate"} 1"#,
+        r#"{limit="total_under_way"} 0"#,
+    ];
+    check(&telemetry, "mesh_handshakes_refused_total", &refused);
+    check(&telemetry, "mesh_dials_held_total", &[" 1"]);
     check(&telemetry, "mesh_handshakes_failed_total", &[r#"{side="server",reason="tls"} 1"#]);
     check(&telemetry, "mesh_build_info", &[r#"{version="1.2.3"} 1"#]);
     drop(tunnel);

@@ -8,12 +8,11 @@ use mesh_common::HBONE_PORT;
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
-use crate::identity::tls;
 use crate::identity::verify::peer_error;
 use crate::io::ahead::Ahead;
 use crate::io::movable::Movable;
@@ -21,6 +20,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::native::lanes::Ends;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
+use crate::proxy::inbound::admission::Place;
 use crate::proxy::inbound::last_hop::{self, Inbound};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::server_name;
@@ -33,6 +33,11 @@ type Tls = TlsStream<Ahead<Movable>>;
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
+    let Some(place) = admit(&context, &realm, client) else {
+        // A reset leaves nothing behind here; an orderly end would, for a minute.
+        let _closed_anyway: io::Result<()> = socket::reset_on_close(&stream);
+        return;
+    };
     // The address that was dialed says whose certificate is expected, unless several share it.
     let address = stream.local_addr().map(|address| address.ip().to_canonical());
     let local = address.ok().and_then(|address| realm.local_of_address(address));
@@ -40,13 +45,16 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
         tracing::debug!(%client, "a peer asked for an address that no workload here has");
         return;
     };
-    let Ok(place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
-        tracing::warn!(%client, workload = %local.workload.name,
-            "a peer's tunnel is refused: the workload has as many as it may");
-        return;
-    };
-    match handshake(&context, &realm, &mut local, stream).await {
+    let handshake = handshake(&context, &realm, &mut local, stream).await;
+    drop(place);
+    match handshake {
         Ok((mut tls, protocol, peer)) => {
+            // Not before: who has no certificate takes no place from those who have.
+            let Ok(place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
+                tracing::warn!(%client, workload = %local.workload.name,
+                    "a peer's tunnel is refused: the workload has as many as it may");
+                return;
+            };
             let greeting = tunnels::greet((&mut tls, protocol));
             let greeted = match timeout(context.options.handshake_timeout, greeting).await {
                 Ok(Ok(greeted)) => greeted,
@@ -118,6 +126,31 @@ impl Shaken {
     }
 }
 
+/// A handshake's place, until it is dropped.
+struct UnderWay<'a>(&'a Realm, Place);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.admission().finished(self.1);
+    }
+}
+
+/// Whether a peer may begin a handshake. One that may not is counted, and mentioned now and then.
+fn admit<'a>(context: &Context, realm: &'a Realm, client: SocketAddr) -> Option<UnderWay<'a>> {
+    let admitted = realm.admission().admit(client.ip(), Instant::now());
+    match admitted {
+        Ok(place) => Some(UnderWay(realm, place)),
+        Err(refused) => {
+            context.telemetry.handshake_refused(refused.limit);
+            if let Some(count) = refused.mention {
+                tracing::warn!(client = %client.ip(), limit = refused.limit.as_str(), count,
+                    "a peer's handshakes are refused: there are too many");
+            }
+            None
+        }
+    }
+}
+
 /// Makes sure who the peer is. `local` becomes the workload that it asks for by name, if it does.
 async fn handshake(
     context: &Context,
@@ -139,18 +172,19 @@ async fn handshake(
         if let Some(named) = name.and_then(|name| realm.local_named(&name)) {
             *local = named;
         }
-        hello.into_stream(Arc::clone(&local.server)).await
+        let accept = local.server.accept();
+        let tls = hello.into_stream(accept.config()).await?;
+        let peer = accept.check(tls.get_ref().1)?;
+        Ok((tls, peer))
     };
-    let tls = match timeout(context.options.handshake_timeout, accepting).await {
+    let (tls, peer) = match timeout(context.options.handshake_timeout, accepting).await {
         Ok(result) => result.map_err(failed)?,
         Err(_elapsed) => return Err(Failure::new(Kind::Timeout, Side::Client, Retry::Safe)),
     };
-    let session = tls.get_ref().1;
-    let protocol = tunnels::named(session.alpn_protocol())
+    let protocol = tunnels::named(tls.get_ref().1.alpn_protocol())
         .ok_or_else(|| failed(io::Error::other("the peer does not offer ALPN h2")))?;
-    let peer = session.peer_certificates().and_then(tls::peer_identity);
-    let peer = peer.ok_or_else(|| Failure::new(Kind::Identity, Side::Client, Retry::Never))?;
-    Ok((tls, protocol, peer))
+    context.telemetry.handshake_done(Role::Server, peer.resumed);
+    Ok((tls, protocol, peer.id))
 }
 
 /// Reports a peer that was refused.
