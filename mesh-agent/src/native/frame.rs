@@ -100,6 +100,8 @@ pub mod code {
     pub const NOT_TAKEN: u32 = 2;
     /// The peer broke the protocol.
     pub const PROTOCOL: u32 = 3;
+    /// More is unread than the peer may leave: Service Unavailable (RFC 9110, section 15.6.4).
+    pub const UNAVAILABLE: u32 = 503;
 }
 
 /// What each side says of itself. What it does not say has the least value that is allowed.

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::io::relay::{Incoming as _, Outgoing as _};
 use crate::native::frame::Open;
+use crate::native::quota::Most;
 use crate::native::session::Limits;
 use crate::native::stream::{Asked, Receiver, Sender, Stream};
 use crate::native::tunnel::{Lease, Served, hello, serve};
@@ -23,6 +24,8 @@ const BYTES: usize = 3_500_000;
 fn options() -> Options {
     Options {
         limits: Limits { streams: 64, window: 1 << 16, growth: 1 << 22 },
+        peer: Most { streams: 8, bytes: 1 << 22 },
+        workload: Most { streams: 8, bytes: 1 << 22 },
         max_lanes: 4,
         max_output_bytes: 1 << 19,
         idle_timeout: Duration::from_mins(1),
@@ -42,26 +45,32 @@ fn ends(peer: &str) -> Ends {
 struct Site {
     lanes: Lanes,
     scope: Scope,
+    options: Options,
     asked: mpsc::Receiver<Asked>,
     tell: mpsc::Sender<Asked>,
 }
 
 impl Site {
     fn new() -> Self {
+        Self::with(options())
+    }
+
+    fn with(options: Options) -> Self {
         let (tell, asked) = mpsc::channel(16);
-        Self { lanes: Lanes::default(), scope: Scope::new("test"), asked, tell }
+        Self { lanes: Lanes::default(), scope: Scope::new("test"), options, asked, tell }
     }
 
     /// A tunnel of `peer` over a pipe that holds `pipe` bytes.
     fn tunnel(&self, peer: &'static str, pipe: usize, of: Option<Name>) -> (Arc<Tunnel>, Lease) {
         let (ours, mut theirs) = duplex(pipe);
         let (lanes, tell, scope) = (self.lanes.clone(), self.tell.clone(), self.scope.clone());
+        let options = self.options;
         self.scope.spawn(Box::pin(async move {
             let (hello, input) = hello(&mut theirs).await.unwrap();
             assert_eq!(hello.lane_of, of);
             let served = Served { input, ends: ends(peer), lanes: &lanes };
             let asked = |_, asked| tell.try_send(asked).unwrap();
-            let _end: Result<(), Error> = serve(theirs, served, &options(), &scope, asked).await;
+            let _end: Result<(), Error> = serve(theirs, served, &options, &scope, asked).await;
         }));
         let telemetry = Telemetry::new(telemetry::Options {
             access_log: Target::Off,
@@ -70,7 +79,7 @@ impl Site {
             version: "",
         });
         let counted = telemetry.unwrap().tunnel_opened(Protocol::Native);
-        Tunnel::start((ours, of), &options(), &self.scope, counted)
+        Tunnel::start((ours, of), &self.options, &self.scope, counted)
     }
 
     /// A stream, as both ends hold it.
@@ -253,4 +262,59 @@ async fn a_stream_of_another_peer_cannot_be_continued() {
     // And it stays where it is, whole.
     let ((), (), got) = tokio::join!(stealing, sending, receive(&mut from_us, 1));
     assert_eq!(got, BYTES);
+}
+
+#[tokio::test]
+async fn a_peer_has_so_many_streams_over_all_its_tunnels() {
+    let mut site = Site::with(Options { peer: Most { streams: 2, bytes: 1 << 20 }, ..options() });
+    let tunnels: Vec<_> = (0..3).map(|_| site.tunnel("peer", 1 << 20, None)).collect();
+    let mut open = Vec::new();
+    for (_, lease) in &tunnels[..2] {
+        open.push(site.stream(lease).await);
+    }
+    let one_more = async || {
+        let destination = "10.0.0.1:80".parse().unwrap();
+        let open = tunnels[2].1.open(Open { destination, client: None, hostname: None });
+        let stream = open.await?;
+        poll_fn(|cx| stream.poll_accepted(cx)).await
+    };
+    let refused = one_more().await.unwrap_err();
+    assert!(matches!(refused, Error::Reset(code::NOT_TAKEN)), "{refused:?}");
+    // Another peer has its own.
+    let (_tunnel, lease) = site.tunnel("other", 1 << 20, None);
+    open.push(site.stream(&lease).await);
+    drop(open.remove(0));
+    let (ours, _theirs) =
+        tokio::join!(one_more(), async { site.asked.recv().await.unwrap().accept().unwrap() });
+    ours.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_leaves_too_much_unread_loses_the_stream_that_is_too_much() {
+    let peer = Most { streams: 8, bytes: 100_000 };
+    let mut site = Site::with(Options { peer, ..options() });
+    let (_tunnel, lease) = site.tunnel("peer", 1 << 20, None);
+    let (first, read_first) = site.stream(&lease).await;
+    let lease = tunnel_of(&lease);
+    let (second, _unread) = site.stream(&lease).await;
+    let fill = async |stream: &Arc<Stream>| {
+        let mut data = pattern(1, 0, 1 << 16);
+        let (mut sender, _receiver) = stream.split();
+        while !data.is_empty() {
+            poll_fn(|cx| sender.poll_send(cx, &mut data)).await.unwrap();
+        }
+        sender
+    };
+    let mut kept = fill(&first).await;
+    let mut lost = fill(&second).await;
+    let reset = poll_fn(|cx| lost.poll_closed(cx)).await.unwrap_err();
+    assert!(reset.to_string().contains("503"), "{reset}");
+    // The other one goes on.
+    kept.end().unwrap();
+    assert_eq!(receive(&mut read_first.split().1, 1).await, 1 << 16);
+}
+
+/// Another place on the same tunnel.
+fn tunnel_of(lease: &Lease) -> Lease {
+    lease.tunnel.lease().unwrap()
 }

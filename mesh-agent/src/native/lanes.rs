@@ -9,12 +9,14 @@ use tokio::runtime::Handle;
 
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
+use crate::native::Options;
 use crate::native::frame::{Continued, Name, code};
 use crate::native::part::Part;
+use crate::native::quota::Quota;
 use crate::native::tunnel::Tunnel;
 
 /// Between whom a tunnel of a peer is. A stream is continued only on one between the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
     /// Who the peer has proved to be.
     pub peer: SpiffeId,
@@ -24,7 +26,15 @@ pub struct Ends {
 
 /// The tunnels of peers, by name. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Lanes(Arc<Mutex<HashMap<Name, Known>>>);
+pub struct Lanes(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    tunnels: HashMap<Name, Known>,
+    /// What is in use by whom, for as long as it is.
+    peers: HashMap<Ends, Weak<Quota>>,
+    workloads: HashMap<ResourceName, Weak<Quota>>,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -45,7 +55,26 @@ impl Lanes {
     /// its streams belongs there too, as do both sockets of a connection.
     pub fn home_of(&self, name: Name, ends: &Ends) -> Option<Handle> {
         let known = self.lock();
-        known.get(&name).filter(|known| known.ends == *ends).map(|known| known.home.clone())
+        known.tunnels.get(&name).filter(|known| known.ends == *ends).map(|known| known.home.clone())
+    }
+
+    /// What a peer may use of a workload: one for all its tunnels.
+    pub(super) fn quota_of(&self, ends: &Ends, options: &Options) -> Arc<Quota> {
+        let Table { peers, workloads, .. } = &mut *self.lock();
+        if let Some(quota) = peers.get(ends).and_then(Weak::upgrade) {
+            return quota;
+        }
+        // Those that have gone leave an entry until the next one comes.
+        peers.retain(|_, quota| quota.strong_count() > 0);
+        workloads.retain(|_, quota| quota.strong_count() > 0);
+        let workload = workloads.get(&ends.local).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let quota = Arc::new(Quota::new(options.workload, None));
+            workloads.insert(ends.local.clone(), Arc::downgrade(&quota));
+            quota
+        });
+        let quota = Arc::new(Quota::new(options.peer, Some(workload)));
+        peers.insert(ends.clone(), Arc::downgrade(&quota));
+        quota
     }
 
     /// Puts a tunnel in, under a name that nobody can guess.
@@ -54,7 +83,7 @@ impl Lanes {
         ends: Ends,
         make: impl Fn(Name) -> Arc<Tunnel>,
     ) -> (Arc<Tunnel>, Listed) {
-        let mut known = self.lock();
+        let known = &mut self.lock().tunnels;
         loop {
             let name = Name(rand::random());
             // 2^-128 that it is taken.
@@ -71,6 +100,7 @@ impl Lanes {
     pub(super) fn adopt(&self, ends: &Ends, lane: &Arc<Tunnel>, number: u32, of: Continued) {
         let known = self
             .lock()
+            .tunnels
             .get(&of.tunnel)
             .filter(|known| known.ends == *ends)
             .map(|known| Weak::clone(&known.tunnel));
@@ -85,7 +115,7 @@ impl Lanes {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Known>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         // A panic elsewhere leaves the table whole: each change is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,7 +123,7 @@ impl Lanes {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.lanes.lock().remove(&self.name);
+        self.lanes.lock().tunnels.remove(&self.name);
     }
 }
 

@@ -12,6 +12,7 @@ pub mod inbox;
 pub mod session;
 mod shared;
 pub mod tunnel;
+pub mod quota;
 pub mod lanes;
 pub mod part;
 pub mod stream;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::native::frame::{Violation, code};
+use crate::native::quota::Most;
 use crate::native::session::Limits;
 
 /// The protocol's name in TLS (RFC 7301), with the version that cannot be extended compatibly.
@@ -31,6 +33,10 @@ pub const ALPN: &[u8] = b"nodemesh/1";
 pub struct Options {
     /// What a peer may do.
     pub limits: Limits,
+    /// What one peer may use of a workload's agent, over all its tunnels.
+    pub peer: Most,
+    /// What all peers of a workload may use together.
+    pub workload: Most,
     /// Tunnels to one peer, of one data thread, that bulk transfers have alone. Further ones stay
     /// where they are.
     pub max_lanes: usize,

@@ -158,6 +158,9 @@ impl Part {
         if slot.reset.is_none() {
             let parts = slot.inbox.take();
             if parts.has_remaining() {
+                if let Some(share) = &mut slot.share {
+                    share.read();
+                }
                 slot.carry(parts.remaining());
                 return Poll::Ready(Came::Data(parts));
             }

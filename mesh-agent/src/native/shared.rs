@@ -15,12 +15,15 @@ use crate::native::by_number::ByNumber;
 use crate::native::frame::{Continued, Open, Violation, code};
 use crate::native::inbox::Inbox;
 use crate::native::part::Part;
+use crate::native::quota::{Quota, Share};
 use crate::native::session::{Event, Session};
 
 /// What the task and the streams share.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) session: Session,
+    /// What the peer may use, if it is the peer who opens streams.
+    pub(super) quota: Option<Arc<Quota>>,
     pub(super) slots: ByNumber<Slot>,
     /// Why the tunnel is over.
     pub(super) failed: Option<Arc<Error>>,
@@ -41,6 +44,8 @@ pub(super) struct Core {
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) inbox: Inbox,
+    /// Its part of what the peer may use.
+    pub(super) share: Option<Share>,
     /// What was sent before the peer has accepted the stream. Sent again if it has not looked at it.
     pub(super) unconfirmed: Vec<Bytes>,
     pub(super) accepted: bool,
@@ -116,7 +121,7 @@ impl Core {
 
     /// Refuses streams that the peer has opened beyond what it may, counting also those that it has
     /// reset and that are still being worked on: a peer that opens and resets in a loop must not
-    /// leave more behind than one that does not.
+    /// leave more behind than one that does not. And those beyond what the peer may have in all.
     pub(super) fn refuse_excess(&mut self, asked: &mut Vec<(u32, Asks)>) {
         let most = usize::try_from(self.session.allowed_streams()).unwrap_or(usize::MAX);
         while self.slots.len() > most
@@ -124,6 +129,36 @@ impl Core {
         {
             self.session.reset(stream, code::NOT_TAKEN);
             self.slots.remove(&stream);
+        }
+        let Some(quota) = &self.quota else { return };
+        asked.retain(|(stream, _)| {
+            let share = quota.stream();
+            let fits = share.is_some();
+            match self.slots.get_mut(stream) {
+                Some(slot) if fits => slot.share = share,
+                _ => {
+                    self.session.reset(*stream, code::NOT_TAKEN);
+                    self.slots.remove(stream);
+                }
+            }
+            fits
+        });
+    }
+
+    /// Gives up streams whose bytes are more than the peer may leave unread in all.
+    pub(super) fn reset_excess(&mut self, streams: &[u32]) {
+        for stream in streams {
+            let Some(slot) = self.slots.get_mut(stream).filter(|slot| slot.reset.is_none()) else {
+                continue;
+            };
+            tracing::debug!(stream, "a peer's stream is reset: too much is unread");
+            self.session.reset(*stream, code::UNAVAILABLE);
+            slot.reset = Some(code::UNAVAILABLE);
+            slot.inbox = Inbox::default();
+            if let Some(share) = &mut slot.share {
+                share.read();
+            }
+            slot.wake();
         }
     }
 
@@ -191,7 +226,12 @@ impl Core {
                 slot.wake();
                 return;
             }
-            Event::Data(_, data) => slot.inbox.push(data),
+            Event::Data(_, data) => {
+                if slot.share.as_mut().is_some_and(|share| !share.came(data.len())) {
+                    rest.excess.push(stream);
+                }
+                slot.inbox.push(data);
+            }
             Event::Accepted(_) => {
                 slot.accepted = true;
                 slot.unconfirmed = Vec::new();
@@ -248,6 +288,8 @@ pub(super) enum Asks {
 /// What is not for a stream that there is.
 #[derive(Default)]
 pub(super) struct Rest {
+    /// Streams of which more is unread than the peer may leave.
+    pub(super) excess: Vec<u32>,
     pub(super) asked: Vec<(u32, Asks)>,
     pub(super) gone: Option<u32>,
     pub(super) pong: Option<u64>,

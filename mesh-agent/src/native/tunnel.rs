@@ -20,6 +20,7 @@ use crate::native::by_number::ByNumber;
 use crate::native::frame::{Continued, Decoder, Frame, Hello, Name, Open, Violation, code};
 use crate::native::lanes::{Ends, Lanes};
 use crate::native::part::Part;
+use crate::native::quota::Quota;
 use crate::native::session::{Over, Session, Side};
 use crate::native::shared::{Asks, Core, Rest, Slot};
 use crate::native::stream::{Asked, Stream};
@@ -57,7 +58,7 @@ pub struct Tunnel {
 /// A place on a tunnel. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Lease {
-    tunnel: Arc<Tunnel>,
+    pub(super) tunnel: Arc<Tunnel>,
 }
 
 /// The streams that the peer has opened, and the end of the tunnel if it is over.
@@ -83,8 +84,14 @@ pub struct Served<'a> {
 }
 
 impl Tunnel {
-    fn new(side: Side, options: &Options, name: Option<Name>) -> Arc<Self> {
+    fn new(
+        side: Side,
+        options: &Options,
+        name: Option<Name>,
+        quota: Option<Arc<Quota>>,
+    ) -> Arc<Self> {
         let core = Core {
+            quota,
             session: Session::named(side, options.limits, name),
             slots: ByNumber::default(),
             failed: None,
@@ -112,7 +119,7 @@ impl Tunnel {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let tunnel = Self::new(Side::Client, options, lane_of);
+        let tunnel = Self::new(Side::Client, options, lane_of, None);
         tunnel.lock().leases = 1;
         let lease = Lease { tunnel: Arc::clone(&tunnel) };
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
@@ -262,6 +269,7 @@ impl Tunnel {
             }
         }
         core.refuse_excess(&mut rest.asked);
+        core.reset_excess(&rest.excess);
         if let Some(last) = rest.gone {
             core.gone(last);
         }
@@ -402,7 +410,8 @@ where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let Served { input, ends, lanes } = served;
-    let make = |name| Tunnel::new(Side::Server, options, Some(name));
+    let quota = lanes.quota_of(&ends, options);
+    let make = |name| Tunnel::new(Side::Server, options, Some(name), Some(Arc::clone(&quota)));
     let (tunnel, _listed) = lanes.list(ends.clone(), make);
     let asked = |stream, asks| match asks {
         Asks::Open(open) => {
@@ -486,6 +495,7 @@ mod tests {
     use crate::model::id::ResourceName;
     use crate::model::spiffe::SpiffeId;
     use crate::native::frame;
+    use crate::native::quota::Most;
     use crate::native::session::Limits;
 
     /// A peer that opens and resets streams in a loop, and a server that takes its time.
@@ -496,6 +506,8 @@ mod tests {
         let scope = Scope::new("test");
         let options = Options {
             limits: Limits { streams: 64, window: 1 << 16, growth: 0 },
+            peer: Most { streams: 64, bytes: 1 << 20 },
+            workload: Most { streams: 64, bytes: 1 << 20 },
             max_lanes: 0,
             max_output_bytes: 1 << 19,
             idle_timeout: Duration::from_mins(1),

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::native::quota::Most;
 use crate::proxy::breaker;
 use crate::proxy::inbound::admission::{self, Rate};
 
@@ -75,6 +76,14 @@ pub const NATIVE_WINDOW_BYTES: u32 = 64 << 10;
 
 /// By how much the windows of one tunnel may grow in all: 64 streams may reach 1 MiB each.
 pub const NATIVE_GROWTH_BYTES: u32 = 64 << 20;
+
+/// What one peer may use of one workload's agent over all its tunnels: as many streams as 16 full
+/// tunnels have, and 256 bulk transfers whose windows are full. A stream beyond is not taken, and one
+/// that leaves more unread is reset.
+pub const NATIVE_PEER: Most = Most { streams: 16 * 1024, bytes: 256 << 20 };
+
+/// What all peers of one workload may use together: four such peers.
+pub const NATIVE_WORKLOAD: Most = Most { streams: 64 * 1024, bytes: 1 << 30 };
 
 /// Bulk transfers of one data thread to one peer that have a TLS connection of their own; further
 /// ones share. On as many, 25 Gbit/s are still 400 Mbit/s for each.

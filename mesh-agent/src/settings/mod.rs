@@ -128,6 +128,8 @@ impl Settings {
                 window: defaults::NATIVE_WINDOW_BYTES,
                 growth: defaults::NATIVE_GROWTH_BYTES,
             },
+            peer: defaults::NATIVE_PEER,
+            workload: defaults::NATIVE_WORKLOAD,
             max_lanes: defaults::NATIVE_MAX_LANES,
             max_output_bytes: defaults::NATIVE_MAX_OUTPUT_BYTES,
             idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
