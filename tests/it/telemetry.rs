@@ -94,6 +94,8 @@ fn both_ends_report_a_transfer_with_its_bytes() {
         assert!(client.starts_with(&format!("{}:", pair.client.v4())), "{client}");
     }
     assert_eq!(source["downstream_remote_address"], destination["downstream_remote_address"]);
+    assert_eq!(source["trace_id"].as_str().map(str::len), Some(32), "{source}");
+    assert_eq!(source["trace_id"], destination["trace_id"]);
     let service = [("destination_service", "echo.demo.svc.cluster.local")];
     assert_eq!(sum(&a, "istio_tcp_connections_opened_total", &service).to_string(), "1");
 }

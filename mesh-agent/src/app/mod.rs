@@ -1,6 +1,7 @@
 //! Puts it together: start order, and its mirror image, stop order.
 
 mod logs;
+mod memory;
 mod shutdown;
 
 use std::net::TcpListener;
@@ -120,6 +121,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     control.spawn(Box::pin(pods.run(tried)));
     let serving = ready.gate("kernel programs in force");
     control.spawn(watch_applied(applied.clone(), telemetry.clone(), serving));
+    control.spawn(memory::run(telemetry.clone(), control.clone()));
     let staying = ready.gate("not stopping");
     staying.pass();
     let state = admin_state(&mesh, &identities, &telemetry, &ready, &applied);

@@ -168,6 +168,7 @@ impl<'a> Known<'a> {
             path: if event.kind == event::FAILED_OPEN { Path::Bypass } else { Path::Direct },
             judged,
             srtt: (event.srtt_us != 0).then(|| Duration::from_micros(event.srtt_us.into())),
+            trace: None,
         }
     }
 

@@ -9,7 +9,12 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use http::header::FORWARDED;
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
+
+use crate::model::trace::Trace;
+
+/// W3C Trace Context, level 1, section 3.2.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What a stream is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub struct Open {
     pub destination: SocketAddr,
     /// The client's real address.
     pub client: Option<SocketAddr>,
+    /// The trace that the connection belongs to.
+    pub trace: Option<Trace>,
 }
 
 /// Why a request is none of ours. Answered with status 400.
@@ -49,6 +56,9 @@ pub fn request(open: &Open, hostname: Option<&str>) -> http::Result<Request<()>>
         }
         request.headers_mut().insert(FORWARDED, HeaderValue::try_from(value)?);
     }
+    if let Some(trace) = open.trace {
+        request.headers_mut().insert(TRACEPARENT, HeaderValue::try_from(trace.to_string())?);
+    }
     Ok(request)
 }
 
@@ -65,7 +75,9 @@ pub fn parse<T>(request: &Request<T>) -> Result<Open, RequestError> {
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
     let destination =
         authority.parse().map_err(|_error| RequestError::Authority(authority.to_owned()))?;
-    Ok(Open { destination, client: forwarded_for(request.headers()) })
+    let headers = request.headers();
+    let trace = headers.get(TRACEPARENT).and_then(|value| Trace::parse(value.to_str().ok()?));
+    Ok(Open { destination, client: forwarded_for(headers), trace })
 }
 
 /// The address after `for=` of the first element of `forwarded`.
@@ -87,6 +99,7 @@ mod tests {
         let open = Open {
             destination: "[fd00::2]:8080".parse().unwrap(),
             client: Some("10.0.0.1:4711".parse().unwrap()),
+            trace: Trace::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         };
         let request = request(&open, Some("echo.demo.svc.cluster.local")).unwrap();
         assert_eq!(request.uri().to_string(), "[fd00::2]:8080");
@@ -94,6 +107,8 @@ mod tests {
             request.headers()["forwarded"],
             "for=\"10.0.0.1:4711\";host=echo.demo.svc.cluster.local"
         );
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(request.headers()["traceparent"], trace);
         assert_eq!(parse(&request).unwrap(), open);
     }
 
@@ -109,7 +124,7 @@ mod tests {
         #[test]
         fn survives_print_and_parse(ip: std::net::IpAddr, port: u16, from: u16) {
             let destination = SocketAddr::new(ip, port);
-            let open = Open { destination, client: Some(SocketAddr::new(ip, from)) };
+            let open = Open { destination, client: Some(SocketAddr::new(ip, from)), trace: None };
             prop_assert_eq!(parse(&request(&open, None).unwrap()).unwrap(), open);
         }
 

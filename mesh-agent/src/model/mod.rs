@@ -24,4 +24,5 @@ pub mod service;
 pub mod share;
 pub mod snapshot;
 pub mod spiffe;
+pub mod trace;
 pub mod workload;

@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
+use crate::model::trace::Trace;
+
 /// Length (3), type (1), stream (4).
 pub const HEADER_BYTES: usize = 8;
 
@@ -39,6 +41,7 @@ const MOVED: u8 = 0x8c;
 const DESTINATION: u8 = 0x81;
 const CLIENT: u8 = 0x02;
 const HOSTNAME: u8 = 0x03;
+const TRACE: u8 = 0x04;
 
 /// Fields of [`Frame::Hello`].
 const STREAMS: u8 = 0x01;
@@ -127,6 +130,8 @@ pub struct Open {
     pub client: Option<SocketAddr>,
     /// The service that the client asked for, for the peer's log. UTF-8, at most 255 bytes.
     pub hostname: Option<String>,
+    /// The trace that the connection belongs to.
+    pub trace: Option<Trace>,
 }
 
 impl Hello {
@@ -314,17 +319,19 @@ fn name(value: &mut Bytes) -> Option<Name> {
 }
 
 fn open(payload: &mut Bytes) -> Option<Open> {
-    let (mut destination, mut client, mut hostname) = (None, None, None);
+    let (mut destination, mut client, mut hostname, mut trace) = (None, None, None, None);
     while !payload.is_empty() {
         match field(payload)? {
             (DESTINATION, value) => destination = Some(address(value)?),
             (CLIENT, value) => client = Some(address(value)?),
+            // A trace that cannot be is as none: it is for logs.
+            (TRACE, value) => trace = Trace::new(value.as_ref().try_into().ok()?),
             (HOSTNAME, value) => hostname = Some(str::from_utf8(&value).ok()?.to_owned()),
             (other, _) if other & CRITICAL != 0 => return None,
             _ => {}
         }
     }
-    Some(Open { destination: destination?, client, hostname })
+    Some(Open { destination: destination?, client, hostname, trace })
 }
 
 /// An address: 4 or 16 bytes, and 2 for the port.
@@ -372,6 +379,11 @@ pub fn put(out: &mut BytesMut, frame: &Frame) {
                 payload.put_u8(HOSTNAME);
                 payload.put_u8(length);
                 payload.put_slice(name.as_bytes());
+            }
+            if let Some(trace) = &open.trace {
+                payload.put_u8(TRACE);
+                payload.put_u8(25);
+                payload.put_slice(trace.bytes());
             }
             put_header(out, OPEN, *stream, payload.len());
             out.put_slice(&payload);
@@ -448,8 +460,20 @@ mod tests {
 
     fn any_open() -> impl Strategy<Value = Open> {
         let address = || (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
-        (address(), prop::option::of(address()), prop::option::of("[a-z.]{1,40}"))
-            .prop_map(|(destination, client, hostname)| Open { destination, client, hostname })
+        let trace = (1_u8.., any::<u8>()).prop_map(|(first, flags)| {
+            let mut bytes = [first; Trace::BYTES];
+            bytes[24] = flags;
+            Trace::new(bytes).unwrap()
+        });
+        let optional = (prop::option::of("[a-z.]{1,40}"), prop::option::of(trace));
+        (address(), prop::option::of(address()), optional).prop_map(
+            |(destination, client, (hostname, trace))| Open {
+                destination,
+                client,
+                hostname,
+                trace,
+            },
+        )
     }
 
     fn any_name() -> impl Strategy<Value = Option<Name>> {
@@ -554,7 +578,10 @@ mod tests {
         );
         out.clear();
         let destination = "10.0.0.2:80".parse().unwrap();
-        put(&mut out, &Frame::Open(1, Open { destination, client: None, hostname: None }));
+        put(
+            &mut out,
+            &Frame::Open(1, Open { destination, client: None, hostname: None, trace: None }),
+        );
         assert_eq!(
             out.as_ref(),
             b"\x00\x00\x08\x82\x00\x00\x00\x01\x81\x06\x0a\x00\x00\x02\x00\x50"
@@ -603,7 +630,7 @@ mod tests {
             [b"\0\0\x0c\x82\0\0\0\x01".as_slice(), &fields].concat()
         };
         let destination = "10.0.0.2:80".parse().unwrap();
-        let plain = Open { destination, client: None, hostname: None };
+        let plain = Open { destination, client: None, hostname: None, trace: None };
         check(&open(0x7f), Ok(&[Frame::Open(1, plain)]));
         check(&open(0xff), Err(Violation::Malformed(OPEN)));
     }

@@ -85,7 +85,7 @@ impl Site {
     /// A stream, as both ends hold it.
     async fn stream(&mut self, lease: &Lease) -> (Arc<Stream>, Arc<Stream>) {
         let destination = "10.0.0.1:80".parse().unwrap();
-        let open = lease.open(Open { destination, client: None, hostname: None });
+        let open = lease.open(Open { destination, client: None, hostname: None, trace: None });
         let (ours, theirs) =
             tokio::join!(open, async { self.asked.recv().await.unwrap().accept().unwrap() });
         (Arc::new(ours.unwrap()), Arc::new(theirs))
@@ -274,7 +274,8 @@ async fn a_peer_has_so_many_streams_over_all_its_tunnels() {
     }
     let one_more = async || {
         let destination = "10.0.0.1:80".parse().unwrap();
-        let open = tunnels[2].1.open(Open { destination, client: None, hostname: None });
+        let open =
+            tunnels[2].1.open(Open { destination, client: None, hostname: None, trace: None });
         let stream = open.await?;
         poll_fn(|cx| stream.poll_accepted(cx)).await
     };

@@ -518,7 +518,7 @@ mod tests {
         frame::put(&mut attack, &Frame::Hello(Hello::LEAST));
         for stream in 1..=1_000 {
             let destination = "10.0.0.1:80".parse().unwrap();
-            let open = Open { destination, client: None, hostname: None };
+            let open = Open { destination, client: None, hostname: None, trace: None };
             frame::put(&mut attack, &Frame::Open(stream, open));
             frame::put(&mut attack, &Frame::Reset(stream, code::CANCEL));
         }

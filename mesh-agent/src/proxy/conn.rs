@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::Carried;
 use crate::model::id::ResourceName;
+use crate::model::trace::Trace;
 use crate::task::clock;
 use crate::telemetry::{ConnectionEnd, Judged, Parties, Path, Reporter, Series, Telemetry};
 
@@ -29,6 +30,8 @@ pub struct Conn {
     pub carried: Arc<Carried>,
     /// What the destination's policies said, if this end asks them.
     pub judged: Option<Judged>,
+    /// The trace that it belongs to.
+    pub trace: Option<Trace>,
     client: SocketAddr,
     destination: SocketAddr,
     start: SystemTime,
@@ -53,6 +56,7 @@ impl Conn {
             route: None,
             carried: Arc::default(),
             judged: None,
+            trace: None,
             client,
             destination,
             start: clock::now(),
@@ -100,6 +104,7 @@ impl Conn {
             path: Path::Agent,
             judged: self.judged.take(),
             srtt: None,
+            trace: self.trace,
         };
         self.telemetry.connection(series, &end);
     }

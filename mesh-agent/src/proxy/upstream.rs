@@ -20,6 +20,7 @@ use crate::identity::verify::{PeerError, peer_error};
 use crate::io::ahead::Ahead;
 use crate::io::leg::Leg;
 use crate::model::snapshot::Endpoint;
+use crate::model::trace::Trace;
 use crate::native;
 use crate::native::frame::Name;
 use crate::proxy::Context;
@@ -56,6 +57,8 @@ pub struct Reach<'a> {
     pub client: SocketAddr,
     /// The endpoint's address is also that of other workloads.
     pub shared: bool,
+    /// The trace that the connection belongs to.
+    pub trace: Option<Trace>,
     /// The service's name, for the peer's log.
     pub hostname: Option<&'a str>,
 }
@@ -75,7 +78,8 @@ pub async fn reach(
         return connecting.await.map(|stream| Upstream::Plain(Leg::new(stream))).map_err(classify);
     }
     let key = key(from, endpoint);
-    let open = Open { destination: endpoint.address, client: Some(from.client) };
+    let client = Some(from.client);
+    let open = Open { destination: endpoint.address, client, trace: from.trace };
     let pool = from
         .realm
         .pools

@@ -8,6 +8,7 @@ pub mod bpffs;
 pub mod caps;
 pub mod cgroup;
 pub mod diag;
+pub mod heap;
 pub mod netlink;
 pub mod netns;
 pub mod readable;

@@ -133,6 +133,7 @@ impl Line {
             self.key("srtt_us");
             self.null();
         }
+        self.plain("trace_id", end.trace.map(|trace| trace.hex_id()).as_ref());
     }
 
     fn finish(mut self) -> Vec<u8> {
@@ -152,6 +153,7 @@ mod tests {
     use super::*;
     use crate::failure::{Kind, Retry};
     use crate::model::id::ResourceName;
+    use crate::model::trace::Trace;
     use crate::telemetry::event::{Judged, Path};
     use crate::telemetry::testing::{documented, end};
 
@@ -179,7 +181,7 @@ mod tests {
             r#""connection_security_policy":"mutual_tls","response_flags":"-","failure":null,"#,
             r#""failure_side":null,"retry":null,"upstream_transport_failure_reason":null,"#,
             r#""connection_termination_details":null,"path":"agent","verdict":null,"#,
-            r#""policy":null,"srtt_us":null}"#,
+            r#""policy":null,"srtt_us":null,"trace_id":null}"#,
             "\n",
         );
         assert_eq!(String::from_utf8(line(&end())).unwrap(), expect);
@@ -229,9 +231,11 @@ mod tests {
         end.judged =
             Some(Judged { allowed: false, policy: Some(ResourceName::new("demo", "only-web")) });
         end.srtt = Some(Duration::from_micros(37));
+        end.trace = Trace::begin([0xab; 16], [1; 8]);
         let line = parse(&end);
         assert_eq!((&line["path"], &line["verdict"]), (&"direct".into(), &"deny".into()));
         assert_eq!((&line["policy"], &line["srtt_us"]), (&"demo/only-web".into(), &37.into()));
+        assert_eq!(line["trace_id"], "ab".repeat(16));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::model::id::ResourceName;
 use crate::model::service::Service;
 use crate::model::spiffe::SpiffeId;
+use crate::model::trace::Trace;
 use crate::model::workload::Workload;
 
 /// The end of one connection. Metrics and the access-log line are made from this value alone.
@@ -41,6 +42,8 @@ pub struct ConnectionEnd {
     pub judged: Option<Judged>,
     /// The smoothed round-trip time, if the kernel said it.
     pub srtt: Option<Duration>,
+    /// The trace that it belongs to; those through agents do.
+    pub trace: Option<Trace>,
 }
 
 /// What a connection's metrics are counted by. Cheap to clone: pointers only.

@@ -64,6 +64,7 @@ pub(super) fn end() -> ConnectionEnd {
         path: Path::Agent,
         judged: None,
         srtt: None,
+        trace: None,
     }
 }
 

@@ -270,6 +270,7 @@ impl Lease {
                     destination: open.destination,
                     client: open.client,
                     hostname: hostname.map(str::to_owned),
+                    trace: open.trace,
                 };
                 Ok(Stream::Native(lease.open(open).await?))
             }
@@ -370,7 +371,8 @@ where
     if let (Greeted::Native(_, input), Some(native)) = (greeted, &options.native) {
         let served = Served { input, ends, lanes };
         let handle = |open: native::frame::Open, asked| {
-            let open = Open { destination: open.destination, client: open.client };
+            let native::frame::Open { destination, client, trace, .. } = open;
+            let open = Open { destination, client, trace };
             handle(Ok(open), Incoming::Native(asked));
         };
         return Ok(Box::pin(native::tunnel::serve(io, served, native, scope, handle)).await?);

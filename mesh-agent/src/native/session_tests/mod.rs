@@ -10,7 +10,7 @@ mod rules;
 const LIMITS: Limits = Limits { streams: 100, window: 64 * 1024, growth: 1 << 20 };
 
 fn open() -> Open {
-    Open { destination: "10.0.0.2:80".parse().unwrap(), client: None, hostname: None }
+    Open { destination: "10.0.0.2:80".parse().unwrap(), client: None, hostname: None, trace: None }
 }
 
 /// Moves what waits at `from` to `to`; returns what it means there.

@@ -47,6 +47,7 @@ pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: I
         workload: Some(Arc::clone(&known.workload)),
         principal: Some(known.identity.id().clone()),
     };
+    conn.trace = open.as_ref().ok().and_then(|open| open.trace);
     conn.established();
     let arrival = arrive(open, found, &local, Arc::clone(&realm))
         .map(|(there, to)| Arrival::new(&mesh, there, to, (client, Some(peer))))

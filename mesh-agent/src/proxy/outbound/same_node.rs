@@ -47,6 +47,7 @@ pub async fn run(
     let mut far = Conn::new(&context.telemetry, Reporter::Destination, client, to);
     far.parties = Parties { reporter: Reporter::Destination, ..conn.parties.clone() };
     far.carried = Arc::clone(&conn.carried);
+    far.trace = conn.trace;
     far.established();
     // A workload needs no permission to reach itself.
     let is_itself = source.workload.name == destination.local.workload.name;

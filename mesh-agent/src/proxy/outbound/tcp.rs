@@ -11,6 +11,7 @@ use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::{self, Carried, CopyError};
 use crate::io::leg::Leg;
 use crate::io::relay::RelayError;
+use crate::model::trace::Trace;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
@@ -76,6 +77,9 @@ async fn serve(
     };
     let shared = mesh.is_shared(endpoint.address.ip());
     drop(mesh);
+    // TCP carries no trace of its own: the connection is where one begins.
+    let (id, rest): ([u8; 16], [u8; 8]) = rand::random();
+    conn.trace = Trace::begin(id, rest);
     conn.established();
     if let Some(resident) = resident {
         let ends = (seen, endpoint.address);
@@ -83,7 +87,8 @@ async fn serve(
         return Box::pin(serving).await;
     }
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
-    let from = Reach { realm, worker, local: &local, client: seen, shared, hostname };
+    let (local, trace) = (&*local, conn.trace);
+    let from = Reach { realm, worker, local, client: seen, shared, trace, hostname };
     let counts = (&conn.carried.sent, &conn.carried.received);
     let patience = context.options.tunnels.answer_timeout;
     let mut again = None;
