@@ -4,7 +4,7 @@
 use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
@@ -105,10 +105,13 @@ pub async fn both_ways(
     from_peer: &AtomicU64,
 ) -> Result<(), RelayError> {
     let chunks = application.chunks();
-    let (read, write) = application.stream().split();
     let is_up = AtomicBool::new(false);
-    let download = download(receive, write, from_peer, &is_up);
-    relay((read, chunks), send, (to_peer, &is_up), download).await?;
+    {
+        let (read, write) = application.stream().split();
+        // Pinned here: a function that is given a future holds it twice.
+        let download = pin!(download(receive, write, from_peer, &is_up));
+        relay((read, chunks), send, (to_peer, &is_up), download).await?;
+    }
     application.complete();
     Ok(())
 }
@@ -119,9 +122,8 @@ async fn relay(
     (mut from, chunks): (ReadHalf<'_>, Chunks),
     to: impl Outgoing,
     (to_peer, is_up): (&AtomicU64, &AtomicBool),
-    download: impl Future<Output = Result<(), RelayError>>,
+    mut download: Pin<&mut impl Future<Output = Result<(), RelayError>>>,
 ) -> Result<(), RelayError> {
-    let mut download = pin!(download);
     let mut is_down = false;
     {
         let mut upload = pin!(upload((&mut from, chunks), to, to_peer));

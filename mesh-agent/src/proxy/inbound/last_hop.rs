@@ -31,8 +31,33 @@ pub struct Inbound {
     pub tunnel: SocketAddr,
 }
 
-/// Serves one stream.
-pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: Incoming) {
+/// Serves one stream. What needs no waiting is done at once: the future holds only what is left.
+pub fn run(
+    inbound: Inbound,
+    open: Result<Open, RequestError>,
+    incoming: Incoming,
+) -> impl Future<Output = ()> + Send {
+    let (context, mut conn, arrival) = begin(inbound, open);
+    async move {
+        let served = match &arrival {
+            Ok(arrival) => match arrival.connect(&context, &mut conn).await {
+                Ok(application) => relay(&context, arrival, application, incoming, &mut conn).await,
+                Err(failure) => refuse(incoming, failure),
+            },
+            Err(failure) => {
+                incoming.refuse(failure.kind.connect_status());
+                Ok(())
+            }
+        };
+        conn.finish(arrival.and(served));
+    }
+}
+
+/// Who asks for what, and whether it may be.
+fn begin(
+    inbound: Inbound,
+    open: Result<Open, RequestError>,
+) -> (Arc<Context>, Conn, Result<Arrival, Failure>) {
     let Inbound { context, realm, local, peer, tunnel } = inbound;
     let claimed = open.as_ref().ok().and_then(|open| open.client);
     let mesh = context.mesh.load();
@@ -53,14 +78,7 @@ pub async fn run(inbound: Inbound, open: Result<Open, RequestError>, incoming: I
         .map(|(there, to)| Arrival::new(&mesh, there, to, (client, Some(peer))))
         .and_then(|arrival| arrival.judge(&mesh, &mut conn).map(|()| arrival));
     drop(mesh);
-    let result = match arrival {
-        Ok(arrival) => match arrival.connect(&context, &mut conn).await {
-            Ok(application) => relay(&context, &arrival, application, incoming, &mut conn).await,
-            Err(failure) => refuse(incoming, failure),
-        },
-        Err(failure) => refuse(incoming, failure),
-    };
-    conn.finish(result);
+    (context, conn, arrival)
 }
 
 /// Whom the stream is for and where, if it is for `found`, a workload that may be behind this tunnel.
