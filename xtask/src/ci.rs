@@ -17,6 +17,7 @@ const DENY_VERSION: &str = "0.20.2";
 pub(crate) fn run(workspace: &Workspace, skip_tests: bool) -> Result<()> {
     let cargo = || process::cargo(workspace);
     process::show("format", cargo().args(["fmt", "--all", "--check"]))?;
+    process::show("format, fuzz targets", cargo().args(["fmt", "--check"]).args(FUZZ_WORKSPACE))?;
     tidy::check(&workspace.root)?;
     setup::run(workspace)?;
     deny(workspace)?;
@@ -35,6 +36,15 @@ pub(crate) fn run(workspace: &Workspace, skip_tests: bool) -> Result<()> {
             .args(WARNINGS),
     )?;
     process::show(
+        "clippy, fuzz targets",
+        cargo()
+            .args(["clippy", "--quiet"])
+            .args(FUZZ_WORKSPACE)
+            // Nothing is linked, so libFuzzer need not be compiled.
+            .env("CUSTOM_LIBFUZZER_PATH", "./none")
+            .args(WARNINGS),
+    )?;
+    process::show(
         "documentation",
         cargo()
             .args(["doc", "--quiet", "--no-deps", "--document-private-items"])
@@ -46,6 +56,9 @@ pub(crate) fn run(workspace: &Workspace, skip_tests: bool) -> Result<()> {
     }
     run::tests(workspace, None)
 }
+
+/// The workspace that is not ours: of the fuzz targets.
+const FUZZ_WORKSPACE: [&str; 2] = ["--manifest-path", "fuzz/Cargo.toml"];
 
 /// Makes clippy fail on a warning.
 const WARNINGS: [&str; 3] = ["--", "-D", "warnings"];

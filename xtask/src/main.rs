@@ -6,6 +6,7 @@ mod toolchain;
 mod setup;
 mod ebpf;
 mod run;
+mod fuzz;
 mod ci;
 mod tidy;
 
@@ -61,6 +62,11 @@ enum Verb {
         #[arg(long)]
         stats: bool,
     },
+    /// Feed the parsers of what strangers send with inputs that coverage leads to
+    ///
+    /// Runs the targets of fuzz/ one after the other, from the committed corpus and what earlier
+    /// runs have found (in the target folder). Installs cargo-fuzz when it is missing.
+    Fuzz(Fuzz),
     /// Check the rules that no lint can express: layers, file sizes, names
     Tidy,
     /// Run every check that CI runs
@@ -80,6 +86,18 @@ struct Demo {
     /// Leave the laboratory standing, to look around
     #[arg(long)]
     keep: bool,
+}
+
+/// What is fuzzed, and for how long.
+#[derive(Args, Debug)]
+struct Fuzz {
+    /// Only this target, of those in `fuzz/fuzz_targets/`
+    target: Option<String>,
+    /// Run the target on this input alone, once: to see a failure again
+    input: Option<PathBuf>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 60, conflicts_with = "input")]
+    seconds: u32,
 }
 
 fn main() -> ExitCode {
@@ -110,6 +128,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
             return run::program(&workspace, "mesh-bench", Build::Release, &args);
         }
         Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
+        Verb::Fuzz(fuzz) => fuzz::run(&workspace, &fuzz)?,
         Verb::Tidy => tidy::check(&workspace.root)?,
         Verb::Ci { skip_tests } => ci::run(&workspace, skip_tests)?,
     }

@@ -52,6 +52,18 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Installs a C++ compiler if there is none: libFuzzer is compiled by it, and nothing else is.
+///
+/// # Errors
+///
+/// It could not be installed; the error says what to do by hand.
+pub(crate) fn cpp() -> Result<()> {
+    if which("c++").is_some() {
+        return Ok(());
+    }
+    Apt { updated: false }.install(&["g++"], "a C++ compiler for libFuzzer")
+}
+
 /// Installs the compiler of the kernel programs, whichever way works.
 fn install_rust(way: Option<Way>, apt: &mut Apt) -> Result<()> {
     let by_rustup = match way {

@@ -93,7 +93,7 @@ fn problems(root: &Path) -> Result<Vec<String>> {
     let mut sources: Vec<_> =
         names.iter().zip(&texts).map(|(path, text)| Source { path, text, test: false }).collect();
     let mut tests: Vec<_> = sources.iter().flat_map(Source::test_modules).collect();
-    tests.push(PathBuf::from("tests/it"));
+    tests.extend(["tests/it", "fuzz"].map(PathBuf::from));
     for source in &mut sources {
         let module = source.path.with_extension("");
         source.test = tests.iter().any(|test| module.starts_with(test));
@@ -121,10 +121,10 @@ fn exists(root: &Path, sources: &[PathBuf], name: &str) -> bool {
     root.join(name).exists() || paths.any(|path| path.ends_with(name))
 }
 
-/// The Rust files of the workspace's members, sorted.
+/// The Rust files of the workspace's members and of the fuzz targets, sorted.
 fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut folders: Vec<_> = ["mesh-common", "mesh-ebpf", "mesh-agent", "tests", "xtask"]
+    let mut folders: Vec<_> = ["mesh-common", "mesh-ebpf", "mesh-agent", "tests", "xtask", "fuzz"]
         .map(|member| root.join(member))
         .to_vec();
     while let Some(folder) = folders.pop() {

@@ -1,0 +1,72 @@
+//! What the targets share: how they read their input, and a stream to open.
+
+use std::io::IoSlice;
+
+use bytes::{Buf, BytesMut};
+use mesh_agent::native::frame::{Decoder, Frame, Open};
+
+/// The examples of HELLO and OPEN in `docs/transport.md`.
+const EXAMPLES: &[u8] =
+    b"\x00\x00\x0c\x81\x00\x00\x00\x00\x01\x04\x00\x00\x03\xe8\x02\x04\x00\x01\x00\x00\
+    \x00\x00\x08\x82\x00\x00\x00\x01\x81\x06\x0a\x00\x00\x02\x00\x50";
+
+/// An input, read as numbers and bytes until it ends. Every number is one byte, so that what a
+/// mutation inserts or removes shifts as little as possible.
+pub struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    /// Begins to read an input.
+    pub const fn new(input: &'a [u8]) -> Self {
+        Self(input)
+    }
+
+    /// The next number. `None`: the input ends here, and with it the run.
+    pub fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// The next number as one of a stream, from 1 on.
+    pub fn stream(&mut self) -> Option<u32> {
+        Some(u32::from(self.byte()?).max(1))
+    }
+
+    /// The next number as one of bytes: four bits, shifted by as many as the other four say. From
+    /// 0 to 15 exactly, and up to 15 << 14 = 245,760, with 64 KiB among them.
+    pub fn size(&mut self) -> Option<usize> {
+        let byte = self.byte()?;
+        Some(usize::from(byte & 15) << (byte >> 4).min(14))
+    }
+
+    /// So many bytes as they are, or what is left.
+    pub fn bytes(&mut self, count: u8) -> &'a [u8] {
+        let (now, rest) = self.0.split_at(usize::from(count).min(self.0.len()));
+        self.0 = rest;
+        now
+    }
+}
+
+/// What to open a stream with, as it comes from a peer: a new field of it does not matter here.
+pub fn open() -> Open {
+    let (mut decoder, mut bytes) = (Decoder::default(), BytesMut::from(EXAMPLES));
+    loop {
+        match decoder.next(&mut bytes) {
+            Ok(Some(Frame::Open(_, open))) => return open,
+            Ok(Some(_)) => {}
+            other => panic!("{other:?}: the example is not read"),
+        }
+    }
+}
+
+/// Takes at most `most` bytes from where they lie, as a vectored write does.
+pub fn write(from: &mut impl Buf, most: usize) -> Vec<u8> {
+    let mut slices = [IoSlice::new(&[]); 64];
+    let count = from.chunks_vectored(&mut slices);
+    let mut bytes = Vec::with_capacity(most.min(from.remaining()));
+    for slice in &slices[..count] {
+        bytes.extend_from_slice(&slice[..slice.len().min(most - bytes.len())]);
+    }
+    from.advance(bytes.len());
+    bytes
+}
