@@ -10,7 +10,7 @@ use mesh_agent::model::spiffe::SpiffeId;
 use rustls_pki_types::CertificateDer;
 
 fuzz_target!(|input: &[u8]| {
-    if let Some(id) = tls::peer_identity(&[CertificateDer::from(input)]) {
+    if let Some(id) = tls::peer_identity(&CertificateDer::from(input)) {
         assert_eq!(id.to_string().parse::<SpiffeId>(), Ok(id));
     }
     if let Ok(text) = str::from_utf8(input)

@@ -324,7 +324,7 @@ fn meet(
 }
 
 /// The identity in a verified peer's own certificate.
-pub(crate) fn peer_identity(leaf: &CertificateDer<'_>) -> Option<SpiffeId> {
+pub fn peer_identity(leaf: &CertificateDer<'_>) -> Option<SpiffeId> {
     Facts::read(leaf).ok()?.spiffe_id()
 }
 
