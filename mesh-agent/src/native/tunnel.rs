@@ -430,16 +430,7 @@ impl Lease {
     ///
     /// The tunnel failed, or the peer refused.
     pub async fn open(&self, open: Open) -> Result<Stream, Error> {
-        let (stream, is_sure) = {
-            let mut core = self.tunnel.lock();
-            if let Some(failed) = &core.failed {
-                return Err(Error::Lost(Arc::clone(failed)));
-            }
-            let stream = core.session.open(open).ok_or(Error::Full)?;
-            core.slots.insert(stream, Slot::default());
-            core.wake_driver();
-            (stream, core.session.is_greeted() && core.heard.elapsed() < RECENT)
-        };
+        let (stream, is_sure) = self.ask(|session| session.open(open))?;
         let stream = Stream::of(Part::of(Arc::clone(&self.tunnel), stream, None));
         if is_sure {
             return Ok(stream);
@@ -450,19 +441,22 @@ impl Lease {
 
     /// Opens the stream of this place, to go on with one of another tunnel.
     pub(super) async fn go_on(self, with: Continued) -> Result<Part, Error> {
-        let number = {
-            let mut core = self.tunnel.lock();
-            if let Some(failed) = &core.failed {
-                return Err(Error::Lost(Arc::clone(failed)));
-            }
-            let stream = core.session.go_on(with).ok_or(Error::Full)?;
-            core.slots.insert(stream, Slot::default());
-            core.wake_driver();
-            stream
-        };
+        let (number, _is_sure) = self.ask(|session| session.go_on(with))?;
         let part = Part::of(Arc::clone(&self.tunnel), number, Some(self));
         poll_fn(|cx| part.poll_accepted(cx)).await?;
         Ok(part)
+    }
+
+    /// Asks for a stream; says whether the peer was heard a moment ago.
+    fn ask(&self, ask: impl FnOnce(&mut Session) -> Option<u32>) -> Result<(u32, bool), Error> {
+        let mut core = self.tunnel.lock();
+        if let Some(failed) = &core.failed {
+            return Err(Error::Lost(Arc::clone(failed)));
+        }
+        let stream = ask(&mut core.session).ok_or(Error::Full)?;
+        core.slots.insert(stream, Slot::default());
+        core.wake_driver();
+        Ok((stream, core.session.is_greeted() && core.heard.elapsed() < RECENT))
     }
 
     /// Lets nobody else take a place on this tunnel.
