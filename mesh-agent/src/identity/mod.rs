@@ -19,7 +19,7 @@ mod sessions;
 pub mod tls;
 mod rotate;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -17,10 +17,7 @@ use rustls::server::danger::ClientCertVerifier as _;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{
-    ClientConnection, CommonState, ConfigBuilder, HandshakeKind, ServerConnection, SignatureScheme,
-    WantsVersions,
-};
+use rustls::{CommonState, ConfigBuilder, HandshakeKind, SignatureScheme, WantsVersions};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::identity::cert::Facts;
@@ -186,18 +183,20 @@ impl Clients {
         config.alpn_protocols.clone_from(&self.alpn);
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
+        // `io::tls` seals and opens records itself.
+        config.enable_secret_extraction = true;
         let tickets = Tickets::new(Arc::clone(trust), target.name.clone(), self.bounds.tickets);
         Client { config, verifier, tickets: Arc::new(tickets) }
     }
 }
 
 impl Dial {
-    /// For [`ClientConnection::new`].
+    /// For the handshake.
     pub fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
     }
 
-    /// For [`ClientConnection::new`].
+    /// For the handshake.
     pub fn name(&self) -> ServerName<'static> {
         self.name.clone()
     }
@@ -210,7 +209,7 @@ impl Dial {
     /// # Errors
     ///
     /// The server is not who it must be. `verify::peer_error` finds the reason in it.
-    pub fn check(&self, session: &ClientConnection) -> io::Result<Met> {
+    pub fn check(&self, session: &CommonState) -> io::Result<Met> {
         let verify = |leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
             self.verifier.verify_server_cert(leaf, rest, &self.name, &[], now()).map(|_verified| ())
         };
@@ -272,13 +271,14 @@ impl Server {
         // None of a resumed connection's data is sent with the first flight (0-RTT): it could be
         // sent again by anyone who has seen it.
         config.max_early_data_size = 0;
+        config.enable_secret_extraction = true;
         let sessions = Sessions::new(Arc::clone(trust), self.bounds.sessions);
         Host { config, verifier, sessions: Arc::new(sessions) }
     }
 }
 
 impl Accept {
-    /// For [`ServerConnection::new`].
+    /// For the handshake.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
@@ -292,7 +292,7 @@ impl Accept {
     /// # Errors
     ///
     /// The client may not call us. `verify::peer_error` finds the reason in it.
-    pub fn check(&self, session: &ServerConnection) -> io::Result<Met> {
+    pub fn check(&self, session: &CommonState) -> io::Result<Met> {
         let verify = |leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
             self.verifier.verify_client_cert(leaf, rest, now()).map(|_verified| ())
         };

@@ -5,4 +5,5 @@ pub mod leg;
 pub mod copy;
 pub mod relay;
 pub mod movable;
-pub mod ahead;
+pub mod link;
+pub mod tls;

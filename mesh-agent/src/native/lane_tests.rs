@@ -8,6 +8,7 @@ use tokio::io::duplex;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::io::link::Plain;
 use crate::io::relay::{Incoming as _, Outgoing as _};
 use crate::native::frame::Open;
 use crate::native::quota::Most;
@@ -62,7 +63,8 @@ impl Site {
 
     /// A tunnel of `peer` over a pipe that holds `pipe` bytes.
     fn tunnel(&self, peer: &'static str, pipe: usize, of: Option<Name>) -> (Arc<Tunnel>, Lease) {
-        let (ours, mut theirs) = duplex(pipe);
+        let (ours, theirs) = duplex(pipe);
+        let (ours, mut theirs) = (Plain(ours), Plain(theirs));
         let (lanes, tell, scope) = (self.lanes.clone(), self.tell.clone(), self.scope.clone());
         let options = self.options;
         self.scope.spawn(Box::pin(async move {

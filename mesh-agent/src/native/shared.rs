@@ -1,15 +1,12 @@
 //! What a tunnel's task and its streams share: the session, and what each stream waits for.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::AsyncWrite;
 use tokio::time::Instant;
-use tokio_util::io::poll_write_buf;
 
+use crate::io::link::Link;
 use crate::native::Error;
 use crate::native::by_number::ByNumber;
 use crate::native::frame::{Continued, Open, Violation, code};
@@ -250,29 +247,19 @@ impl Core {
     }
 
     /// Writes what is to be written. Ready: all of it.
-    pub(super) fn write<Io: AsyncWrite + Unpin>(
+    pub(super) fn write(
         &mut self,
         cx: &mut Context<'_>,
-        io: &mut Io,
+        io: &mut impl Link,
         dirty: &mut bool,
     ) -> Result<Poll<()>, Error> {
-        while self.session.output().has_remaining() {
-            *dirty = true;
-            match poll_write_buf(Pin::new(io), cx, self.session.output()) {
-                Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(Ok(0)) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Err(error.into()),
-            }
+        *dirty |= self.session.output().has_remaining();
+        if !*dirty {
+            return Ok(Poll::Ready(()));
         }
-        if *dirty {
-            match Pin::new(io).poll_flush(cx) {
-                Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(flushed) => flushed?,
-            }
-            *dirty = false;
-        }
-        Ok(Poll::Ready(()))
+        let written = io.poll_give(cx, self.session.output())?;
+        *dirty = written.is_pending();
+        Ok(written)
     }
 }
 

@@ -7,15 +7,15 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, timeout};
-use tokio_util::io::poll_read_buf;
 
+use crate::io::link::Link;
 use crate::native::by_number::ByNumber;
 use crate::native::frame::{Continued, Decoder, Frame, Hello, Name, Open, Violation, code};
 use crate::native::lanes::{Ends, Lanes};
@@ -28,13 +28,8 @@ use crate::native::{Error, Options};
 use crate::task::scope::Scope;
 use crate::telemetry::OpenTunnel;
 
-/// Room for reading that is made at once.
-const READ_BYTES: usize = 256 * 1024;
-
-/// What one read gives at most: the payload of a TLS record (RFC 8446, section 5.1).
-const RECORD_BYTES: usize = 16 * 1024;
-
-/// How much is read before others have their turn: 16 TLS records, of which each is one read.
+/// How much is read before others have their turn: 16 TLS records of 2^14 bytes (RFC 8446,
+/// section 5.1), of which each is one piece.
 const TURN_BYTES: usize = 256 * 1024;
 
 /// For how long it is assumed that a peer that was heard is still there.
@@ -117,7 +112,7 @@ impl Tunnel {
         counted: OpenTunnel,
     ) -> (Arc<Self>, Lease)
     where
-        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Io: Link + AsyncWrite + Unpin + Send + 'static,
     {
         let tunnel = Self::new(Side::Client, options, lane_of, None);
         tunnel.lock().leases = 1;
@@ -188,7 +183,7 @@ impl Tunnel {
         mut asked: impl FnMut(u32, Asks),
     ) -> Result<(), Error>
     where
-        Io: AsyncRead + AsyncWrite + Unpin,
+        Io: Link + AsyncWrite + Unpin,
     {
         let mut dirty = false;
         let mut tick = interval(options.ping_interval);
@@ -246,16 +241,13 @@ impl Tunnel {
 
     /// Reads what has come, then writes what is to be written. Ready with the streams that the peer
     /// has opened, or with the end of the tunnel.
-    fn turn<Io>(
+    fn turn(
         &self,
         cx: &mut Context<'_>,
-        io: &mut Io,
+        io: &mut impl Link,
         input: &mut Input,
         dirty: &mut bool,
-    ) -> Poll<Turn>
-    where
-        Io: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Poll<Turn> {
         let mut core = self.lock();
         let mut rest = Rest::default();
         let read = self.read(&mut core, cx, io, input, &mut rest);
@@ -299,11 +291,11 @@ impl Tunnel {
     }
 
     /// Ready with true: there may be more. With false: the peer has closed.
-    fn read<Io: AsyncRead + Unpin>(
+    fn read(
         &self,
         core: &mut Core,
         cx: &mut Context<'_>,
-        io: &mut Io,
+        io: &mut impl Link,
         input: &mut Input,
         rest: &mut Rest,
     ) -> Result<Poll<bool>, Error> {
@@ -316,15 +308,13 @@ impl Tunnel {
             if core.session.waiting() > self.max_output_bytes * FLOOD {
                 return Err(Error::Flood);
             }
-            if input.capacity() - input.len() < RECORD_BYTES {
-                input.reserve(READ_BYTES);
-            }
-            match poll_read_buf(Pin::new(io), cx, input) {
+            match io.poll_take(cx) {
                 Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(Ok(0)) => return Ok(Poll::Ready(false)),
-                Poll::Ready(Ok(length)) => {
-                    left = left.saturating_sub(length);
+                Poll::Ready(Ok(None)) => return Ok(Poll::Ready(false)),
+                Poll::Ready(Ok(Some(piece))) => {
+                    left = left.saturating_sub(piece.len());
                     core.heard = Instant::now();
+                    append(input, piece);
                     core.receive(input, rest)?;
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -339,7 +329,7 @@ impl Tunnel {
     /// Tells all streams, and says goodbye to the peer.
     async fn end<Io>(&self, mut io: Io, end: Result<(), Error>) -> Result<(), Error>
     where
-        Io: AsyncRead + AsyncWrite + Unpin,
+        Io: Link + AsyncWrite + Unpin,
     {
         let end = end.map_err(Arc::new);
         {
@@ -376,20 +366,28 @@ impl Tunnel {
 /// # Errors
 ///
 /// It is not a hello, or the peer went away.
-pub async fn hello<Io>(io: &mut Io) -> Result<(Hello, Input), Error>
-where
-    Io: AsyncRead + Unpin,
-{
-    let mut bytes = BytesMut::with_capacity(RECORD_BYTES);
+pub async fn hello(io: &mut impl Link) -> Result<(Hello, Input), Error> {
+    let mut bytes = BytesMut::new();
     loop {
         // A copy of it, as the session reads it again. The decoder takes no more than 1 KiB for a
         // frame that is not data.
         match Decoder::default().next(&mut bytes.clone())? {
             Some(Frame::Hello(hello)) => return Ok((hello, Input { bytes, is_fresh: true })),
             Some(_) => return Err(Violation::Hello.into()),
-            None if io.read_buf(&mut bytes).await? == 0 => return Err(Error::Closed),
-            None => {}
+            None => match poll_fn(|cx| io.poll_take(cx)).await? {
+                Some(piece) => append(&mut bytes, piece),
+                None => return Err(Error::Closed),
+            },
         }
+    }
+}
+
+/// Puts a piece behind what is there: a part of a frame, if anything.
+fn append(input: &mut BytesMut, piece: BytesMut) {
+    if input.is_empty() {
+        *input = piece;
+    } else {
+        input.extend_from_slice(&piece);
     }
 }
 
@@ -407,7 +405,7 @@ pub async fn serve<Io>(
     mut handle: impl FnMut(Open, Asked),
 ) -> Result<(), Error>
 where
-    Io: AsyncRead + AsyncWrite + Unpin,
+    Io: Link + AsyncWrite + Unpin,
 {
     let Served { input, ends, lanes } = served;
     let quota = lanes.quota_of(&ends, options);
@@ -485,7 +483,10 @@ impl From<Over> for Error {
 mod tests {
     use std::cell::RefCell;
 
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
+    use crate::io::link::Plain;
     use crate::model::id::ResourceName;
     use crate::model::spiffe::SpiffeId;
     use crate::native::frame;
@@ -525,7 +526,7 @@ mod tests {
         };
         let served = Served { input: Input::default(), ends, lanes: &Lanes::default() };
         let asked = |_, asked| worked_on.borrow_mut().push(asked);
-        let serving = serve(io, served, &options, &scope, asked);
+        let serving = serve(Plain(io), served, &options, &scope, asked);
         let mut answers = Vec::new();
         let (served, read) = tokio::join!(serving, from_us.read_to_end(&mut answers));
         served.unwrap();

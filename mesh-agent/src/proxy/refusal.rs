@@ -9,9 +9,11 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::identity::verify::{PeerError, peer_error};
+use crate::io::link::Link;
 
 /// Where the refusal is left, if there is one.
 pub type Refusal = Arc<OnceLock<PeerError>>;
@@ -63,6 +65,21 @@ impl<Io: AsyncRead + Unpin> Watched<Io> {
         }
         let failed = self.failed.take();
         Poll::Ready(Err(failed.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))
+    }
+}
+
+impl<Io: Link + AsyncRead + Unpin> Link for Watched<Io> {
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<BytesMut>>> {
+        let result = ready!(self.io.poll_take(cx));
+        Poll::Ready(result.inspect_err(|error| self.note(error)))
+    }
+
+    fn poll_give(&mut self, cx: &mut Context<'_>, data: &mut impl Buf) -> Poll<io::Result<()>> {
+        if self.failed.is_some() {
+            return self.last_words(cx);
+        }
+        let result = self.io.poll_give(cx, data);
+        self.wrote(cx, result)
     }
 }
 

@@ -6,19 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use mesh_common::HBONE_PORT;
-use rustls::ClientConnection;
+use rustls::CommonState;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::hbone::connect::Open;
-use crate::identity::tls;
+use crate::identity::tls::{Dial, Met, Target};
 use crate::identity::verify::{PeerError, peer_error};
-use crate::io::ahead::Ahead;
 use crate::io::leg::Leg;
+use crate::io::tls;
+use crate::io::tls::handshake;
 use crate::model::snapshot::Endpoint;
 use crate::model::trace::Trace;
 use crate::native;
@@ -33,7 +32,7 @@ use crate::tunnels::pool::Key;
 use crate::tunnels::{self, Lease, Stream};
 
 /// A TLS connection to a peer's agent.
-type Tls = Watched<TlsStream<Ahead<TcpStream>>>;
+type Tls = Watched<tls::stream::Stream<TcpStream>>;
 
 /// The way to an endpoint.
 #[derive(Debug)]
@@ -221,18 +220,18 @@ async fn dial(
     // enough, because anyone on the way can read it.
     let name = key.workload.as_ref().and_then(server_name::of);
     let name = name.unwrap_or_else(|| ServerName::from(key.peer.ip()));
-    let target = tls::Target { peer: key.peer, expected: vec![key.destination.clone()], name };
+    let target = Target { peer: key.peer, expected: vec![key.destination.clone()], name };
     let dial = from.local.clients.dial(&target);
-    let stream = Ahead::new(stream);
-    let handshake = TlsConnector::from(dial.config()).connect(dial.name(), stream);
-    let error = match timeout(context.options.handshake_timeout, handshake).await {
-        Ok(Ok(tls)) => match met(&dial, tls.get_ref().1) {
-            Ok((peer, protocol)) => {
-                context.telemetry.handshake_done(Role::Client, peer.resumed);
-                return Ok((Watched::new(tls, Arc::clone(&attempt.refusal)), protocol));
-            }
-            Err(error) => tunnels::Error::Tls(error),
-        },
+    let shaking = async {
+        let shaken = handshake::connect(dial.config(), dial.name(), stream).await?;
+        let (peer, protocol) = met(&dial, shaken.session())?;
+        Ok((shaken.into_stream()?, peer, protocol))
+    };
+    let error = match timeout(context.options.handshake_timeout, shaking).await {
+        Ok(Ok((tls, peer, protocol))) => {
+            context.telemetry.handshake_done(Role::Client, peer.resumed);
+            return Ok((Watched::new(tls, Arc::clone(&attempt.refusal)), protocol));
+        }
         Ok(Err(error)) => tunnels::Error::Tls(error),
         Err(_elapsed) => tunnels::Error::Timeout,
     };
@@ -241,7 +240,7 @@ async fn dial(
 }
 
 /// Who is there, and what is spoken with it.
-fn met(dial: &tls::Dial, session: &ClientConnection) -> io::Result<(tls::Met, Protocol)> {
+fn met(dial: &Dial, session: &CommonState) -> io::Result<(Met, Protocol)> {
     let peer = dial.check(session)?;
     let protocol = tunnels::named(session.alpn_protocol());
     let protocol = protocol.ok_or_else(|| io::Error::other("the peer does not offer ALPN h2"))?;

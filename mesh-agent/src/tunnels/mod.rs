@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::hbone;
 use crate::hbone::connect::{Open, RequestError};
 use crate::io::leg::Leg;
+use crate::io::link::Link;
 use crate::io::relay::{self, RelayError};
 use crate::native;
 use crate::native::frame::{Name, code};
@@ -203,10 +204,7 @@ pub enum Greeted {
 /// # Errors
 ///
 /// The peer broke the protocol, or went away.
-pub async fn greet<Io>((io, protocol): (&mut Io, Protocol)) -> Result<Greeted, Error>
-where
-    Io: AsyncRead + Unpin,
-{
+pub async fn greet((io, protocol): (&mut impl Link, Protocol)) -> Result<Greeted, Error> {
     match protocol {
         Protocol::Hbone => Ok(Greeted::Hbone),
         Protocol::Native => {
@@ -234,7 +232,7 @@ impl Tunnel {
         counted: OpenTunnel,
     ) -> Result<(Self, Lease), Error>
     where
-        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
             let start = native::tunnel::Tunnel::start((io, None), native, scope, counted);
@@ -366,7 +364,7 @@ pub async fn serve<Io>(
     handle: impl Fn(Result<Open, RequestError>, Incoming),
 ) -> Result<(), Error>
 where
-    Io: AsyncRead + AsyncWrite + Unpin,
+    Io: Link + AsyncRead + AsyncWrite + Unpin,
 {
     if let (Greeted::Native(_, input), Some(native)) = (greeted, &options.native) {
         let served = Served { input, ends, lanes };

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::hbone::connect::Open;
+use crate::io::link::Link;
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::native;
@@ -101,7 +102,7 @@ impl Pool {
         dial: Dial,
     ) -> Result<(Stream, Lease), Error>
     where
-        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dial: Fn() -> Dialing,
         Dialing: Future<Output = Result<(Io, Protocol), Error>>,
     {
@@ -130,7 +131,7 @@ impl Pool {
 
     async fn lease<Io, Dial, Dialing>(&self, key: &Key, dial: &Dial) -> Result<Lease, Error>
     where
-        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dial: Fn() -> Dialing,
         Dialing: Future<Output = Result<(Io, Protocol), Error>>,
     {
@@ -159,7 +160,7 @@ impl Pool {
         dial: Dial,
     ) -> Option<native::tunnel::Lease>
     where
-        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dial: FnOnce() -> Dialing,
         Dialing: Future<Output = Result<(Io, Protocol), Error>>,
     {

@@ -5,17 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::HBONE_PORT;
-use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::identity::verify::peer_error;
-use crate::io::ahead::Ahead;
 use crate::io::movable::Movable;
+use crate::io::tls::handshake;
+use crate::io::tls::stream::Stream;
 use crate::model::spiffe::SpiffeId;
 use crate::native::lanes::Ends;
 use crate::proxy::Context;
@@ -29,7 +27,7 @@ use crate::telemetry::{Peer, Protocol, Reporter, Role};
 use crate::tunnels::{self, Greeted};
 
 /// A TLS connection of a peer's agent.
-type Tls = TlsStream<Ahead<Movable>>;
+type Tls = Stream<Movable>;
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
@@ -75,12 +73,12 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
                 return Box::pin(tunnel.serve(tls, protocol, greeted)).await;
             };
             // Both sockets of a stream that is moved here belong on one thread.
-            if let Err(error) = tls.get_mut().0.get_mut().leave() {
+            if let Err(error) = tls.io_mut().leave() {
                 tracing::warn!(%error, "a tunnel cannot be moved");
                 return;
             }
             scope.spawn_on(&home, async move {
-                match tls.get_mut().0.get_mut().arrive() {
+                match tls.io_mut().arrive() {
                     Ok(()) => Box::pin(tunnel.serve(tls, protocol, greeted)).await,
                     Err(error) => tracing::warn!(%error, "a tunnel cannot be moved"),
                 }
@@ -165,24 +163,24 @@ async fn handshake(
     };
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(failed)?;
-    let stream = Ahead::new(Movable::new(stream));
     let accepting = async {
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let name = hello.client_hello().server_name().and_then(server_name::workload);
+        let hello = handshake::hello(Movable::new(stream)).await?;
+        let name = hello.server_name().and_then(server_name::workload);
         if let Some(named) = name.and_then(|name| realm.local_named(&name)) {
             *local = named;
         }
         let accept = local.server.accept();
-        let tls = hello.into_stream(accept.config()).await?;
-        let peer = accept.check(tls.get_ref().1)?;
-        Ok((tls, peer))
+        let shaken = hello.accept(accept.config()).await?;
+        let peer = accept.check(shaken.session())?;
+        let protocol = tunnels::named(shaken.session().alpn_protocol());
+        let protocol =
+            protocol.ok_or_else(|| io::Error::other("the peer does not offer ALPN h2"))?;
+        Ok((shaken.into_stream()?, protocol, peer))
     };
-    let (tls, peer) = match timeout(context.options.handshake_timeout, accepting).await {
+    let (tls, protocol, peer) = match timeout(context.options.handshake_timeout, accepting).await {
         Ok(result) => result.map_err(failed)?,
         Err(_elapsed) => return Err(Failure::new(Kind::Timeout, Side::Client, Retry::Safe)),
     };
-    let protocol = tunnels::named(tls.get_ref().1.alpn_protocol())
-        .ok_or_else(|| failed(io::Error::other("the peer does not offer ALPN h2")))?;
     context.telemetry.handshake_done(Role::Server, peer.resumed);
     Ok((tls, protocol, peer.id))
 }
