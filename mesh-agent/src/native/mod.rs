@@ -10,6 +10,8 @@ mod by_number;
 pub mod output;
 pub mod inbox;
 pub mod session;
+#[cfg(any(test, feature = "test-support"))]
+pub mod pair;
 mod shared;
 pub mod tunnel;
 pub mod quota;
