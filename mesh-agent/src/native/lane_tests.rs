@@ -1,7 +1,6 @@
 //! Streams that go on with another tunnel, between two real ends of tunnels.
 
 use std::future::poll_fn;
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::duplex;
@@ -9,9 +8,9 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::io::relay::{Incoming as _, Outgoing as _};
+use crate::native::fixture::options;
 use crate::native::frame::Open;
 use crate::native::quota::Most;
-use crate::native::session::Limits;
 use crate::native::stream::{Asked, Receiver, Sender, Stream};
 use crate::native::tunnel::{Lease, Served, hello, serve};
 use crate::native::{Error, Options};
@@ -20,19 +19,6 @@ use crate::telemetry::{self, Protocol, Target, Telemetry};
 
 /// More than three times what makes a bulk transfer.
 const BYTES: usize = 3_500_000;
-
-fn options() -> Options {
-    Options {
-        limits: Limits { streams: 64, window: 1 << 16, growth: 1 << 22 },
-        peer: Most { streams: 8, bytes: 1 << 22 },
-        workload: Most { streams: 8, bytes: 1 << 22 },
-        max_lanes: 4,
-        max_output_bytes: 1 << 19,
-        idle_timeout: Duration::from_mins(1),
-        ping_interval: Duration::from_mins(1),
-        ping_timeout: Duration::from_mins(1),
-    }
-}
 
 fn ends(peer: &str) -> Ends {
     Ends {

@@ -18,6 +18,8 @@ pub mod quota;
 pub mod lanes;
 pub mod part;
 pub mod stream;
+#[cfg(test)]
+mod fixture;
 
 use std::io;
 use std::sync::Arc;

@@ -488,9 +488,8 @@ mod tests {
     use super::*;
     use crate::model::id::ResourceName;
     use crate::model::spiffe::SpiffeId;
+    use crate::native::fixture::options;
     use crate::native::frame;
-    use crate::native::quota::Most;
-    use crate::native::session::Limits;
 
     /// A peer that opens and resets streams in a loop, and a server that takes its time.
     #[tokio::test]
@@ -498,16 +497,7 @@ mod tests {
         let (peer, io) = tokio::io::duplex(1 << 20);
         let (mut from_us, mut to_us) = tokio::io::split(peer);
         let scope = Scope::new("test");
-        let options = Options {
-            limits: Limits { streams: 64, window: 1 << 16, growth: 0 },
-            peer: Most { streams: 64, bytes: 1 << 20 },
-            workload: Most { streams: 64, bytes: 1 << 20 },
-            max_lanes: 0,
-            max_output_bytes: 1 << 19,
-            idle_timeout: Duration::from_mins(1),
-            ping_interval: Duration::from_mins(1),
-            ping_timeout: Duration::from_mins(1),
-        };
+        let options = options();
         let mut attack = BytesMut::new();
         frame::put(&mut attack, &Frame::Hello(Hello::LEAST));
         for stream in 1..=1_000 {
