@@ -1,8 +1,11 @@
 //! Which of the peers that knock may begin a handshake. Pure: time is an argument.
 //!
 //! A handshake is the most expensive thing that a stranger can ask for, so that it is asked here
-//! first. A rate is a token bucket, kept as the moment at which it will be full again; each
-//! handshake moves that moment by its share of a second.
+//! first: of each address, of each namespace, and of the node. What the namespaces have together is
+//! first come, first served; so that those which are flooded leave the others some, each namespace
+//! has a few of its own besides, which no other can take.
+
+pub mod budget;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::proxy::inbound::admission::budget::{Bucket, Budget, Most, Over, Rate};
 use crate::telemetry::Limit;
 
 /// How often a refused peer is mentioned in the log, at most.
@@ -18,15 +22,6 @@ const MENTION_EVERY: Duration = Duration::from_secs(1);
 /// How often the table is looked through for peers that need not be remembered, at most: at the
 /// bound every stranger would have it done again otherwise.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
-
-/// How many handshakes may begin.
-#[derive(Clone, Copy, Debug)]
-pub struct Rate {
-    /// In the long run. Not 0.
-    pub per_second: u32,
-    /// At once, after a rest.
-    pub burst: u32,
-}
 
 /// How many handshakes may begin, and be under way.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +34,8 @@ pub struct Options {
     pub under_way: usize,
     /// Those of one address.
     pub under_way_per_peer: usize,
+    /// Of all peers of one namespace, when the node has none left.
+    pub own: Most,
     /// Addresses that are counted apart; the others are counted as one.
     pub peers: usize,
 }
@@ -53,13 +50,31 @@ pub struct Refused {
     pub mention: Option<u64>,
 }
 
-/// Whose place a handshake has; give it back with [`Admission::finished`].
+/// A handshake's place; give it back with [`Admission::finished`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// One of an address that is counted apart.
+pub struct Place {
+    /// Whose it is.
+    pub holder: Holder,
+    /// What it was taken from.
+    pub share: Share,
+}
+
+/// Who has a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// An address that is counted apart.
     Known(IpAddr),
     /// One of all the others.
     Stranger,
+}
+
+/// Which handshakes a place is one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Those that all namespaces have together.
+    Node,
+    /// Those that this namespace has to itself.
+    Own,
 }
 
 /// The handshakes of one namespace's workloads.
@@ -68,15 +83,12 @@ pub struct Admission {
     options: Options,
     total: Bucket,
     under_way: usize,
+    own: Budget,
     /// At most [`Options::peers`].
     peers: HashMap<IpAddr, Peer>,
     strangers: Peer,
     swept: Option<Instant>,
 }
-
-/// When a bucket is full again; `None`: it is.
-#[derive(Clone, Copy, Debug, Default)]
-struct Bucket(Option<Instant>);
 
 #[derive(Debug, Default)]
 struct Peer {
@@ -84,19 +96,6 @@ struct Peer {
     under_way: usize,
     mentioned: Option<Instant>,
     unmentioned: u64,
-}
-
-impl Bucket {
-    /// What the bucket is after one more; `None`: there is none left.
-    fn less_one(self, rate: Rate, now: Instant) -> Option<Self> {
-        let each = Duration::from_secs(1) / rate.per_second.max(1);
-        let full = self.0.map_or(now, |full| full.max(now)) + each;
-        (full - now <= each * rate.burst).then_some(Self(Some(full)))
-    }
-
-    fn is_full(self, now: Instant) -> bool {
-        self.0.is_none_or(|full| full <= now)
-    }
 }
 
 impl Peer {
@@ -133,42 +132,58 @@ impl Admission {
             options,
             total: Bucket::default(),
             under_way: 0,
+            own: Budget::new(options.own),
             peers: HashMap::new(),
             strangers: Peer::default(),
             swept: None,
         }
     }
 
-    /// Whether `address` may begin a handshake. What one peer is refused for costs the others
-    /// nothing.
+    /// Whether `address` may begin a handshake, with `node` what all namespaces have together. What
+    /// one peer is refused for costs the others nothing.
     ///
     /// # Errors
     ///
     /// It is over one of the limits.
-    pub fn admit(&mut self, address: IpAddr, now: Instant) -> Result<Place, Refused> {
+    pub fn admit(
+        &mut self,
+        address: IpAddr,
+        node: &mut Budget,
+        now: Instant,
+    ) -> Result<Place, Refused> {
         let address = address.to_canonical();
         self.make_room(address, now);
         let (total, options) = (self.total.less_one(self.options.total, now), self.options);
         let is_crowded = self.under_way >= options.under_way;
-        let (place, peer) = self.peer(address);
+        let share = share(node, &self.own, now);
+        let (holder, peer) = self.peer(address);
         let bucket = peer.admit(&options, now).map_err(|limit| peer.refuse(limit, now))?;
         if is_crowded {
             return Err(peer.refuse(Limit::TotalUnderWay, now));
         }
         let total = total.ok_or_else(|| peer.refuse(Limit::TotalRate, now))?;
+        let (share, rest) = share.map_err(|limit| peer.refuse(limit, now))?;
         peer.bucket = bucket;
         peer.under_way += 1;
         self.total = total;
         self.under_way += 1;
-        Ok(place)
+        match share {
+            Share::Node => node.begin(rest),
+            Share::Own => self.own.begin(rest),
+        }
+        Ok(Place { holder, share })
     }
 
     /// A handshake is over, whatever came of it.
-    pub fn finished(&mut self, place: Place) {
+    pub fn finished(&mut self, place: Place, node: &mut Budget) {
         self.under_way = self.under_way.saturating_sub(1);
-        let peer = match place {
-            Place::Known(address) => self.peers.get_mut(&address),
-            Place::Stranger => Some(&mut self.strangers),
+        match place.share {
+            Share::Node => node.finish(),
+            Share::Own => self.own.finish(),
+        }
+        let peer = match place.holder {
+            Holder::Known(address) => self.peers.get_mut(&address),
+            Holder::Stranger => Some(&mut self.strangers),
         };
         if let Some(peer) = peer {
             peer.under_way = peer.under_way.saturating_sub(1);
@@ -176,12 +191,12 @@ impl Admission {
     }
 
     /// Who has an address: itself, or one of the strangers if the table is full.
-    fn peer(&mut self, address: IpAddr) -> (Place, &mut Peer) {
+    fn peer(&mut self, address: IpAddr) -> (Holder, &mut Peer) {
         let is_full = self.peers.len() >= self.options.peers;
         if is_full && !self.peers.contains_key(&address) {
-            return (Place::Stranger, &mut self.strangers);
+            return (Holder::Stranger, &mut self.strangers);
         }
-        (Place::Known(address), self.peers.entry(address).or_default())
+        (Holder::Known(address), self.peers.entry(address).or_default())
     }
 
     /// Forgets whoever need not be remembered, if `address` has no place otherwise.
@@ -195,6 +210,20 @@ impl Admission {
         }
         self.swept = Some(now);
         self.peers.retain(|_, peer| !peer.is_fresh(now));
+    }
+}
+
+/// What one more handshake of a namespace is taken from, and what its bucket is then: `own` only if
+/// the node has none left, so that it is whole when it is needed.
+fn share(node: &Budget, own: &Budget, now: Instant) -> Result<(Share, Bucket), Limit> {
+    let over = match node.less_one(now) {
+        Ok(rest) => return Ok((Share::Node, rest)),
+        Err(over) => over,
+    };
+    match (own.less_one(now), over) {
+        (Ok(rest), _) => Ok((Share::Own, rest)),
+        (Err(_), Over::Rate) => Err(Limit::NodeRate),
+        (Err(_), Over::UnderWay) => Err(Limit::NodeUnderWay),
     }
 }
 
