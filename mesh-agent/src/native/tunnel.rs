@@ -107,19 +107,20 @@ impl Tunnel {
     }
 
     /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. If it is
-    /// for streams of another, the other's name is given. It is driven in `scope` until it fails, is
-    /// idle for too long, or the scope drains and its last stream has ended. `counted` is dropped
-    /// then.
+    /// for streams of another, the other's name is given. What the peer sends and is not read is
+    /// within `quota`. It is driven in `scope` until it fails, is idle for too long, or the scope
+    /// drains and its last stream has ended. `counted` is dropped then.
     pub fn start<Io>(
         (io, lane_of): (Io, Option<Name>),
         options: &Options,
+        quota: Option<Arc<Quota>>,
         scope: &Scope,
         counted: OpenTunnel,
     ) -> (Arc<Self>, Lease)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let tunnel = Self::new(Side::Client, options, lane_of, None);
+        let tunnel = Self::new(Side::Client, options, lane_of, quota);
         tunnel.lock().leases = 1;
         let lease = Lease { tunnel: Arc::clone(&tunnel) };
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
@@ -454,7 +455,8 @@ impl Lease {
             return Err(Error::Lost(Arc::clone(failed)));
         }
         let stream = ask(&mut core.session).ok_or(Error::Full)?;
-        core.slots.insert(stream, Slot::default());
+        let share = core.quota.as_ref().and_then(Quota::stream);
+        core.slots.insert(stream, Slot { share, ..Slot::default() });
         core.wake_driver();
         Ok((stream, core.session.is_greeted() && core.heard.elapsed() < RECENT))
     }

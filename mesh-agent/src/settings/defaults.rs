@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::native::quota::Most;
+use crate::native::quota::{Bounds, Most};
 use crate::proxy::breaker;
 use crate::proxy::inbound::admission;
 use crate::proxy::inbound::admission::budget::{Most as Handshakes, Rate};
@@ -79,13 +79,27 @@ pub const NATIVE_WINDOW_BYTES: u32 = 64 << 10;
 /// By how much the windows of one tunnel may grow in all: 64 streams may reach 1 MiB each.
 pub const NATIVE_GROWTH_BYTES: u32 = 64 << 20;
 
-/// What one peer may use of one workload's agent over all its tunnels: as many streams as 16 full
-/// tunnels have, and 256 bulk transfers whose windows are full. A stream beyond is not taken, and one
-/// that leaves more unread is reset.
-pub const NATIVE_PEER: Most = Most { streams: 16 * 1024, bytes: 256 << 20 };
+/// What peers that have connected to a workload may use of its agent over all their tunnels.
+///
+/// - One of them: as many streams as 16 full tunnels have, and 256 bulk transfers whose windows are
+///   full. A stream beyond is not taken, and one that leaves more unread is reset.
+/// - All together: four such peers.
+pub const NATIVE_CLIENTS: Bounds = Bounds {
+    peer: Most { streams: 16 * 1024, bytes: 256 << 20 },
+    workload: Most { streams: 64 * 1024, bytes: 1 << 30 },
+};
 
-/// What all peers of one workload may use together: four such peers.
-pub const NATIVE_WORKLOAD: Most = Most { streams: 64 * 1024, bytes: 1 << 30 };
+/// What peers that a workload has connected to may leave unread at its agent over all its tunnels.
+/// Its application has asked for each of these streams, so that it is more than of the others.
+///
+/// - One of them: the windows of as many streams as it takes, 16 × 1,024 × 64 KiB = 1 GiB. So an
+///   application that is stopped with all of them open loses none; only windows that have grown,
+///   of streams that were read as fast as they came, can come to more.
+/// - All together: two such peers.
+pub const NATIVE_SERVERS: Bounds = Bounds {
+    peer: Most { streams: usize::MAX, bytes: 1 << 30 },
+    workload: Most { streams: usize::MAX, bytes: 2 << 30 },
+};
 
 /// Bulk transfers of one data thread to one peer that have a TLS connection of their own; further
 /// ones share. On as many, 25 Gbit/s are still 400 Mbit/s for each.
