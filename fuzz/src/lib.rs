@@ -1,8 +1,6 @@
 //! What the targets share: how they read their input, and a stream to open.
 
-use std::io::IoSlice;
-
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use mesh_agent::native::frame::{Decoder, Frame, Open};
 
 /// The examples of HELLO and OPEN in `docs/transport.md`.
@@ -57,16 +55,4 @@ pub fn open() -> Open {
             other => panic!("{other:?}: the example is not read"),
         }
     }
-}
-
-/// Takes at most `most` bytes from where they lie, as a vectored write does.
-pub fn write(from: &mut impl Buf, most: usize) -> Vec<u8> {
-    let mut slices = [IoSlice::new(&[]); 64];
-    let count = from.chunks_vectored(&mut slices);
-    let mut bytes = Vec::with_capacity(most.min(from.remaining()));
-    for slice in &slices[..count] {
-        bytes.extend_from_slice(&slice[..slice.len().min(most - bytes.len())]);
-    }
-    from.advance(bytes.len());
-    bytes
 }

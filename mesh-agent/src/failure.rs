@@ -61,6 +61,8 @@ pub enum Kind {
     Timeout,
     /// The TLS handshake failed.
     Tls,
+    /// More of what the peer has sent was unread than this agent keeps for it, or for the workload.
+    Unread,
 }
 
 /// Whose fault a failure is.
@@ -140,6 +142,7 @@ impl Kind {
         Self::Shutdown,
         Self::Timeout,
         Self::Tls,
+        Self::Unread,
     ];
 
     /// The word used in the access log and the metrics.
@@ -159,6 +162,7 @@ impl Kind {
             Self::Shutdown => "shutdown",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
+            Self::Unread => "unread",
         }
     }
 
@@ -176,6 +180,7 @@ impl Kind {
             Self::Reset => "UC",
             Self::Timeout => "UT",
             Self::Tls => "TLS_FAILURE",
+            Self::Unread => "OM",
         }
     }
 
@@ -194,7 +199,8 @@ impl Kind {
             | Self::NoRoute
             | Self::Reset
             | Self::Shutdown
-            | Self::Tls => 503,
+            | Self::Tls
+            | Self::Unread => 503,
         }
     }
 }

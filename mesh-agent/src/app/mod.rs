@@ -23,6 +23,7 @@ use crate::identity::local_ca::Authority;
 use crate::identity::{Identities, Placement};
 use crate::pods::run::Pods;
 use crate::proxy::Context;
+use crate::proxy::inbound::admission::budget::Node;
 use crate::proxy::realm::Locals;
 use crate::settings::{Settings, VERSION, defaults};
 use crate::source::file::FileSource;
@@ -65,13 +66,15 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
     let ready = Ready::new();
     let (control, connections) = (Scope::new("control"), Scope::new("connections"));
+    let options = settings.proxy();
     let context = Arc::new(Context {
         mesh: mesh.clone(),
         kernel: Arc::clone(&loaded.kernel),
         telemetry: telemetry.clone(),
         locals: Locals::default(),
         runtimes: workers.runtimes().clone(),
-        options: settings.proxy(),
+        handshakes: Node::new(options.node_handshakes),
+        options,
     });
     register(&telemetry, &loaded.kernel, &identities);
     if settings.kernel_log() {

@@ -29,6 +29,11 @@ impl Broken {
     pub fn because(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self(cause.into())
     }
+
+    /// What it is because of.
+    pub fn cause(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.0
+    }
 }
 
 /// The half of a stream that goes to the peer. Dropped before its end, it resets the stream.

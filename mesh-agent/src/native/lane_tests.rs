@@ -1,7 +1,6 @@
 //! Streams that go on with another tunnel, between two real ends of tunnels.
 
 use std::future::poll_fn;
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::duplex;
@@ -10,9 +9,9 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::io::link::Plain;
 use crate::io::relay::{Incoming as _, Outgoing as _};
+use crate::native::fixture::options;
 use crate::native::frame::Open;
-use crate::native::quota::Most;
-use crate::native::session::Limits;
+use crate::native::quota::{Bounds, Most, Quota, Quotas};
 use crate::native::stream::{Asked, Receiver, Sender, Stream};
 use crate::native::tunnel::{Lease, Served, hello, serve};
 use crate::native::{Error, Options};
@@ -21,19 +20,6 @@ use crate::telemetry::{self, Protocol, Target, Telemetry};
 
 /// More than three times what makes a bulk transfer.
 const BYTES: usize = 3_500_000;
-
-fn options() -> Options {
-    Options {
-        limits: Limits { streams: 64, window: 1 << 16, growth: 1 << 22 },
-        peer: Most { streams: 8, bytes: 1 << 22 },
-        workload: Most { streams: 8, bytes: 1 << 22 },
-        max_lanes: 4,
-        max_output_bytes: 1 << 19,
-        idle_timeout: Duration::from_mins(1),
-        ping_interval: Duration::from_mins(1),
-        ping_timeout: Duration::from_mins(1),
-    }
-}
 
 fn ends(peer: &str) -> Ends {
     Ends {
@@ -47,6 +33,8 @@ struct Site {
     lanes: Lanes,
     scope: Scope,
     options: Options,
+    /// Of the tunnels' clients.
+    quota: Option<Arc<Quota>>,
     asked: mpsc::Receiver<Asked>,
     tell: mpsc::Sender<Asked>,
 }
@@ -58,7 +46,8 @@ impl Site {
 
     fn with(options: Options) -> Self {
         let (tell, asked) = mpsc::channel(16);
-        Self { lanes: Lanes::default(), scope: Scope::new("test"), options, asked, tell }
+        let (lanes, scope) = (Lanes::default(), Scope::new("test"));
+        Self { lanes, scope, options, quota: None, asked, tell }
     }
 
     /// A tunnel of `peer` over a pipe that holds `pipe` bytes.
@@ -81,7 +70,8 @@ impl Site {
             version: "",
         });
         let counted = telemetry.unwrap().tunnel_opened(Protocol::Native);
-        Tunnel::start((ours, of), &self.options, &self.scope, counted)
+        let quota = self.quota.clone();
+        Tunnel::start((ours, of), &self.options, quota, &self.scope, counted)
     }
 
     /// A stream, as both ends hold it.
@@ -268,7 +258,7 @@ async fn a_stream_of_another_peer_cannot_be_continued() {
 
 #[tokio::test]
 async fn a_peer_has_so_many_streams_over_all_its_tunnels() {
-    let mut site = Site::with(Options { peer: Most { streams: 2, bytes: 1 << 20 }, ..options() });
+    let mut site = Site::with(for_clients(Most { streams: 2, bytes: 1 << 20 }));
     let tunnels: Vec<_> = (0..3).map(|_| site.tunnel("peer", 1 << 20, None)).collect();
     let mut open = Vec::new();
     for (_, lease) in &tunnels[..2] {
@@ -294,20 +284,11 @@ async fn a_peer_has_so_many_streams_over_all_its_tunnels() {
 
 #[tokio::test]
 async fn a_peer_that_leaves_too_much_unread_loses_the_stream_that_is_too_much() {
-    let peer = Most { streams: 8, bytes: 100_000 };
-    let mut site = Site::with(Options { peer, ..options() });
+    let mut site = Site::with(for_clients(Most { streams: 8, bytes: 100_000 }));
     let (_tunnel, lease) = site.tunnel("peer", 1 << 20, None);
     let (first, read_first) = site.stream(&lease).await;
     let lease = tunnel_of(&lease);
     let (second, _unread) = site.stream(&lease).await;
-    let fill = async |stream: &Arc<Stream>| {
-        let mut data = pattern(1, 0, 1 << 16);
-        let (mut sender, _receiver) = stream.split();
-        while !data.is_empty() {
-            poll_fn(|cx| sender.poll_send(cx, &mut data)).await.unwrap();
-        }
-        sender
-    };
     let mut kept = fill(&first).await;
     let mut lost = fill(&second).await;
     let reset = poll_fn(|cx| lost.poll_closed(cx)).await.unwrap_err();
@@ -315,6 +296,53 @@ async fn a_peer_that_leaves_too_much_unread_loses_the_stream_that_is_too_much() 
     // The other one goes on.
     kept.end().unwrap();
     assert_eq!(receive(&mut read_first.split().1, 1).await, 1 << 16);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_read_loses_the_stream_that_is_too_much_for_the_workload() {
+    let most = |bytes| Most { streams: usize::MAX, bytes };
+    let bounds = Bounds { peer: most(1 << 20), workload: most(100_000) };
+    let (mut site, mut quotas) = (Site::new(), Quotas::default());
+    let mut streams = Vec::new();
+    let each = ["peer", "other"].map(|peer| quotas.of(&peer, &"local", bounds));
+    for (peer, quota) in ["peer", "other"].into_iter().zip(&each) {
+        site.quota = Some(Arc::clone(quota));
+        let (_tunnel, lease) = site.tunnel(peer, 1 << 20, None);
+        let (ours, theirs) = site.stream(&lease).await;
+        streams.push((ours, theirs, lease));
+    }
+    let [(first, to_first, _), (second, to_second, _)] = &streams[..] else { unreachable!() };
+    let mut kept = fill(to_first).await;
+    // It waits at the client before the other one comes.
+    while each[0].used().1 < 1 << 16 {
+        tokio::task::yield_now().await;
+    }
+    let mut lost = fill(to_second).await;
+    let told = poll_fn(|cx| lost.poll_closed(cx)).await.unwrap_err();
+    assert!(told.to_string().contains("503"), "{told}");
+    let reset = poll_fn(|cx| second.split().1.poll_data(cx)).await.unwrap().unwrap_err();
+    let cause = reset.cause().downcast_ref::<Error>();
+    assert!(matches!(cause, Some(Error::Unread)), "{reset}");
+    assert_eq!(each.each_ref().map(|quota| quota.used()), [(1, 1 << 16), (1, 0)]);
+    // The other one goes on.
+    kept.end().unwrap();
+    assert_eq!(receive(&mut first.split().1, 1).await, 1 << 16);
+    assert_eq!(each[0].used(), (1, 0));
+}
+
+/// As much as a new stream may be sent before anything of it is read.
+async fn fill(stream: &Arc<Stream>) -> Sender {
+    let mut data = pattern(1, 0, 1 << 16);
+    let (mut sender, _receiver) = stream.split();
+    while !data.is_empty() {
+        poll_fn(|cx| sender.poll_send(cx, &mut data)).await.unwrap();
+    }
+    sender
+}
+
+fn for_clients(peer: Most) -> Options {
+    let options = options();
+    Options { clients: Bounds { peer, ..options.clients }, ..options }
 }
 
 /// Another place on the same tunnel.

@@ -12,7 +12,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::native::Options;
 use crate::native::frame::{Continued, Name, code};
 use crate::native::part::Part;
-use crate::native::quota::Quota;
+use crate::native::quota::{Quota, Quotas};
 use crate::native::tunnel::Tunnel;
 
 /// Between whom a tunnel of a peer is. A stream is continued only on one between the same.
@@ -31,9 +31,7 @@ pub struct Lanes(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     tunnels: HashMap<Name, Known>,
-    /// What is in use by whom, for as long as it is.
-    peers: HashMap<Ends, Weak<Quota>>,
-    workloads: HashMap<ResourceName, Weak<Quota>>,
+    quotas: Quotas<Ends, ResourceName>,
 }
 
 #[derive(Debug)]
@@ -60,21 +58,7 @@ impl Lanes {
 
     /// What a peer may use of a workload: one for all its tunnels.
     pub(super) fn quota_of(&self, ends: &Ends, options: &Options) -> Arc<Quota> {
-        let Table { peers, workloads, .. } = &mut *self.lock();
-        if let Some(quota) = peers.get(ends).and_then(Weak::upgrade) {
-            return quota;
-        }
-        // Those that have gone leave an entry until the next one comes.
-        peers.retain(|_, quota| quota.strong_count() > 0);
-        workloads.retain(|_, quota| quota.strong_count() > 0);
-        let workload = workloads.get(&ends.local).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let quota = Arc::new(Quota::new(options.workload, None));
-            workloads.insert(ends.local.clone(), Arc::downgrade(&quota));
-            quota
-        });
-        let quota = Arc::new(Quota::new(options.peer, Some(workload)));
-        peers.insert(ends.clone(), Arc::downgrade(&quota));
-        quota
+        self.lock().quotas.of(ends, &ends.local, options.clients)
     }
 
     /// Puts a tunnel in, under a name that nobody can guess.

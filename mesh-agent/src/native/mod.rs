@@ -10,19 +10,23 @@ mod by_number;
 pub mod output;
 pub mod inbox;
 pub mod session;
+#[cfg(any(test, feature = "test-support"))]
+pub mod pair;
 mod shared;
 pub mod tunnel;
 pub mod quota;
 pub mod lanes;
 pub mod part;
 pub mod stream;
+#[cfg(test)]
+mod fixture;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::native::frame::{Violation, code};
-use crate::native::quota::Most;
+use crate::native::quota::Bounds;
 use crate::native::session::Limits;
 
 /// The protocol's name in TLS (RFC 7301), with the version that cannot be extended compatibly.
@@ -33,10 +37,11 @@ pub const ALPN: &[u8] = b"nodemesh/1";
 pub struct Options {
     /// What a peer may do.
     pub limits: Limits,
-    /// What one peer may use of a workload's agent, over all its tunnels.
-    pub peer: Most,
-    /// What all peers of a workload may use together.
-    pub workload: Most,
+    /// What peers that have connected to a workload may use of its agent, over all their tunnels.
+    pub clients: Bounds,
+    /// What peers that a workload has connected to may use of its agent. It opens as many streams
+    /// as its application asks for: only bytes are bounded.
+    pub servers: Bounds,
     /// Tunnels to one peer, of one data thread, that bulk transfers have alone. Further ones stay
     /// where they are.
     pub max_lanes: usize,
@@ -74,6 +79,9 @@ pub enum Error {
     /// The peer does not answer.
     #[error("the peer's agent does not answer")]
     Silent,
+    /// The stream was given up here: see [`Options::clients`] and [`Options::servers`].
+    #[error("more of what the peer has sent is unread than this agent keeps")]
+    Unread,
     /// The peer broke the protocol.
     #[error("the peer's agent broke the protocol")]
     Violation(#[from] Violation),
@@ -104,7 +112,7 @@ impl Error {
             Self::Closed | Self::Flood | Self::Full | Self::Io(_) | Self::Silent => true,
             Self::Lost(error) => error.is_stale_tunnel(),
             Self::Reset(code) => *code == code::NOT_TAKEN,
-            Self::Violation(_) => false,
+            Self::Unread | Self::Violation(_) => false,
         }
     }
 }

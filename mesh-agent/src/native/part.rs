@@ -76,7 +76,7 @@ impl Part {
         core.failed.is_none()
             && core.session.has(number)
             && slot.is_some_and(|slot| {
-                slot.accepted && slot.reset.is_none() && slot.next.is_none() && !slot.moved
+                slot.accepted && slot.cut.is_none() && slot.next.is_none() && !slot.moved
             })
     }
 
@@ -155,7 +155,7 @@ impl Part {
             return Poll::Ready(Came::Broken(Error::Closed));
         };
         // After a reset nothing that came before it counts.
-        if slot.reset.is_none() {
+        if slot.cut.is_none() {
             let parts = slot.inbox.take();
             if parts.has_remaining() {
                 if let Some(share) = &mut slot.share {

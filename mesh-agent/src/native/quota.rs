@@ -1,8 +1,10 @@
 //! How much a peer may have open with a workload, and how much all of its peers together: streams,
 //! and bytes that came and were not read. Over all tunnels, on whichever threads they are.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 /// The most of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +13,22 @@ pub struct Most {
     pub streams: usize,
     /// Bytes that came and were not read.
     pub bytes: usize,
+}
+
+/// What peers may use of one workload's agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// One of them.
+    pub peer: Most,
+    /// All of them together.
+    pub workload: Most,
+}
+
+/// What is in use by which peer of which workload, for as long as it is.
+#[derive(Debug)]
+pub struct Quotas<Peer, Workload> {
+    peers: HashMap<Peer, Weak<Quota>>,
+    workloads: HashMap<Workload, Weak<Quota>>,
 }
 
 /// What is in use, and the most of it.
@@ -30,6 +48,32 @@ pub struct Share {
     bytes: usize,
 }
 
+impl<Peer, Workload> Default for Quotas<Peer, Workload> {
+    fn default() -> Self {
+        Self { peers: HashMap::new(), workloads: HashMap::new() }
+    }
+}
+
+impl<Peer: Clone + Eq + Hash, Workload: Clone + Eq + Hash> Quotas<Peer, Workload> {
+    /// What a peer may use of a workload: one for all its tunnels. `peer` says of which workload.
+    pub fn of(&mut self, peer: &Peer, workload: &Workload, bounds: Bounds) -> Arc<Quota> {
+        if let Some(quota) = self.peers.get(peer).and_then(Weak::upgrade) {
+            return quota;
+        }
+        // Those that have gone leave an entry until the next one comes.
+        self.peers.retain(|_, quota| quota.strong_count() > 0);
+        self.workloads.retain(|_, quota| quota.strong_count() > 0);
+        let all = self.workloads.get(workload).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let quota = Arc::new(Quota::new(bounds.workload, None));
+            self.workloads.insert(workload.clone(), Arc::downgrade(&quota));
+            quota
+        });
+        let quota = Arc::new(Quota::new(bounds.peer, Some(all)));
+        self.peers.insert(peer.clone(), Arc::downgrade(&quota));
+        quota
+    }
+}
+
 impl Quota {
     /// An unused one, within `parent`.
     pub const fn new(most: Most, parent: Option<Arc<Self>>) -> Self {
@@ -45,6 +89,12 @@ impl Quota {
         });
         let fits = |quota: &Self| quota.streams.load(Ordering::Relaxed) <= quota.most.streams;
         self.chain().all(fits).then_some(share)
+    }
+
+    /// Streams and bytes that are in use.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> (usize, usize) {
+        (self.streams.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
     fn chain(&self) -> impl Iterator<Item = &Self> {
@@ -87,10 +137,6 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
-    fn used(quota: &Quota) -> (usize, usize) {
-        (quota.streams.load(Ordering::Relaxed), quota.bytes.load(Ordering::Relaxed))
-    }
-
     #[test]
     fn peers_share_what_a_workload_has_and_give_it_back() {
         let workload = Arc::new(Quota::new(Most { streams: 3, bytes: 100 }, None));
@@ -104,14 +150,32 @@ mod tests {
         assert!(one.stream().is_none(), "a peer's own limit");
         let mut third = two.stream().unwrap();
         assert!(two.stream().is_none(), "the workload's");
-        assert_eq!((used(&one), used(&two), used(&workload)), ((2, 0), (1, 0), (3, 0)));
+        assert_eq!((one.used(), two.used(), workload.used()), ((2, 0), (1, 0), (3, 0)));
         assert!(first.came(60));
         assert!(!first.came(1), "a peer's own limit");
         first.read();
         assert!(first.came(50) && third.came(50));
         assert!(!third.came(1), "the workload's");
-        assert_eq!((used(&one), used(&two), used(&workload)), ((2, 50), (1, 51), (3, 101)));
+        assert_eq!((one.used(), two.used(), workload.used()), ((2, 50), (1, 51), (3, 101)));
         drop((first, second, third));
-        assert_eq!((used(&one), used(&two), used(&workload)), ((0, 0), (0, 0), (0, 0)));
+        assert_eq!((one.used(), two.used(), workload.used()), ((0, 0), (0, 0), (0, 0)));
+    }
+
+    #[test]
+    fn a_peer_has_one_quota_while_it_is_used() {
+        let most = |bytes| Most { streams: 8, bytes };
+        let bounds = Bounds { peer: most(60), workload: most(100) };
+        let mut quotas = Quotas::default();
+        let one = quotas.of(&("web", 1), &"web", bounds);
+        let again = quotas.of(&("web", 1), &"web", bounds);
+        let (two, other) =
+            (quotas.of(&("web", 2), &"web", bounds), quotas.of(&("db", 1), &"db", bounds));
+        let mut shares = [&one, &again, &two, &other].map(|quota| quota.stream().unwrap());
+        assert!(shares[0].came(30) && shares[1].came(30) && shares[2].came(40));
+        assert!(!shares[2].came(1), "the workload has as much as it may");
+        assert!(shares[3].came(60), "another workload");
+        drop((shares, one, again, two));
+        assert_eq!(quotas.of(&("web", 1), &"web", bounds).used(), (0, 0));
+        assert_eq!((quotas.peers.len(), quotas.workloads.len()), (2, 2));
     }
 }

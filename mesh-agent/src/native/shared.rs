@@ -19,7 +19,7 @@ use crate::native::session::{Event, Session};
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) session: Session,
-    /// What the peer may use, if it is the peer who opens streams.
+    /// What the peer may use.
     pub(super) quota: Option<Arc<Quota>>,
     pub(super) slots: ByNumber<Slot>,
     /// Why the tunnel is over.
@@ -53,11 +53,20 @@ pub(super) struct Slot {
     pub(super) next: Option<Arc<Part>>,
     /// Bytes that it has carried as a bulk transfer does, both ways together.
     pub(super) bulk: usize,
-    pub(super) reset: Option<u32>,
+    pub(super) cut: Option<Cut>,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
     /// Waits for it to have carried as much as a bulk transfer does.
     pub(super) mover: Option<Waker>,
+}
+
+/// Why a stream is over before its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The peer says so, with a code.
+    Reset(u32),
+    /// Too much of what the peer has sent was unread.
+    Unread,
 }
 
 /// From so many bytes on, both ways together, a stream is a bulk transfer, and gets a TLS connection
@@ -110,8 +119,10 @@ impl Core {
 
     /// Why a stream is over, if it is.
     pub(super) fn broken(&self, stream: u32) -> Option<Error> {
-        if let Some(code) = self.slots.get(&stream).and_then(|slot| slot.reset) {
-            return Some(Error::Reset(code));
+        match self.slots.get(&stream).and_then(|slot| slot.cut) {
+            Some(Cut::Reset(code)) => return Some(Error::Reset(code)),
+            Some(Cut::Unread) => return Some(Error::Unread),
+            None => {}
         }
         self.failed.as_ref().map(|failed| Error::Lost(Arc::clone(failed)))
     }
@@ -145,12 +156,12 @@ impl Core {
     /// Gives up streams whose bytes are more than the peer may leave unread in all.
     pub(super) fn reset_excess(&mut self, streams: &[u32]) {
         for stream in streams {
-            let Some(slot) = self.slots.get_mut(stream).filter(|slot| slot.reset.is_none()) else {
+            let Some(slot) = self.slots.get_mut(stream).filter(|slot| slot.cut.is_none()) else {
                 continue;
             };
             tracing::debug!(stream, "a peer's stream is reset: too much is unread");
             self.session.reset(*stream, code::UNAVAILABLE);
-            slot.reset = Some(code::UNAVAILABLE);
+            slot.cut = Some(Cut::Unread);
             slot.inbox = Inbox::default();
             if let Some(share) = &mut slot.share {
                 share.read();
@@ -164,7 +175,7 @@ impl Core {
         self.retired = true;
         for (stream, slot) in self.slots.iter_mut().filter(|(stream, _)| **stream > last) {
             self.session.give_up(*stream);
-            slot.reset = Some(code::NOT_TAKEN);
+            slot.cut = Some(Cut::Reset(code::NOT_TAKEN));
             slot.wake();
         }
     }
@@ -219,7 +230,7 @@ impl Core {
                 return;
             }
             Event::Reset(_, code) => {
-                slot.reset = Some(code);
+                slot.cut = Some(Cut::Reset(code));
                 slot.wake();
                 return;
             }

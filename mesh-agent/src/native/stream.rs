@@ -14,7 +14,7 @@ use crate::native::Error;
 use crate::native::frame::{Continued, Hello, code};
 use crate::native::inbox::Parts;
 use crate::native::part::{Came, Part};
-use crate::native::shared::Core;
+use crate::native::shared::{Core, Cut};
 use crate::native::tunnel::Lease;
 
 /// What may be sent before the peer has accepted a stream.
@@ -75,15 +75,18 @@ impl Stream {
         let mut core = self.0.tunnel.lock();
         let is_lost = core.failed.is_some();
         let slot = core.slots.get_mut(&self.0.number).filter(|slot| !slot.accepted)?;
-        let untaken = slot.reset == Some(code::NOT_TAKEN)
-            || (slot.reset.is_none() && is_lost && slot.unconfirmed.is_empty());
+        let untaken = slot.cut == Some(Cut::Reset(code::NOT_TAKEN))
+            || (slot.cut.is_none() && is_lost && slot.unconfirmed.is_empty());
         untaken.then(|| std::mem::take(&mut slot.unconfirmed))
     }
 
     /// The code with which the peer has refused the stream, if it has.
     pub fn refusal(&self) -> Option<u32> {
         let core = self.0.tunnel.lock();
-        core.slots.get(&self.0.number).filter(|slot| !slot.accepted)?.reset
+        match core.slots.get(&self.0.number).filter(|slot| !slot.accepted)?.cut? {
+            Cut::Reset(code) => Some(code),
+            Cut::Unread => None,
+        }
     }
 
     /// Resolves when the peer has accepted the stream.

@@ -102,19 +102,20 @@ impl Tunnel {
     }
 
     /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. If it is
-    /// for streams of another, the other's name is given. It is driven in `scope` until it fails, is
-    /// idle for too long, or the scope drains and its last stream has ended. `counted` is dropped
-    /// then.
+    /// for streams of another, the other's name is given. What the peer sends and is not read is
+    /// within `quota`. It is driven in `scope` until it fails, is idle for too long, or the scope
+    /// drains and its last stream has ended. `counted` is dropped then.
     pub fn start<Io>(
         (io, lane_of): (Io, Option<Name>),
         options: &Options,
+        quota: Option<Arc<Quota>>,
         scope: &Scope,
         counted: OpenTunnel,
     ) -> (Arc<Self>, Lease)
     where
         Io: Link + AsyncWrite + Unpin + Send + 'static,
     {
-        let tunnel = Self::new(Side::Client, options, lane_of, None);
+        let tunnel = Self::new(Side::Client, options, lane_of, quota);
         tunnel.lock().leases = 1;
         let lease = Lease { tunnel: Arc::clone(&tunnel) };
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
@@ -452,7 +453,8 @@ impl Lease {
             return Err(Error::Lost(Arc::clone(failed)));
         }
         let stream = ask(&mut core.session).ok_or(Error::Full)?;
-        core.slots.insert(stream, Slot::default());
+        let share = core.quota.as_ref().and_then(Quota::stream);
+        core.slots.insert(stream, Slot { share, ..Slot::default() });
         core.wake_driver();
         Ok((stream, core.session.is_greeted() && core.heard.elapsed() < RECENT))
     }
@@ -489,9 +491,8 @@ mod tests {
     use crate::io::link::Plain;
     use crate::model::id::ResourceName;
     use crate::model::spiffe::SpiffeId;
+    use crate::native::fixture::options;
     use crate::native::frame;
-    use crate::native::quota::Most;
-    use crate::native::session::Limits;
 
     /// A peer that opens and resets streams in a loop, and a server that takes its time.
     #[tokio::test]
@@ -499,16 +500,7 @@ mod tests {
         let (peer, io) = tokio::io::duplex(1 << 20);
         let (mut from_us, mut to_us) = tokio::io::split(peer);
         let scope = Scope::new("test");
-        let options = Options {
-            limits: Limits { streams: 64, window: 1 << 16, growth: 0 },
-            peer: Most { streams: 64, bytes: 1 << 20 },
-            workload: Most { streams: 64, bytes: 1 << 20 },
-            max_lanes: 0,
-            max_output_bytes: 1 << 19,
-            idle_timeout: Duration::from_mins(1),
-            ping_interval: Duration::from_mins(1),
-            ping_timeout: Duration::from_mins(1),
-        };
+        let options = options();
         let mut attack = BytesMut::new();
         frame::put(&mut attack, &Frame::Hello(Hello::LEAST));
         for stream in 1..=1_000 {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::datapath::Kernel;
 use crate::identity::tls;
-use crate::proxy::inbound::admission;
+use crate::proxy::inbound::admission::{self, budget};
 use crate::proxy::realm::Locals;
 use crate::store::Reader;
 use crate::task::worker::Runtimes;
@@ -38,6 +38,8 @@ pub struct Context {
     pub locals: Locals,
     /// The data threads.
     pub runtimes: Runtimes,
+    /// What handshakes of peers the workloads of this node have together.
+    pub handshakes: budget::Node,
     /// What the settings say.
     pub options: Options,
 }
@@ -57,8 +59,10 @@ pub struct Options {
     pub backlog: i32,
     /// Peers that could not be reached.
     pub breaker: breaker::Options,
-    /// Handshakes of peers.
+    /// Handshakes of peers with the workloads of one namespace.
     pub handshakes: admission::Options,
+    /// Those with all workloads of the node.
+    pub node_handshakes: budget::Most,
     /// Tunnels of peers that one workload takes at once; further ones are closed.
     pub max_tunnels: usize,
     /// After how much silence a tunnel's TCP connection is probed, and how often.

@@ -28,7 +28,7 @@ use crate::sys::netns::Netns;
 use crate::sys::socket;
 use crate::task::scope::Scope;
 use crate::tunnels;
-use crate::tunnels::pool::{Key, Pool};
+use crate::tunnels::pool::{Key, Pool, Quotas};
 
 /// A workload of this node.
 pub struct Local {
@@ -133,7 +133,9 @@ impl Realm {
     /// The namespace cannot be entered.
     pub fn new(netns: Option<Arc<Netns>>, context: &Context, scope: Scope) -> io::Result<Self> {
         let cookie = within(netns.as_deref(), socket::current_netns_cookie)?;
-        let pool = || Pool::new(context.options.tunnels, scope.clone(), context.telemetry.clone());
+        let (tunnels, quotas) = (context.options.tunnels, Quotas::default());
+        let pool =
+            || Pool::new(tunnels, scope.clone(), context.telemetry.clone(), Arc::clone(&quotas));
         Ok(Self {
             cookie,
             admission: Mutex::new(Admission::new(context.options.handshakes)),

@@ -1,11 +1,13 @@
 //! Every default and limit: its unit, its reason, and the flag that changes it, if any.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::native::quota::Most;
+use crate::native::quota::{Bounds, Most};
 use crate::proxy::breaker;
-use crate::proxy::inbound::admission::{self, Rate};
+use crate::proxy::inbound::admission;
+use crate::proxy::inbound::admission::budget::{Most as Handshakes, Rate};
 
 /// Where the authority's files are (`--ca`).
 pub const CA_DIRECTORY: &str = "/etc/mesh/ca";
@@ -77,13 +79,27 @@ pub const NATIVE_WINDOW_BYTES: u32 = 64 << 10;
 /// By how much the windows of one tunnel may grow in all: 64 streams may reach 1 MiB each.
 pub const NATIVE_GROWTH_BYTES: u32 = 64 << 20;
 
-/// What one peer may use of one workload's agent over all its tunnels: as many streams as 16 full
-/// tunnels have, and 256 bulk transfers whose windows are full. A stream beyond is not taken, and one
-/// that leaves more unread is reset.
-pub const NATIVE_PEER: Most = Most { streams: 16 * 1024, bytes: 256 << 20 };
+/// What peers that have connected to a workload may use of its agent over all their tunnels.
+///
+/// - One of them: as many streams as 16 full tunnels have, and 256 bulk transfers whose windows are
+///   full. A stream beyond is not taken, and one that leaves more unread is reset.
+/// - All together: four such peers.
+pub const NATIVE_CLIENTS: Bounds = Bounds {
+    peer: Most { streams: 16 * 1024, bytes: 256 << 20 },
+    workload: Most { streams: 64 * 1024, bytes: 1 << 30 },
+};
 
-/// What all peers of one workload may use together: four such peers.
-pub const NATIVE_WORKLOAD: Most = Most { streams: 64 * 1024, bytes: 1 << 30 };
+/// What peers that a workload has connected to may leave unread at its agent over all its tunnels.
+/// Its application has asked for each of these streams, so that it is more than of the others.
+///
+/// - One of them: the windows of as many streams as it takes, 16 × 1,024 × 64 KiB = 1 GiB. So an
+///   application that is stopped with all of them open loses none; only windows that have grown,
+///   of streams that were read as fast as they came, can come to more.
+/// - All together: two such peers.
+pub const NATIVE_SERVERS: Bounds = Bounds {
+    peer: Most { streams: usize::MAX, bytes: 1 << 30 },
+    workload: Most { streams: usize::MAX, bytes: 2 << 30 },
+};
 
 /// Bulk transfers of one data thread to one peer that have a TLS connection of their own; further
 /// ones share. On as many, 25 Gbit/s are still 400 Mbit/s for each.
@@ -116,14 +132,26 @@ pub const MAX_TUNNELS: usize = 1024;
 ///   opens a tunnel a thread; a host's address stands for all of its units.
 /// - Under way, as many as there may be tunnels, and of one address an eighth: who says nothing
 ///   keeps a place for [`HANDSHAKE_TIMEOUT`], and fills an eighth at most. 16 units × 8 threads.
+/// - When [`node_handshakes`] are used up, 10 a second and 16 under way are left to each namespace.
+///   Of 110 pods, Kubernetes' most on a node, that is 0.3 of a processor and 1,760 at worst.
 /// - 4,096 addresses × 100 bytes = 400 KiB a namespace, at worst.
 pub const HANDSHAKES: admission::Options = admission::Options {
     total: Rate { per_second: 1_000, burst: 2_000 },
     per_peer: Rate { per_second: 100, burst: 200 },
     under_way: MAX_TUNNELS,
     under_way_per_peer: MAX_TUNNELS / 8,
+    own: Handshakes { rate: Rate { per_second: 10, burst: 20 }, under_way: 16 },
     peers: 4096,
 };
+
+/// Handshakes that peers may begin with all workloads of the node together, with so many data
+/// threads: 1,500 a second for each are 0.45 of its processor, and the burst of 3,000 is 0.9 s of
+/// it. Under way, as many as two namespaces may have.
+pub fn node_handshakes(threads: NonZeroUsize) -> Handshakes {
+    let threads = u32::try_from(threads.get().min(MAX_THREADS)).unwrap_or(1);
+    let rate = Rate { per_second: 1_500 * threads, burst: 3_000 * threads };
+    Handshakes { rate, under_way: 2 * MAX_TUNNELS }
+}
 
 /// How long a peer is left alone that could not be reached, after the first failure and after
 /// many: at least half of it, by chance. A second at most, so that a peer that is back is found

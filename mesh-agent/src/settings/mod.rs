@@ -128,8 +128,8 @@ impl Settings {
                 window: defaults::NATIVE_WINDOW_BYTES,
                 growth: defaults::NATIVE_GROWTH_BYTES,
             },
-            peer: defaults::NATIVE_PEER,
-            workload: defaults::NATIVE_WORKLOAD,
+            clients: defaults::NATIVE_CLIENTS,
+            servers: defaults::NATIVE_SERVERS,
             max_lanes: defaults::NATIVE_MAX_LANES,
             max_output_bytes: defaults::NATIVE_MAX_OUTPUT_BYTES,
             idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
@@ -159,6 +159,7 @@ impl Settings {
             },
             breaker: defaults::BREAKER,
             handshakes: defaults::HANDSHAKES,
+            node_handshakes: defaults::node_handshakes(self.threads),
             connect_timeout: defaults::CONNECT_TIMEOUT,
             handshake_timeout: defaults::HANDSHAKE_TIMEOUT,
             backlog: defaults::LISTENER_BACKLOG,
@@ -277,6 +278,7 @@ mod tests {
 
     use super::*;
     use crate::proxy::inbound::admission::Admission;
+    use crate::proxy::inbound::admission::budget::Budget;
 
     fn parse(flags: &[&str]) -> Result<Settings, String> {
         let command = RunArgs::augment_args(Command::new("run"));
@@ -348,11 +350,13 @@ mod tests {
 
     #[test]
     fn a_hundred_nodes_with_eight_threads_may_come_back_at_once() {
-        let mut admission = Admission::new(parse(&[]).unwrap().proxy().handshakes);
+        let options = parse(&["--threads", "1"]).unwrap().proxy();
+        let mut all = Budget::new(options.node_handshakes);
+        let mut admission = Admission::new(options.handshakes);
         let now = Instant::now();
         for node in 0..100 {
             for _thread in 0..8 {
-                admission.admit([10, 0, 0, node].into(), now).unwrap();
+                admission.admit([10, 0, 0, node].into(), &mut all, now).unwrap();
             }
         }
     }

@@ -101,13 +101,17 @@ pub enum Role {
 /// A limit of handshakes that peers may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
+    /// How many begin in a second on the node, when the namespace's own are used up as well.
+    NodeRate,
+    /// How many are under way on the node, when the namespace's own are as well.
+    NodeUnderWay,
     /// How many of one address begin in a second.
     PeerRate,
     /// How many of one address are under way.
     PeerUnderWay,
-    /// How many begin in a second in all.
+    /// How many begin in a second in one namespace.
     TotalRate,
-    /// How many are under way in all.
+    /// How many are under way in one namespace.
     TotalUnderWay,
 }
 
@@ -315,12 +319,20 @@ impl Protocol {
 
 impl Limit {
     /// All of them.
-    pub const ALL: &[Self] =
-        &[Self::PeerRate, Self::PeerUnderWay, Self::TotalRate, Self::TotalUnderWay];
+    pub const ALL: &[Self] = &[
+        Self::NodeRate,
+        Self::NodeUnderWay,
+        Self::PeerRate,
+        Self::PeerUnderWay,
+        Self::TotalRate,
+        Self::TotalUnderWay,
+    ];
 
     /// The word used in the metrics and the log.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::NodeRate => "node_rate",
+            Self::NodeUnderWay => "node_under_way",
             Self::PeerRate => "peer_rate",
             Self::PeerUnderWay => "peer_under_way",
             Self::TotalRate => "total_rate",

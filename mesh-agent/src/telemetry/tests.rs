@@ -147,6 +147,8 @@ fn the_agents_own_numbers_are_what_was_set() {
     ];
     check(&telemetry, "mesh_handshakes_total", &done);
     let refused = [
+        r#"{limit="node_rate"} 0"#,
+        r#"{limit="node_under_way"} 0"#,
         r#"{limit="peer_rate"} 0"#,
         r#"{limit="peer_under_way"} 0"#,
         r#"{limit="total_rate"} 1"#,

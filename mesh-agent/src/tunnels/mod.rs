@@ -23,6 +23,7 @@ use crate::io::relay::{self, RelayError};
 use crate::native;
 use crate::native::frame::{Name, code};
 use crate::native::lanes::{Ends, Lanes};
+use crate::native::quota::Quota;
 use crate::native::tunnel::Served;
 use crate::task::scope::Scope;
 use crate::telemetry::{OpenTunnel, Protocol};
@@ -149,6 +150,14 @@ pub enum Ended {
     NotTaken(Vec<Bytes>),
 }
 
+impl Ended {
+    /// Whether more waited unread than this agent keeps.
+    pub fn is_unread(&self) -> bool {
+        let Self::Relay(RelayError::Peer(broken)) = self else { return false };
+        matches!(broken.cause().downcast_ref::<native::Error>(), Some(native::Error::Unread))
+    }
+}
+
 /// Resolves when a peer has taken too long to accept a stream.
 async fn unanswered(stream: &native::stream::Stream, patience: Duration) {
     let accepted = poll_fn(|cx| stream.poll_accepted(cx));
@@ -228,6 +237,7 @@ impl Tunnel {
     async fn start<Io>(
         (io, protocol): (Io, Protocol),
         options: &Options,
+        quota: Option<Arc<Quota>>,
         scope: &Scope,
         counted: OpenTunnel,
     ) -> Result<(Self, Lease), Error>
@@ -235,7 +245,7 @@ impl Tunnel {
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
-            let start = native::tunnel::Tunnel::start((io, None), native, scope, counted);
+            let start = native::tunnel::Tunnel::start((io, None), native, quota, scope, counted);
             let (tunnel, lease) = start;
             return Ok((Self::Native(tunnel), Lease::Native(lease)));
         }

@@ -18,6 +18,7 @@ use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::native;
 use crate::native::frame::Name;
+use crate::native::quota::{self, Quota};
 use crate::task::scope::Scope;
 use crate::telemetry::{Protocol, Telemetry};
 use crate::tunnels::{Error, Lease, Options, Stream, Tunnel};
@@ -41,12 +42,19 @@ pub struct Pool {
     options: Options,
     scope: Scope,
     telemetry: Telemetry,
+    quotas: Quotas,
     peers: Mutex<HashMap<Key, Arc<Peer>>>,
 }
+
+/// What the peers that a namespace's workloads have connected to may use of their agent, on all
+/// data threads. Cheap to clone; all clones are one.
+pub type Quotas = Arc<Mutex<quota::Quotas<Key, SpiffeId>>>;
 
 /// The tunnels to one peer.
 #[derive(Debug, Default)]
 struct Peer {
+    /// What it may use, if it speaks the native transport.
+    quota: Option<Arc<Quota>>,
     tunnels: Mutex<Vec<Tunnel>>,
     /// Tunnels for one stream at a time, which was begun on one of the others.
     lanes: Mutex<Vec<Arc<native::tunnel::Tunnel>>>,
@@ -83,8 +91,8 @@ impl Drop for Place<'_> {
 
 impl Pool {
     /// An empty pool, whose tunnels live in `scope`.
-    pub fn new(options: Options, scope: Scope, telemetry: Telemetry) -> Self {
-        Self { options, scope, telemetry, peers: Mutex::default() }
+    pub fn new(options: Options, scope: Scope, telemetry: Telemetry, quotas: Quotas) -> Self {
+        Self { options, scope, telemetry, quotas, peers: Mutex::default() }
     }
 
     /// Opens a stream; `dial` makes a TLS connection to the peer if a new tunnel is needed.
@@ -146,7 +154,9 @@ impl Pool {
         }
         let dialed = dial().await?;
         let counted = self.telemetry.tunnel_opened(dialed.1);
-        let (tunnel, lease) = Tunnel::start(dialed, &self.options, &self.scope, counted).await?;
+        let quota = peer.quota.clone();
+        let starting = Tunnel::start(dialed, &self.options, quota, &self.scope, counted);
+        let (tunnel, lease) = starting.await?;
         lock(&peer.tunnels).push(tunnel);
         Ok(lease)
     }
@@ -183,8 +193,8 @@ impl Pool {
             return None;
         }
         let counted = self.telemetry.tunnel_opened(protocol);
-        let (lane, lease) =
-            native::tunnel::Tunnel::start((io, Some(of)), native, &self.scope, counted);
+        let (io, quota) = ((io, Some(of)), peer.quota.clone());
+        let (lane, lease) = native::tunnel::Tunnel::start(io, native, quota, &self.scope, counted);
         lock(&peer.lanes).push(lane);
         self.telemetry.tunnel_leased();
         Some(lease)
@@ -198,7 +208,11 @@ impl Pool {
             return Arc::clone(peer);
         }
         peers.retain(|_, peer| !peer.is_idle());
-        let peer = Arc::new(Peer::default());
+        let quota = self.options.native.as_ref().map(|native| {
+            // Only now and then is a peer new: threads do not wait for each other here.
+            lock(&self.quotas).of(key, &key.source, native.servers)
+        });
+        let peer = Arc::new(Peer { quota, ..Peer::default() });
         peers.insert(key.clone(), Arc::clone(&peer));
         peer
     }

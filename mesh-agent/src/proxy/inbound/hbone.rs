@@ -19,6 +19,7 @@ use crate::native::lanes::Ends;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::inbound::admission::Place;
+use crate::proxy::inbound::admission::budget::Node;
 use crate::proxy::inbound::last_hop::{self, Inbound};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::server_name;
@@ -125,19 +126,25 @@ impl Shaken {
 }
 
 /// A handshake's place, until it is dropped.
-struct UnderWay<'a>(&'a Realm, Place);
+struct UnderWay<'a> {
+    realm: &'a Realm,
+    node: &'a Node,
+    place: Place,
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.admission().finished(self.1);
+        // The namespace's lock first, as in `admit`.
+        self.realm.admission().finished(self.place, &mut self.node.lock());
     }
 }
 
 /// Whether a peer may begin a handshake. One that may not is counted, and mentioned now and then.
-fn admit<'a>(context: &Context, realm: &'a Realm, client: SocketAddr) -> Option<UnderWay<'a>> {
-    let admitted = realm.admission().admit(client.ip(), Instant::now());
+fn admit<'a>(context: &'a Context, realm: &'a Realm, client: SocketAddr) -> Option<UnderWay<'a>> {
+    let (node, now) = (&context.handshakes, Instant::now());
+    let admitted = realm.admission().admit(client.ip(), &mut node.lock(), now);
     match admitted {
-        Ok(place) => Some(UnderWay(realm, place)),
+        Ok(place) => Some(UnderWay { realm, node, place }),
         Err(refused) => {
             context.telemetry.handshake_refused(refused.limit);
             if let Some(count) = refused.mention {

@@ -126,6 +126,9 @@ async fn relay(
         forbidden = arrival.forbidden(context.mesh.clone()) => return Err(forbidden.note(conn)),
     };
     copied.map_err(|error| {
+        if error.is_unread() {
+            return Failure::because(Kind::Unread, Side::Mesh, Retry::IfIdempotent, error);
+        }
         let side = match error {
             Ended::Relay(RelayError::Application(_)) => Side::Upstream,
             _ => Side::Client,

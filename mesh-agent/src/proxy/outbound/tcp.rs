@@ -115,6 +115,9 @@ async fn serve(
 
 /// Why a stream ended before both sides had closed.
 fn failed(ended: Ended) -> Failure {
+    if ended.is_unread() {
+        return Failure::because(Kind::Unread, Side::Mesh, Retry::IfIdempotent, ended);
+    }
     let side = match ended {
         Ended::Refused(error) => return upstream::classify(error),
         Ended::Relay(RelayError::Application(_)) => Side::Client,

@@ -14,7 +14,7 @@ mod document;
 mod read;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,7 +52,22 @@ pub struct FileSource {
     /// The documents of each file as they were last read.
     files: BTreeMap<PathBuf, Contents>,
     /// What is in force.
-    good: BTreeMap<Key, Resource>,
+    good: BTreeMap<Key, Good>,
+}
+
+/// What is in force under one name.
+#[derive(Clone, Debug)]
+struct Good {
+    resource: Resource,
+    /// How many documents of its file had this name before it did: which of several it was.
+    nth: usize,
+}
+
+impl Good {
+    /// Whether it was written in this file.
+    fn is_of(&self, file: &Path) -> bool {
+        self.resource.location.file == file
+    }
 }
 
 /// A file that has been read.
@@ -175,11 +190,14 @@ impl FileSource {
 
     /// Works out what is in force, from the files and what was in force before.
     fn merge(&mut self) -> Vec<Condition> {
-        let mut merge = Merge { before: &self.good, next: BTreeMap::new(), conditions: Vec::new() };
+        let mut merge = Merge {
+            before: &self.good,
+            next: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            conditions: Vec::new(),
+        };
         for (file, contents) in &self.files {
-            for document in &contents.documents {
-                merge.add(file, document);
-            }
+            merge.add_file(file, &contents.documents);
         }
         // A document that has moved from another file and is broken since.
         let all = || self.files.values().flat_map(|contents| &contents.documents);
@@ -195,17 +213,21 @@ impl FileSource {
             }
         }
         // Only now is it known what has stayed.
-        let next = merge.next;
-        let mut conditions = merge.conditions;
+        let Merge { next, kept, mut conditions, .. } = merge;
         for document in all() {
             let Outcome::Broken(key) = &document.outcome else { continue };
             let stays = match key {
-                Some(key) if next.contains_key(key) => "; what was last good of it stays in force",
-                Some(_) => "; until then it is left out",
-                None => "; what was last good of the file stays in force",
+                Some(key) if kept.contains(key) => {
+                    "; what was last good of it stays in force".to_owned()
+                }
+                Some(key) => match next.get(key) {
+                    Some(used) => format!("; until then {} is used", used.resource.location),
+                    None => "; until then it is left out".to_owned(),
+                },
+                None => "; what was last good of the file stays in force".to_owned(),
             };
             conditions.extend(document.conditions.iter().cloned().map(|mut condition| {
-                condition.message.push_str(stays);
+                condition.message.push_str(&stays);
                 condition
             }));
         }
@@ -215,7 +237,8 @@ impl FileSource {
     }
 
     fn update(&self, conditions: Vec<Condition>) -> Update {
-        Update { source: NAME, resources: self.good.values().cloned().collect(), conditions }
+        let resources = self.good.values().map(|good| good.resource.clone()).collect();
+        Update { source: NAME, resources, conditions }
     }
 
     fn unreadable_directory(&self, error: &Error) -> Condition {
@@ -227,59 +250,86 @@ impl FileSource {
 
 /// What is in force next, as it is being worked out.
 struct Merge<'a> {
-    before: &'a BTreeMap<Key, Resource>,
-    next: BTreeMap<Key, Resource>,
+    before: &'a BTreeMap<Key, Good>,
+    next: BTreeMap<Key, Good>,
+    /// What of it was in force before, and is said by no document now.
+    kept: BTreeSet<Key>,
     conditions: Vec<Condition>,
 }
 
 impl Merge<'_> {
-    /// Adds a document, in the order of the files: the first one of a name wins.
-    fn add(&mut self, file: &Path, document: &Document) {
-        let resource = match &document.outcome {
-            // Its conditions are told when it is known what stays.
-            Outcome::Broken(None) => return,
-            Outcome::Broken(Some(key)) => {
-                if self.before.get(key).is_some_and(|before| before.location.file == file) {
-                    self.keep(key);
-                }
-                return;
-            }
-            Outcome::Foreign => {
-                self.conditions.extend(document.conditions.iter().cloned());
-                return;
-            }
-            Outcome::Good(resource) => resource,
+    /// Adds a file's documents, in the order of the files: the first one of a name wins.
+    ///
+    /// Of several with one name, a broken one stays as it was only if it was the one in force: not
+    /// if another says the same as that, or is at its place among them.
+    fn add_file(&mut self, file: &Path, documents: &[Document]) {
+        let mut seen = BTreeMap::<Key, usize>::new();
+        let mut nth = |key: &Key| {
+            let seen = seen.entry(key.clone()).or_default();
+            std::mem::replace(seen, *seen + 1)
         };
-        self.conditions.extend(document.conditions.iter().cloned());
-        let key = resource.object.key();
-        if let Some(winner) = self.next.get(&key) {
-            self.conditions.push(Condition {
-                location: resource.location.clone(),
-                subject: key.to_string(),
-                field: "metadata.name".to_owned(),
-                reason: Reason::Conflicted,
-                message: format!(
-                    "{} says the same name already, and the first one is used; rename or remove \
-                     one of them",
-                    winner.location
-                ),
-            });
-        } else {
-            self.next.insert(key, resource.clone());
+        let before = self.before;
+        let is_in_force = |(key, resource): &(Key, &Resource)| {
+            let is_it = |good: &Good| good.is_of(file) && good.resource.object == resource.object;
+            before.get(key).is_some_and(is_it)
+        };
+        let goods = documents.iter().filter_map(|document| match &document.outcome {
+            Outcome::Good(resource) => Some((resource.object.key(), resource)),
+            Outcome::Broken(_) | Outcome::Foreign => None,
+        });
+        let said: BTreeSet<Key> = goods.filter(is_in_force).map(|(key, _)| key).collect();
+        for document in documents {
+            match &document.outcome {
+                Outcome::Good(resource) => {
+                    let key = resource.object.key();
+                    let nth = nth(&key);
+                    self.conditions.extend(document.conditions.iter().cloned());
+                    self.add(key, Good { resource: resource.clone(), nth });
+                }
+                Outcome::Foreign => self.conditions.extend(document.conditions.iter().cloned()),
+                // Its conditions are told when it is known what stays.
+                Outcome::Broken(None) => {}
+                Outcome::Broken(Some(key)) => {
+                    let nth = nth(key);
+                    let was_it = |good: &Good| good.is_of(file) && good.nth == nth;
+                    if !said.contains(key) && before.get(key).is_some_and(was_it) {
+                        self.keep(key);
+                    }
+                }
+            }
         }
+    }
+
+    fn add(&mut self, key: Key, good: Good) {
+        let Some(winner) = self.next.get(&key) else {
+            self.next.insert(key, good);
+            return;
+        };
+        self.conditions.push(Condition {
+            location: good.resource.location,
+            subject: key.to_string(),
+            field: "metadata.name".to_owned(),
+            reason: Reason::Conflicted,
+            message: format!(
+                "{} says the same name already, and the first one is used; rename or remove one of \
+                 them",
+                winner.resource.location
+            ),
+        });
     }
 
     /// Keeps what was in force under this name, unless something good has it now.
     fn keep(&mut self, key: &Key) {
         if let Some(before) = self.before.get(key).filter(|_| !self.next.contains_key(key)) {
             self.next.insert(key.clone(), before.clone());
+            self.kept.insert(key.clone());
         }
     }
 
     /// Keeps everything that this file once said, unless something good has its name now.
     fn keep_file(&mut self, file: &Path) {
-        for (key, resource) in self.before {
-            if resource.location.file == file {
+        for (key, good) in self.before {
+            if good.is_of(file) {
                 self.keep(key);
             }
         }

@@ -398,6 +398,45 @@ fn the_first_of_two_with_one_name_wins() {
 }
 
 #[test]
+fn a_good_document_does_not_conflict_with_itself_beside_a_broken_one_of_its_name() {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &(service("a", 0) + &service("a", 2)));
+    for _ in 0..3 {
+        let conditions = lab.check(&["Service default/a 2"], 1);
+        let message = &conditions[0].message;
+        assert!(message.ends_with("a.yaml:7 (document 2) is used"), "{message}");
+    }
+    // What it says now counts, not what it said.
+    lab.write("a.yaml", &(service("a", 0) + &service("b", 1) + &service("a", 3)));
+    lab.check(&["Service default/a 3", "Service default/b 1"], 1);
+    // A broken one that is put before it is another one.
+    lab.write("a.yaml", &service("a", 3));
+    lab.check(&["Service default/a 3"], 0);
+    lab.write("a.yaml", &(service("a", 0) + &service("a", 3)));
+    lab.check(&["Service default/a 3"], 1);
+    lab.write("a.yaml", &(service("a", 0) + &service("a", 4)));
+    lab.check(&["Service default/a 4"], 1);
+}
+
+#[test]
+fn the_first_of_two_in_one_file_stays_as_it_was_when_it_breaks() {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &(service("a", 1) + &service("a", 2)));
+    lab.check(&["Service default/a 1"], 1);
+    lab.write("a.yaml", &(service("a", 0) + &service("a", 2)));
+    for _ in 0..2 {
+        let conditions = lab.check(&["Service default/a 1"], 2);
+        let stays = conditions.iter().filter(|one| one.message.ends_with("stays in force"));
+        assert_eq!(stays.count(), 1, "{conditions:?}");
+        assert!(conditions.iter().any(|one| one.reason == Reason::Conflicted), "{conditions:?}");
+    }
+    lab.write("a.yaml", &(service("a", 3) + &service("a", 2)));
+    lab.check(&["Service default/a 3"], 1);
+    lab.write("a.yaml", &service("a", 2));
+    lab.check(&["Service default/a 2"], 0);
+}
+
+#[test]
 fn hidden_and_other_files_are_left_alone() {
     let mut lab = Lab::new();
     lab.write(".a.yaml", "}");

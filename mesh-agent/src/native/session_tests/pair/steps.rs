@@ -12,7 +12,7 @@ enum Step {
     Send(usize, Index, usize),
     /// Sends what waits on all streams.
     Retry(usize),
-    Taken(usize, Index, usize),
+    Read(usize, Index, usize),
     End(usize, Index),
     Reset(usize, Index, u32),
     Ping(usize, u64),
@@ -33,7 +33,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         8 => (side(), at(), 0..200_000_usize).prop_map(|(side, at, size)| Step::Send(side, at, size)),
         4 => (side(), at(), 0..20_usize).prop_map(|(side, at, size)| Step::Send(side, at, size)),
         6 => side().prop_map(Step::Retry),
-        8 => (side(), at(), 0..200_000_usize).prop_map(|(side, at, size)| Step::Taken(side, at, size)),
+        8 => (side(), at(), 0..200_000_usize).prop_map(|(side, at, size)| Step::Read(side, at, size)),
         4 => (side(), at()).prop_map(|(side, at)| Step::End(side, at)),
         2 => (side(), at(), 0..600_u32).prop_map(|(side, at, code)| Step::Reset(side, at, code)),
         1 => (side(), any::<u64>()).prop_map(|(side, number)| Step::Ping(side, number)),
@@ -70,63 +70,44 @@ fn any_limits() -> impl Strategy<Value = Limits> {
     })
 }
 
-impl End {
-    /// A stream among those that the application still thinks of.
-    fn pick(&self, at: Index) -> Option<u32> {
-        let streams: Vec<u32> = self.halves.keys().copied().collect();
-        (!streams.is_empty()).then(|| *at.get(&streams))
-    }
-}
-
-impl Pair {
-    fn step(&mut self, step: Step) {
-        match step {
-            Step::Open(count) => (0..count).for_each(|_| self.open()),
-            Step::Accept(at) => {
-                if let Some(stream) = self.ends[SERVER].pick(at) {
-                    self.accept(stream);
-                }
+fn take(pair: &mut Pair, step: Step) {
+    let pick = |pair: &Pair, side, at: Index| pair.pick(side, at.index(usize::MAX));
+    match step {
+        Step::Open(count) => (0..count).for_each(|_| pair.open()),
+        Step::Accept(at) => {
+            if let Some(stream) = pick(pair, SERVER, at) {
+                pair.accept(stream);
             }
-            Step::Send(side, at, size) => {
-                if let Some(stream) = self.ends[side].pick(at) {
-                    let half = self.ends[side].halves.get_mut(&stream).unwrap();
-                    if half.pending == 0 && !half.sent_end {
-                        half.pending = size;
-                    }
-                    self.send(side, stream);
-                }
-            }
-            Step::Retry(side) => self.retry(side),
-            Step::Taken(side, at, size) => {
-                if let Some(stream) = self.ends[side].pick(at) {
-                    self.taken(side, stream, size);
-                }
-            }
-            Step::End(side, at) => {
-                if let Some(stream) = self.ends[side].pick(at) {
-                    self.end(side, stream);
-                }
-            }
-            Step::Reset(side, at, code) => {
-                if let Some(stream) = self.ends[side].pick(at) {
-                    self.reset(side, stream, code);
-                }
-            }
-            Step::Ping(side, number) => {
-                self.ends[side].pings.push_back(number);
-                self.ends[side].session.ping(number);
-            }
-            Step::GoAway(side) => {
-                self.ends[side].went = true;
-                self.ends[side].session.go_away(code::NONE);
-            }
-            Step::Deliver(side, size) => {
-                self.deliver(side, size);
-            }
-            Step::Hold(side, held) => self.ends[side].held = held,
         }
-        self.ends.iter().for_each(End::check);
+        Step::Send(side, at, size) => {
+            if let Some(stream) = pick(pair, side, at) {
+                pair.send(side, stream, size);
+            }
+        }
+        Step::Retry(side) => pair.retry(side),
+        Step::Read(side, at, size) => {
+            if let Some(stream) = pick(pair, side, at) {
+                pair.read(side, stream, size);
+            }
+        }
+        Step::End(side, at) => {
+            if let Some(stream) = pick(pair, side, at) {
+                pair.end(side, stream);
+            }
+        }
+        Step::Reset(side, at, code) => {
+            if let Some(stream) = pick(pair, side, at) {
+                pair.reset(side, stream, code);
+            }
+        }
+        Step::Ping(side, number) => pair.ping(side, number),
+        Step::GoAway(side) => pair.go_away(side),
+        Step::Deliver(side, size) => {
+            pair.deliver(side, size);
+        }
+        Step::Hold(side, held) => pair.hold(side, held),
     }
+    pair.check();
 }
 
 proptest! {
@@ -140,8 +121,8 @@ proptest! {
     ) {
         let mut pair = Pair::new(client, server);
         for step in steps {
-            pair.step(step);
+            take(&mut pair, step);
         }
-        pair.drain();
+        drain(&mut pair);
     }
 }
