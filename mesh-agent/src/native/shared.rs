@@ -87,6 +87,12 @@ impl Slot {
 }
 
 impl Core {
+    /// Whether another stream may be opened.
+    pub(super) fn has_room(&self) -> bool {
+        let most = usize::try_from(self.session.most_streams()).unwrap_or(usize::MAX);
+        !self.retired && self.failed.is_none() && self.leases < most
+    }
+
     /// Lets the task run: there is something to write, or to end.
     pub(super) fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
