@@ -77,7 +77,7 @@ impl Agent {
         let log = File::options().create(true).append(true).open(folder.join("agent.log"));
         let log = log.context("cannot make the agent's log")?;
         let mut command = inside(node.netns(), &node.cgroup().join("agent"))?;
-        command.arg("exec").arg("--").arg(binary()?).args(["run", "--node", node.name()]);
+        command.arg("exec").arg("--").arg(binary_of(node)?).args(["run", "--node", node.name()]);
         command.arg("--config").arg(options.config).arg("--ca").arg(options.ca);
         command.arg("--cgroup").arg(node.cgroup());
         command.arg("--access-log").arg(folder.join("access.log"));
@@ -212,6 +212,15 @@ pub fn binary() -> Result<PathBuf> {
     match std::env::var_os("MESH_AGENT_BIN") {
         Some(path) => Ok(path.into()),
         None => process::binary("mesh-agent", "mesh-agent"),
+    }
+}
+
+/// The program of a node's agent: [`binary`], or for all nodes but the lab's first what
+/// `MESH_LAB_PEER_AGENT` names, so that two versions meet.
+fn binary_of(node: &Node) -> Result<PathBuf> {
+    match std::env::var_os("MESH_LAB_PEER_AGENT").filter(|_| !node.is_first()) {
+        Some(path) => Ok(path.into()),
+        None => binary(),
     }
 }
 

@@ -92,6 +92,11 @@ impl Node {
         &self.0.name
     }
 
+    /// Whether it is the first node of its lab.
+    pub fn is_first(&self) -> bool {
+        self.0.index == 1
+    }
+
     /// Its namespace: where its agent runs.
     pub fn netns(&self) -> &Netns {
         &self.0.netns

@@ -7,6 +7,7 @@ mod setup;
 mod ebpf;
 mod run;
 mod fuzz;
+mod compat;
 mod ci;
 mod tidy;
 
@@ -67,6 +68,11 @@ enum Verb {
     /// Runs the targets of fuzz/ one after the other, from the committed corpus and what earlier
     /// runs have found (in the target folder). Installs cargo-fuzz when it is missing.
     Fuzz(Fuzz),
+    /// Show that this tree's agent and an earlier one understand each other (root)
+    ///
+    /// Builds the agent of another revision and runs tests between two nodes, one with each of the
+    /// two, both ways round and by both transports.
+    Compat(Compat),
     /// Check the rules that no lint can express: layers, file sizes, names
     Tidy,
     /// Run every check that CI runs
@@ -100,6 +106,17 @@ struct Fuzz {
     seconds: u32,
 }
 
+/// What is compared with what.
+#[derive(Args, Debug)]
+struct Compat {
+    /// The other revision: a tag, a branch or a commit [default: the newest tag]
+    #[arg(long, value_name = "REV")]
+    against: Option<String>,
+    /// Print the result as one JSON object as well, on the last line
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     match dispatch(Cli::parse().verb) {
         Ok(code) => code,
@@ -129,6 +146,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
         Verb::Fuzz(fuzz) => fuzz::run(&workspace, &fuzz)?,
+        Verb::Compat(options) => return compat::run(&workspace, &options),
         Verb::Tidy => tidy::check(&workspace.root)?,
         Verb::Ci { skip_tests } => ci::run(&workspace, skip_tests)?,
     }

@@ -4,6 +4,7 @@
 //! tunnel comes here: by `identity`.
 
 pub mod connect;
+pub mod load;
 pub mod stream;
 pub mod tunnel;
 pub mod server;
@@ -16,6 +17,12 @@ use std::time::Duration;
 pub struct Options {
     /// Streams on one tunnel before another tunnel is opened; and those that a peer may open.
     pub max_streams: u32,
+    /// Tunnels to one peer that may be open because all of them carry bulk.
+    pub max_connections: usize,
+    /// How long after a stream became a bulk transfer further ones are expected.
+    pub bulk_memory: Duration,
+    /// How long no other tunnel is opened after one could not be.
+    pub again: Duration,
     /// Bytes the peer may send on one stream before we take them (RFC 9113, section 5.2).
     pub stream_window_bytes: u32,
     /// The same for the whole tunnel. `max_streams` times the stream's, so that streams that are

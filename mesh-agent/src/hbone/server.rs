@@ -29,7 +29,7 @@ impl Incoming {
     /// The peer has gone away.
     pub fn accept(mut self) -> Result<Stream, Error> {
         let send = self.respond.send_response(answer(StatusCode::OK), false)?;
-        Ok(Stream { send, receive: self.receive })
+        Ok(Stream { send, receive: self.receive, meter: None })
     }
 
     /// Answers another status.

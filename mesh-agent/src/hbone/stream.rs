@@ -1,10 +1,12 @@
 //! A `CONNECT` stream as one that bytes are relayed over.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
+use crate::hbone::load::Meter;
 use crate::io::relay::{Broken, Incoming, Outgoing};
 
 /// Both halves of one `CONNECT` stream.
@@ -14,23 +16,50 @@ pub struct Stream {
     pub send: SendStream<Bytes>,
     /// From the peer.
     pub receive: RecvStream,
+    /// What it adds to its tunnel's load; `None`: the peer has opened it, and chooses its tunnel.
+    pub meter: Option<Arc<Meter>>,
 }
 
-impl Outgoing for SendStream<Bytes> {
+/// The half of a stream that goes to the peer.
+#[derive(Debug)]
+pub struct Sender {
+    stream: SendStream<Bytes>,
+    meter: Option<Arc<Meter>>,
+}
+
+/// The half that comes from it.
+#[derive(Debug)]
+pub struct Receiver {
+    stream: RecvStream,
+    meter: Option<Arc<Meter>>,
+}
+
+impl Stream {
+    /// Both halves.
+    pub fn split(self) -> (Sender, Receiver) {
+        let sender = Sender { stream: self.send, meter: self.meter.clone() };
+        (sender, Receiver { stream: self.receive, meter: self.meter })
+    }
+}
+
+impl Outgoing for Sender {
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
-        self.reserve_capacity(data.len());
-        let capacity = match self.capacity() {
-            0 => ready!(self.poll_capacity(cx))
+        self.stream.reserve_capacity(data.len());
+        let capacity = match self.stream.capacity() {
+            0 => ready!(self.stream.poll_capacity(cx))
                 .unwrap_or_else(|| Err(Reason::STREAM_CLOSED.into()))
                 .map_err(Broken::because)?,
             capacity => capacity,
         };
         let now = data.split_to(capacity.min(data.len()));
-        Poll::Ready(self.send_data(now, false).map_err(Broken::because))
+        if let Some(meter) = &self.meter {
+            meter.carry(now.len());
+        }
+        Poll::Ready(self.stream.send_data(now, false).map_err(Broken::because))
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        Poll::Ready(match ready!(self.poll_reset(cx)) {
+        Poll::Ready(match ready!(self.stream.poll_reset(cx)) {
             // The peer wants nothing more, and has said all (RFC 9113, section 8.1).
             Ok(Reason::NO_ERROR) => Ok(()),
             Ok(reason) => Err(Broken::because(h2::Error::from(reason))),
@@ -39,27 +68,31 @@ impl Outgoing for SendStream<Bytes> {
     }
 
     fn end(&mut self) -> Result<(), Broken> {
-        self.send_data(Bytes::new(), true).map_err(Broken::because)
+        self.stream.send_data(Bytes::new(), true).map_err(Broken::because)
     }
 
     fn reset(&mut self) {
-        self.send_reset(Reason::CANCEL);
+        self.stream.send_reset(Reason::CANCEL);
     }
 }
 
-impl Incoming for RecvStream {
+impl Incoming for Receiver {
     type Data = Bytes;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        Self::poll_data(self, cx).map_err(Broken::because)
+        let data = ready!(self.stream.poll_data(cx)).transpose().map_err(Broken::because)?;
+        if let (Some(meter), Some(data)) = (&self.meter, &data) {
+            meter.carry(data.len());
+        }
+        Poll::Ready(data.map(Ok))
     }
 
     fn is_last(&self) -> bool {
-        self.is_end_stream()
+        self.stream.is_end_stream()
     }
 
     fn taken(&mut self, bytes: usize) -> Result<(), Broken> {
-        self.flow_control().release_capacity(bytes).map_err(Broken::because)
+        self.stream.flow_control().release_capacity(bytes).map_err(Broken::because)
     }
 }
 
@@ -92,17 +125,18 @@ mod tests {
             let mut connection = h2::server::handshake(theirs).await.unwrap();
             let (request, mut respond) = connection.accept().await.unwrap().unwrap();
             let send = respond.send_response(http::Response::new(()), false).unwrap();
-            accepting.send(Stream { send, receive: request.into_body() }).unwrap();
+            let receive = request.into_body();
+            accepting.send(Stream { send, receive, meter: None }).unwrap();
             while connection.accept().await.is_some() {}
         }));
         let mut requests = requests.ready().await.unwrap();
         let request = http::Request::connect("10.0.0.1:80").body(()).unwrap();
         let (response, send) = requests.send_request(request, false).unwrap();
-        let receive = response.await.unwrap().into_body();
+        let stream = Stream { send, receive: response.await.unwrap().into_body(), meter: None };
         scope.spawn(Box::pin(async move {
             let (mut leg, count) = (Leg::new(accepted), AtomicU64::new(0));
             let _either: Result<(), RelayError> =
-                both_ways(&mut leg, (send, receive), &count, &count).await;
+                both_ways(&mut leg, stream.split(), &count, &count).await;
             drop(requests);
         }));
         (application, accepted_stream.await.unwrap())

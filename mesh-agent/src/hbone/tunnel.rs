@@ -1,7 +1,7 @@
 //! One HTTP/2 connection to a peer's agent.
 
 use std::future::{pending, poll_fn};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::hbone::connect::{self, Open};
+use crate::hbone::load::{Load, Meter};
 use crate::hbone::stream::Stream;
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
 use crate::task::scope::Scope;
@@ -21,7 +22,7 @@ use crate::telemetry::OpenTunnel;
 pub struct Tunnel {
     /// `None` once the tunnel ends with its last stream: HTTP/2 then says goodbye by itself.
     requests: Mutex<Option<SendRequest<Bytes>>>,
-    streams: AtomicU32,
+    load: Arc<Load>,
     closed: AtomicBool,
 }
 
@@ -29,6 +30,8 @@ pub struct Tunnel {
 #[derive(Debug)]
 pub struct Lease {
     tunnel: Arc<Tunnel>,
+    /// Holds the place, together with the stream.
+    meter: Arc<Meter>,
     /// Keeps the tunnel until there is a stream, which keeps it from then on.
     requests: Option<SendRequest<Bytes>>,
 }
@@ -60,12 +63,14 @@ impl Tunnel {
             .max_local_error_reset_streams(None)
             .handshake(io)
             .await?;
+        let load = Arc::new(Load::default());
+        let meter = Arc::new(load.add(options.max_streams.max(1)).ok_or(Error::Closed)?);
         let tunnel = Arc::new(Self {
             requests: Mutex::new(Some(requests.clone())),
-            streams: AtomicU32::new(1),
+            load,
             closed: AtomicBool::new(false),
         });
-        let lease = Lease { tunnel: Arc::clone(&tunnel), requests: Some(requests) };
+        let lease = Lease { tunnel: Arc::clone(&tunnel), meter, requests: Some(requests) };
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
         scope.spawn(Box::pin(async move {
             drive(connection, &driven, options, &ending).await;
@@ -81,11 +86,13 @@ impl Tunnel {
             return None;
         }
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        if self.streams.fetch_add(1, Ordering::AcqRel) >= most {
-            self.streams.fetch_sub(1, Ordering::AcqRel);
-            return None;
-        }
-        Some(Lease { tunnel: Arc::clone(self), requests: Some(requests) })
+        let meter = Arc::new(self.load.add(most)?);
+        Some(Lease { tunnel: Arc::clone(self), meter, requests: Some(requests) })
+    }
+
+    /// What it carries.
+    pub fn load(&self) -> &Load {
+        &self.load
     }
 
     /// Takes no more streams, and ends with the last one.
@@ -114,7 +121,10 @@ impl Lease {
         let (response, send) = requests.send_request(request, false)?;
         let response = response.await?;
         match response.status().as_u16() {
-            200 => Ok(Stream { send, receive: response.into_body() }),
+            200 => {
+                let meter = Some(Arc::clone(&self.meter));
+                Ok(Stream { send, receive: response.into_body(), meter })
+            }
             status => Err(Error::Refused(status)),
         }
     }
@@ -123,11 +133,10 @@ impl Lease {
     pub fn close(&self) {
         self.tunnel.retire();
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.tunnel.streams.fetch_sub(1, Ordering::AcqRel);
+    /// The tunnel was chosen although it carries bulk, because all do.
+    pub fn note_crowd(&self) {
+        self.meter.note_crowd();
     }
 }
 
@@ -162,7 +171,7 @@ async fn drive<Io>(
             () = answered(pings.as_mut()), if asked.is_some() => asked = None,
             _ = tick.tick() => {
                 let now = Instant::now();
-                if tunnel.streams.load(Ordering::Acquire) > 0 {
+                if tunnel.load.streams() > 0 {
                     used = now;
                 } else if now - used >= options.idle_timeout {
                     tunnel.retire();

@@ -1,5 +1,6 @@
 //! Moving bytes.
 
+pub mod bulk;
 pub mod chunk;
 pub mod leg;
 pub mod copy;

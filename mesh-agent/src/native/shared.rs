@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::time::Instant;
 
+use crate::io::bulk::Bulk;
 use crate::io::link::Link;
 use crate::native::Error;
 use crate::native::by_number::ByNumber;
@@ -51,8 +52,8 @@ pub(super) struct Slot {
     pub(super) moved: bool,
     /// The stream that continues this one.
     pub(super) next: Option<Arc<Part>>,
-    /// Bytes that it has carried as a bulk transfer does, both ways together.
-    pub(super) bulk: usize,
+    /// Whether it is a bulk transfer, which gets a TLS connection of its own.
+    pub(super) bulk: Bulk,
     pub(super) cut: Option<Cut>,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
@@ -69,17 +70,6 @@ pub(super) enum Cut {
     Unread,
 }
 
-/// From so many bytes on, both ways together, a stream is a bulk transfer, and gets a TLS connection
-/// of its own. A handshake, if one is needed, costs as much as 1 MiB does.
-///
-/// Only bytes that are sent or read in pieces of at least [`LARGE_BYTES`] count, and smaller pieces
-/// count against them: connections that exchange small messages for hours are served best together,
-/// as their messages share packets and system calls (a third of the cost of each).
-const BULK_BYTES: usize = 1 << 20;
-
-/// The least piece of a bulk transfer.
-const LARGE_BYTES: usize = 8 << 10;
-
 impl Slot {
     pub(super) fn wake(&mut self) {
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
@@ -89,19 +79,12 @@ impl Slot {
 
     /// Notes how much was sent or read at once.
     pub(super) fn carry(&mut self, bytes: usize) {
-        self.bulk = match bytes {
-            LARGE_BYTES.. => self.bulk.saturating_add(bytes),
-            _ => self.bulk.saturating_sub(BULK_BYTES / 16),
-        };
+        self.bulk.carry(bytes);
         self.wake_mover();
     }
 
-    pub(super) const fn is_bulk(&self) -> bool {
-        self.bulk >= BULK_BYTES
-    }
-
     fn wake_mover(&mut self) {
-        if self.is_bulk()
+        if self.bulk.is_bulk()
             && let Some(mover) = self.mover.take()
         {
             mover.wake();
@@ -110,6 +93,12 @@ impl Slot {
 }
 
 impl Core {
+    /// Whether another stream may be opened.
+    pub(super) fn has_room(&self) -> bool {
+        let most = usize::try_from(self.session.most_streams()).unwrap_or(usize::MAX);
+        !self.retired && self.failed.is_none() && self.leases < most
+    }
+
     /// Lets the task run: there is something to write, or to end.
     pub(super) fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
@@ -291,28 +280,4 @@ pub(super) struct Rest {
     pub(super) asked: Vec<(u32, Asks)>,
     pub(super) gone: Option<u32>,
     pub(super) pong: Option<u64>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(pieces: &[usize], times: usize, is_bulk: bool) {
-        let mut slot = Slot::default();
-        for piece in std::iter::repeat_n(pieces, times).flatten() {
-            slot.carry(*piece);
-        }
-        assert_eq!(slot.is_bulk(), is_bulk);
-    }
-
-    #[test]
-    fn a_bulk_transfer_is_told_from_a_long_conversation() {
-        check(&[64 << 10], 15, false);
-        check(&[64 << 10], 16, true);
-        check(&[200, 40 << 10], 100_000, false);
-        check(&[200, 2_000], 100_000, false);
-        check(&[200, 200 << 10], 8, true);
-        check(&[200, 2 << 20], 1, true);
-    }
 }

@@ -106,7 +106,7 @@ impl Stream {
         let name = core.session.name();
         let Some(slot) = core.slots.get_mut(&stream) else { return Poll::Pending };
         match name {
-            Some(tunnel) if slot.accepted && slot.is_bulk() => {
+            Some(tunnel) if slot.accepted && slot.bulk.is_bulk() => {
                 Poll::Ready(Continued { tunnel, stream })
             }
             _ => remember(&mut slot.mover, cx),

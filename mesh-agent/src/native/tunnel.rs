@@ -133,12 +133,16 @@ impl Tunnel {
     /// Takes a place, unless there is none or the tunnel is closed.
     pub fn lease(self: &Arc<Self>) -> Option<Lease> {
         let mut core = self.lock();
-        let most = usize::try_from(core.session.most_streams()).unwrap_or(usize::MAX);
-        if core.retired || core.failed.is_some() || core.leases >= most {
+        if !core.has_room() {
             return None;
         }
         core.leases += 1;
         Some(Lease { tunnel: Arc::clone(self) })
+    }
+
+    /// Whether there is a place.
+    pub fn has_room(&self) -> bool {
+        self.lock().has_room()
     }
 
     /// Takes the only place, if no stream has one.

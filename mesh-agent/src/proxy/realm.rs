@@ -135,7 +135,7 @@ impl Realm {
         let cookie = within(netns.as_deref(), socket::current_netns_cookie)?;
         let (tunnels, quotas) = (context.options.tunnels, Quotas::default());
         let pool =
-            || Pool::new(tunnels, scope.clone(), context.telemetry.clone(), Arc::clone(&quotas));
+            || Pool::new(&tunnels, scope.clone(), context.telemetry.clone(), Arc::clone(&quotas));
         Ok(Self {
             cookie,
             admission: Mutex::new(Admission::new(context.options.handshakes)),

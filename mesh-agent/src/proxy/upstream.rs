@@ -172,6 +172,36 @@ pub async fn lane(
     pool.lane(&key, of, dial).await
 }
 
+/// Opens another tunnel to where `endpoint` is, in the background, if all that there are carry bulk
+/// transfers and there may be one more. `realm` and `local` are those of `from`.
+pub fn another(
+    context: &Arc<Context>,
+    (realm, local): (&Arc<Realm>, &Arc<Local>),
+    from: Reach<'_>,
+    endpoint: &Endpoint,
+) {
+    let (worker, key) = (from.worker, key(from, endpoint));
+    if !realm.pools.get(worker).is_some_and(|pool| pool.is_crowded(&key)) {
+        return;
+    }
+    let (context, realm, local) = (Arc::clone(context), Arc::clone(realm), Arc::clone(local));
+    let (client, shared, scope) = (from.client, from.shared, realm.scope.clone());
+    // The stream that needs it least, the one that is there, may end before it is open.
+    scope.spawn(Box::pin(async move {
+        let local = &*local;
+        let from =
+            Reach { realm: &realm, worker, local, client, shared, trace: None, hostname: None };
+        let Some(pool) = realm.pools.get(worker) else { return };
+        let attempt = Attempt::default();
+        let widening = pool.widen(&key, || dial(&context, from, &key, &attempt));
+        tokio::select! {
+            biased;
+            () = realm.scope.draining() => {}
+            () = widening => {}
+        }
+    }));
+}
+
 /// Which tunnels may carry a stream to `endpoint`.
 fn key(from: Reach<'_>, endpoint: &Endpoint) -> Key {
     Key {

@@ -53,6 +53,20 @@ pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// recommends as the least a peer should allow.
 pub const TUNNEL_MAX_STREAMS: u32 = 100;
 
+/// HBONE tunnels of one data thread to one peer that are opened because the others carry bulk. Its
+/// streams cannot be moved, and hold each other up: they share one TCP connection's window and wait
+/// for what it has lost. 4 × 8 threads = 32 of a peer's [`MAX_TUNNELS`].
+pub const HBONE_MAX_CONNECTIONS: usize = 4;
+
+/// For how long after a stream turned out to be bulk the next ones are expected to be, and are
+/// spread over the tunnels that there are. Transfers that a program repeats follow within seconds;
+/// what is spread in vain keeps surplus tunnels from becoming idle for as long.
+pub const HBONE_BULK_MEMORY: Duration = Duration::from_secs(10);
+
+/// How long after another tunnel for bulk could not be opened it is not tried again: at worst a
+/// handshake a second that a peer refuses, as with [`BREAKER`].
+pub const HBONE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Bytes that may be under way on one stream (RFC 9113, section 5.2): 1 MiB fills 10 Gbit/s at a
 /// round trip of 0.8 ms.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -206,3 +220,4 @@ pub const ACCESS_LOG_QUEUE: usize = 8192;
 
 const _: () = assert!(TUNNEL_WINDOW_BYTES < 1 << 31, "RFC 9113, section 6.9.1");
 const _: () = assert!(MAX_FRAME_BYTES >= 1 << 14 && MAX_FRAME_BYTES < 1 << 24);
+const _: () = assert!(HBONE_MAX_CONNECTIONS >= 1);

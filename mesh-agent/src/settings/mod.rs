@@ -138,6 +138,9 @@ impl Settings {
         };
         let hbone = hbone::Options {
             max_streams: defaults::TUNNEL_MAX_STREAMS,
+            max_connections: defaults::HBONE_MAX_CONNECTIONS,
+            bulk_memory: defaults::HBONE_BULK_MEMORY,
+            again: defaults::HBONE_AGAIN,
             stream_window_bytes: defaults::STREAM_WINDOW_BYTES,
             tunnel_window_bytes: defaults::TUNNEL_WINDOW_BYTES,
             max_frame_bytes: defaults::MAX_FRAME_BYTES,

@@ -1,6 +1,7 @@
 //! Tunnels between agents, whichever of the two protocols they speak: [`native`] between our own,
 //! [`hbone`] with others. TLS has decided when a connection comes here.
 
+pub mod choice;
 pub mod pool;
 
 use std::convert::Infallible;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::hbone;
 use crate::hbone::connect::{Open, RequestError};
@@ -27,6 +28,7 @@ use crate::native::quota::Quota;
 use crate::native::tunnel::Served;
 use crate::task::scope::Scope;
 use crate::telemetry::{OpenTunnel, Protocol};
+use crate::tunnels::choice::Carried;
 
 /// What both kinds need to be told.
 #[derive(Clone, Copy, Debug)]
@@ -190,6 +192,16 @@ pub async fn no_lane(_name: Name) -> Option<native::tunnel::Lease> {
     pending().await
 }
 
+/// Says, whenever the tunnel of a stream has become worse for those to come, that another may be
+/// needed.
+async fn crowding(meter: Option<&hbone::load::Meter>, another: impl Fn()) -> Infallible {
+    let Some(meter) = meter else { return pending().await };
+    loop {
+        meter.crowds().await;
+        another();
+    }
+}
+
 /// A stream that a peer asks for, and that waits for its answer.
 #[derive(Debug)]
 pub enum Incoming {
@@ -261,6 +273,23 @@ impl Tunnel {
         }
     }
 
+    /// What it carries, as far as the choice of the next stream's tunnel depends on it.
+    fn carried(&self, options: &Options, now: Instant) -> Carried {
+        match self {
+            Self::Hbone(tunnel) => {
+                let (load, options) = (tunnel.load(), &options.hbone);
+                let since = load.last_bulk().map(|last| now.saturating_duration_since(last));
+                Carried {
+                    has_room: load.streams() < options.max_streams,
+                    streams: load.streams(),
+                    bulk: load.bulk(),
+                    had_bulk: since.is_some_and(|since| since < options.bulk_memory),
+                }
+            }
+            Self::Native(tunnel) => Carried { has_room: tunnel.has_room(), ..Carried::default() },
+        }
+    }
+
     fn is_closed(&self) -> bool {
         match self {
             Self::Hbone(tunnel) => tunnel.is_closed(),
@@ -285,6 +314,15 @@ impl Lease {
         }
     }
 
+    /// Its tunnel was chosen although it carries bulk, because all do.
+    fn note_crowd(&self) {
+        match self {
+            Self::Hbone(lease) => lease.note_crowd(),
+            // It carries none that is held up: such streams get a tunnel that they have alone.
+            Self::Native(_) => {}
+        }
+    }
+
     /// Lets nobody else take a place on this tunnel.
     pub fn close(&self) {
         match self {
@@ -298,6 +336,9 @@ impl Stream {
     /// Copies both ways until both sides have closed; see [`relay::both_ways`]. What was sent on an
     /// earlier stream that was not taken is sent before all else.
     ///
+    /// If it turns out to be a bulk transfer, `lane` is asked for a tunnel to move it to; where
+    /// streams cannot be moved, `another` is told that those to come may need another one.
+    ///
     /// # Errors
     ///
     /// One side closed abruptly, or the peer did not take the stream.
@@ -306,15 +347,22 @@ impl Stream {
         application: &mut Leg,
         again: Vec<Bytes>,
         (to_peer, from_peer): (&AtomicU64, &AtomicU64),
-        (answer_timeout, lane): (Duration, impl FnOnce(Name) -> Lane),
+        answer_timeout: Duration,
+        (lane, another): (impl FnOnce(Name) -> Lane, impl Fn()),
     ) -> Result<(), Ended>
     where
         Lane: Future<Output = Option<native::tunnel::Lease>>,
     {
         let stream = match self {
             Self::Hbone(stream) => {
-                let halves = (stream.send, stream.receive);
-                return Ok(relay::both_ways(application, halves, to_peer, from_peer).await?);
+                let meter = stream.meter.clone();
+                return tokio::select! {
+                    biased;
+                    copied = relay::both_ways(application, stream.split(), to_peer, from_peer) => {
+                        Ok(copied?)
+                    }
+                    never = crowding(meter.as_deref(), another) => match never {},
+                };
             }
             Self::Native(stream) => Arc::new(stream),
         };

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::hbone::connect::Open;
 use crate::io::link::Link;
@@ -21,6 +21,7 @@ use crate::native::frame::Name;
 use crate::native::quota::{self, Quota};
 use crate::task::scope::Scope;
 use crate::telemetry::{Protocol, Telemetry};
+use crate::tunnels::choice::{Choice, choose};
 use crate::tunnels::{Error, Lease, Options, Stream, Tunnel};
 
 /// Which tunnels may carry a stream.
@@ -60,6 +61,8 @@ struct Peer {
     lanes: Mutex<Vec<Arc<native::tunnel::Tunnel>>>,
     /// Held while a tunnel is opened, so that many connections at once open one.
     opening: tokio::sync::Mutex<()>,
+    /// When one could last not be opened that was to carry what others are too busy for.
+    failed: Mutex<Option<Instant>>,
     /// How many lanes are being opened.
     dialing: Dialing,
 }
@@ -91,8 +94,8 @@ impl Drop for Place<'_> {
 
 impl Pool {
     /// An empty pool, whose tunnels live in `scope`.
-    pub fn new(options: Options, scope: Scope, telemetry: Telemetry, quotas: Quotas) -> Self {
-        Self { options, scope, telemetry, quotas, peers: Mutex::default() }
+    pub fn new(options: &Options, scope: Scope, telemetry: Telemetry, quotas: Quotas) -> Self {
+        Self { options: *options, scope, telemetry, quotas, peers: Mutex::default() }
     }
 
     /// Opens a stream; `dial` makes a TLS connection to the peer if a new tunnel is needed.
@@ -152,13 +155,53 @@ impl Pool {
         if let Some(lease) = peer.lease(&self.options) {
             return Ok(lease);
         }
-        let dialed = dial().await?;
+        self.open(&peer, dial()).await
+    }
+
+    /// Opens a tunnel, and takes the first place on it.
+    async fn open<Io>(
+        &self,
+        peer: &Peer,
+        dialing: impl Future<Output = Result<(Io, Protocol), Error>>,
+    ) -> Result<Lease, Error>
+    where
+        Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let dialed = dialing.await?;
         let counted = self.telemetry.tunnel_opened(dialed.1);
         let quota = peer.quota.clone();
         let starting = Tunnel::start(dialed, &self.options, quota, &self.scope, counted);
         let (tunnel, lease) = starting.await?;
         lock(&peer.tunnels).push(tunnel);
         Ok(lease)
+    }
+
+    /// Whether the next stream should have another tunnel than there are.
+    pub fn is_crowded(&self, key: &Key) -> bool {
+        let peer = lock(&self.peers).get(key).cloned();
+        peer.is_some_and(|peer| {
+            peer.opening.try_lock().is_ok() && peer.wants_another(&self.options, Instant::now())
+        })
+    }
+
+    /// Opens another tunnel for the streams to come, if they should have one and nobody is opening
+    /// one. Nobody waits for it: if the peer cannot be reached now, those that there are will do.
+    pub async fn widen<Io, Dial, Dialing>(&self, key: &Key, dial: Dial)
+    where
+        Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Dial: FnOnce() -> Dialing,
+        Dialing: Future<Output = Result<(Io, Protocol), Error>>,
+    {
+        let peer = self.peer(key);
+        let Ok(_opening) = peer.opening.try_lock() else { return };
+        if !peer.wants_another(&self.options, Instant::now()) {
+            return;
+        }
+        let opened = self.open(&peer, dial()).await.map(drop);
+        *lock(&peer.failed) = opened
+            .inspect_err(|error| tracing::debug!(%error, "there is no other tunnel for bulk"))
+            .err()
+            .map(|_| Instant::now());
     }
 
     /// A tunnel that one stream of the tunnel `of` has alone. `None`: there are as many as there may
@@ -224,11 +267,26 @@ impl Pool {
 }
 
 impl Peer {
-    /// A place on an open tunnel. The first with room: the others may become idle.
+    /// A place on an open tunnel.
     fn lease(&self, options: &Options) -> Option<Lease> {
         let mut tunnels = lock(&self.tunnels);
         tunnels.retain(|tunnel| !tunnel.is_closed());
-        tunnels.iter().find_map(|tunnel| tunnel.lease(options))
+        let Choice { place, another } = choice(&tunnels, options, Instant::now());
+        let lease = tunnels.get(place?)?.lease(options)?;
+        if another {
+            lease.note_crowd();
+        }
+        Some(lease)
+    }
+
+    /// Whether the next stream should have another tunnel, and it may be opened now.
+    fn wants_another(&self, options: &Options, now: Instant) -> bool {
+        let failed = *lock(&self.failed);
+        let is_time = failed
+            .is_none_or(|failed| now.saturating_duration_since(failed) >= options.hbone.again);
+        let mut tunnels = lock(&self.tunnels);
+        tunnels.retain(|tunnel| !tunnel.is_closed());
+        is_time && choice(&tunnels, options, now).another
     }
 
     fn is_idle(&self) -> bool {
@@ -236,6 +294,11 @@ impl Peer {
             && lock(&self.lanes).iter().all(|lane| lane.is_closed())
             && self.opening.try_lock().is_ok()
     }
+}
+
+fn choice(tunnels: &[Tunnel], options: &Options, now: Instant) -> Choice {
+    let carried = tunnels.iter().map(|tunnel| tunnel.carried(options, now));
+    choose(carried, options.hbone.max_connections)
 }
 
 /// A panic elsewhere leaves the tables whole: each change is one call.

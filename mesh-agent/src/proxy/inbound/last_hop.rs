@@ -118,8 +118,8 @@ async fn relay(
     let counts = (&conn.carried.received, &conn.carried.sent);
     let patience = context.options.tunnels.answer_timeout;
     // The peer's agent, who has opened the tunnel, opens further ones.
-    let lane = (patience, no_lane);
-    let copied = stream.relay(&mut application, Vec::new(), counts, lane);
+    let further = (no_lane, || {});
+    let copied = stream.relay(&mut application, Vec::new(), counts, patience, further);
     let copied = tokio::select! {
         biased;
         copied = copied => copied,

@@ -36,8 +36,8 @@ pub async fn run(
 }
 
 async fn serve(
-    context: &Context,
-    realm: &Realm,
+    context: &Arc<Context>,
+    realm: &Arc<Realm>,
     worker: usize,
     mut leg: Leg,
     client: SocketAddr,
@@ -87,8 +87,8 @@ async fn serve(
         return Box::pin(serving).await;
     }
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
-    let (local, trace) = (&*local, conn.trace);
-    let from = Reach { realm, worker, local, client: seen, shared, trace, hostname };
+    let trace = conn.trace;
+    let from = Reach { realm, worker, local: &local, client: seen, shared, trace, hostname };
     let counts = (&conn.carried.sent, &conn.carried.received);
     let patience = context.options.tunnels.answer_timeout;
     let mut again = None;
@@ -102,7 +102,8 @@ async fn serve(
         let is_first = again.is_none();
         let sent = again.take().unwrap_or_default();
         let lane = |of| upstream::lane(context, from, &endpoint, of);
-        match stream.relay(&mut leg, sent, counts, (patience, lane)).await {
+        let another = || upstream::another(context, (realm, &local), from, &endpoint);
+        match stream.relay(&mut leg, sent, counts, patience, (lane, another)).await {
             Err(Ended::NotTaken(sent)) if is_first => {
                 // The peer is stopping, or has as many streams as it takes.
                 lease.close();

@@ -1,0 +1,125 @@
+//! Which tunnel the next stream goes to, and whether those after it need another. Pure.
+
+/// What one open tunnel carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Another stream fits.
+    pub has_room: bool,
+    /// Streams that are open.
+    pub streams: u32,
+    /// Those of them that are bulk transfers, which hold up the others. None of the native
+    /// transport: there they have tunnels that they have alone.
+    pub bulk: u32,
+    /// One of its streams became a bulk transfer a short while ago.
+    pub had_bulk: bool,
+}
+
+/// What is done for the next stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The tunnel that it goes to, by its place. `None`: it has to wait for a new one.
+    pub place: Option<usize>,
+    /// All tunnels carry bulk, and there may be one more.
+    pub another: bool,
+}
+
+/// Chooses among the `tunnels` that are open, in their order; there may be `most`.
+///
+/// The one with the fewest bulk transfers, and of these the first, so that the others become idle
+/// and go away. Where there was bulk a short while ago, more is expected: streams that begin
+/// together are spread before it is known what they carry, as they cannot be moved later.
+pub fn choose(tunnels: impl Iterator<Item = Carried> + Clone, most: usize) -> Choice {
+    let expects_bulk = tunnels.clone().any(|tunnel| tunnel.had_bulk);
+    let with_room = tunnels.clone().enumerate().filter(|(_, tunnel)| tunnel.has_room);
+    let lightest = with_room.min_by_key(|(place, tunnel)| {
+        (tunnel.bulk, if expects_bulk { tunnel.streams } else { 0 }, *place)
+    });
+    let count = tunnels.clone().count();
+    Choice {
+        place: lightest.map(|(place, _)| place),
+        another: (1..most).contains(&count) && tunnels.clone().all(|tunnel| tunnel.bulk > 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MOST: usize = 3;
+
+    /// A tunnel with so many streams and bulk transfers.
+    const fn with(streams: u32, bulk: u32) -> Carried {
+        Carried { has_room: true, streams, bulk, had_bulk: false }
+    }
+
+    /// One that has carried bulk lately.
+    const fn after(streams: u32, bulk: u32) -> Carried {
+        Carried { had_bulk: true, ..with(streams, bulk) }
+    }
+
+    const FULL: Carried = Carried { has_room: false, ..with(100, 0) };
+
+    #[track_caller]
+    fn check(tunnels: &[Carried], place: Option<usize>, another: bool) {
+        assert_eq!(choose(tunnels.iter().copied(), MOST), Choice { place, another });
+    }
+
+    #[test]
+    fn the_first_is_used_while_nothing_is_bulk() {
+        check(&[with(0, 0)], Some(0), false);
+        check(&[with(50, 0), with(1, 0), with(0, 0)], Some(0), false);
+    }
+
+    #[test]
+    fn bulk_is_avoided() {
+        check(&[with(1, 1), with(70, 0)], Some(1), false);
+        check(&[with(9, 2), with(1, 1), with(1, 1)], Some(1), false);
+    }
+
+    #[test]
+    fn another_is_wanted_when_all_carry_bulk_and_one_more_may_be() {
+        check(&[with(1, 1)], Some(0), true);
+        check(&[with(2, 2), with(2, 1)], Some(1), true);
+        check(&[with(1, 1), with(1, 1), with(1, 1)], Some(0), false);
+        check(&[with(1, 1), with(0, 0)], Some(1), false);
+    }
+
+    #[test]
+    fn streams_that_begin_together_are_spread_where_bulk_is_expected() {
+        check(&[after(0, 0), with(0, 0)], Some(0), false);
+        check(&[after(1, 0), with(0, 0)], Some(1), false);
+        check(&[after(1, 0), with(1, 0)], Some(0), false);
+        check(&[after(0, 1), with(9, 0)], Some(1), false);
+    }
+
+    #[test]
+    fn a_full_one_is_not_used() {
+        check(&[], None, false);
+        check(&[FULL], None, false);
+        check(&[FULL, with(3, 3)], Some(1), false);
+    }
+
+    fn carried() -> impl Strategy<Value = Carried> {
+        (any::<bool>(), 0_u32..5, 0_u32..5, any::<bool>()).prop_map(
+            |(has_room, bulk, small, had_bulk)| Carried {
+                has_room,
+                streams: bulk + small,
+                bulk,
+                had_bulk,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn none_with_room_has_less_bulk(tunnels in prop::collection::vec(carried(), 0..6)) {
+            let choice = choose(tunnels.iter().copied(), MOST);
+            let least = tunnels.iter().filter(|it| it.has_room).map(|it| it.bulk).min();
+            prop_assert_eq!(choice.place.map(|place| tunnels[place].bulk), least);
+            prop_assert!(choice.place.is_none_or(|place| tunnels[place].has_room));
+            prop_assert!(!choice.another || tunnels.len() < MOST);
+        }
+    }
+}
