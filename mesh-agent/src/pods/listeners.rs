@@ -18,8 +18,10 @@ use crate::sys::socket::{ListenerOptions, listen};
 /// Makes the listeners in the realm's namespace and starts to accept.
 ///
 /// Outbound and for plaintext, each data thread has a listener of its own on loopback, and the
-/// kernel spreads the connections. Inbound tunnels are few and long: they are handed to the threads
+/// kernel spreads the connections; those of applications are spread once more ([`spread`]). Inbound tunnels are few and long: they are handed to the threads
 /// in turn.
+///
+/// [`spread`]: crate::proxy::spread
 ///
 /// # Errors
 ///
@@ -46,9 +48,7 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
     }
     for (worker, listeners) in outbound.into_iter().enumerate() {
         for listener in listeners {
-            take(context, realm, worker, listener, move |context, realm, stream, client| {
-                tcp::run(context, realm, worker, stream, client)
-            });
+            take_outbound(context, realm, worker, listener);
         }
     }
     for (worker, listeners) in plaintext.into_iter().enumerate() {
@@ -86,6 +86,38 @@ fn both(port: u16, bind: Bind, options: ListenerOptions) -> io::Result<Vec<TcpLi
 
 fn has_no_v6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
+/// Serves each connection of an outbound listener, on the data thread `worker` or on another that
+/// has less to do.
+fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, listener: TcpListener) {
+    let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
+    let (context, realm) = (Arc::clone(context), Arc::clone(realm));
+    let scope = realm.scope.clone();
+    scope.clone().spawn_on(&handle, async move {
+        let Some(listener) = register(listener) else { return };
+        accept::run(listener, &scope, |stream, client| {
+            let (place, to) = realm.spread.place(worker);
+            let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
+            let other = context.runtimes.all().get(to).filter(|_| to != worker).cloned();
+            let Some(other) = other else {
+                return scope.spawn(async move {
+                    tcp::run(context, realm, worker, stream, client).await;
+                    drop(place);
+                });
+            };
+            // The socket moves to that thread, and is registered there.
+            let Ok(stream) = stream.into_std() else { return };
+            scope.spawn_on(&other, async move {
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => tcp::run(context, realm, to, stream, client).await,
+                    Err(error) => tracing::warn!(%error, "a connection cannot be registered"),
+                }
+                drop(place);
+            });
+        })
+        .await;
+    });
 }
 
 /// Serves each connection of a listener on the data thread `worker`.

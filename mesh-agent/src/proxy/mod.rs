@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod conn;
 pub mod realm;
 pub mod server_name;
+pub mod spread;
 pub mod refusal;
 pub mod upstream;
 pub mod outbound;

@@ -23,6 +23,7 @@ use crate::model::workload::Workload;
 use crate::native::lanes::Lanes;
 use crate::proxy::breaker::Breaker;
 use crate::proxy::inbound::admission::Admission;
+use crate::proxy::spread::Spread;
 use crate::proxy::{Context, Options};
 use crate::sys::netns::Netns;
 use crate::sys::socket;
@@ -58,6 +59,8 @@ pub struct Realm {
     pub lanes: Lanes,
     /// Peers that could not be reached.
     breaker: Mutex<Breaker<Key>>,
+    /// Which data thread each of the applications' connections is on.
+    pub spread: Spread,
     /// Tunnels to peers, one pool a data thread.
     pub pools: Vec<Pool>,
     /// `None`: the agent's own namespace.
@@ -143,6 +146,7 @@ impl Realm {
             tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),
             lanes: Lanes::default(),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
+            spread: Spread::over(context.runtimes.all().len()),
             scope: scope.clone(),
             netns,
             locals: ArcSwap::default(),
