@@ -256,6 +256,12 @@ impl Tunnel {
         let mut core = self.lock();
         let mut rest = Rest::default();
         let read = self.read(&mut core, cx, io, input, &mut rest);
+        // Before it writes: nothing else may come for long that would make it write again.
+        core.refuse_excess(&mut rest.asked);
+        core.reset_excess(&rest.excess);
+        if let Some(last) = rest.gone {
+            core.gone(last);
+        }
         let written = core.write(cx, io, dirty);
         if core.starving && core.session.waiting() < self.max_output_bytes / 2 {
             core.starving = false;
@@ -264,11 +270,6 @@ impl Tunnel {
                     writer.wake();
                 }
             }
-        }
-        core.refuse_excess(&mut rest.asked);
-        core.reset_excess(&rest.excess);
-        if let Some(last) = rest.gone {
-            core.gone(last);
         }
         if rest.pong == Some(core.ping.0) {
             core.ping.1 = true;
