@@ -36,3 +36,5 @@ mod failure_modes;
 mod authorization;
 #[cfg(test)]
 mod bare_metal;
+#[cfg(test)]
+mod http;

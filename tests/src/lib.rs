@@ -18,6 +18,7 @@ pub mod pattern;
 pub mod report;
 pub mod process;
 pub mod apps;
+pub mod http;
 
 // The mesh: its agents, configuration, certificates.
 pub mod agent;

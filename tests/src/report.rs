@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::http::{Answer, Seen, Tally};
+
 /// One line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -19,6 +21,12 @@ pub enum Event {
     Totals(Totals),
     /// A client's transfer ended.
     Transfer(Transfer),
+    /// A server of HTTP was asked (only with `--log`).
+    Seen(Seen),
+    /// A client of HTTP was answered.
+    Answer(Answer),
+    /// What a client of HTTP was answered since the last mark, or since its start.
+    Tally(Tally),
 }
 
 /// A server listens.

@@ -256,7 +256,7 @@ impl Lab<'_> {
 }
 
 /// Whether a test is among those that went well, in the words of Rust's test programs.
-fn passed(said: &str, test: &str) -> bool {
+pub(crate) fn passed(said: &str, test: &str) -> bool {
     let line = format!("test {test} ... ok");
     said.lines().any(|said| said == line)
 }

@@ -8,6 +8,7 @@ mod ebpf;
 mod run;
 mod fuzz;
 mod compat;
+mod conformance;
 mod ci;
 mod tidy;
 
@@ -73,6 +74,10 @@ enum Verb {
     /// Builds the agent of another revision and runs tests between two nodes, one with each of the
     /// two, both ways round and by both transports.
     Compat(Compat),
+    /// Run the mesh conformance tests of Gateway API between two agents (root)
+    ///
+    /// They are ours, written from what Gateway API's assert, and have its names.
+    Conformance(Conformance),
     /// Check the rules that no lint can express: layers, file sizes, names
     Tidy,
     /// Run every check that CI runs
@@ -117,6 +122,14 @@ struct Compat {
     json: bool,
 }
 
+/// How the conformance tests are reported.
+#[derive(Args, Debug)]
+struct Conformance {
+    /// Print the result as one JSON object as well, on the last line
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     match dispatch(Cli::parse().verb) {
         Ok(code) => code,
@@ -147,6 +160,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
         Verb::Fuzz(fuzz) => fuzz::run(&workspace, &fuzz)?,
         Verb::Compat(options) => return compat::run(&workspace, &options),
+        Verb::Conformance(options) => return conformance::run(&workspace, &options),
         Verb::Tidy => tidy::check(&workspace.root)?,
         Verb::Ci { skip_tests } => ci::run(&workspace, skip_tests)?,
     }

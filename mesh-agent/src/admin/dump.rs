@@ -13,6 +13,7 @@ use crate::model::id::ResourceName;
 use crate::model::service::{Service, TargetPort};
 use crate::model::snapshot::{Backend, Endpoints, Snapshot, Split, Target};
 use crate::model::workload::Workload;
+use crate::store::update::Key;
 use crate::telemetry::rfc3339;
 
 /// `/readyz`.
@@ -95,6 +96,23 @@ struct RouteDump<'a> {
     client_namespace: Option<&'a str>,
     route: Option<String>,
     backends: Vec<BackendDump>,
+    /// The rules of HTTP routes, in the order in which equal ones win; `backends` is the service
+    /// itself then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<Vec<RuleDump<'a>>>,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleDump<'a> {
+    route: String,
+    /// Its place in the route, from 0.
+    rule: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    matches: usize,
+    backends: Vec<BackendDump>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mirrors: Vec<BackendDump>,
 }
 
 #[derive(Debug, Serialize)]
@@ -259,21 +277,34 @@ fn add_endpoints(
     }
 }
 
-fn route_dump<'a>(port: u16, client_namespace: Option<&'a str>, split: &Split) -> RouteDump<'a> {
-    let backends = split.backends.iter().map(|backend| {
-        let (valid, endpoints) = match &backend.endpoints {
-            Endpoints::Invalid => (false, 0),
-            Endpoints::Resolved { endpoints, .. } => (true, endpoints.len()),
-        };
-        let service = backend.service.to_string();
-        BackendDump { service, port: backend.port, weight: backend.weight, valid, endpoints }
-    });
+fn route_dump<'a>(port: u16, client_namespace: Option<&'a str>, split: &'a Split) -> RouteDump<'a> {
+    let backends = |backends: &[Backend]| backends.iter().map(backend_dump).collect();
     RouteDump {
         port,
         client_namespace,
         route: split.route.as_ref().map(ToString::to_string),
-        backends: backends.collect(),
+        backends: backends(&split.backends),
+        http: split.http.as_ref().map(|http| {
+            let rules = http.rules.iter().map(|rule| RuleDump {
+                route: Key { kind: http.kind.into(), name: (*rule.route).clone() }.to_string(),
+                rule: rule.index,
+                name: rule.rule.name.as_deref(),
+                matches: rule.rule.matches.len(),
+                backends: backends(&rule.backends),
+                mirrors: backends(&rule.mirrors),
+            });
+            rules.collect()
+        }),
     }
+}
+
+fn backend_dump(backend: &Backend) -> BackendDump {
+    let (valid, endpoints) = match &backend.endpoints {
+        Endpoints::Invalid => (false, 0),
+        Endpoints::Resolved { endpoints, .. } => (true, endpoints.len()),
+    };
+    let service = backend.service.to_string();
+    BackendDump { service, port: backend.port, weight: backend.weight, valid, endpoints }
 }
 
 fn certificate_dump(summary: &CertificateSummary) -> CertificateDump<'_> {

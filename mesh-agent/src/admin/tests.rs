@@ -10,8 +10,11 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::model::condition::{Condition, Location, Reason};
+use crate::model::http::rules::{HttpRule, HttpRules};
+use crate::model::http::table::Table;
+use crate::model::http::{Kind, Match, Rule, Timeouts};
 use crate::model::id::ResourceName;
-use crate::model::service::{Service, ServicePort, TargetPort};
+use crate::model::service::{AppProtocol, Service, ServicePort, TargetPort};
 use crate::model::snapshot::{Backend, Endpoint, Endpoints, Split, Target};
 use crate::model::workload::{Place, Workload};
 use crate::task::scope::Scope;
@@ -37,6 +40,7 @@ fn echo() -> (Arc<Workload>, Arc<Service>) {
             name: "tcp".to_owned(),
             port: 80,
             target: TargetPort::Number(8080),
+            protocol: AppProtocol::Unset,
         }],
         selector: BTreeMap::new(),
     };
@@ -47,17 +51,38 @@ fn snapshot() -> Snapshot {
     let (workload, service) = echo();
     let endpoint =
         Endpoint { address: "10.0.2.10:8080".parse().unwrap(), workload: Arc::clone(&workload) };
-    let backend = Backend {
+    let backend = |weight| Backend {
         service: service.name.clone(),
         port: 80,
-        weight: 1,
-        endpoints: Endpoints::Resolved { service: Arc::clone(&service), endpoints: vec![endpoint] },
+        weight,
+        endpoints: Endpoints::Resolved {
+            service: Arc::clone(&service),
+            endpoints: vec![endpoint.clone()],
+        },
     };
+    let rule = HttpRule {
+        route: Arc::new(ResourceName::new("shop", "canary")),
+        index: 1,
+        rule: Rule {
+            name: Some("testers".to_owned()),
+            matches: vec![Match::all()],
+            filters: Vec::new(),
+            backends: Vec::new(),
+            timeouts: Timeouts::default(),
+            retry: None,
+            persistence: None,
+        },
+        backends: vec![backend(9)],
+        mirrors: vec![Backend { endpoints: Endpoints::Invalid, ..backend(1) }],
+    };
+    let rules = HttpRules { kind: Kind::Http, rules: vec![rule], table: Table::default() };
+    let consumer = Split { route: None, backends: vec![backend(1)], http: Some(Arc::new(rules)) };
+    let default = Split { route: None, backends: vec![backend(1)], http: None };
     let target = Target {
-        service,
+        service: Arc::clone(&service),
         port: 80,
-        default: Split { route: None, backends: vec![backend] },
-        by_namespace: HashMap::new(),
+        default,
+        by_namespace: HashMap::from([("shop".into(), consumer)]),
     };
     Snapshot {
         revision: 3,
@@ -205,6 +230,8 @@ async fn the_dump_has_the_shape_of_ztunnels() {
         "pem": "PEM", "serialNumber": "17", "validFrom": "1970-01-01T00:00:00.000Z",
         "expirationTime": "1970-01-01T01:00:00.000Z",
     });
+    let own =
+        json!({"service": "demo/echo", "port": 80, "weight": 1, "valid": true, "endpoints": 1});
     let expect = json!({
         "version": "1.2.3",
         "revision": 3,
@@ -222,9 +249,20 @@ async fn the_dump_has_the_shape_of_ztunnels() {
                 "workloadUid": "//Workload/demo/echo-v1", "port": {"80": 8080},
                 "status": "Healthy",
             }},
-            "routes": [{"port": 80, "clientNamespace": null, "route": null, "backends": [
-                {"service": "demo/echo", "port": 80, "weight": 1, "valid": true, "endpoints": 1},
-            ]}],
+            "routes": [
+                {"port": 80, "clientNamespace": null, "route": null, "backends": [own]},
+                {"port": 80, "clientNamespace": "shop", "route": null, "backends": [own], "http": [{
+                    "route": "HTTPRoute shop/canary", "rule": 1, "name": "testers", "matches": 1,
+                    "backends": [{
+                        "service": "demo/echo", "port": 80, "weight": 9, "valid": true,
+                        "endpoints": 1,
+                    }],
+                    "mirrors": [{
+                        "service": "demo/echo", "port": 80, "weight": 1, "valid": false,
+                        "endpoints": 0,
+                    }],
+                }]},
+            ],
         }],
         "certificates": [{
             "identity": "spiffe://cluster.local/ns/demo/sa/echo", "state": "Available",

@@ -96,7 +96,11 @@ pub(super) fn target(endpoints: Vec<Endpoint>) -> Target {
     Target {
         service,
         port: 80,
-        default: Split { route: Some(ResourceName::new("demo", "split")), backends: vec![backend] },
+        default: Split {
+            route: Some(ResourceName::new("demo", "split")),
+            backends: vec![backend],
+            http: None,
+        },
         by_namespace: HashMap::new(),
     }
 }

@@ -39,6 +39,8 @@ pub enum Reason {
     BackendNotFound,
     /// Another resource already has this name, address or parent.
     Conflicted,
+    /// Filters of a route that cannot be together (Gateway API `Accepted`).
+    IncompatibleFilters,
     /// The document cannot be read, or a field has a value it may not have.
     Invalid,
     /// A kind of parent or backend that is not supported (Gateway API `ResolvedRefs`).
@@ -57,6 +59,7 @@ impl Reason {
         match self {
             Self::BackendNotFound => "BackendNotFound",
             Self::Conflicted => "Conflicted",
+            Self::IncompatibleFilters => "IncompatibleFilters",
             Self::Invalid => "Invalid",
             Self::InvalidKind => "InvalidKind",
             Self::NoMatchingParent => "NoMatchingParent",

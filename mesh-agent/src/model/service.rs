@@ -31,6 +31,26 @@ pub struct ServicePort {
     pub port: u16,
     /// `targetPort`; the same as `port` if a document leaves it out.
     pub target: TargetPort,
+    /// `appProtocol`: what is spoken there.
+    pub protocol: AppProtocol,
+}
+
+/// What the application says it speaks at a port (core/v1, `ServicePort.appProtocol`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppProtocol {
+    /// Nothing was said: with HTTP routes it is looked for, without it is TCP.
+    #[default]
+    Unset,
+    /// `http`: HTTP/1.1, or HTTP/2 with prior knowledge.
+    Http,
+    /// `kubernetes.io/h2c` (KEP-3726): HTTP/2 with prior knowledge. Also `http2`.
+    H2c,
+    /// `grpc`: HTTP/2 with prior knowledge, and gRPC in it.
+    Grpc,
+    /// `kubernetes.io/ws` (KEP-3726): HTTP/1.1 that is upgraded to WebSocket (RFC 6455).
+    WebSocket,
+    /// `tcp`, `https`, `kubernetes.io/wss` and every other word: bytes that are not looked into.
+    Other,
 }
 
 /// `targetPort`: a number, or the name of a workload's port.

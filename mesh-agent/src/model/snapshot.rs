@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location};
+use crate::model::http::rules::HttpRules;
 use crate::model::id::ResourceName;
 use crate::model::policy::WorkloadPolicy;
-use crate::model::service::Service;
+use crate::model::service::{AppProtocol, Service};
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 
@@ -55,6 +56,8 @@ pub struct Split {
     pub route: Option<ResourceName>,
     /// The backends, in the order of the route. Those of weight 0 are kept, for people to see.
     pub backends: Vec<Backend>,
+    /// The HTTP routes, which decide for each request. `backends` is the service itself then.
+    pub http: Option<Arc<HttpRules>>,
 }
 
 /// One backend of a split.
@@ -104,10 +107,25 @@ impl Endpoints {
 }
 
 impl Target {
+    /// What its port speaks, as far as the service says.
+    pub fn protocol(&self) -> AppProtocol {
+        let port = self.service.ports.iter().find(|port| port.port == self.port);
+        port.map(|port| port.protocol).unwrap_or_default()
+    }
+
     /// All endpoints that its splits may choose; one may be there several times.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         let splits = self.by_namespace.values().chain([&self.default]);
-        splits.flat_map(|split| &split.backends).flat_map(|backend| backend.endpoints.as_slice())
+        splits.flat_map(Split::reachable).flat_map(|backend| backend.endpoints.as_slice())
+    }
+}
+
+impl Split {
+    /// Every backend that connections or requests may go to, also by HTTP rules and as copies. One
+    /// may be there several times.
+    pub fn reachable(&self) -> impl Iterator<Item = &Backend> {
+        let rules = self.http.iter().flat_map(|http| &http.rules);
+        self.backends.iter().chain(rules.flat_map(|rule| rule.backends.iter().chain(&rule.mirrors)))
     }
 }
 

@@ -10,9 +10,12 @@ use tokio::time::Instant;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::Carried;
 use crate::model::id::ResourceName;
+use crate::model::snapshot::Endpoint;
 use crate::model::trace::Trace;
 use crate::task::clock;
-use crate::telemetry::{ConnectionEnd, Judged, Parties, Path, Reporter, Series, Telemetry};
+use crate::telemetry::{
+    ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security, Series, Telemetry,
+};
 
 /// A connection from accept to its end. Dropped unfinished, it is reported as cut: nothing ends
 /// unseen.
@@ -78,9 +81,32 @@ impl Conn {
         self.series = Some(self.telemetry.opened(&self.parties));
     }
 
+    /// It goes to `endpoint`; `on_node`: without leaving the node.
+    pub fn towards(&mut self, endpoint: &Endpoint, on_node: bool) {
+        let meshed = endpoint.workload.node.is_some();
+        self.upstream_host = Some(endpoint.address);
+        self.parties.security = match (on_node, meshed) {
+            // Whose socket it is, the kernel has said, and the bytes do not leave the node.
+            (true, _) => Security::Kernel,
+            (false, true) => Security::MutualTls,
+            (false, false) => Security::None,
+        };
+        self.parties.destination = Peer {
+            principal: meshed.then(|| endpoint.workload.identity.clone()),
+            workload: Some(Arc::clone(&endpoint.workload)),
+        };
+    }
+
+    /// What it carries is reported request by request, and by the connections to endpoints.
+    pub const fn reported_otherwise(&mut self) {
+        self.finished = true;
+    }
+
     /// Reports the end.
     pub fn finish(mut self, result: Result<(), Failure>) {
-        self.report(result.err());
+        if !self.finished {
+            self.report(result.err());
+        }
     }
 
     fn report(&mut self, failure: Option<Failure>) {

@@ -13,6 +13,7 @@ pub mod refusal;
 pub mod upstream;
 pub mod outbound;
 pub mod inbound;
+pub mod http;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -22,6 +22,7 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 use crate::native::lanes::Lanes;
 use crate::proxy::breaker::Breaker;
+use crate::proxy::http;
 use crate::proxy::inbound::admission::Admission;
 use crate::proxy::spread::Spread;
 use crate::proxy::{Context, Options};
@@ -63,6 +64,10 @@ pub struct Realm {
     pub spread: Spread,
     /// Tunnels to peers, one pool a data thread.
     pub pools: Vec<Pool>,
+    /// Connections to endpoints that HTTP requests are sent on, one pool a data thread.
+    pub http: Vec<http::pool::Pool>,
+    /// Copies of HTTP requests under way.
+    pub copies: Arc<http::mirror::Copies>,
     /// `None`: the agent's own namespace.
     netns: Option<Arc<Netns>>,
     locals: ArcSwap<Vec<Arc<Local>>>,
@@ -146,6 +151,8 @@ impl Realm {
             tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),
             lanes: Lanes::default(),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
+            http: context.runtimes.all().iter().map(|_| http::pool::Pool::default()).collect(),
+            copies: Arc::default(),
             spread: Spread::over(context.runtimes.all().len()),
             scope: scope.clone(),
             netns,

@@ -1,5 +1,6 @@
 //! Which split of a service's port applies to a client: routes, decided (pure).
 
+pub mod http;
 pub mod split;
 
 use crate::model::snapshot::{Split, Target};
@@ -21,7 +22,7 @@ mod tests {
     use crate::model::service::Service;
 
     fn split(route: &str) -> Split {
-        Split { route: Some(ResourceName::new("demo", route)), backends: Vec::new() }
+        Split { route: Some(ResourceName::new("demo", route)), backends: Vec::new(), http: None }
     }
 
     #[test]

@@ -4,20 +4,19 @@ use std::collections::{BTreeMap, HashMap, btree_map};
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location, Reason};
+use crate::model::http::{self, HttpRoute};
 use crate::model::id::ResourceName;
-use crate::model::route::{BackendRef, ParentRef, TcpRoute};
+use crate::model::route::{ParentRef, TcpRoute};
 use crate::model::service::{Service, ServicePort};
-use crate::model::snapshot::{Backend, Endpoints, Split, Target};
+use crate::model::snapshot::Target;
 use crate::store::index::{Family, Index, Placed};
+use crate::store::split;
 use crate::store::update::{Key, Kind};
 
 /// The routes of every service's port.
 pub(super) struct Attached<'a> {
-    ports: HashMap<(&'a ResourceName, u16), Routes<'a>>,
+    ports: HashMap<(&'a ResourceName, u16), BTreeMap<Scope<'a>, Routes<'a>>>,
 }
-
-/// The routes of one port, by the namespace whose clients they apply to.
-type Routes<'a> = BTreeMap<Scope<'a>, &'a Arc<TcpRoute>>;
 
 /// Whom a route applies to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,24 +27,46 @@ enum Scope<'a> {
     Namespace(&'a Arc<str>),
 }
 
+/// What applies to one port in one scope.
+enum Routes<'a> {
+    /// HTTP routes of one kind, merged.
+    Http(http::Kind, Vec<&'a Arc<HttpRoute>>),
+    /// A TCP route.
+    Tcp(&'a Arc<TcpRoute>),
+}
+
+/// A route of any kind, and where it is written.
+#[derive(Clone, Copy)]
+enum Route<'a> {
+    Http(Placed<'a, HttpRoute>),
+    Tcp(Placed<'a, TcpRoute>),
+}
+
 impl<'a> Attached<'a> {
-    /// Attaches every route to its parents; older routes first, then by name.
+    /// Attaches every route to its parents: of two kinds the one that comes first, of one kind older
+    /// routes, then by name.
     pub(super) fn new(index: &Index<'a>, conditions: &mut Vec<Condition>) -> Self {
-        let mut routes: Vec<_> = index.routes.values().copied().collect();
-        routes.sort_by(|(_, a), (_, b)| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
+        let grpc = index.grpc_routes.values().chain(index.http_routes.values());
+        let tcp = index.tcp_routes.values().map(|route| Route::Tcp(*route));
+        let mut routes: Vec<_> = grpc.map(|route| Route::Http(*route)).chain(tcp).collect();
+        routes.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
         let mut attached = Self { ports: HashMap::new() };
         for route in routes {
-            for (i, parent) in route.1.parents.iter().enumerate() {
-                if let Err((reason, message)) = attached.attach(index, route.1, parent) {
-                    let field = format!("spec.parentRefs[{i}]");
-                    conditions.push(condition(route, field, reason, message));
+            for (i, parent) in route.parents().iter().enumerate() {
+                if let Err((reason, message)) = attached.attach(index, route, parent) {
+                    conditions.push(route.condition(
+                        format!("spec.parentRefs[{i}]"),
+                        reason,
+                        message,
+                    ));
                 }
             }
-            for (i, backend) in route.1.backends.iter().enumerate() {
-                if let Err(message) = resolve(index, backend) {
-                    let field = format!("spec.rules[0].backendRefs[{i}]");
-                    conditions.push(condition(route, field, Reason::BackendNotFound, message));
-                }
+            let missing = match route {
+                Route::Http((_, route)) => split::missing_of_http(index, route),
+                Route::Tcp((_, route)) => split::missing_of_tcp(index, route),
+            };
+            for (field, message) in missing {
+                conditions.push(route.condition(field, Reason::BackendNotFound, message));
             }
         }
         attached
@@ -55,57 +76,41 @@ impl<'a> Attached<'a> {
     fn attach(
         &mut self,
         index: &Index<'a>,
-        route: &'a Arc<TcpRoute>,
+        route: Route<'a>,
         parent: &ParentRef,
     ) -> Result<(), (Reason, String)> {
-        let missing = |what: String| (Reason::NoMatchingParent, what);
-        let (_, service) = index.services.get(&parent.service).ok_or_else(|| {
-            missing(format!(
-                "there is no Service {}; add it, or correct the name or namespace",
-                parent.service
-            ))
-        })?;
-        if service.addresses.is_empty() {
-            return Err(missing(format!(
-                "Service {} is headless, so no connection can be routed by its address; give it a \
-                 clusterIP",
-                parent.service
-            )));
-        }
+        let service = parent_service(index, parent)?;
         let wanted = |port: &&ServicePort| parent.port.is_none_or(|number| number == port.port);
-        let mut ports = service.ports.iter().filter(wanted).peekable();
-        if ports.peek().is_none() {
-            return Err(missing(format!(
-                "Service {} has no TCP port {}; name one of its ports, or none for all of them",
-                parent.service,
-                parent.port.map_or_else(|| "at all".to_owned(), |port| port.to_string())
-            )));
-        }
-        let scope = if route.name.namespace == service.name.namespace {
+        let scope = if route.name().namespace == service.name.namespace {
             Scope::All
         } else {
-            Scope::Namespace(&route.name.namespace)
+            Scope::Namespace(&route.name().namespace)
         };
         let mut lost = None;
-        for port in ports {
+        for port in service.ports.iter().filter(wanted) {
             match self.ports.entry((&service.name, port.port)).or_default().entry(scope) {
                 btree_map::Entry::Vacant(entry) => {
-                    entry.insert(route);
+                    entry.insert(Routes::of(route));
                 }
-                btree_map::Entry::Occupied(entry) if entry.get().name == route.name => {}
-                btree_map::Entry::Occupied(entry) => {
-                    lost.get_or_insert_with(|| (port.port, entry.get().name.clone()));
+                btree_map::Entry::Occupied(mut entry) => {
+                    if let Err(winner) = entry.get_mut().add(route) {
+                        lost.get_or_insert((port.port, winner));
+                    }
                 }
             }
         }
-        lost.map_or(Ok(()), |(port, winner)| {
-            let message = format!(
-                "TCPRoute {winner} is older, or first by name, and applies to port {port} of \
-                 Service {} already; remove one of them or name other ports",
-                service.name
-            );
-            Err((Reason::Conflicted, message))
-        })
+        let Some((port, winner)) = lost else { return Ok(()) };
+        let why = if winner.kind == route.key().kind {
+            "is older, or first by name, and"
+        } else {
+            "is of a kind that comes first, and"
+        };
+        let message = format!(
+            "{winner} {why} applies to port {port} of Service {} already; remove one of them or \
+             name other ports",
+            service.name
+        );
+        Err((Reason::Conflicted, message))
     }
 
     /// One port of a service, for clients that use an address of `family`.
@@ -118,8 +123,12 @@ impl<'a> Attached<'a> {
     ) -> Target {
         let mut default = None;
         let mut by_namespace = HashMap::new();
-        for (scope, route) in self.ports.get(&(&service.name, port.port)).into_iter().flatten() {
-            let split = split(index, route, family);
+        let own = || split::own(index, service, port, family);
+        for (scope, routes) in self.ports.get(&(&service.name, port.port)).into_iter().flatten() {
+            let split = match routes {
+                Routes::Http(kind, routes) => split::http(index, *kind, routes, own(), family),
+                Routes::Tcp(route) => split::tcp(index, route, family),
+            };
             match scope {
                 Scope::All => default = Some(split),
                 Scope::Namespace(namespace) => {
@@ -127,80 +136,113 @@ impl<'a> Attached<'a> {
                 }
             }
         }
-        let default = default.unwrap_or_else(|| Split {
-            route: None,
-            backends: vec![Backend {
-                service: service.name.clone(),
-                port: port.port,
-                weight: 1,
-                endpoints: resolved(index, service, port, family),
-            }],
-        });
+        let default = default.unwrap_or_else(|| split::without_route(own()));
         Target { service: Arc::clone(service), port: port.port, default, by_namespace }
     }
 }
 
-/// A route's backends. Their services' own routes are not applied (GEP-1294).
-fn split(index: &Index<'_>, route: &TcpRoute, family: Family) -> Split {
-    let backend = |backend: &BackendRef| Backend {
-        service: backend.service.clone(),
-        port: backend.port,
-        weight: backend.weight,
-        endpoints: resolve(index, backend)
-            .map_or(Endpoints::Invalid, |(service, port)| resolved(index, service, port, family)),
-    };
-    Split {
-        route: Some(route.name.clone()),
-        backends: route.backends.iter().map(backend).collect(),
-    }
-}
-
-/// The service and port that a backend names, or a sentence that says what is missing.
-fn resolve<'a>(
+/// The service that a parent is, if routes can be attached to it and the port that is named.
+fn parent_service<'a>(
     index: &Index<'a>,
-    backend: &BackendRef,
-) -> Result<(&'a Arc<Service>, &'a ServicePort), String> {
-    let (_, service) = index.services.get(&backend.service).ok_or_else(|| {
-        format!(
-            "there is no Service {}, so this share of connections is refused; add it, or correct \
-             the name or namespace",
-            backend.service
-        )
+    parent: &ParentRef,
+) -> Result<&'a Arc<Service>, (Reason, String)> {
+    let missing = |what: String| (Reason::NoMatchingParent, what);
+    let (_, service) = index.services.get(&parent.service).ok_or_else(|| {
+        missing(format!(
+            "there is no Service {}; add it, or correct the name or namespace",
+            parent.service
+        ))
     })?;
-    let port = service.ports.iter().find(|port| port.port == backend.port).ok_or_else(|| {
-        format!(
-            "Service {} has no TCP port {}, so this share of connections is refused; name one of \
-             its ports",
-            backend.service, backend.port
-        )
-    })?;
-    Ok((service, port))
+    if service.addresses.is_empty() {
+        return Err(missing(format!(
+            "Service {} is headless, so no connection can be routed by its address; give it a \
+             clusterIP",
+            parent.service
+        )));
+    }
+    if !service.ports.iter().any(|port| parent.port.is_none_or(|number| number == port.port)) {
+        return Err(missing(format!(
+            "Service {} has no TCP port {}; name one of its ports, or none for all of them",
+            parent.service,
+            parent.port.map_or_else(|| "at all".to_owned(), |port| port.to_string())
+        )));
+    }
+    Ok(service)
 }
 
-fn resolved(
-    index: &Index<'_>,
-    service: &Arc<Service>,
-    port: &ServicePort,
-    family: Family,
-) -> Endpoints {
-    Endpoints::Resolved {
-        service: Arc::clone(service),
-        endpoints: index.endpoints(service, port, family),
+impl<'a> Routes<'a> {
+    fn of(route: Route<'a>) -> Self {
+        match route {
+            Route::Http((_, route)) => Self::Http(route.kind, vec![route]),
+            Route::Tcp((_, route)) => Self::Tcp(route),
+        }
+    }
+
+    /// Adds a route that comes later. HTTP routes of one kind are merged; of others the first wins,
+    /// which is returned.
+    fn add(&mut self, route: Route<'a>) -> Result<(), Key> {
+        let key = |kind: Kind, name: &ResourceName| Key { kind, name: name.clone() };
+        match (self, route) {
+            (Self::Http(kind, routes), Route::Http((_, route))) if *kind == route.kind => {
+                // Two parents of it may be the same port.
+                if routes.last().is_none_or(|last| last.name != route.name) {
+                    routes.push(route);
+                }
+                Ok(())
+            }
+            (Self::Tcp(winner), Route::Tcp((_, route))) if winner.name == route.name => Ok(()),
+            (Self::Tcp(winner), _) => Err(key(Kind::TcpRoute, &winner.name)),
+            (Self::Http(kind, routes), _) => match routes.first() {
+                Some(winner) => Err(key((*kind).into(), &winner.name)),
+                None => Ok(()),
+            },
+        }
     }
 }
 
-fn condition(
-    (location, route): Placed<'_, TcpRoute>,
-    field: String,
-    reason: Reason,
-    message: String,
-) -> Condition {
-    let location: &Location = location;
-    Condition {
-        location: location.clone(),
-        subject: Key { kind: Kind::TcpRoute, name: route.name.clone() }.to_string(),
-        field,
-        reason,
-        message,
+impl<'a> Route<'a> {
+    /// What is smaller is attached first: `GRPCRoute`, `HTTPRoute`, `TCPRoute` (Gateway API, "Route
+    /// resources"; GEP-1294), then by age, then by name.
+    fn precedence(&self) -> (u8, &'a str, &'a ResourceName) {
+        match self {
+            Self::Http((_, route)) => {
+                let rank = match route.kind {
+                    http::Kind::Grpc => 0,
+                    http::Kind::Http => 1,
+                };
+                (rank, &route.created, &route.name)
+            }
+            Self::Tcp((_, route)) => (2, &route.created, &route.name),
+        }
+    }
+
+    fn name(&self) -> &'a ResourceName {
+        match self {
+            Self::Http((_, route)) => &route.name,
+            Self::Tcp((_, route)) => &route.name,
+        }
+    }
+
+    fn parents(&self) -> &'a [ParentRef] {
+        match self {
+            Self::Http((_, route)) => &route.parents,
+            Self::Tcp((_, route)) => &route.parents,
+        }
+    }
+
+    fn key(&self) -> Key {
+        let kind = match self {
+            Self::Http((_, route)) => route.kind.into(),
+            Self::Tcp(_) => Kind::TcpRoute,
+        };
+        Key { kind, name: self.name().clone() }
+    }
+
+    fn condition(&self, field: String, reason: Reason, message: String) -> Condition {
+        let location: &Location = match self {
+            Self::Http((location, _)) | Self::Tcp((location, _)) => location,
+        };
+        let subject = self.key().to_string();
+        Condition { location: location.clone(), subject, field, reason, message }
     }
 }

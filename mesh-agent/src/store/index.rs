@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location, Reason};
+use crate::model::http::{HttpRoute, Kind};
 use crate::model::id::ResourceName;
 use crate::model::policy::{AuthorizationPolicy, MeshPolicy};
 use crate::model::route::TcpRoute;
@@ -19,7 +20,9 @@ pub(super) type Placed<'a, T> = (&'a Location, &'a Arc<T>);
 /// The resources by name, without those that another has displaced.
 pub(super) struct Index<'a> {
     pub(super) services: BTreeMap<&'a ResourceName, Placed<'a, Service>>,
-    pub(super) routes: BTreeMap<&'a ResourceName, Placed<'a, TcpRoute>>,
+    pub(super) tcp_routes: BTreeMap<&'a ResourceName, Placed<'a, TcpRoute>>,
+    pub(super) http_routes: BTreeMap<&'a ResourceName, Placed<'a, HttpRoute>>,
+    pub(super) grpc_routes: BTreeMap<&'a ResourceName, Placed<'a, HttpRoute>>,
     pub(super) workloads: BTreeMap<&'a ResourceName, Placed<'a, Workload>>,
     pub(super) mesh_policies: BTreeMap<&'a ResourceName, Placed<'a, MeshPolicy>>,
     pub(super) authorization: BTreeMap<&'a ResourceName, Placed<'a, AuthorizationPolicy>>,
@@ -36,7 +39,9 @@ impl<'a> Index<'a> {
     ) -> Self {
         let mut index = Self {
             services: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            tcp_routes: BTreeMap::new(),
+            http_routes: BTreeMap::new(),
+            grpc_routes: BTreeMap::new(),
             workloads: BTreeMap::new(),
             mesh_policies: BTreeMap::new(),
             authorization: BTreeMap::new(),
@@ -46,7 +51,14 @@ impl<'a> Index<'a> {
             let at = &resource.location;
             let other = match &resource.object {
                 Object::Service(service) => insert(&mut index.services, &service.name, at, service),
-                Object::TcpRoute(route) => insert(&mut index.routes, &route.name, at, route),
+                Object::TcpRoute(route) => insert(&mut index.tcp_routes, &route.name, at, route),
+                Object::HttpRoute(route) => {
+                    let routes = match route.kind {
+                        Kind::Grpc => &mut index.grpc_routes,
+                        Kind::Http => &mut index.http_routes,
+                    };
+                    insert(routes, &route.name, at, route)
+                }
                 Object::Workload(workload) => {
                     insert(&mut index.workloads, &workload.name, at, workload)
                 }

@@ -9,10 +9,11 @@ use proptest::prelude::*;
 use super::update::{Object, Resource};
 use super::*;
 use crate::model::condition::{Location, Reason};
+use crate::model::http::{self, Kind};
 use crate::model::id::ResourceName;
 use crate::model::route::{BackendRef, ParentRef, TcpRoute};
-use crate::model::service::{Service, ServicePort, TargetPort};
-use crate::model::snapshot::{Endpoints, Snapshot, Split};
+use crate::model::service::{AppProtocol, Service, ServicePort, TargetPort};
+use crate::model::snapshot::{Backend, Endpoints, Snapshot, Split};
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{NamedPort, Place, Workload};
 
@@ -24,7 +25,10 @@ fn name(text: &str) -> ResourceName {
 
 /// A service of these addresses, with port 80 to the port `tcp` and port 81 to 8081.
 fn service(at: &str, app: &str, addresses: &[&str]) -> Object {
-    let port = |port, target| ServicePort { name: String::new(), port, target };
+    let port = |port, target| {
+        let (name, protocol) = (String::new(), AppProtocol::Unset);
+        ServicePort { name, port, target, protocol }
+    };
     Object::Service(Arc::new(Service {
         name: name(at),
         hostname: at.into(),
@@ -61,6 +65,38 @@ fn route(at: &str, created: &str, parent: (&str, Option<u16>), backends: &[(&str
     }))
 }
 
+/// An HTTP route of one rule, with backends on port 80.
+fn http_route(
+    kind: Kind,
+    at: &str,
+    created: &str,
+    parent: (&str, Option<u16>),
+    backends: &[(&str, u32)],
+) -> Object {
+    let backend = |(at, weight): &(&str, u32)| http::HttpBackend {
+        service: name(at),
+        port: 80,
+        weight: *weight,
+        filters: Vec::new(),
+    };
+    let rule = http::Rule {
+        name: None,
+        matches: vec![http::Match::all()],
+        filters: Vec::new(),
+        backends: backends.iter().map(backend).collect(),
+        timeouts: http::Timeouts::default(),
+        retry: None,
+        persistence: None,
+    };
+    Object::HttpRoute(Arc::new(http::HttpRoute {
+        name: name(at),
+        kind,
+        created: created.into(),
+        parents: vec![ParentRef { service: name(parent.0), port: parent.1 }],
+        rules: vec![rule],
+    }))
+}
+
 fn update(source: &'static str, objects: &[Object]) -> Update {
     let resource = |(i, object): (usize, &Object)| Resource {
         location: Location { file: "a.yaml".into(), document: i + 1, line: 1 },
@@ -74,10 +110,22 @@ fn snapshot(objects: &[Object]) -> Snapshot {
     build::build(1, &BTreeMap::from([("file", update("file", objects))]))
 }
 
-/// `route: backend weight [endpoints], …`
+/// `route: backend weight [endpoints], …`, and of HTTP routes ` | ` and that for each rule.
 fn print(split: &Split) -> String {
     let route = split.route.as_ref().map_or("-".to_owned(), ToString::to_string);
-    let backends = split.backends.iter().map(|backend| {
+    let mut parts = vec![format!("{route}: {}", print_backends(&split.backends))];
+    for rule in split.http.iter().flat_map(|http| &http.rules) {
+        let kind = split.http.as_ref().unwrap().kind;
+        let mirrors = print_backends(&rule.mirrors);
+        let to = if mirrors.is_empty() { String::new() } else { format!(" + {mirrors}") };
+        let backends = print_backends(&rule.backends);
+        parts.push(format!("{kind:?} {} {}: {backends}{to}", rule.route, rule.index));
+    }
+    parts.join(" | ")
+}
+
+fn print_backends(backends: &[Backend]) -> String {
+    let backends = backends.iter().map(|backend| {
         let endpoints = match &backend.endpoints {
             Endpoints::Invalid => "invalid".to_owned(),
             Endpoints::Resolved { endpoints, .. } => {
@@ -87,7 +135,7 @@ fn print(split: &Split) -> String {
         };
         format!("{} {} [{endpoints}]", backend.service, backend.weight)
     });
-    format!("{route}: {}", backends.collect::<Vec<_>>().join(", "))
+    backends.collect::<Vec<_>>().join(", ")
 }
 
 /// Checks what clients of a namespace get at an address, and the reasons of all conditions.
@@ -168,6 +216,103 @@ fn routes_attach_as_gamma_says() {
 }
 
 #[test]
+fn http_routes_of_one_port_and_scope_are_merged_by_age_and_name() {
+    let parent = ("demo/echo", Some(80));
+    let made = |at: &str, created: &str, backend: &str| {
+        http_route(Kind::Http, at, created, parent, &[(backend, 1)])
+    };
+    let objects = [
+        service("demo/echo", "echo", &["10.96.0.1"]),
+        service("demo/v1", "v1", &[]),
+        workload("demo/a", "v1", &["10.0.0.1"]),
+        workload("demo/b", "echo", &["10.0.0.2"]),
+        made("demo/b", "2026-01-01T00:00:00Z", "demo/v1"),
+        made("demo/a", "2026-01-01T00:00:00Z", "demo/none"),
+        made("demo/z", "2025-01-01T00:00:00Z", "demo/echo"),
+        made("shop/own", "2024-01-01T00:00:00Z", "demo/v1"),
+    ];
+    let missing = [Reason::BackendNotFound];
+    let own = "-: demo/echo 1 [10.0.0.2:8080]";
+    let all = format!(
+        "{own} | Http demo/z 0: demo/echo 1 [10.0.0.2:8080] | Http demo/a 0: demo/none 1 [invalid] \
+         | Http demo/b 0: demo/v1 1 [10.0.0.1:8080]"
+    );
+    check(&objects, ("10.96.0.1:80", "demo"), &all, &missing);
+    let consumer = format!("{own} | Http shop/own 0: demo/v1 1 [10.0.0.1:8080]");
+    check(&objects, ("10.96.0.1:80", "shop"), &consumer, &missing);
+    check(&objects, ("10.96.0.1:81", "demo"), "-: demo/echo 1 [10.0.0.2:8081]", &missing);
+}
+
+#[test]
+fn of_several_kinds_of_routes_one_applies_and_the_others_are_told() {
+    let v1 = &[("demo/v1", 1)][..];
+    let grpc = |at: &str| http_route(Kind::Grpc, at, "", ("demo/echo", Some(80)), v1);
+    let http = |at: &str| http_route(Kind::Http, at, "", ("demo/echo", None), v1);
+    let tcp = |at: &str| route(at, "", ("demo/echo", None), v1);
+    let base = [service("demo/echo", "echo", &["10.96.0.1"]), service("demo/v1", "v1", &[])];
+    let with = |routes: &[Object]| [&base[..], routes].concat();
+    let all = with(&[tcp("demo/a"), http("demo/b"), grpc("demo/c")]);
+    let lost = [Reason::Conflicted; 2];
+    let grpc_wins = "-: demo/echo 1 [] | Grpc demo/c 0: demo/v1 1 []";
+    check(&all, ("10.96.0.1:80", "demo"), grpc_wins, &lost);
+    let http_wins = "-: demo/echo 1 [] | Http demo/b 0: demo/v1 1 []";
+    check(&all, ("10.96.0.1:81", "demo"), http_wins, &lost);
+    let told: Vec<_> =
+        snapshot(&all).conditions.into_iter().map(|it| (it.subject, it.message)).collect();
+    assert_eq!(told[0].0, "HTTPRoute demo/b");
+    assert!(told[0].1.starts_with("GRPCRoute demo/c is of a kind that comes first"), "{told:?}");
+    assert_eq!(told[1].0, "TCPRoute demo/a");
+    assert!(told[1].1.contains("applies to port 80"), "{told:?}");
+    // For its own namespace a route of any kind wins, and of no other one it takes anything.
+    let scoped = with(&[grpc("demo/c"), tcp("shop/a")]);
+    check(&scoped, ("10.96.0.1:80", "shop"), "shop/a: demo/v1 1 []", &[]);
+    check(&scoped, ("10.96.0.1:80", "demo"), grpc_wins, &[]);
+    let scoped = with(&[tcp("demo/a"), http("shop/b")]);
+    check(
+        &scoped,
+        ("10.96.0.1:80", "shop"),
+        "-: demo/echo 1 [] | Http shop/b 0: demo/v1 1 []",
+        &[],
+    );
+    check(&scoped, ("10.96.0.1:80", "demo"), "demo/a: demo/v1 1 []", &[]);
+}
+
+#[test]
+fn mirrors_are_resolved_in_order_and_reach_their_endpoints() {
+    let mirror = |at: &str| {
+        let service = name(at);
+        http::Filter::Mirror(http::Mirror { service, port: 81, numerator: 1, denominator: 2 })
+    };
+    let with_mirrors = |object: Object| match object {
+        Object::HttpRoute(route) => {
+            let mut route = (*route).clone();
+            route.parents.push(route.parents[0].clone());
+            route.rules[0].filters = vec![mirror("demo/v1"), mirror("demo/none")];
+            route.rules[0].backends[0].filters = vec![mirror("demo/v2")];
+            Object::HttpRoute(Arc::new(route))
+        }
+        other => other,
+    };
+    let route = http_route(Kind::Http, "demo/r", "", ("demo/echo", Some(80)), &[("demo/v1", 3)]);
+    let objects = [
+        service("demo/echo", "echo", &["10.96.0.1"]),
+        service("demo/v1", "v1", &[]),
+        service("demo/v2", "v2", &[]),
+        workload("demo/a", "v1", &["10.0.0.1"]),
+        workload("demo/b", "v2", &["10.0.0.2"]),
+        with_mirrors(route),
+    ];
+    let expect = "-: demo/echo 1 [] | Http demo/r 0: demo/v1 3 [10.0.0.1:8080] + demo/v1 1 \
+                  [10.0.0.1:8081], demo/none 1 [invalid], demo/v2 1 [10.0.0.2:8081]";
+    check(&objects, ("10.96.0.1:80", "demo"), expect, &[Reason::BackendNotFound]);
+    let snapshot = snapshot(&objects);
+    assert_eq!(snapshot.conditions[0].field, "spec.rules[0].filters[1].requestMirror.backendRef");
+    let target = &snapshot.services[&"10.96.0.1:80".parse().unwrap()];
+    let reached: Vec<_> = target.endpoints().map(|endpoint| endpoint.address.to_string()).collect();
+    assert_eq!(reached, ["10.0.0.1:8080", "10.0.0.1:8081", "10.0.0.2:8081"]);
+}
+
+#[test]
 fn the_first_by_name_has_an_address_that_two_claim() {
     let objects = [
         service("demo/b", "b", &["10.96.0.1"]),
@@ -216,16 +361,18 @@ fn a_port_of_a_shared_address_is_whose_service_or_declaration_it_is() {
 fn objects() -> impl Strategy<Value = Vec<Object>> {
     let names = prop::sample::select(vec!["demo/a", "demo/b", "shop/a"]);
     let addresses = prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1"]);
-    let object = (0..3, names.clone(), names, addresses).prop_map(|(kind, at, other, address)| {
+    let object = (0..5, names.clone(), names, addresses).prop_map(|(kind, at, other, address)| {
         let app = other.split_once('/').unwrap().1;
         match kind {
             0 => service(at, app, &[address]),
             1 => workload(at, app, &[address]),
+            2 => http_route(Kind::Http, at, "", (other, None), &[(at, 1), (other, 2)]),
+            3 => http_route(Kind::Grpc, at, "", (other, Some(80)), &[(at, 1)]),
             _ => route(at, "", (other, None), &[(at, 1), (other, 2)]),
         }
     });
     // One of each name, as a source says it.
-    prop::collection::vec(object, 0..8).prop_map(|objects| {
+    prop::collection::vec(object, 0..12).prop_map(|objects| {
         let by_key: BTreeMap<_, _> = objects.into_iter().map(|o| (o.key(), o)).collect();
         by_key.into_values().collect()
     })

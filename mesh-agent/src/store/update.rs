@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location};
+use crate::model::http::{self, HttpRoute};
 use crate::model::id::ResourceName;
 use crate::model::policy::{AuthorizationPolicy, MeshPolicy};
 use crate::model::route::TcpRoute;
@@ -37,6 +38,8 @@ pub enum Object {
     Service(Arc<Service>),
     /// A Gateway API `TCPRoute`.
     TcpRoute(Arc<TcpRoute>),
+    /// A Gateway API `HTTPRoute` or `GRPCRoute`.
+    HttpRoute(Arc<HttpRoute>),
     /// A `Workload`.
     Workload(Arc<Workload>),
     /// A `MeshPolicy`.
@@ -52,6 +55,10 @@ pub enum Kind {
     Service,
     /// A Gateway API `TCPRoute`.
     TcpRoute,
+    /// A Gateway API `HTTPRoute`.
+    HttpRoute,
+    /// A Gateway API `GRPCRoute`.
+    GrpcRoute,
     /// A `Workload`.
     Workload,
     /// A `MeshPolicy`.
@@ -75,6 +82,7 @@ impl Object {
         let (kind, name) = match self {
             Self::Service(service) => (Kind::Service, &service.name),
             Self::TcpRoute(route) => (Kind::TcpRoute, &route.name),
+            Self::HttpRoute(route) => (route.kind.into(), &route.name),
             Self::Workload(workload) => (Kind::Workload, &workload.name),
             Self::MeshPolicy(policy) => (Kind::MeshPolicy, &policy.name),
             Self::AuthorizationPolicy(policy) => (Kind::AuthorizationPolicy, &policy.name),
@@ -89,9 +97,20 @@ impl Kind {
         match self {
             Self::Service => "Service",
             Self::TcpRoute => "TCPRoute",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
             Self::Workload => "Workload",
             Self::MeshPolicy => "MeshPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+        }
+    }
+}
+
+impl From<http::Kind> for Kind {
+    fn from(kind: http::Kind) -> Self {
+        match kind {
+            http::Kind::Grpc => Self::GrpcRoute,
+            http::Kind::Http => Self::HttpRoute,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
 use nix::libc;
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// `SO_NETNS_COOKIE` (include/uapi/asm-generic/socket.h; since Linux 5.14).
@@ -95,6 +96,16 @@ pub fn listen(addr: SocketAddr, options: ListenerOptions) -> io::Result<std::net
 pub fn keep_alive(socket: impl AsFd, idle: Duration, interval: Duration) -> io::Result<()> {
     let options = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(9);
     SockRef::from(&socket).set_tcp_keepalive(&options)
+}
+
+/// Looks at what is to be read next, and leaves it there.
+///
+/// # Errors
+///
+/// Those of `recv(2)`.
+pub fn peek(socket: impl AsFd, into: &mut [u8]) -> io::Result<usize> {
+    use std::os::fd::AsRawFd as _;
+    Ok(recv(socket.as_fd().as_raw_fd(), into, MsgFlags::MSG_PEEK)?)
 }
 
 /// Makes the next `close(2)` a reset (RST) instead of an orderly end.

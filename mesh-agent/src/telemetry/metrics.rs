@@ -1,7 +1,7 @@
 //! Every metric: its name, what it means, and how it is printed.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
@@ -77,6 +77,8 @@ catalog! {
         "Handshakes of tunnels that failed";
     HANDSHAKES_REFUSED = Counter "mesh_handshakes_refused_total" ["limit"]
         "Connections of peers that were closed before a handshake, because there were too many";
+    REQUESTS = Counter "mesh_http_requests_total" ["response_code", "answered_by"]
+        "HTTP requests to services with HTTP routes that were answered, by a backend or by the mesh";
     DIALS_HELD = Counter "mesh_dials_held_total" []
         "Connections that failed at once, because their peer had just failed";
     SNAPSHOT_REVISION = Gauge "mesh_snapshot_revision" []
@@ -118,6 +120,7 @@ impl Collector for Exposition {
         encode_process(&mut encoder, &self.0)?;
         encode_tunnels(&mut encoder, &self.0)?;
         encode_refused(&mut encoder, &self.0)?;
+        encode_requests(&mut encoder, &self.0)?;
         for source in self.0.sources().iter() {
             encode_source(&mut encoder, &self.0, source)?;
         }
@@ -234,6 +237,16 @@ fn encode_refused(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
     let mut family = describe(encoder, &HANDSHAKES_REFUSED)?;
     for (limit, number) in Limit::ALL.iter().zip(&shared.handshakes_refused) {
         sample(&mut family, &HANDSHAKES_REFUSED, vec![], &[limit.as_str()], number.get())?;
+    }
+    Ok(())
+}
+
+/// Requests that were routed one by one.
+fn encode_requests(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
+    let requests = shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut family = describe(encoder, &REQUESTS)?;
+    for ((code, by), count) in requests {
+        sample(&mut family, &REQUESTS, vec![], &[&code.to_string(), by], count)?;
     }
     Ok(())
 }

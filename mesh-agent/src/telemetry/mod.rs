@@ -16,6 +16,7 @@ mod metrics;
 mod sink;
 mod time;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,6 +133,8 @@ struct Shared {
     /// By [`Limit`].
     handshakes_refused: [Number; Limit::ALL.len()],
     dials_held: Number,
+    /// Requests, by status and by who has answered.
+    requests: Mutex<BTreeMap<(u16, &'static str), u64>>,
     snapshot_revision: Number,
     applied_revision: Number,
     conditions: Number,
@@ -163,6 +166,7 @@ impl Telemetry {
             handshakes_failed: Default::default(),
             handshakes_refused: Default::default(),
             dials_held: Number::default(),
+            requests: Mutex::default(),
             snapshot_revision: Number::default(),
             applied_revision: Number::default(),
             conditions: Number::default(),
@@ -229,6 +233,13 @@ impl Telemetry {
     /// Counts a connection that failed at once, because its peer had just failed.
     pub fn dial_held(&self) {
         self.shared.dials_held.add(1);
+    }
+
+    /// Counts an HTTP request that was answered with the status `code`: by a backend, or by the mesh
+    /// for a reason.
+    pub fn request_answered(&self, code: u16, by: &'static str) {
+        let mut requests = self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *requests.entry((code, by)).or_default() += 1;
     }
 
     /// Notes which snapshot the proxies use, and how many conditions it has.

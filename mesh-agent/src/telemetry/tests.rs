@@ -127,6 +127,7 @@ fn the_agents_own_numbers_are_what_was_set() {
     telemetry.handshake_failed(Role::Server, Kind::Tls);
     telemetry.handshake_done(Role::Client, true);
     telemetry.handshake_refused(Limit::TotalRate);
+    telemetry.request_answered(200, "backend");
     telemetry.dial_held();
     let tunnel = telemetry.tunnel_opened(Protocol::Native);
     drop(telemetry.tunnel_opened(Protocol::Native));
@@ -168,6 +169,7 @@ fn with_everything() -> Telemetry {
     let series = telemetry.opened(&parties());
     telemetry.connection(series, &failed(Kind::Reset));
     telemetry.handshake_failed(Role::Client, Kind::Timeout);
+    telemetry.request_answered(200, "backend");
     telemetry.register_source(Source::Kernel(Box::new(|| KernelCounters {
         connects: vec![("pass", 5), ("proxy", 6)],
         arrivals: vec![("captured", 7)],

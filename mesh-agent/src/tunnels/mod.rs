@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::hbone;
 use crate::hbone::connect::{Open, RequestError};
+use crate::io::duplex::Duplex;
 use crate::io::leg::Leg;
 use crate::io::link::Link;
 use crate::io::relay::{self, RelayError};
@@ -383,6 +384,36 @@ impl Stream {
                 (None, None) => Ended::Relay(error),
             }
         })
+    }
+}
+
+/// A stream that is read and written like a socket.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+impl Stream {
+    /// As something that is read and written like a socket, once the peer has accepted it.
+    ///
+    /// # Errors
+    ///
+    /// The peer has refused it, or does not answer for `patience`, or the tunnel failed.
+    pub async fn into_io(self, patience: Duration) -> Result<Box<dyn Io>, Error> {
+        match self {
+            Self::Hbone(stream) => {
+                let (send, receive) = stream.split();
+                Ok(Box::new(Duplex::new(send, receive)))
+            }
+            Self::Native(stream) => {
+                let stream = Arc::new(stream);
+                let accepted = poll_fn(|cx| stream.poll_accepted(cx));
+                match timeout(patience, accepted).await {
+                    Ok(accepted) => accepted?,
+                    Err(_elapsed) => return Err(Error::Timeout),
+                }
+                let (send, receive) = stream.split();
+                Ok(Box::new(Duplex::new(send, receive)))
+            }
+        }
     }
 }
 

@@ -185,7 +185,7 @@ pub struct Service {
     name: String,
     addresses: Vec<IpAddr>,
     selector: Vec<(String, String)>,
-    ports: Vec<(u16, u16)>,
+    ports: Vec<(u16, u16, Option<String>)>,
 }
 
 impl Service {
@@ -212,7 +212,14 @@ impl Service {
     /// Adds a port, and the port of the workloads that it stands for.
     #[must_use]
     pub fn port(mut self, port: u16, target: u16) -> Self {
-        self.ports.push((port, target));
+        self.ports.push((port, target, None));
+        self
+    }
+
+    /// Adds a port of which it is said what is spoken on it (`appProtocol`).
+    #[must_use]
+    pub fn port_of(mut self, port: u16, target: u16, protocol: &str) -> Self {
+        self.ports.push((port, target, Some(protocol.to_owned())));
         self
     }
 
@@ -225,9 +232,11 @@ impl Service {
         }
         line(&mut out, &format!("  selector: {}", map(&self.selector)));
         line(&mut out, "  ports:");
-        for (port, target) in &self.ports {
+        for (port, target, protocol) in &self.ports {
             let names = format!("name: tcp-{port}, port: {port}, targetPort: {target}");
-            line(&mut out, &format!("  - {{{names}, protocol: TCP}}"));
+            let spoken = protocol.as_ref().map(|protocol| format!(", appProtocol: {protocol}"));
+            let spoken = spoken.unwrap_or_default();
+            line(&mut out, &format!("  - {{{names}, protocol: TCP{spoken}}}"));
         }
         out
     }

@@ -48,8 +48,23 @@ impl SetIds {
     }
 }
 
+/// A set whose one backend has an endpoint beyond the set's end, so that a pick finds nothing and
+/// the connection goes to the agent.
+///
+/// Not a set that is missing: this one takes the place of the slots before it at once, and there is
+/// no moment in which a connection is made directly that has to be looked into. And not
+/// `Destination::flags`, which are for the clients of all namespaces.
+const ASK_AGENT: Slot =
+    Slot { threshold: 1, first: 1, count: 1, backends: 1, total: 1, ..Slot::EMPTY };
+
 /// The slots of a split. `None`: it is too large for the kernel, and the agent has to pick.
+///
+/// With HTTP routes, each request may go elsewhere, and the kernel sees none of them: it picks
+/// nothing.
 pub(super) fn slots(mesh: &Snapshot, split: &Split, ids: &Ids<'_>) -> Option<Vec<Slot>> {
+    if split.http.is_some() {
+        return Some(vec![ASK_AGENT]);
+    }
     let weights: Vec<_> = split.backends.iter().map(|backend| backend.weight).collect();
     let count: usize =
         split.backends.iter().map(|backend| backend.endpoints.as_slice().len()).sum();

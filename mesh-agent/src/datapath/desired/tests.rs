@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mesh_common::connect::{Action as Verb, Caller, Maps, decide, may_go_past};
 use mesh_common::destination::HAS_CONSUMERS;
 use mesh_common::source::CGROUP;
 use mesh_common::verdict::{ALLOW, ASK_AGENT, DENY};
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::model::http;
 use crate::model::policy::{Action, AuthorizationPolicy, Block, Operation, Rule, Text};
 use crate::model::policy::{PortPolicy, Source as From};
 use crate::model::service::Service;
@@ -230,7 +234,8 @@ fn service(mesh: &mut Snapshot, weights: &[(u32, &[&str])], consumer: Option<&st
             endpoints: names.iter().map(endpoint).collect(),
         },
     };
-    let split = || Split { route: None, backends: weights.iter().map(backend).collect() };
+    let split =
+        || Split { route: None, backends: weights.iter().map(backend).collect(), http: None };
     let by_namespace = consumer.map(|namespace| (namespace.into(), split())).into_iter().collect();
     let (port, default) = (80, split());
     let target = Target { service: Arc::clone(&service), port, default, by_namespace };
@@ -255,6 +260,105 @@ fn a_set_has_its_endpoints_and_says_which_are_here() {
     assert_eq!(ranges, [(0, 2), (2, 1), (3, 0)]);
     let key = ConsumerKey { namespace: id_of(&"shop"), set: 8, pad: 0 };
     assert_eq!(entries.sets[&entries.consumers[&key]], *slots);
+}
+
+/// The maps as the kernel would ask them, with each random number of a list in turn.
+struct Kernel<'a>(&'a Entries, std::cell::Cell<u32>);
+
+impl Maps for Kernel<'_> {
+    fn destination(&self, key: &DestinationKey) -> Option<Destination> {
+        self.0.destinations.get(key).copied()
+    }
+    fn consumer(&self, key: &ConsumerKey) -> Option<u32> {
+        self.0.consumers.get(key).copied()
+    }
+    fn slot(&self, set: u32, index: u32) -> Option<&Slot> {
+        self.0.sets.get(&set)?.get(usize::try_from(index).ok()?)
+    }
+    fn workload(&self, id: u64) -> Option<Workload> {
+        self.0.workloads.get(&id).copied()
+    }
+    fn port(&self, key: &PortKey) -> Option<u32> {
+        self.0.ports.get(key).copied()
+    }
+    fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
+        self.0.verdicts.get(key).copied()
+    }
+    fn inbound(&self, key: &PortKey) -> Option<Inbound> {
+        self.0.inbound.get(key).copied()
+    }
+    fn random(&self) -> u32 {
+        // The steps of Weyl's sequence by the golden ratio fall everywhere.
+        self.1.set(self.1.get().wrapping_add(0x9e37_79b9));
+        self.1.get()
+    }
+}
+
+/// A service whose endpoints are all on this node, with HTTP routes for clients of the scopes that
+/// say so: all, and those of `shop`, if that has routes of its own.
+fn routed(default: bool, shop: Option<bool>) -> Snapshot {
+    let mut mesh = mesh(vec![
+        workload("client", Some("a"), "10.0.0.1"),
+        workload("one", Some("a"), "10.0.0.2"),
+        workload("two", Some("a"), "10.0.0.3"),
+    ]);
+    let address = service(&mut mesh, &[(1, &["one", "two", "client"])], shop.map(|_| "shop"));
+    let mut target = Arc::into_inner(mesh.services.remove(&address).unwrap()).unwrap();
+    let rules = || {
+        let (kind, rules, table) = (http::Kind::Http, Vec::new(), http::table::Table::default());
+        Some(Arc::new(http::rules::HttpRules { kind, rules, table }))
+    };
+    target.default.http = if default { rules() } else { None };
+    for split in target.by_namespace.values_mut() {
+        split.http = if shop == Some(true) { rules() } else { None };
+    }
+    mesh.services.insert(address, Arc::new(target));
+    mesh
+}
+
+proptest! {
+    #[test]
+    fn requests_that_are_routed_always_come_to_the_agent(
+        default: bool, shop: Option<bool>, in_shop: bool, denied: bool, flags: u32, seed: u32,
+    ) {
+        let mut mesh = routed(default, shop);
+        if denied {
+            restrict(&mut mesh, "one", vec![policy(Action::Allow, vec![])]);
+        }
+        let here = [pod("client", 11), pod("one", 12), pod("two", 13)];
+        let entries = compile(&mesh, &here);
+        let namespace = id_of(&if in_shop { "shop" } else { "demo" });
+        let source = Source { namespace, flags, ..entries.sources[&SourceKey::netns(11)] };
+        let caller = Caller { netns: 11, source, shares: false };
+        let kernel = Kernel(&entries, seed.into());
+        let to = from_ip([10, 96, 0, 10].into());
+        let is_routed = if in_shop { shop.unwrap_or(default) } else { default };
+        for _ in 0..32 {
+            let decision = decide(&caller, to, 80_u16.to_be(), &kernel);
+            if is_routed {
+                prop_assert_eq!((decision.verdict, decision.port_be), (Verb::Proxy, 0));
+                // Nor past an agent that does not answer: nobody would look into the requests.
+                prop_assert!(!may_go_past(&source, to, &decision));
+            } else {
+                prop_assert_eq!(decision.port_be, 8080_u16.to_be());
+            }
+        }
+    }
+}
+
+#[test]
+fn routes_for_one_namespace_leave_the_others_direct() {
+    let mesh = routed(false, Some(true));
+    let entries = compile(&mesh, &[pod("client", 11), pod("one", 12), pod("two", 13)]);
+    let source = entries.sources[&SourceKey::netns(11)];
+    let kernel = Kernel(&entries, 0.into());
+    let to = from_ip([10, 96, 0, 10].into());
+    let by = |namespace: &str| {
+        let source = Source { namespace: id_of(&namespace), ..source };
+        let caller = Caller { netns: 11, source, shares: false };
+        decide(&caller, to, 80_u16.to_be(), &kernel).verdict
+    };
+    assert_eq!((by("demo"), by("shop")), (Verb::Direct, Verb::Proxy));
 }
 
 #[test]

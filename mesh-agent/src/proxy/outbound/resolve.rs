@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::balance;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::model::id::ResourceName;
-use crate::model::service::Service;
+use crate::model::service::{AppProtocol, Service};
 use crate::model::snapshot::{Endpoint, Endpoints, Snapshot, Split};
 use crate::model::workload::Workload;
 use crate::route::{self, split};
@@ -20,12 +20,15 @@ pub struct Resolved {
     pub route: Option<ResourceName>,
     /// The endpoint, or why there is none.
     pub endpoint: Result<Endpoint, Failure>,
+    /// There are HTTP routes, which decide for each request: what the service's port speaks.
+    pub http: Option<AppProtocol>,
 }
 
 impl Resolved {
     /// A workload's own address.
     pub const fn itself(address: SocketAddr, workload: Arc<Workload>) -> Self {
-        Self { service: None, route: None, endpoint: Ok(Endpoint { address, workload }) }
+        let endpoint = Ok(Endpoint { address, workload });
+        Self { service: None, route: None, endpoint, http: None }
     }
 }
 
@@ -58,6 +61,7 @@ pub fn resolve(
                 service: None,
                 route: None,
                 endpoint: Err(Failure::new(Kind::NoRoute, Side::Mesh, Retry::Safe)),
+                http: None,
             },
         };
     };
@@ -65,7 +69,9 @@ pub fn resolve(
     let endpoint = picked
         .and_then(|picked| still_there(chosen, picked))
         .map_or_else(|| pick(chosen, random), |endpoint| Ok(endpoint.clone()));
-    Resolved { service: Some(Arc::clone(&target.service)), route: chosen.route.clone(), endpoint }
+    let (service, route) = (Some(Arc::clone(&target.service)), chosen.route.clone());
+    let http = chosen.http.as_ref().map(|_| target.protocol());
+    Resolved { service, route, endpoint, http }
 }
 
 /// The endpoint that the kernel has picked, if the split has it.
@@ -75,7 +81,7 @@ fn still_there(split: &Split, picked: Picked) -> Option<&Endpoint> {
 }
 
 fn pick(split: &Split, [backend, endpoint]: [u64; 2]) -> Result<Endpoint, Failure> {
-    match split::pick(split, backend).map(|backend| &backend.endpoints) {
+    match split::pick(&split.backends, backend).map(|(_, backend)| &backend.endpoints) {
         None | Some(Endpoints::Invalid) => {
             Err(Failure::new(Kind::NoRoute, Side::Mesh, Retry::Never))
         }
@@ -137,6 +143,7 @@ mod tests {
                 backend(&service, weights[0], &["10.0.0.1:80"]),
                 backend(&service, weights[1], &["10.0.0.2:80", "10.0.0.3:80"]),
             ],
+            http: None,
         };
         let target = Target {
             service: Arc::clone(&service),

@@ -15,10 +15,11 @@ use crate::model::trace::Trace;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
+use crate::proxy::http;
 use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
-use crate::telemetry::{Peer, Reporter, Security};
+use crate::telemetry::{Peer, Reporter};
 use crate::tunnels::Ended;
 
 /// Serves a connection that the kernel sent to the outbound listener of `realm` on the data thread
@@ -59,22 +60,23 @@ async fn serve(
         workload: Some(Arc::clone(&local.workload)),
         principal: Some(local.identity.id().clone()),
     };
+    drop(mesh);
+    if let Some(protocol) = to.http {
+        let way = (Arc::clone(context), Arc::clone(realm), worker);
+        // Most connections never come here.
+        let seeing = http::serve::accept(way, &local, leg, (seen, destination), protocol);
+        let Some(back) = Box::pin(seeing).await? else {
+            conn.reported_otherwise();
+            return Ok(());
+        };
+        leg = back;
+    }
+    let mesh = context.mesh.load();
     conn.parties.service = to.service;
     conn.route = to.route;
     let endpoint = to.endpoint?;
-    let meshed = endpoint.workload.node.is_some();
-    conn.upstream_host = Some(endpoint.address);
     let resident = same_node::destination(context, &mesh, &local, &endpoint);
-    conn.parties.security = match (&resident, meshed) {
-        // Whose socket it is, the kernel has said, and the bytes do not leave the node.
-        (Some(_), _) => Security::Kernel,
-        (None, true) => Security::MutualTls,
-        (None, false) => Security::None,
-    };
-    conn.parties.destination = Peer {
-        principal: meshed.then(|| endpoint.workload.identity.clone()),
-        workload: Some(Arc::clone(&endpoint.workload)),
-    };
+    conn.towards(&endpoint, resident.is_some());
     let shared = mesh.is_shared(endpoint.address.ip());
     drop(mesh);
     // TCP carries no trace of its own: the connection is where one begins.

@@ -191,8 +191,9 @@ impl Reader<'_> {
             Reason::UnsupportedValue,
             format!(
                 "documents with apiVersion `{}` and kind `{}` are not read; write v1 Service, \
-                 gateway.networking.k8s.io/v1 TCPRoute, security.istio.io/v1 AuthorizationPolicy, \
-                 or nodemesh.dev/v1alpha1 Workload or MeshPolicy, or remove it",
+                 gateway.networking.k8s.io/v1 HTTPRoute, GRPCRoute or TCPRoute, \
+                 security.istio.io/v1 AuthorizationPolicy, or nodemesh.dev/v1alpha1 Workload or \
+                 MeshPolicy, or remove it",
                 yaml::printable(&header.api_version),
                 yaml::printable(&header.kind)
             ),
@@ -240,6 +241,8 @@ impl<'de> DeserializeSeed<'de> for Item {
         match self.0 {
             Kind::Service => schema::Service::deserialize(deserializer).map(Written::Service),
             Kind::TcpRoute => schema::TcpRoute::deserialize(deserializer).map(Written::TcpRoute),
+            Kind::HttpRoute => schema::HttpRoute::deserialize(deserializer).map(Written::HttpRoute),
+            Kind::GrpcRoute => schema::GrpcRoute::deserialize(deserializer).map(Written::GrpcRoute),
             Kind::Workload => schema::Workload::deserialize(deserializer).map(Written::Workload),
             Kind::MeshPolicy => {
                 schema::MeshPolicy::deserialize(deserializer).map(Written::MeshPolicy)

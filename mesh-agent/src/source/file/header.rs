@@ -38,6 +38,10 @@ impl Header {
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha2", "TCPRoute") => {
                 Class::Known(Kind::TcpRoute)
             }
+            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => {
+                Class::Known(Kind::HttpRoute)
+            }
+            ("gateway.networking.k8s.io/v1", "GRPCRoute") => Class::Known(Kind::GrpcRoute),
             ("nodemesh.dev/v1alpha1", "Workload") => Class::Known(Kind::Workload),
             ("nodemesh.dev/v1alpha1", "MeshPolicy") => Class::Known(Kind::MeshPolicy),
             (

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::id::ResourceName;
 use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, SameNode};
+use crate::model::service::AppProtocol;
 use crate::model::workload::Place;
 use crate::store::update::Object;
 
@@ -58,6 +59,7 @@ fn word(object: &Object) -> String {
     let number = match object {
         Object::Service(service) => service.ports.first().map(|port| port.port.to_string()),
         Object::TcpRoute(route) => route.backends.first().map(|backend| backend.weight.to_string()),
+        Object::HttpRoute(route) => Some(route.rules.len().to_string()),
         Object::Workload(workload) => workload.addresses.first().map(ToString::to_string),
         Object::MeshPolicy(policy) => policy.mtls.map(|mode| format!("{mode:?}")),
         Object::AuthorizationPolicy(policy) => Some(format!("{:?}", policy.action)),
@@ -282,6 +284,69 @@ spec:
             "12 spec.ports[3].targetPort Invalid: ",
         ],
     );
+}
+
+const ROUTE: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: a}
+spec:
+  parentRefs: [{group: '', kind: Service, name: echo}]
+  rules:
+  - matches:
+    - path: {type: Exact, value: /a}
+      headers: [{name: b, value: c}]
+    filters:
+    - type: ExtensionRef
+      extensionRef: {group: d, kind: E, name: f}
+    timeouts: {request: 1m30s}
+  - backendRefs: [{name: v1, port: 80}]
+";
+
+#[test]
+fn http_and_grpc_routes_are_read_and_one_that_breaks_stays_as_it_was() {
+    let mut lab = Lab::new();
+    let grpc = ROUTE.replace("HTTPRoute", "GRPCRoute");
+    let grpc = grpc.replace("path: {type: Exact, value: /a}", "method: {service: a}");
+    let grpc = grpc.replace("    timeouts: {request: 1m30s}\n", "");
+    let both = ["HTTPRoute default/a 2", "GRPCRoute default/a 2"];
+    lab.write("a.yaml", &ROUTE.replace("/v1", "/v1beta1"));
+    lab.write("b.yaml", &grpc);
+    for condition in lab.check(&both, 2) {
+        assert_eq!(condition.field, "spec.rules[0].filters[0].extensionRef");
+        assert_eq!((condition.location.line, condition.reason), (12, Reason::InvalidKind));
+    }
+    lab.write("a.yaml", &ROUTE.replace("Exact", "Glob"));
+    lab.write("b.yaml", &grpc.replace("ExtensionRef", "URLRewrite"));
+    let conditions = lab.check(&both, 3);
+    let refused = |one: &&Condition| one.reason == Reason::UnsupportedValue;
+    let refused: Vec<_> = conditions.iter().filter(refused).collect();
+    let fields: Vec<_> = refused.iter().map(|one| one.field.as_str()).collect();
+    assert_eq!(fields, ["spec.rules[0].matches[0].path.type", "spec.rules[0].filters[0].type"]);
+    assert!(refused.iter().all(|one| one.message.ends_with("stays in force")), "{refused:#?}");
+}
+
+#[test]
+fn what_a_port_speaks_is_taken_over() {
+    let check = |written: &str, expect: AppProtocol| {
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &ECHO.replace("port: 80", &format!("port: 80{written}")));
+        let update = lab.source.load();
+        assert_eq!(update.conditions, [], "{written}");
+        let Some(Object::Service(service)) = update.resources.first().map(|r| &r.object) else {
+            panic!("{update:?}");
+        };
+        assert_eq!(service.ports[0].protocol, expect, "{written}");
+    };
+    check("", AppProtocol::Unset);
+    check(", appProtocol: null", AppProtocol::Unset);
+    check(", appProtocol: http", AppProtocol::Http);
+    check(", appProtocol: kubernetes.io/h2c", AppProtocol::H2c);
+    check(", appProtocol: http2", AppProtocol::H2c);
+    check(", appProtocol: grpc", AppProtocol::Grpc);
+    check(", appProtocol: kubernetes.io/ws", AppProtocol::WebSocket);
+    check(", appProtocol: tcp", AppProtocol::Other);
+    check(", appProtocol: https", AppProtocol::Other);
 }
 
 #[test]
@@ -670,7 +735,7 @@ proptest! {
     fn no_damage_makes_it_panic(
         edits in prop::collection::vec((0usize..2000, "[-a-z:{}&*!|>'\"\t\n \\[\\]0-9]{0,3}"), 1..4),
     ) {
-        let mut text = format!("{ECHO}---\n{POLICY}---\n{RULES}---\napiVersion: v1\nkind: List\n\
+        let mut text = format!("{ECHO}---\n{POLICY}---\n{RULES}---\n{ROUTE}---\napiVersion: v1\nkind: List\n\
             items:\n- kind: Service\n  apiVersion: v1\n  metadata: {{name: b}}\n  spec: {{ports: \
             [{{port: 1}}]}}\n");
         for (at, insert) in edits {

@@ -39,6 +39,10 @@ pub(crate) enum Verb {
     Hold(Connect),
     /// Send a datagram and read it back
     Datagram(Target),
+    /// Echo what is asked by HTTP/1.1, HTTP/2 or gRPC
+    HttpServe(HttpServe),
+    /// Ask by HTTP/1.1, HTTP/2 or gRPC
+    Http(Http),
 }
 
 /// What a server does with a connection.
@@ -196,6 +200,32 @@ pub(crate) struct Transfer {
     /// Who closes its direction first
     #[arg(long, value_enum, default_value_t = Closer::Client)]
     pub closer: Closer,
+}
+
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct HttpServe {
+    /// Where to listen; several times for several ports
+    #[arg(long, default_value = "[::]:0")]
+    pub listen: Vec<SocketAddr>,
+    /// What the server is called in its answers
+    #[arg(long, default_value = "server")]
+    pub name: String,
+    /// Report each request
+    #[arg(long)]
+    pub log: bool,
+}
+
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Http {
+    #[command(flatten)]
+    pub target: Target,
+    /// What is asked, as a JSON array
+    #[arg(long)]
+    pub asks: String,
+    /// Ask the first again and again until the input closes; each line of it is answered with what
+    /// happened since the last
+    #[arg(long)]
+    pub continuous: bool,
 }
 
 impl Target {

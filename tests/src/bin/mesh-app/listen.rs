@@ -39,7 +39,8 @@ pub(crate) async fn run(serve: Serve) -> Result<()> {
     }
 }
 
-fn listen(addr: SocketAddr) -> Result<TcpListener> {
+/// Listens at an address that may have been used a moment ago.
+pub(crate) fn listen(addr: SocketAddr) -> Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.context("cannot make a socket")?;
     socket.set_reuseaddr(true).context("cannot set SO_REUSEADDR")?;

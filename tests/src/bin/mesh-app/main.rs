@@ -14,6 +14,7 @@ mod listen;
 mod press;
 mod serve;
 mod transfer;
+mod web;
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -63,6 +64,8 @@ fn run(args: Args) -> Result<()> {
             Verb::Transfer(transfer) => transfer::run(&transfer).await,
             Verb::Press(press) => press::run(press).await,
             Verb::Hold(hold) => hold::run(hold).await,
+            Verb::HttpServe(options) => web::serve(options).await,
+            Verb::Http(http) => web::run(http).await,
             Verb::Exec { .. } => Ok(()),
         }
     })

@@ -1,7 +1,9 @@
 //! From documents to the model: every value is checked here, and what is wrong is named.
 
 mod check;
+mod refs;
 mod authorization;
+mod http_route;
 mod mesh_policy;
 mod service;
 mod tcp_route;
@@ -21,6 +23,8 @@ pub(super) use check::DEFAULT_NAMESPACE;
 pub(super) enum Written {
     Service(schema::Service),
     TcpRoute(schema::TcpRoute),
+    HttpRoute(schema::HttpRoute),
+    GrpcRoute(schema::GrpcRoute),
     Workload(schema::Workload),
     MeshPolicy(schema::MeshPolicy),
     AuthorizationPolicy(schema::AuthorizationPolicy),
@@ -85,6 +89,12 @@ pub(super) fn convert(
         }
         Written::TcpRoute(route) => {
             tcp_route::convert(route, problems).map(|route| Object::TcpRoute(Arc::new(route)))
+        }
+        Written::HttpRoute(route) => {
+            http_route::http(route, problems).map(|route| Object::HttpRoute(Arc::new(route)))
+        }
+        Written::GrpcRoute(route) => {
+            http_route::grpc(route, problems).map(|route| Object::HttpRoute(Arc::new(route)))
         }
         Written::Workload(workload) => workload::convert(workload, trust_domain, problems)
             .map(|workload| Object::Workload(Arc::new(workload))),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::model::condition::Reason;
-use crate::model::service::{Service, ServicePort, TargetPort};
+use crate::model::service::{AppProtocol, Service, ServicePort, TargetPort};
 
 use super::super::schema::{self, IntOrString, ServiceSpec};
 use super::{Problems, check};
@@ -89,9 +89,23 @@ fn ports(written: Vec<schema::ServicePort>, problems: &mut Problems) -> Vec<Serv
         }
         let path = format!("{path}.targetPort");
         let Some(target) = target(&path, written.target_port, port, problems) else { continue };
-        ports.push(ServicePort { name: written.name.unwrap_or_default(), port, target });
+        let protocol = written.app_protocol.as_deref().map_or(AppProtocol::Unset, protocol);
+        ports.push(ServicePort { name: written.name.unwrap_or_default(), port, target, protocol });
     }
     ports
+}
+
+/// What `appProtocol` says. The words of Kubernetes (KEP-3726) and of IANA, and those that meshes
+/// have given a meaning.
+fn protocol(written: &str) -> AppProtocol {
+    match written {
+        "" => AppProtocol::Unset,
+        "http" => AppProtocol::Http,
+        "kubernetes.io/h2c" | "http2" => AppProtocol::H2c,
+        "grpc" => AppProtocol::Grpc,
+        "kubernetes.io/ws" => AppProtocol::WebSocket,
+        _ => AppProtocol::Other,
+    }
 }
 
 fn target(

@@ -2,6 +2,7 @@
 //!
 //! Fields that the mesh does not use are read past. Values are checked in `convert`.
 
+mod http_route;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,11 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, Visitor};
 
+pub(super) use http_route::{
+    Cors, ExtensionRef, Filter, GrpcMatch, GrpcRoute, GrpcRule, Header, HeaderModifier, HttpMatch,
+    HttpRoute, HttpRule, MethodMatch, NamedMatch, PathMatch, PathModifier, RequestMirror,
+    RequestRedirect, Retry, Route, RouteBackend, SessionPersistence, Timeouts, UrlRewrite,
+};
 pub(super) use policy::{
     AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationSpec, Condition,
     List, MeshPolicy, Operation, Selector,
@@ -97,8 +103,7 @@ pub(super) struct ServicePort {
     pub(super) port: i64,
     pub(super) protocol: Option<String>,
     pub(super) target_port: Option<IntOrString>,
-    #[serde(default)]
-    app_protocol: IgnoredAny,
+    pub(super) app_protocol: Option<String>,
     #[serde(default)]
     node_port: IgnoredAny,
 }
@@ -161,6 +166,28 @@ pub(super) struct BackendRef {
     pub(super) name: String,
     pub(super) port: Option<i64>,
     pub(super) weight: Option<i64>,
+}
+
+/// What any kind of reference to a backend says of the object.
+#[derive(Debug)]
+pub(super) struct Reference<'a> {
+    pub(super) group: Option<&'a str>,
+    pub(super) kind: Option<&'a str>,
+    pub(super) namespace: Option<&'a str>,
+    pub(super) name: &'a str,
+    pub(super) port: Option<i64>,
+}
+
+impl<'a> From<&'a BackendRef> for Reference<'a> {
+    fn from(backend: &'a BackendRef) -> Self {
+        Self {
+            group: backend.group.as_deref(),
+            kind: backend.kind.as_deref(),
+            namespace: backend.namespace.as_deref(),
+            name: &backend.name,
+            port: backend.port,
+        }
+    }
 }
 
 /// A nodemesh.dev/v1alpha1 `Workload`.

@@ -1,0 +1,134 @@
+//! One attempt to have a request answered by one endpoint.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use hyper::client::conn::{http1, http2};
+use hyper::http::request;
+use hyper::{Request, Response};
+
+use crate::failure::Failure;
+use crate::proxy::http::Site;
+use crate::proxy::http::body::{self, Body};
+use crate::proxy::http::pool::{Key, Sender};
+use crate::proxy::http::replay::Replay;
+use crate::proxy::http::upstream::{self, To};
+
+/// What came of it.
+pub enum Sent {
+    /// An answer.
+    Answered(Response<Body>),
+    /// Nothing was sent: the endpoint cannot be reached.
+    Unreached(Failure),
+    /// The endpoint has broken HTTP, or the connection, after it may have acted.
+    Broken(hyper::Error),
+    /// It takes too long.
+    Late,
+    /// The body was sent to another endpoint, and was not kept.
+    Spent,
+}
+
+/// Sends a request to the endpoint of `to`, on a connection that waits or on a new one.
+pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut Replay) -> Sent {
+    let key = to.key(site);
+    let Some(mut body) = replay.take() else { return Sent::Spent };
+    loop {
+        let pooled = site.realm.http.get(site.worker).and_then(|pool| pool.take(&key));
+        let is_fresh = pooled.is_none();
+        let sender = match pooled {
+            Some(sender) => sender,
+            None => match Box::pin(upstream::connect(site, to)).await {
+                Ok(sender) => sender,
+                Err(failure) => {
+                    restore(replay, body);
+                    return Sent::Unreached(failure);
+                }
+            },
+        };
+        let request = assembled(head, body);
+        let (error, unsent) = match once(site, &key, sender, request).await {
+            Ok(response) => return Sent::Answered(response),
+            Err(failed) => failed,
+        };
+        // A connection that has waited may have been closed meanwhile: nothing was sent on it.
+        match unsent {
+            Some(request) if !is_fresh => body = request.into_body(),
+            _ => return Sent::Broken(error),
+        }
+    }
+}
+
+/// What was not sent can be sent to somebody else.
+fn restore(replay: &mut Replay, body: Body) {
+    if !replay.is_whole() {
+        *replay = Replay::Unsent(Some(body));
+    }
+}
+
+fn assembled(head: &request::Parts, body: Body) -> Request<Body> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = head.uri.clone();
+    *request.version_mut() = head.version;
+    *request.headers_mut() = head.headers.clone();
+    // The case of field names, as the client has written them.
+    *request.extensions_mut() = head.extensions.clone();
+    request
+}
+
+type Failed = (hyper::Error, Option<Request<Body>>);
+
+async fn once(
+    site: &Arc<Site>,
+    key: &Key,
+    sender: Sender,
+    request: Request<Body>,
+) -> Result<Response<Body>, Failed> {
+    match sender {
+        Sender::Http1(sender) => http1(site, key, sender, request).await,
+        Sender::Http2(sender) => http2(site, key, sender, request).await,
+    }
+}
+
+async fn http1(
+    site: &Arc<Site>,
+    key: &Key,
+    mut sender: http1::SendRequest<Body>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Failed> {
+    let response = sender.try_send_request(request).await.map_err(|mut failed| {
+        let unsent = failed.take_message();
+        (failed.into_error(), unsent)
+    })?;
+    let (site, key, kept) = (Arc::clone(site), key.clone(), sender);
+    Ok(response.map(|incoming| {
+        body::then(incoming, move || {
+            let scope = site.realm.scope.clone();
+            let mut sender = kept;
+            // It is ready when its task has seen the end as well, which is soon.
+            scope.spawn(Box::pin(async move {
+                if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok()
+                    && let Some(pool) = site.realm.http.get(site.worker)
+                {
+                    pool.put(&key, Sender::Http1(sender));
+                }
+            }));
+        })
+    }))
+}
+
+async fn http2(
+    site: &Arc<Site>,
+    key: &Key,
+    mut sender: http2::SendRequest<Body>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Failed> {
+    if let Some(pool) = site.realm.http.get(site.worker) {
+        pool.put(key, Sender::Http2(sender.clone()));
+    }
+    let response = sender.try_send_request(request).await.map_err(|mut failed| {
+        let unsent = failed.take_message();
+        (failed.into_error(), unsent)
+    })?;
+    Ok(response.map(|incoming| body::then(incoming, || {})))
+}

@@ -1,0 +1,222 @@
+//! Which rule a request is for, and what comes of it. No input or output; the random numbers of weights
+//! are drawn here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper::Response;
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper::http::request;
+use tokio::time::Instant;
+
+use crate::balance;
+use crate::model::http::rules::HttpRule;
+use crate::model::http::{Cors, Filter, HeaderChange, Persistence, Retry};
+use crate::model::id::ResourceName;
+use crate::model::snapshot::{Backend, Endpoint, Endpoints, Snapshot, Split};
+use crate::proxy::http::answer::{Reason, Refusal};
+use crate::proxy::http::body::Body;
+use crate::proxy::http::detect::Version;
+use crate::proxy::http::filtering::Filtering;
+use crate::proxy::http::session::Session;
+use crate::proxy::http::upstream::To;
+use crate::proxy::http::{Site, mirror};
+use crate::route;
+use crate::route::http::{RequestView, backend, cors, find, headers};
+use crate::task::clock;
+
+/// What is done with the answer.
+#[derive(Default)]
+pub struct After {
+    /// Filters of fields, in their order.
+    pub changes: Vec<HeaderChange>,
+    /// What a browser may read, and whose page it is.
+    pub cors: Option<(Cors, Option<HeaderValue>)>,
+    /// By what a client stays with an endpoint, and with which one it has come.
+    pub session: Option<(Persistence, Option<Session>)>,
+}
+
+impl After {
+    /// Changes the fields of an answer.
+    pub fn apply(&self, response: &mut HeaderMap) {
+        for change in &self.changes {
+            headers::apply(change, response);
+        }
+        if let Some((cors, origin)) = &self.cors {
+            cors::answer(cors, origin.as_ref(), response);
+        }
+    }
+}
+
+impl After {
+    /// Tells the client to stay with `endpoint`, which has answered, if it is to be told.
+    pub fn stay(&self, endpoint: SocketAddr, now: SystemTime, response: &mut HeaderMap) {
+        match &self.session {
+            Some((by, Some(session))) if session.is_of(endpoint) && by.idle.is_none() => {}
+            Some((by, Some(session))) if session.is_of(endpoint) => {
+                session.used(now).tell(by, response);
+            }
+            Some((by, _)) => Session::begin(endpoint, now).tell(by, response),
+            None => {}
+        }
+    }
+}
+
+/// Where a request goes, after all filters.
+pub struct Chosen {
+    /// Who may answer it.
+    pub endpoints: Vec<Endpoint>,
+    /// Who is asked first.
+    pub to: To,
+    /// What is done with the answer.
+    pub after: After,
+    /// When the whole answer must have been sent.
+    pub deadline: Option<Instant>,
+    /// How long one attempt may take.
+    pub each: Option<Duration>,
+    /// What is tried again.
+    pub retry: Option<Retry>,
+    /// To whom copies go.
+    pub mirrors: Vec<mirror::Copy>,
+}
+
+/// What comes of a request before it is sent.
+pub enum Decided {
+    /// Nobody is asked.
+    Answer(Response<Body>),
+    /// A backend is asked.
+    Send(Box<Chosen>),
+}
+
+/// Finds the rule and applies it: `head` is as the backend gets it then.
+///
+/// # Errors
+///
+/// No rule is for the request, or no backend can be asked.
+pub fn decide(
+    site: &Site,
+    mesh: &Snapshot,
+    version: Version,
+    head: &mut request::Parts,
+    began: Instant,
+) -> Result<Decided, Refusal> {
+    let unknown = || Refusal {
+        reason: Reason::NoEndpoint,
+        details: format!("{} is no service any more", site.destination),
+    };
+    let target = mesh.services.get(&site.destination).ok_or_else(unknown)?;
+    let split = route::select(target, site.local.identity.id().namespace());
+    let Some(rules) = &split.http else {
+        return itself(target.service.name.to_string(), split, version);
+    };
+    let path = head.uri.path().to_owned();
+    let view = RequestView {
+        method: &head.method,
+        path: &path,
+        query: head.uri.query(),
+        headers: &head.headers,
+    };
+    let Some(found) = find(rules, &view) else {
+        let details = format!("no rule for {} of Service {}", path, target.service.name);
+        return Err(Refusal { reason: Reason::NoRule, details });
+    };
+    let prefix = found.prefix().map(str::to_owned);
+    let at = rule_name(found.rule);
+    let mut filtering = Filtering {
+        version,
+        at: &at,
+        path: &path,
+        prefix: prefix.as_deref(),
+        port: target.port,
+        service: &target.service.hostname,
+        after: After::default(),
+        mirrors: Vec::new(),
+    };
+    // By the fields that the client has sent, whatever filters make of them.
+    let by = found.rule.rule.persistence.as_ref();
+    let session = by.map(|by| (by.clone(), Session::of(by, &head.headers, clock::now())));
+    let kept = session.as_ref().and_then(|(_, session)| session.as_ref()?.endpoint(found.rule));
+    let mut mirrors = found.rule.mirrors.iter();
+    if let Some(answer) = filtering.apply(&found.rule.rule.filters, &mut mirrors, head)? {
+        return Ok(Decided::Answer(answer));
+    }
+    let by_weight = || backend(found.rule, rand::random());
+    let picking = kept.map(|(index, backend, _)| (index, backend)).or_else(by_weight);
+    let (index, target_backend) = picking.ok_or_else(|| Refusal {
+        reason: Reason::Unresolved,
+        details: format!("{at} has no backend with a weight"),
+    })?;
+    let mut mirrors = mirrors.skip(mirrors_before(found.rule, index));
+    let filters = found.rule.rule.backends.get(index).map(|backend| backend.filters.as_slice());
+    if let Some(answer) = filtering.apply(filters.unwrap_or_default(), &mut mirrors, head)? {
+        return Ok(Decided::Answer(answer));
+    }
+    let Filtering { mut after, mirrors, .. } = filtering;
+    after.session = session;
+    let timeouts = found.rule.rule.timeouts;
+    let wanted = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
+    let mut chosen = Chosen {
+        after,
+        mirrors,
+        deadline: wanted(timeouts.request).map(|limit| began + limit),
+        each: wanted(timeouts.backend),
+        retry: found.rule.rule.retry.clone(),
+        ..picked(target_backend, Some((*found.rule.route).clone()), version, &at)?
+    };
+    if let Some((_, _, endpoint)) = kept {
+        chosen.to.endpoint = endpoint.clone();
+    }
+    Ok(Decided::Send(Box::new(chosen)))
+}
+
+/// How many mirrors the backends before the one at `index` have: they are not for its requests.
+fn mirrors_before(rule: &HttpRule, index: usize) -> usize {
+    let others = rule.rule.backends.get(..index).unwrap_or_default();
+    let filters = others.iter().flat_map(|backend| &backend.filters);
+    filters.filter(|filter| matches!(filter, Filter::Mirror(_))).count()
+}
+
+/// How people are told of a rule.
+fn rule_name(rule: &HttpRule) -> String {
+    match &rule.rule.name {
+        Some(name) => format!("rule {name} of route {}", rule.route),
+        None => format!("rule {} of route {}", rule.index, rule.route),
+    }
+}
+
+/// Without HTTP routes, which have gone meanwhile.
+fn itself(service: String, split: &Split, version: Version) -> Result<Decided, Refusal> {
+    let (_, backend) =
+        route::split::pick(&split.backends, rand::random()).ok_or_else(|| Refusal {
+            reason: Reason::Unresolved,
+            details: format!("Service {service} has no backend with a weight"),
+        })?;
+    picked(backend, split.route.clone(), version, &service).map(Box::new).map(Decided::Send)
+}
+
+fn picked(
+    backend: &Backend,
+    route: Option<ResourceName>,
+    version: Version,
+    at: &str,
+) -> Result<Chosen, Refusal> {
+    let Endpoints::Resolved { service, endpoints } = &backend.endpoints else {
+        let details =
+            format!("{at}: there is no Service {} with port {}", backend.service, backend.port);
+        return Err(Refusal { reason: Reason::Unresolved, details });
+    };
+    let Some(endpoint) = balance::pick(endpoints, rand::random()) else {
+        let details = format!("{at}: Service {} has no endpoint", backend.service);
+        return Err(Refusal { reason: Reason::NoEndpoint, details });
+    };
+    Ok(Chosen {
+        to: To { service: Some(Arc::clone(service)), route, endpoint: endpoint.clone(), version },
+        endpoints: endpoints.clone(),
+        after: After::default(),
+        deadline: None,
+        each: None,
+        retry: None,
+        mirrors: Vec::new(),
+    })
+}

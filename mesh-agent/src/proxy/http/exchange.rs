@@ -1,0 +1,181 @@
+//! One request: which rule, what it changes, and who answers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::UPGRADE;
+use hyper::http::request;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+
+use crate::balance;
+use crate::failure::{Kind, chain};
+use crate::model::snapshot::Endpoint;
+use crate::proxy::http::answer::{self, Reason, Refusal};
+use crate::proxy::http::attempt::{self, Sent};
+use crate::proxy::http::body::{self, Body};
+use crate::proxy::http::decide::{Chosen, Decided, decide};
+use crate::proxy::http::detect::Version;
+use crate::proxy::http::fields::{clean, strip};
+use crate::proxy::http::replay::{self, Replay};
+use crate::proxy::http::serve::MAX_HEAD_BYTES;
+use crate::proxy::http::{Site, mirror};
+use crate::task::clock;
+
+/// How often another endpoint is tried if the first cannot be reached and nothing was sent.
+const OTHER_ENDPOINTS: u32 = 2;
+
+/// Answers a request of `site`.
+pub async fn run(site: Arc<Site>, version: Version, request: Request<Incoming>) -> Response<Body> {
+    let is_grpc = answer::is_grpc(request.headers());
+    let (began, telemetry) = (Instant::now(), site.context.telemetry.clone());
+    match Box::pin(answered(&site, version, request, began)).await {
+        Ok(response) => {
+            let (response, by) = response;
+            telemetry.request_answered(response.status().as_u16(), by);
+            response
+        }
+        Err(refusal) => {
+            tracing::debug!(client = %site.client, destination = %site.destination,
+                reason = ?refusal.reason, details = %refusal.details, "a request is refused");
+            let response = answer::refusal(&refusal, is_grpc);
+            telemetry.request_answered(response.status().as_u16(), refusal.reason.as_str());
+            response
+        }
+    }
+}
+
+async fn answered(
+    site: &Arc<Site>,
+    version: Version,
+    mut request: Request<Incoming>,
+    began: Instant,
+) -> Result<(Response<Body>, &'static str), Refusal> {
+    if request.method() == Method::CONNECT {
+        let details = "CONNECT is for proxies that the client is configured to use".to_owned();
+        return Err(Refusal { reason: Reason::Connect, details });
+    }
+    // hyper bounds what it keeps, and not what has come with one read.
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if fields.sum::<usize>() + path > MAX_HEAD_BYTES {
+        let details = format!("the head is longer than {MAX_HEAD_BYTES} bytes");
+        return Err(Refusal { reason: Reason::TooLarge, details });
+    }
+    let upgrade = (version == Version::Http1 && request.headers().contains_key(UPGRADE))
+        .then(|| hyper::upgrade::on(&mut request));
+    let (mut head, incoming) = request.into_parts();
+    let mesh = site.context.mesh.load();
+    let decided = decide(site, &mesh, version, &mut head, began)?;
+    drop(mesh);
+    let chosen = match decided {
+        Decided::Answer(response) => return Ok((response, "route")),
+        Decided::Send(chosen) => chosen,
+    };
+    clean(&mut head, version, upgrade.is_some());
+    let again = chosen.retry.is_some() || !chosen.mirrors.is_empty();
+    let replay = if again { replay::gather(incoming).await } else { Replay::once(incoming) };
+    for copy in &chosen.mirrors {
+        mirror::send(site, copy, &head, &replay);
+    }
+    let deadline = chosen.deadline;
+    let sending = send(site, &chosen, head, replay);
+    let (mut response, endpoint) = match deadline {
+        Some(at) => timeout_at(at, sending).await.unwrap_or_else(|_late| Err(late(&chosen)))?,
+        None => sending.await?,
+    };
+    if let Some(upgrade) = upgrade
+        && response.status() == StatusCode::SWITCHING_PROTOCOLS
+    {
+        let theirs = hyper::upgrade::on(&mut response);
+        let scope = site.realm.scope.clone();
+        scope.spawn(Box::pin(async move {
+            if let (Ok(ours), Ok(theirs)) = tokio::join!(upgrade, theirs) {
+                let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
+                // How it ended is seen by both.
+                let _carried: std::io::Result<_> =
+                    tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
+            }
+        }));
+    } else {
+        strip(response.headers_mut());
+    }
+    chosen.after.stay(endpoint, clock::now(), response.headers_mut());
+    chosen.after.apply(response.headers_mut());
+    let response = match deadline {
+        Some(at) => response.map(|body| body::until(body, sleep_until(at))),
+        None => response,
+    };
+    Ok((response, "backend"))
+}
+
+/// Sends a request, again if it must be, until somebody answers; says who.
+async fn send(
+    site: &Arc<Site>,
+    chosen: &Chosen,
+    head: request::Parts,
+    mut replay: Replay,
+) -> Result<(Response<Body>, SocketAddr), Refusal> {
+    let attempts = chosen.retry.as_ref().map_or(0, |retry| retry.attempts);
+    let (mut retried, mut elsewhere) = (0, 0);
+    let mut to = chosen.to.clone();
+    loop {
+        let sending = attempt::send(site, &to, &head, &mut replay);
+        let sent = match chosen.each {
+            Some(limit) => match timeout(limit, sending).await {
+                Ok(sent) => sent,
+                Err(_late) => Sent::Late,
+            },
+            None => sending.await,
+        };
+        let is_wanted = |status: StatusCode| {
+            chosen.retry.as_ref().is_some_and(|retry| retry.codes.contains(&status))
+        };
+        let may_retry = retried < attempts && replay.is_whole();
+        match sent {
+            Sent::Answered(response) if may_retry && is_wanted(response.status()) => {}
+            Sent::Answered(response) => return Ok((response, to.endpoint.address)),
+            Sent::Unreached(_) if elsewhere < OTHER_ENDPOINTS && chosen.endpoints.len() > 1 => {
+                elsewhere += 1;
+                to.endpoint = another(&chosen.endpoints, &to.endpoint);
+                continue;
+            }
+            Sent::Unreached(_) | Sent::Broken(_) | Sent::Late if may_retry => {}
+            Sent::Unreached(failure) => {
+                let reason = match failure.kind {
+                    Kind::Denied | Kind::Plaintext => Reason::Denied,
+                    Kind::Timeout => Reason::Timeout,
+                    _ => Reason::Unreachable,
+                };
+                let details = format!("{}: {failure}", to.endpoint.workload.name);
+                return Err(Refusal { reason, details });
+            }
+            Sent::Broken(error) => {
+                let details = format!("{}: {}", to.endpoint.workload.name, chain(&error));
+                return Err(Refusal { reason: Reason::Broken, details });
+            }
+            Sent::Late | Sent::Spent => return Err(late(chosen)),
+        }
+        retried += 1;
+        if let Some(pause) = chosen.retry.as_ref().and_then(|retry| retry.backoff) {
+            // Up to a quarter more, so that those that failed together do not come together.
+            let jitter = pause.mul_f64(rand::random::<f64>() / 4.0);
+            sleep(pause.saturating_mul(retried) + jitter).await;
+        }
+        to.endpoint = another(&chosen.endpoints, &to.endpoint);
+    }
+}
+
+fn late(chosen: &Chosen) -> Refusal {
+    let details = format!("{} did not answer in time", chosen.to.endpoint.workload.name);
+    Refusal { reason: Reason::Timeout, details }
+}
+
+/// Another endpoint than the one that was tried, if there is one.
+fn another(endpoints: &[Endpoint], tried: &Endpoint) -> Endpoint {
+    let others: Vec<Endpoint> =
+        endpoints.iter().filter(|endpoint| endpoint.address != tried.address).cloned().collect();
+    balance::pick(&others, rand::random()).cloned().unwrap_or_else(|| tried.clone())
+}

@@ -1,0 +1,64 @@
+//! A socket to an application, for hyper.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::io::leg::Leg;
+
+/// A socket to an application. It is reset when it is dropped, unless it was shut down before.
+#[derive(Debug)]
+pub struct Front {
+    leg: Leg,
+}
+
+impl Front {
+    /// Of a client, or of an application.
+    pub const fn new(leg: Leg) -> Self {
+        Self { leg }
+    }
+}
+
+impl AsyncRead for Front {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(self.leg.stream()).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Front {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.leg.stream()).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.leg.stream()).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(self.leg.stream()).poll_shutdown(cx))?;
+        self.leg.complete();
+        Poll::Ready(Ok(()))
+    }
+}

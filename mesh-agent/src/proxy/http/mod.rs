@@ -1,0 +1,48 @@
+//! HTTP of a workload of this node to a service that has HTTP routes: each request is routed by
+//! itself, and goes to an endpoint by the way that any connection of the workload goes.
+//!
+//! [`serve`] speaks with the client, [`exchange`] decides about a request and has it answered, and
+//! [`upstream`] keeps connections to endpoints. The protocol is hyper's.
+
+pub mod answer;
+pub mod attempt;
+pub mod body;
+pub mod decide;
+pub mod detect;
+pub mod exchange;
+pub mod executor;
+pub mod fields;
+pub mod filtering;
+pub mod front;
+pub mod mirror;
+pub mod pool;
+pub mod replay;
+pub mod serve;
+pub mod session;
+pub mod upstream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::model::trace::Trace;
+use crate::proxy::Context;
+use crate::proxy::realm::{Local, Realm};
+
+/// One client's connection: who it is, and what it has connected to.
+#[derive(Clone)]
+pub struct Site {
+    /// What all connections share.
+    pub context: Arc<Context>,
+    /// The client's namespace.
+    pub realm: Arc<Realm>,
+    /// The data thread.
+    pub worker: usize,
+    /// The client's workload.
+    pub local: Arc<Local>,
+    /// The client's real address.
+    pub client: SocketAddr,
+    /// The service's address that it has connected to.
+    pub destination: SocketAddr,
+    /// The trace that the connection belongs to.
+    pub trace: Option<Trace>,
+}

@@ -1,0 +1,168 @@
+//! Speaks with a client.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::failure::{Failure, Kind, Retry, Side, chain};
+use crate::io::leg::Leg;
+use crate::model::service::AppProtocol;
+use crate::model::trace::Trace;
+use crate::proxy::Context;
+use crate::proxy::http::detect::{self, Guess, Version};
+use crate::proxy::http::executor::InScope;
+use crate::proxy::http::front::Front;
+use crate::proxy::http::{Site, exchange};
+use crate::proxy::realm::{Local, Realm};
+use crate::sys::socket;
+
+/// How much of a connection's beginning is looked at: more than HTTP/2's preface and any method.
+const LOOK_BYTES: usize = 32;
+
+/// How long a client that says nothing is waited for, before its connection is taken for one whose
+/// server speaks first.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long the head of a request may take. nginx and Go's recommendations are of this order.
+const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The longest head of a request, and how many fields it has at most.
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_FIELDS: usize = 200;
+
+/// Requests of one HTTP/2 connection at once.
+const MAX_STREAMS: u32 = 1_000;
+
+/// Requests that a client has taken back and that are still in hyper's queue (CVE-2023-44487).
+const MAX_RESETS: usize = 64;
+
+/// Serves a client's connection, if it is HTTP. If it is not, it is given back, and nothing of it was
+/// read.
+///
+/// # Errors
+///
+/// The client's socket failed.
+pub async fn accept(
+    (context, realm, worker): (Arc<Context>, Arc<Realm>, usize),
+    local: &Arc<Local>,
+    leg: Leg,
+    (client, destination): (SocketAddr, SocketAddr),
+    protocol: AppProtocol,
+) -> Result<Option<Leg>, Failure> {
+    let mut leg = leg;
+    let failed = |error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error);
+    let Some(version) = spoken(leg.stream(), protocol).await.map_err(failed)? else {
+        return Ok(Some(leg));
+    };
+    let local = Arc::clone(local);
+    let (id, rest): ([u8; 16], [u8; 8]) = rand::random();
+    let trace = Trace::begin(id, rest);
+    let site = Site { context, realm, worker, local, client, destination, trace };
+    if let Err(error) = run(site, leg, version).await {
+        let error = chain(&error);
+        tracing::debug!(%client, %destination, error, "a client's HTTP connection failed");
+    }
+    Ok(None)
+}
+
+/// What the client speaks. `None`: no HTTP.
+async fn spoken(stream: &TcpStream, protocol: AppProtocol) -> io::Result<Option<Version>> {
+    match detect::declared(protocol) {
+        Some(Guess::Http(version)) => return Ok(Some(version)),
+        Some(_) => return Ok(None),
+        None => {}
+    }
+    let patience = match protocol {
+        // It was said that it is HTTP: the client speaks first.
+        AppProtocol::Http | AppProtocol::WebSocket => HEAD_TIMEOUT,
+        _ => PATIENCE,
+    };
+    // The time may be over, which says that it is none.
+    timeout(patience, looked_at(stream)).await.unwrap_or(Ok(None))
+}
+
+/// Looks at what the client says, and leaves it where it is.
+async fn looked_at(stream: &TcpStream) -> io::Result<Option<Version>> {
+    loop {
+        stream.readable().await?;
+        let mut first = [0; LOOK_BYTES];
+        let looked = stream.try_io(Interest::READABLE, || {
+            let count = socket::peek(stream, &mut first)?;
+            let said = first.get(..count).unwrap_or_default();
+            match detect::guess(said) {
+                _ if said.is_empty() => Ok(None),
+                Guess::Http(version) => Ok(Some(version)),
+                Guess::Other => Ok(None),
+                // It is looked at again when more has come.
+                Guess::Unsure => Err(io::ErrorKind::WouldBlock.into()),
+            }
+        });
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            looked => return looked,
+        }
+    }
+}
+
+/// Serves the requests of a client.
+///
+/// # Errors
+///
+/// The client has broken HTTP, or the connection.
+async fn run(site: Site, leg: Leg, version: Version) -> Result<(), hyper::Error> {
+    let scope = site.realm.scope.clone();
+    let site = Arc::new(site);
+    let service = service_fn(move |request| {
+        let site = Arc::clone(&site);
+        async move { Ok::<_, Infallible>(exchange::run(site, version, request).await) }
+    });
+    let io = TokioIo::new(Front::new(leg));
+    let mut draining = pin!(scope.draining());
+    match version {
+        Version::Http1 => {
+            let mut builder = http1::Builder::new();
+            builder
+                .preserve_header_case(true)
+                .auto_date_header(false)
+                .half_close(true)
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_headers(MAX_FIELDS)
+                .max_buf_size(MAX_HEAD_BYTES);
+            let mut serving = pin!(builder.serve_connection(io, service).with_upgrades());
+            tokio::select! {
+                biased;
+                () = &mut draining => serving.as_mut().graceful_shutdown(),
+                served = &mut serving => return served,
+            }
+            serving.await
+        }
+        Version::Http2 => {
+            let mut builder = http2::Builder::new(InScope(scope.clone()));
+            builder
+                .timer(TokioTimer::new())
+                .auto_date_header(false)
+                .adaptive_window(true)
+                .max_concurrent_streams(MAX_STREAMS)
+                .max_pending_accept_reset_streams(MAX_RESETS)
+                .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
+            let mut serving = pin!(builder.serve_connection(io, service));
+            tokio::select! {
+                biased;
+                () = &mut draining => serving.as_mut().graceful_shutdown(),
+                served = &mut serving => return served,
+            }
+            serving.await
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! A connection to an endpoint, by the way that any connection of the workload goes there.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::sleep;
+
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::io::copy::Carried;
+use crate::model::id::ResourceName;
+use crate::model::service::Service;
+use crate::model::snapshot::Endpoint;
+use crate::proxy::conn::Conn;
+use crate::proxy::http::Site;
+use crate::proxy::http::body::Body;
+use crate::proxy::http::detect::Version;
+use crate::proxy::http::executor::InScope;
+use crate::proxy::http::front::Front;
+use crate::proxy::http::pool::{IDLE, Key, Sender};
+use crate::proxy::outbound::same_node::{self, Opened};
+use crate::proxy::upstream::{self, Reach, Upstream, reach};
+use crate::telemetry::{Peer, Reporter};
+use crate::tunnels::{Io, Lease};
+
+/// The longest head of an answer, and how many fields it has at most.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_FIELDS: usize = 200;
+
+/// What lives as long as a connection.
+struct Kept {
+    /// Its place on a tunnel.
+    _lease: Option<Lease>,
+    /// Its other end, if that is on this node.
+    opened: Option<Opened>,
+}
+
+/// What a request goes to.
+#[derive(Clone, Debug)]
+pub struct To {
+    /// The service that the backend is.
+    pub service: Option<Arc<Service>>,
+    /// The route that says so.
+    pub route: Option<ResourceName>,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The version that is spoken.
+    pub version: Version,
+}
+
+impl To {
+    /// Which connections may carry a request of `site`.
+    pub fn key(&self, site: &Site) -> Key {
+        Key {
+            source: site.local.workload.name.clone(),
+            destination: self.endpoint.workload.name.clone(),
+            endpoint: self.endpoint.address,
+            version: self.version,
+        }
+    }
+}
+
+/// Makes a connection, whose own task reports it when it ends.
+///
+/// # Errors
+///
+/// It could not be made, or may not be.
+pub async fn connect(site: &Site, to: &To) -> Result<Sender, Failure> {
+    let context = &*site.context;
+    let mut conn = Conn::new(&context.telemetry, Reporter::Source, site.client, site.destination);
+    match make(site, to, &mut conn).await {
+        Ok((io, kept)) => spoken(site, to, conn, io, kept).await,
+        Err(failure) => {
+            let again = failure.again();
+            conn.finish(Err(failure));
+            Err(again)
+        }
+    }
+}
+
+async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kept), Failure> {
+    let (context, endpoint, local) = (&*site.context, &to.endpoint, &*site.local);
+    let mesh = context.mesh.load();
+    let resident = same_node::destination(context, &mesh, local, endpoint);
+    conn.parties.source = Peer {
+        workload: Some(Arc::clone(&local.workload)),
+        principal: Some(local.identity.id().clone()),
+    };
+    conn.towards(endpoint, resident.is_some());
+    conn.parties.service.clone_from(&to.service);
+    conn.route.clone_from(&to.route);
+    conn.trace = site.trace;
+    let shared = mesh.is_shared(endpoint.address.ip());
+    drop(mesh);
+    conn.established();
+    if let Some(resident) = resident {
+        let ends = (site.client, endpoint.address);
+        let (leg, opened) = Box::pin(same_node::open(context, local, ends, resident, conn)).await?;
+        let kept = Kept { _lease: None, opened: Some(opened) };
+        return Ok((Box::new(Front::new(leg)), kept));
+    }
+    let hostname = to.service.as_ref().map(|service| &*service.hostname);
+    let from = Reach {
+        realm: &site.realm,
+        worker: site.worker,
+        local,
+        client: site.client,
+        shared,
+        trace: site.trace,
+        hostname,
+    };
+    let patience = context.options.tunnels.answer_timeout;
+    let mut is_first = true;
+    loop {
+        let (stream, lease) = match reach(context, from, endpoint).await? {
+            Upstream::Plain(leg) => {
+                let kept = Kept { _lease: None, opened: None };
+                return Ok((Box::new(Front::new(leg)), kept));
+            }
+            Upstream::Mesh(stream, lease) => (stream, lease),
+        };
+        match stream.into_io(patience).await {
+            Ok(io) => {
+                return Ok((io, Kept { _lease: Some(lease), opened: None }));
+            }
+            Err(error) if is_first && error.is_stale_tunnel() => {
+                lease.close();
+                is_first = false;
+            }
+            Err(error) => return Err(upstream::classify(error)),
+        }
+    }
+}
+
+/// Begins HTTP on a connection.
+async fn spoken(
+    site: &Site,
+    to: &To,
+    conn: Conn,
+    io: Box<dyn Io>,
+    kept: Kept,
+) -> Result<Sender, Failure> {
+    let io = TokioIo::new(Counted { io, carried: Arc::clone(&conn.carried) });
+    let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
+    match to.version {
+        Version::Http1 => {
+            let mut builder = http1::Builder::new();
+            builder.preserve_header_case(true).max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_FIELDS);
+            let (sender, driving) = builder.handshake::<_, Body>(io).await.map_err(failed)?;
+            drive(site, to, (conn, kept), driving.with_upgrades());
+            Ok(Sender::Http1(sender))
+        }
+        Version::Http2 => {
+            let mut builder = http2::Builder::new(InScope(site.realm.scope.clone()));
+            let list = u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX);
+            builder.timer(TokioTimer::new()).max_header_list_size(list).adaptive_window(true);
+            let (sender, driving) = builder.handshake::<_, Body>(io).await.map_err(failed)?;
+            drive(site, to, (conn, kept), driving);
+            Ok(Sender::Http2(sender))
+        }
+    }
+}
+
+/// Drives a connection until it ends, and reports it.
+fn drive<Driving>(site: &Site, to: &To, (mut conn, kept): (Conn, Kept), driving: Driving)
+where
+    Driving: Future<Output = Result<(), hyper::Error>> + Send + 'static,
+{
+    let (site, key, scope) = (site.clone(), to.key(site), site.realm.scope.clone());
+    scope.spawn(Box::pin(async move {
+        let mut driving = std::pin::pin!(driving);
+        let Kept { _lease, mut opened } = kept;
+        let mut carried = 0;
+        let result = loop {
+            let forbidden = async {
+                match &opened {
+                    Some(opened) => opened.forbidden(&site.context).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                ended = &mut driving => break ended.map_err(|error| {
+                    Failure::because(Kind::Reset, Side::Upstream, Retry::IfIdempotent, error)
+                }),
+                forbidden = forbidden => break Err(match &mut opened {
+                    Some(opened) => forbidden.note(&mut opened.far),
+                    None => forbidden.note(&mut conn),
+                }),
+                () = sleep(IDLE) => {
+                    if let Some(pool) = site.realm.http.get(site.worker) {
+                        pool.sweep();
+                        // Of HTTP/2, whether it is used shows in what it has carried.
+                        let now = conn.carried.sent.load(Ordering::Relaxed);
+                        if now == carried {
+                            pool.forget(&key);
+                        }
+                        carried = now;
+                    }
+                }
+            }
+        };
+        if let Some(opened) = opened {
+            opened.finish(&mut conn, &result);
+        }
+        conn.finish(result);
+    }));
+}
+
+/// Counts what goes over a connection.
+struct Counted {
+    io: Box<dyn Io>,
+    carried: Arc<Carried>,
+}
+
+impl Counted {
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let count = ready!(result)?;
+        self.carried.sent.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        let count = (buffer.filled().len() - before) as u64;
+        self.carried.received.fetch_add(count, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write(cx, data);
+        self.wrote(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, data);
+        self.wrote(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

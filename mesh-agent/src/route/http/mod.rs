@@ -1,0 +1,20 @@
+//! What HTTP routes say about one request: which rule, which backend, what is changed (pure).
+
+pub mod cors;
+pub mod headers;
+pub mod mirror;
+pub mod redirect;
+pub mod rewrite;
+
+mod compile;
+mod find;
+mod precedence;
+mod query;
+mod share;
+
+pub use self::compile::compile;
+pub use self::find::{Found, RequestView, find};
+pub use self::share::{backend, sticky};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! What connections and requests to one port go to: routes with their backends resolved (pure).
+
+use std::sync::Arc;
+
+use crate::model::http::rules::{HttpRule, HttpRules};
+use crate::model::http::{Filter, HttpRoute, Kind, Mirror, Rule};
+use crate::model::id::ResourceName;
+use crate::model::route::TcpRoute;
+use crate::model::service::{Service, ServicePort};
+use crate::model::snapshot::{Backend, Endpoints, Split};
+use crate::route;
+use crate::store::index::{Family, Index};
+
+/// A service and a port of it, as a route names them.
+type Named<'a> = (&'a ResourceName, u16);
+
+/// The service itself, as its own backend.
+pub(super) fn own(
+    index: &Index<'_>,
+    service: &Arc<Service>,
+    port: &ServicePort,
+    family: Family,
+) -> Backend {
+    Backend {
+        service: service.name.clone(),
+        port: port.port,
+        weight: 1,
+        endpoints: resolved(index, service, port, family),
+    }
+}
+
+/// Everything goes to the service itself.
+pub(super) fn without_route(own: Backend) -> Split {
+    Split { route: None, backends: vec![own], http: None }
+}
+
+/// A TCP route's backends. Their services' own routes are not applied (GEP-1294).
+pub(super) fn tcp(index: &Index<'_>, route: &TcpRoute, family: Family) -> Split {
+    let backends = route.backends.iter();
+    let backends = backends.map(|it| backend(index, (&it.service, it.port), it.weight, family));
+    Split { route: Some(route.name.clone()), backends: backends.collect(), http: None }
+}
+
+/// The rules of HTTP routes of one kind, which are in the order of their precedence. `own` is where
+/// connections go that no rule can be applied to.
+pub(super) fn http(
+    index: &Index<'_>,
+    kind: Kind,
+    routes: &[&Arc<HttpRoute>],
+    own: Backend,
+    family: Family,
+) -> Split {
+    let mut rules = Vec::new();
+    for route in routes {
+        let name = Arc::new(route.name.clone());
+        for (i, rule) in route.rules.iter().enumerate() {
+            let backends = rule.backends.iter();
+            let mirrors = mirrors(rule).into_iter();
+            rules.push(HttpRule {
+                route: Arc::clone(&name),
+                index: i,
+                rule: rule.clone(),
+                backends: backends
+                    .map(|it| backend(index, (&it.service, it.port), it.weight, family))
+                    .collect(),
+                mirrors: mirrors
+                    .map(|(_, it)| backend(index, (&it.service, it.port), 1, family))
+                    .collect(),
+            });
+        }
+    }
+    let table = route::http::compile(&rules);
+    Split { http: Some(Arc::new(HttpRules { kind, rules, table })), ..without_route(own) }
+}
+
+/// The backends of a TCP route that are not there: their fields, and what is missing.
+pub(super) fn missing_of_tcp(index: &Index<'_>, route: &TcpRoute) -> Vec<(String, String)> {
+    let backends = route.backends.iter().enumerate();
+    let missing = backends.filter_map(|(i, it)| {
+        let so = "this share of connections is refused";
+        let message = resolve(index, (&it.service, it.port)).err()?.message(so);
+        Some((format!("spec.rules[0].backendRefs[{i}]"), message))
+    });
+    missing.collect()
+}
+
+/// The backends and mirrors of an HTTP route that are not there: their fields, and what is missing.
+pub(super) fn missing_of_http(index: &Index<'_>, route: &HttpRoute) -> Vec<(String, String)> {
+    let mut missing = Vec::new();
+    for (r, rule) in route.rules.iter().enumerate() {
+        for (i, it) in rule.backends.iter().enumerate() {
+            if let Err(what) = resolve(index, (&it.service, it.port)) {
+                let message = what.message("this share of requests is answered with an error");
+                missing.push((format!("spec.rules[{r}].backendRefs[{i}]"), message));
+            }
+        }
+        for (field, it) in mirrors(rule) {
+            if let Err(what) = resolve(index, (&it.service, it.port)) {
+                let message = what.message("no copies of requests are sent");
+                missing.push((format!("spec.rules[{r}].{field}"), message));
+            }
+        }
+    }
+    missing
+}
+
+/// The mirrors of a rule in the order of [`HttpRule::mirrors`], with their fields in the rule.
+fn mirrors(rule: &Rule) -> Vec<(String, &Mirror)> {
+    let inner = rule.backends.iter().enumerate();
+    let inner = inner.map(|(i, backend)| (format!("backendRefs[{i}]."), &backend.filters));
+    let mut mirrors = Vec::new();
+    for (path, filters) in std::iter::once((String::new(), &rule.filters)).chain(inner) {
+        for (i, filter) in filters.iter().enumerate() {
+            if let Filter::Mirror(mirror) = filter {
+                mirrors.push((format!("{path}filters[{i}].requestMirror.backendRef"), mirror));
+            }
+        }
+    }
+    mirrors
+}
+
+fn backend(index: &Index<'_>, named: Named<'_>, weight: u32, family: Family) -> Backend {
+    Backend {
+        service: named.0.clone(),
+        port: named.1,
+        weight,
+        endpoints: resolve(index, named)
+            .map_or(Endpoints::Invalid, |(service, port)| resolved(index, service, port, family)),
+    }
+}
+
+/// What of a backend is not there.
+enum Missing<'a> {
+    Service(&'a ResourceName),
+    Port(&'a ResourceName, u16),
+}
+
+impl Missing<'_> {
+    /// A sentence that says what is missing, and that therefore it is `so`.
+    fn message(&self, so: &str) -> String {
+        match self {
+            Self::Service(service) => format!(
+                "there is no Service {service}, so {so}; add it, or correct the name or namespace"
+            ),
+            Self::Port(service, port) => {
+                format!("Service {service} has no TCP port {port}, so {so}; name one of its ports")
+            }
+        }
+    }
+}
+
+/// The service and port that a backend names.
+fn resolve<'a, 'n>(
+    index: &Index<'a>,
+    (name, number): Named<'n>,
+) -> Result<(&'a Arc<Service>, &'a ServicePort), Missing<'n>> {
+    let (_, service) = index.services.get(name).ok_or(Missing::Service(name))?;
+    let port = service.ports.iter().find(|port| port.port == number);
+    Ok((service, port.ok_or(Missing::Port(name, number))?))
+}
+
+fn resolved(
+    index: &Index<'_>,
+    service: &Arc<Service>,
+    port: &ServicePort,
+    family: Family,
+) -> Endpoints {
+    Endpoints::Resolved {
+        service: Arc::clone(service),
+        endpoints: index.endpoints(service, port, family),
+    }
+}

@@ -1,0 +1,12 @@
+//! HTTP and gRPC between two agents: routes of Gateway API, and what is not to be noticed.
+
+mod suite;
+
+mod lab;
+mod conformance;
+mod refusals;
+mod fidelity;
+mod mirrors;
+mod patience;
+mod hostile;
+mod beside;

@@ -1,0 +1,155 @@
+//! Asking as often as it is wanted, and reporting what came.
+
+use std::io;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use mesh_tests::http::{Answer, Ask, Tally, Version};
+use mesh_tests::report::Event;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::{ask_http1, ask_http2};
+use crate::args::{Http, Target};
+use crate::dial::dial;
+use crate::{client, control, tell};
+
+/// What the workers of an ask share.
+#[derive(Debug)]
+struct Shared {
+    target: Target,
+    ask: Ask,
+    index: usize,
+    continuous: bool,
+    begun: AtomicU64,
+    stopped: AtomicBool,
+    tally: Mutex<Tally>,
+}
+
+/// A connection that may be used again.
+#[derive(Debug)]
+enum Open {
+    Http1(BufReader<TcpStream>),
+    Http2(h2::client::SendRequest<bytes::Bytes>),
+}
+
+/// Asks as it was told, one ask after the other. Reports each answer, unless it is continuous, and how
+/// many there were.
+pub(crate) async fn run(http: Http) -> Result<()> {
+    let asks: Vec<Ask> = serde_json::from_str(&http.asks).context("reading the asks")?;
+    let mut all = Tally::default();
+    for (index, ask) in asks.into_iter().enumerate() {
+        let workers = ask.concurrency.max(1);
+        let shared = Arc::new(Shared {
+            target: http.target.clone(),
+            ask,
+            index,
+            continuous: http.continuous,
+            begun: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            tally: Mutex::default(),
+        });
+        let mut running = JoinSet::new();
+        for _ in 0..workers {
+            running.spawn(work(Arc::clone(&shared)));
+        }
+        if http.continuous {
+            let mut control = control::lines();
+            while control.recv().await.is_some() {
+                tell(&Event::Tally(shared.take()))?;
+            }
+            shared.stopped.store(true, Ordering::Relaxed);
+        }
+        while let Some(ended) = running.join_next().await {
+            ended??;
+        }
+        all = shared.take();
+    }
+    tell(&Event::Tally(all))
+}
+
+/// Asks again and again, on one connection if it may.
+async fn work(shared: Arc<Shared>) -> Result<()> {
+    let ask = &shared.ask;
+    let mut open = None;
+    loop {
+        if shared.stopped.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !shared.continuous && shared.begun.fetch_add(1, Ordering::Relaxed) >= ask.count {
+            return Ok(());
+        }
+        let mut answer = Answer { ask: shared.index, ..Answer::default() };
+        let start = Instant::now();
+        let asking = once(&shared.target, ask, open.take(), &mut answer);
+        match timeout(Duration::from_millis(ask.timeout_ms), asking).await {
+            Ok(Ok(kept)) => open = kept.filter(|_| !ask.is_fresh),
+            Ok(Err(error)) => answer.error = Some(client::name(&error)),
+            Err(_late) => answer.error = Some("timeout".to_owned()),
+        }
+        answer.total_us = client::micros(start);
+        shared.tally.lock().unwrap_or_else(PoisonError::into_inner).count(&answer);
+        if !shared.continuous {
+            tell(&Event::Answer(answer))?;
+        }
+    }
+}
+
+impl Shared {
+    fn take(&self) -> Tally {
+        mem::take(&mut *self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Asks once; returns the connection if it may be used again.
+async fn once(
+    target: &Target,
+    ask: &Ask,
+    open: Option<Open>,
+    answer: &mut Answer,
+) -> io::Result<Option<Open>> {
+    let open = match open {
+        Some(open) => open,
+        None => connect(target, ask.version).await?,
+    };
+    match open {
+        Open::Http1(mut io) if ask.version == Version::Raw => {
+            raw(&mut io, ask, answer).await?;
+            Ok(None)
+        }
+        Open::Http1(mut io) => {
+            let is_kept = ask_http1::run(&mut io, ask, answer).await?;
+            Ok(is_kept.then_some(Open::Http1(io)))
+        }
+        Open::Http2(sender) => {
+            ask_http2::run(sender.clone(), ask, answer).await?;
+            Ok(Some(Open::Http2(sender)))
+        }
+    }
+}
+
+async fn connect(target: &Target, version: Version) -> io::Result<Open> {
+    let stream = dial(target).await?;
+    stream.set_nodelay(true)?;
+    match version {
+        Version::Http1 | Version::Raw => Ok(Open::Http1(BufReader::new(stream))),
+        Version::Http2 => ask_http2::open(stream).await.map(Open::Http2),
+    }
+}
+
+/// Sends bytes, and reads all that comes back until the server closes.
+async fn raw(io: &mut BufReader<TcpStream>, ask: &Ask, answer: &mut Answer) -> io::Result<()> {
+    // A server that does not like the first of them may have closed: what it said is still there.
+    let sent = io.write_all(ask.body.as_bytes()).await;
+    let mut bytes = Vec::new();
+    let read = io.read_to_end(&mut bytes).await;
+    answer.set_body(&bytes);
+    let status = answer.body.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    answer.status = status.and_then(|status| status.parse().ok()).unwrap_or_default();
+    sent.and(read.map(drop))
+}
