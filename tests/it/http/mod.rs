@@ -7,6 +7,7 @@ mod conformance;
 mod refusals;
 mod fidelity;
 mod mirrors;
+mod sessions;
 mod patience;
 mod hostile;
 mod beside;
