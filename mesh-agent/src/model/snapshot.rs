@@ -54,7 +54,8 @@ pub struct Target {
 pub struct Split {
     /// The route that says so; `None` without a route: all connections go to the service itself.
     pub route: Option<ResourceName>,
-    /// The backends, in the order of the route. Those of weight 0 are kept, for people to see.
+    /// The backends, in the order of the route. Those of weight 0 are kept, for people to see
+    /// and for clients with a session.
     pub backends: Vec<Backend>,
     /// The HTTP routes, which decide for each request. `backends` is the service itself then.
     pub http: Option<Arc<HttpRules>>,

@@ -106,6 +106,16 @@ fn a_client_stays_while_weights_move() {
 }
 
 #[test]
+fn a_client_stays_when_nobody_new_comes() {
+    for by in [By::Cookie, By::Header] {
+        let suite = Suite::start(&[by.rule(1, 0)]);
+        let session = begin(&suite, by, "echo-v1");
+        move_to(&suite, &by.rule(0, 1), "echo-v2");
+        stays(&suite, by, &session, "echo-v1");
+    }
+}
+
+#[test]
 fn new_clients_are_spread_by_weight() {
     for by in [By::Cookie, By::Header] {
         let suite = Suite::start(&[by.rule(30, 70)]);

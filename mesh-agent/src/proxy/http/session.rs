@@ -2,7 +2,7 @@
 //!
 //! What the client keeps says which endpoint that is and since when, as Envoy's stateful sessions do;
 //! nothing is kept here, so that it is the same on every node and after a restart. A client that makes
-//! it up chooses among the endpoints that the rule may choose, and no others.
+//! it up chooses among the endpoints of the rule's backends, and no others.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -57,10 +57,10 @@ impl Session {
         format!("{:x}_{:x}_{}", self.began.as_secs(), self.used.as_secs(), self.endpoint)
     }
 
-    /// Its endpoint, and the place of the backend that has it: if the rule could choose it too.
+    /// Its endpoint, and the place of the backend of the rule that has it, if one has. Its weight is
+    /// for new clients: others stay even if it is 0 (GEP-1619, Traffic Splitting).
     pub fn endpoint<'a>(&self, rule: &'a HttpRule) -> Option<(usize, &'a Backend, &'a Endpoint)> {
-        let backends = rule.backends.iter().enumerate().filter(|(_, backend)| backend.weight > 0);
-        backends.into_iter().find_map(|(index, backend)| {
+        rule.backends.iter().enumerate().find_map(|(index, backend)| {
             let mut endpoints = backend.endpoints.as_slice().iter();
             let endpoint = endpoints.find(|endpoint| endpoint.address == self.endpoint)?;
             Some((index, backend, endpoint))
