@@ -83,6 +83,20 @@ impl Process {
         self.events.recv_timeout(deadline).context("mesh-app says nothing more")?
     }
 
+    /// The lines that it has said already.
+    pub fn so_far(&self) -> impl Iterator<Item = Result<Event>> {
+        self.events.try_iter()
+    }
+
+    /// Sends it a signal, if it still runs.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.child.signal(signal)
+    }
+
     /// Says a line to the process.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ pub enum Version {
 pub struct Ask {
     /// The method.
     pub method: String,
-    /// The path with its query.
+    /// The path with its query. `{n}` in it is the number of the request, from 0.
     pub path: String,
     /// Fields, in this order and case. `Host` is the first of HTTP/1.1, and `:authority` of HTTP/2.
     pub host: String,
@@ -47,6 +47,9 @@ pub struct Ask {
     pub is_fresh: bool,
     /// After which one has failed, in milliseconds.
     pub timeout_ms: u64,
+    /// How many are begun a second, at times that no answer changes. Without it, one after the
+    /// other.
+    pub rate: Option<u32>,
 }
 
 impl Ask {
@@ -67,6 +70,7 @@ impl Ask {
             concurrency: 1,
             is_fresh: false,
             timeout_ms: 20_000,
+            rate: None,
         }
     }
 
@@ -148,5 +152,18 @@ impl Ask {
     #[must_use]
     pub fn timeout_ms(self, timeout_ms: u64) -> Self {
         Self { timeout_ms, ..self }
+    }
+
+    /// Begins so many a second, at times that no answer changes: one that has to wait for a
+    /// connection is as late as its user sees it.
+    #[must_use]
+    pub fn rate(self, rate: u32) -> Self {
+        Self { rate: Some(rate), ..self }
+    }
+
+    /// The request with this number, of many.
+    #[must_use]
+    pub fn numbered(&self, n: u64) -> Self {
+        Self { path: self.path.replace("{n}", &n.to_string()), ..self.clone() }
     }
 }

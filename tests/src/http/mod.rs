@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 pub use ask::{Ask, Version};
@@ -88,6 +89,10 @@ pub struct Tally {
     pub statuses: BTreeMap<u16, u64>,
     /// How many ended with each error.
     pub errors: BTreeMap<String, u64>,
+    /// The median of the durations of what a client reports as a whole, in microseconds.
+    pub p50_us: u64,
+    /// The 99th percentile of the durations, likewise.
+    pub p99_us: u64,
 }
 
 /// A map whose keys are numbers as an array of pairs: a tagged enum (`Event`) cannot have it otherwise
@@ -173,6 +178,27 @@ impl Tally {
         if answer.status > 0 {
             *self.statuses.entry(answer.status).or_default() += 1;
         }
+    }
+
+    /// How many did not end with an answer of status 200.
+    pub fn failed(&self) -> u64 {
+        let errors: u64 = self.errors.values().sum();
+        let statuses = self.statuses.iter().filter(|(status, _)| **status != 200);
+        errors + statuses.map(|(_, count)| count).sum::<u64>()
+    }
+
+    /// Adds what came later. Percentiles cannot be added: those of the later one are kept.
+    pub fn add(&mut self, more: &Self) {
+        self.requests += more.requests;
+        for (into, from) in [(&mut self.servers, &more.servers), (&mut self.errors, &more.errors)] {
+            for (key, count) in from {
+                *into.entry(key.clone()).or_default() += count;
+            }
+        }
+        for (status, count) in &more.statuses {
+            *self.statuses.entry(*status).or_default() += count;
+        }
+        (self.p50_us, self.p99_us) = (more.p50_us, more.p99_us);
     }
 
     /// How many each server answered, of a number of answers.
@@ -290,10 +316,25 @@ impl Web {
     ///
     /// There is none in time.
     pub fn seen(&self) -> Result<Seen> {
-        match self.process.event()? {
-            Event::Seen(seen) => Ok(seen),
-            other => bail!("a server said {other:?}"),
-        }
+        seen(self.process.event())
+    }
+
+    /// The requests that have come since somebody asked, without waiting for one.
+    ///
+    /// # Errors
+    ///
+    /// The server said something else.
+    pub fn seen_so_far(&self) -> Result<Vec<Seen>> {
+        self.process.so_far().map(seen).collect()
+    }
+
+    /// Sends the server a signal, for example `SIGSTOP`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Closes the server and returns the requests that were not asked for yet.
@@ -302,11 +343,14 @@ impl Web {
     ///
     /// It failed.
     pub fn finish(self) -> Result<Vec<Seen>> {
-        let seen = self.process.finish()?.into_iter().map(|event| match event {
-            Event::Seen(seen) => Ok(seen),
-            other => bail!("a server said {other:?}"),
-        });
-        seen.collect()
+        self.process.finish()?.into_iter().map(|event| seen(Ok(event))).collect()
+    }
+}
+
+fn seen(event: Result<Event>) -> Result<Seen> {
+    match event? {
+        Event::Seen(seen) => Ok(seen),
+        other => bail!("a server said {other:?}"),
     }
 }
 

@@ -99,6 +99,11 @@ pub(crate) fn name(error: &io::Error) -> String {
     }
 }
 
+/// The duration that `percent` of them do not exceed; they are sorted.
+pub(crate) fn percentile(durations_us: &[u64], percent: usize) -> u64 {
+    durations_us.get(durations_us.len() * percent / 100).copied().unwrap_or_default()
+}
+
 /// Microseconds since `start`.
 pub(crate) fn micros(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)

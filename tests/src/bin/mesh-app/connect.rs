@@ -92,10 +92,7 @@ impl Shared {
     fn take(&self) -> Totals {
         let mut sum = mem::take(&mut *self.sum.lock().unwrap_or_else(PoisonError::into_inner));
         sum.durations_us.sort_unstable();
-        let at = |percent: usize| {
-            let index = sum.durations_us.len() * percent / 100;
-            sum.durations_us.get(index).copied().unwrap_or_default()
-        };
+        let at = |percent| client::percentile(&sum.durations_us, percent);
         Totals { p50_us: at(50), p99_us: at(99), ..sum.totals }
     }
 }

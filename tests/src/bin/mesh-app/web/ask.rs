@@ -12,7 +12,7 @@ use mesh_tests::report::Event;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Interval, interval_at, timeout};
 
 use super::{ask_http1, ask_http2};
 use crate::args::{Http, Target};
@@ -26,9 +26,17 @@ struct Shared {
     ask: Ask,
     index: usize,
     continuous: bool,
+    start: Instant,
     begun: AtomicU64,
     stopped: AtomicBool,
-    tally: Mutex<Tally>,
+    sum: Mutex<Sum>,
+}
+
+/// Requests that ended since the last mark.
+#[derive(Debug, Default)]
+struct Sum {
+    tally: Tally,
+    durations_us: Vec<u64>,
 }
 
 /// A connection that may be used again.
@@ -50,13 +58,15 @@ pub(crate) async fn run(http: Http) -> Result<()> {
             ask,
             index,
             continuous: http.continuous,
+            start: Instant::now(),
             begun: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
-            tally: Mutex::default(),
+            sum: Mutex::default(),
         });
         let mut running = JoinSet::new();
-        for _ in 0..workers {
-            running.spawn(work(Arc::clone(&shared)));
+        for worker in 0..workers {
+            let times = shared.times(u32::try_from(worker)?, u32::try_from(workers)?);
+            running.spawn(work(Arc::clone(&shared), times));
         }
         if http.continuous {
             let mut control = control::lines();
@@ -74,18 +84,26 @@ pub(crate) async fn run(http: Http) -> Result<()> {
 }
 
 /// Asks again and again, on one connection if it may.
-async fn work(shared: Arc<Shared>) -> Result<()> {
-    let ask = &shared.ask;
+async fn work(shared: Arc<Shared>, mut times: Option<Interval>) -> Result<()> {
     let mut open = None;
     loop {
+        let free = Instant::now();
+        let due = match &mut times {
+            Some(times) => times.tick().await.into_std(),
+            None => free,
+        };
         if shared.stopped.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !shared.continuous && shared.begun.fetch_add(1, Ordering::Relaxed) >= ask.count {
+        let n = shared.begun.fetch_add(1, Ordering::Relaxed);
+        if !shared.continuous && n >= shared.ask.count {
             return Ok(());
         }
+        let ask = &shared.ask.numbered(n);
         let mut answer = Answer { ask: shared.index, ..Answer::default() };
-        let start = Instant::now();
+        // One that was due before the last had ended has waited since then. Otherwise what passed
+        // is the timer's, whose steps are a millisecond.
+        let start = if due < free { due } else { Instant::now() };
         let asking = once(&shared.target, ask, open.take(), &mut answer);
         match timeout(Duration::from_millis(ask.timeout_ms), asking).await {
             Ok(Ok(kept)) => open = kept.filter(|_| !ask.is_fresh),
@@ -93,7 +111,7 @@ async fn work(shared: Arc<Shared>) -> Result<()> {
             Err(_late) => answer.error = Some("timeout".to_owned()),
         }
         answer.total_us = client::micros(start);
-        shared.tally.lock().unwrap_or_else(PoisonError::into_inner).count(&answer);
+        shared.add(&answer);
         if !shared.continuous {
             tell(&Event::Answer(answer))?;
         }
@@ -101,8 +119,24 @@ async fn work(shared: Arc<Shared>) -> Result<()> {
 }
 
 impl Shared {
+    /// When the requests of one of `workers` are due: every so many of all.
+    fn times(&self, worker: u32, workers: u32) -> Option<Interval> {
+        let rate = self.ask.rate?.max(1);
+        let at = |count: u32| Duration::from_secs(1) * count / rate;
+        Some(interval_at((self.start + at(worker)).into(), at(workers)))
+    }
+
+    fn add(&self, answer: &Answer) {
+        let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.tally.count(answer);
+        sum.durations_us.push(answer.total_us);
+    }
+
     fn take(&self) -> Tally {
-        mem::take(&mut *self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut sum = mem::take(&mut *self.sum.lock().unwrap_or_else(PoisonError::into_inner));
+        sum.durations_us.sort_unstable();
+        let at = |percent| client::percentile(&sum.durations_us, percent);
+        Tally { p50_us: at(50), p99_us: at(99), ..sum.tally }
     }
 }
 
