@@ -269,7 +269,7 @@ fn add_endpoints(
     if backend.service != service.name || backend.port != port {
         return;
     }
-    for endpoint in endpoints {
+    for endpoint in endpoints.iter() {
         let uid = uid(&endpoint.workload);
         let dump =
             EndpointDump { workload_uid: uid.clone(), port: BTreeMap::new(), status: "Healthy" };

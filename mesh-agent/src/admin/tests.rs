@@ -57,7 +57,7 @@ fn snapshot() -> Snapshot {
         weight,
         endpoints: Endpoints::Resolved {
             service: Arc::clone(&service),
-            endpoints: vec![endpoint.clone()],
+            endpoints: [endpoint.clone()].into(),
         },
     };
     let rule = HttpRule {

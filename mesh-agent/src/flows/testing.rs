@@ -91,7 +91,10 @@ pub(super) fn target(endpoints: Vec<Endpoint>) -> Target {
         service: service.name.clone(),
         port: 80,
         weight: 1,
-        endpoints: Endpoints::Resolved { service: Arc::clone(&service), endpoints },
+        endpoints: Endpoints::Resolved {
+            service: Arc::clone(&service),
+            endpoints: endpoints.into(),
+        },
     };
     Target {
         service,

@@ -83,8 +83,8 @@ pub enum Endpoints {
     Resolved {
         /// The backend's service.
         service: Arc<Service>,
-        /// Its endpoints.
-        endpoints: Vec<Endpoint>,
+        /// Its endpoints, shared with the requests that may go to each of them.
+        endpoints: Arc<[Endpoint]>,
     },
 }
 

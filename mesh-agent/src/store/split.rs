@@ -167,6 +167,6 @@ fn resolved(
 ) -> Endpoints {
     Endpoints::Resolved {
         service: Arc::clone(service),
-        endpoints: index.endpoints(service, port, family),
+        endpoints: index.endpoints(service, port, family).into(),
     }
 }

@@ -62,3 +62,13 @@ fn nothing_is_tried_again_without_a_word_of_it() {
     let answer = suite.ask(To::Echo.at(80), &Ask::get("/fail?times=1&key=a"));
     assert_eq!(answer.status, 503);
 }
+
+#[test]
+fn a_body_that_comes_too_slowly_is_late_too() {
+    // The body is kept for another attempt, which waits for all of it.
+    let suite = suite("retry: {codes: [503], attempts: 1}\n    timeouts: {request: 200ms}");
+    let ask = Ask::raw("POST / HTTP/1.1\r\nHost: echo\r\nContent-Length: 10\r\n\r\nhello");
+    let answer = suite.ask(To::Echo.at(80), &ask.timeout_ms(10_000));
+    assert_eq!((answer.status, answer.error), (504, None));
+    assert_eq!(suite.ask(To::Echo.at(80), &Ask::get("/")).status, 200);
+}

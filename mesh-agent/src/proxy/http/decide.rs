@@ -66,7 +66,7 @@ impl After {
 /// Where a request goes, after all filters.
 pub struct Chosen {
     /// Who may answer it.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Arc<[Endpoint]>,
     /// Who is asked first.
     pub to: To,
     /// What is done with the answer.
@@ -212,7 +212,7 @@ fn picked(
     };
     Ok(Chosen {
         to: To { service: Some(Arc::clone(service)), route, endpoint: endpoint.clone(), version },
-        endpoints: endpoints.clone(),
+        endpoints: Arc::clone(endpoints),
         after: After::default(),
         deadline: None,
         each: None,

@@ -76,7 +76,13 @@ async fn answered(
     };
     clean(&mut head, version, upgrade.is_some());
     let again = chosen.retry.is_some() || !chosen.mirrors.is_empty();
-    let replay = if again { replay::gather(incoming).await } else { Replay::once(incoming) };
+    // A body that comes slowly is a part of what the request takes.
+    let gathering =
+        async { if again { replay::gather(incoming).await } else { Replay::once(incoming) } };
+    let replay = match chosen.deadline {
+        Some(at) => timeout_at(at, gathering).await.map_err(|_late| late(&chosen))?,
+        None => gathering.await,
+    };
     for copy in &chosen.mirrors {
         mirror::send(site, copy, &head, &replay);
     }
