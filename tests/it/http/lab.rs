@@ -113,6 +113,11 @@ fn raw_bytes_are_sent_as_they_are() {
     assert_eq!((answers[1].status, answers[1].length), (0, 0), "{answers:?}");
 }
 
+/// Which request of a load it is.
+fn number(seen: &http::Seen) -> u64 {
+    seen.path.strip_prefix('/').unwrap().parse().unwrap()
+}
+
 #[test]
 fn a_load_with_a_rate_is_never_ahead_of_it() {
     let lab = Lab::new().unwrap();
@@ -122,14 +127,13 @@ fn a_load_with_a_rate_is_never_ahead_of_it() {
     let start = Instant::now();
     let ask = Ask::get("/{n}").times(1, 4).rate(100);
     let load = Load::start(&client, server.at(8080), &ask).unwrap();
-    let mut numbers: Vec<u64> =
-        (0..50).map(|_| web.seen().unwrap().path[1..].parse().unwrap()).collect();
+    let mut numbers: Vec<u64> = (0..50).map(|_| number(&web.seen().unwrap())).collect();
     // The first is due at once, and each of the others 10 ms after the one before it.
     assert!(start.elapsed() >= Duration::from_millis(490), "{:?}", start.elapsed());
     let rest = load.stop().unwrap();
     assert_eq!((rest.failed(), rest.errors.len()), (0, 0), "{rest:?}");
     assert!(rest.p50_us > 0 && rest.p99_us >= rest.p50_us, "{rest:?}");
-    numbers.extend(web.finish().unwrap().iter().map(|seen| seen.path[1..].parse::<u64>().unwrap()));
+    numbers.extend(web.finish().unwrap().iter().map(number));
     numbers.sort_unstable();
     assert_eq!(numbers, (0..rest.requests).collect::<Vec<_>>());
 }
