@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use mesh_tests::report::Totals;
 use serde_json::{Value, json};
 
+use crate::outcome::Outcome;
 use crate::screen::Screen;
 use crate::world::{ECHO, Split, TRUST_DOMAIN};
 
@@ -32,6 +33,8 @@ pub(crate) struct Claims {
     pub peername: SocketAddr,
     /// Whom each side's agent says it talked to.
     pub identities: Identities,
+    /// What came of the delivery of the shop's second version.
+    pub delivery: Outcome,
     /// Whether the secret was seen between the nodes without the mesh: the capture works.
     pub control: bool,
     /// What is on the wire with it.
@@ -60,10 +63,10 @@ pub(crate) struct OnWire {
 
 /// One claim.
 #[derive(Debug)]
-struct Claim {
-    holds: bool,
-    what: &'static str,
-    seen: String,
+pub(crate) struct Claim {
+    pub holds: bool,
+    pub what: &'static str,
+    pub seen: String,
 }
 
 impl Claims {
@@ -109,6 +112,7 @@ impl Claims {
             "source_address_preserved": self.source_preserved(),
             "getpeername": self.peername,
             "getpeername_preserved": self.peername == ECHO,
+            "delivery": self.delivery.json(),
             "seconds": (self.seconds * 100.0).round() / 100.0,
         })
     }
@@ -134,7 +138,7 @@ impl Claims {
             None => format!("{} records in {} frames", self.wire.records, self.wire.frames),
             Some(problem) => problem.clone(),
         };
-        vec![
+        let mut claims = vec![
             share_claim("the first split is kept", &self.before),
             share_claim("the second split is kept", &self.after),
             Claim {
@@ -177,7 +181,9 @@ impl Claims {
                 what: "the client sees the service's address",
                 seen: instead_of(self.peername, ECHO),
             },
-        ]
+        ];
+        claims.extend(self.delivery.claims());
+        claims
     }
 
     fn errors(&self) -> String {
@@ -224,6 +230,7 @@ fn split((split, totals): &(Split, Totals)) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome;
 
     fn totals(v1: u64, v2: u64, failed: u64) -> Totals {
         let versions = [("v1".to_owned(), v1), ("v2".to_owned(), v2)].into();
@@ -243,6 +250,7 @@ mod tests {
                 client_saw: Some(spiffe("echo")),
                 server_saw: Some(spiffe("frontend")),
             },
+            delivery: outcome::tests::good(),
             control: true,
             wire: OnWire { records: 5, frames: 9, plaintext: None },
             seconds: 1.0,
@@ -264,6 +272,7 @@ mod tests {
         check(|claims| claims.peername = "127.0.0.1:15001".parse().unwrap(), false);
         check(|claims| claims.identities.server_saw = None, false);
         check(|claims| claims.identities.client_saw = Some(spiffe("frontend")), false);
+        check(|claims| claims.delivery.untested = 1, false);
         check(|claims| claims.control = false, false);
         check(|claims| claims.wire.plaintext = Some("the secret".to_owned()), false);
         check(|claims| claims.wire.records = 0, false);

@@ -1,10 +1,14 @@
-//! The mesh at work: two nodes, a service with two versions, and what is on the wire between them.
+//! The mesh at work: two nodes, a service with two versions, another one whose second version is
+//! delivered step by step, and what is on the wire between them.
 //!
 //! Everything in it is real: agents, kernel programs, applications, certificates. It fails if one
 //! of its claims does not hold.
 
 mod claims;
+mod delivery;
+mod outcome;
 mod screen;
+mod shop;
 mod story;
 mod world;
 

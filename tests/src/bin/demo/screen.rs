@@ -41,6 +41,14 @@ impl Screen {
         self.line(&format!("  {} {text}", self.dim("│")));
     }
 
+    /// A bar of 40 that is divided: `share` of it, from 0 to 1, is in the other color and form.
+    pub(crate) fn split(&self, share: f64) -> String {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 40")]
+        let filled = (share * 40.0).round() as usize;
+        let (rest, other) = (format!("{:━<1$}", "", 40 - filled), format!("{:╍<filled$}", ""));
+        format!("{}{}", self.cyan(&rest), self.green(&other))
+    }
+
     /// Does a step: prints its title, what it has to say, and how long it took.
     pub(crate) fn step<T>(&self, title: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         self.line("");

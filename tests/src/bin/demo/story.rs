@@ -10,13 +10,14 @@ use mesh_tests::mesh::ConfigDir;
 use mesh_tests::report::{Connection, Totals};
 use serde_json::Value;
 
-use crate::LabId;
 use crate::claims::{Claims, Identities, OnWire};
 use crate::screen::Screen;
+use crate::shop::SHOP;
 use crate::world::{ECHO, Machines, PORT, Split, World};
+use crate::{LabId, delivery};
 
 /// What every connection carries, and nobody between the nodes may read.
-const SECRET: &str = "attack at dawn";
+pub(crate) const SECRET: &str = "attack at dawn";
 
 /// The port of the mesh's tunnels.
 const HBONE: u16 = 15008;
@@ -38,11 +39,11 @@ pub(crate) fn tell(screen: &Screen, id: &LabId) -> Result<(World, Claims)> {
     let start = Instant::now();
     screen.line("");
     screen.line(&format!(
-        "  {}  two nodes, one service, two versions of it",
+        "  {}  two nodes, two services, two versions of each",
         screen.bold("nodemesh")
     ));
-    let machines = screen.step("1  Two nodes and three pods", || machines(screen, id))?;
-    let servers = machines.serve()?;
+    let machines = screen.step("1  Two nodes and seven pods", || machines(screen, id))?;
+    let (servers, shop) = (machines.serve()?, machines.shop.serve()?);
     let control =
         screen.step("2  Without the mesh, for comparison", || without_mesh(screen, &machines))?;
     let config = ConfigDir::create(machines.lab.state().join("config"))?;
@@ -50,7 +51,7 @@ pub(crate) fn tell(screen: &Screen, id: &LabId) -> Result<(World, Claims)> {
     let capture = Capture::start(machines.lab.fabric())?;
     let (agent_a, agent_b) =
         screen.step("3  An authority, and an agent a node", || machines.join(screen, &config))?;
-    let world = World { agent_a, agent_b, servers, config, machines };
+    let mut world = World { agent_a, agent_b, servers, shop, config, machines };
     let (one, identities) =
         screen.step("4  One connection to the service", || one_connection(screen, &world))?;
     let before = screen.step("5  2,000 connections at 90/10", || many(screen, &world))?;
@@ -58,8 +59,9 @@ pub(crate) fn tell(screen: &Screen, id: &LabId) -> Result<(World, Claims)> {
         replace(screen, &world)
     })?;
     let after = screen.step("7  2,000 connections at 50/50", || many(screen, &world))?;
+    let delivery = delivery::tell(screen, &mut world)?;
     let wire = screen
-        .step("8  What was on the wire between the nodes", || on_wire(screen, &capture.stop()?))?;
+        .step("14 What was on the wire between the nodes", || on_wire(screen, &capture.stop()?))?;
     let banner = one.banner.context("the server said no version")?;
     let claims = Claims {
         before: (BEFORE, before),
@@ -69,6 +71,7 @@ pub(crate) fn tell(screen: &Screen, id: &LabId) -> Result<(World, Claims)> {
         source: banner.peer,
         peername: one.peername.context("the client has no peer")?,
         identities,
+        delivery,
         control,
         wire,
         seconds: start.elapsed().as_secs_f64(),
@@ -78,14 +81,22 @@ pub(crate) fn tell(screen: &Screen, id: &LabId) -> Result<(World, Claims)> {
 
 fn machines(screen: &Screen, id: &LabId) -> Result<Machines> {
     let machines = Machines::create(id)?;
-    for (node, pods) in
-        [(&machines.a, vec![&machines.client]), (&machines.b, vec![&machines.v1, &machines.v2])]
-    {
+    let (echo, shop) = ([&machines.v1, &machines.v2], &machines.shop);
+    let [stable_a, stable_b] = &shop.stable;
+    for (node, pods) in [
+        (&machines.a, vec![&machines.client, stable_a]),
+        (&machines.b, echo.to_vec()),
+        (&machines.b, vec![stable_b, &shop.canary, &shop.shadow]),
+    ] {
         let pods: Vec<_> =
             pods.iter().map(|pod| format!("{} {}", screen.cyan(pod.name()), pod.v4())).collect();
         screen.detail(&format!("{:<10} {}", node.name(), pods.join(", ")));
     }
-    screen.detail(&format!("service    {} {ECHO}, which is nobody's address", screen.cyan("echo")));
+    screen.detail(&format!(
+        "services   {} {ECHO}, {} {SHOP}, which are nobody's addresses",
+        screen.cyan("echo"),
+        screen.cyan("shop")
+    ));
     Ok(machines)
 }
 

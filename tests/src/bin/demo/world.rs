@@ -15,6 +15,7 @@ use mesh_tests::process;
 
 use crate::LabId;
 use crate::screen::Screen;
+use crate::shop::{FILE, Pods, SHOP, Shop, TESTER};
 
 /// The virtual address of the service.
 pub(crate) const ECHO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 80);
@@ -36,6 +37,7 @@ pub(crate) struct Machines {
     pub client: Pod,
     pub v1: Pod,
     pub v2: Pod,
+    pub shop: Pods,
     pub lab: Lab,
 }
 
@@ -45,6 +47,7 @@ pub(crate) struct World {
     pub agent_a: Agent,
     pub agent_b: Agent,
     pub servers: [Server; 2],
+    pub shop: Shop,
     pub config: ConfigDir,
     pub machines: Machines,
 }
@@ -57,7 +60,8 @@ impl Machines {
         let (a, b) = (lab.node("a")?, lab.node("b")?);
         let client = a.pod("client")?;
         let (v1, v2) = (b.pod("echo-v1")?, b.pod("echo-v2")?);
-        Ok(Self { a, b, client, v1, v2, lab })
+        let shop = Pods::create(&a, &b)?;
+        Ok(Self { a, b, client, v1, v2, shop, lab })
     }
 
     /// Starts both versions of the server.
@@ -77,14 +81,15 @@ impl Machines {
         let service = |name: &str, last: u8| {
             Service::new(name).at(Ipv4Addr::new(10, 96, 0, last)).port(ECHO.port(), PORT)
         };
-        Mesh::new("demo")
+        let mesh = Mesh::new("demo")
             .workload(&Workload::of(&self.client).account("frontend"))
             .workload(&workload(&self.v1, "v1"))
             .workload(&workload(&self.v2, "v2"))
             .service(&service("echo", 10).select("app", "echo"))
             .service(&service("echo-v1", 11).select("app", "echo").select("version", "v1"))
             .service(&service("echo-v2", 12).select("app", "echo").select("version", "v2"))
-            .route(&Route::new("echo", 80).to("echo-v1", 80, v1).to("echo-v2", 80, v2))
+            .route(&Route::new("echo", 80).to("echo-v1", 80, v1).to("echo-v2", 80, v2));
+        self.shop.describe(mesh)
     }
 
     /// Makes an authority and the agents' certificates, and starts the agents.
@@ -132,6 +137,22 @@ impl World {
             (
                 "Change the split, and connect again:",
                 format!("${{EDITOR:-vi}} {}/mesh.yaml", self.config.path().display()),
+            ),
+            (
+                "Ask the shop, as a tester:",
+                format!(
+                    "sh -c 'echo $$ > {}/cgroup.procs && exec nsenter --net={} \
+                     curl -s -H \"{}: {}\" {}'",
+                    client.cgroup().display(),
+                    client.netns().path().display(),
+                    TESTER.0,
+                    TESTER.1,
+                    SHOP.ip()
+                ),
+            ),
+            (
+                "Change where its requests go:",
+                format!("${{EDITOR:-vi}} {}/{FILE}", self.config.path().display()),
             ),
             ("End the second version:", format!("kill {}", v2.process().pid())),
             (
