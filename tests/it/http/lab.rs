@@ -4,13 +4,20 @@ use std::time::{Duration, Instant};
 
 use mesh_tests::http::{self, Answer, Ask, Load, SERVED_BY, Tally, Web};
 use mesh_tests::lab::Lab;
+use mesh_tests::pod::Pod;
 
-/// Asks a server on one node from a pod of it, without agents.
-fn asked(asks: &[Ask]) -> (Vec<Answer>, Vec<http::Seen>) {
+/// A client and a server, which listens on two ports.
+fn served() -> (Lab, Pod, Pod, Web) {
     let lab = Lab::new().unwrap();
     let node = lab.node("a").unwrap();
     let (client, server) = (node.pod("client").unwrap(), node.pod("server").unwrap());
     let web = Web::start(&server, "v1", &[8080, 8081]).unwrap();
+    (lab, client, server, web)
+}
+
+/// Asks a server on one node from a pod of it, without agents.
+fn asked(asks: &[Ask]) -> (Vec<Answer>, Vec<http::Seen>) {
+    let (_lab, client, server, web) = served();
     let answers = http::ask(&client, server.at(8081), asks).unwrap();
     (answers, web.finish().unwrap())
 }
@@ -120,10 +127,7 @@ fn number(seen: &http::Seen) -> u64 {
 
 #[test]
 fn a_load_with_a_rate_is_never_ahead_of_it() {
-    let lab = Lab::new().unwrap();
-    let node = lab.node("a").unwrap();
-    let (client, server) = (node.pod("client").unwrap(), node.pod("server").unwrap());
-    let web = Web::start(&server, "v1", &[8080]).unwrap();
+    let (_lab, client, server, web) = served();
     let start = Instant::now();
     let ask = Ask::get("/{n}").times(1, 4).rate(100);
     let load = Load::start(&client, server.at(8080), &ask).unwrap();
@@ -140,10 +144,7 @@ fn a_load_with_a_rate_is_never_ahead_of_it() {
 
 #[test]
 fn a_load_goes_on_until_it_is_stopped() {
-    let lab = Lab::new().unwrap();
-    let node = lab.node("a").unwrap();
-    let (client, server) = (node.pod("client").unwrap(), node.pod("server").unwrap());
-    let _web = Web::start(&server, "v1", &[8080]).unwrap();
+    let (_lab, client, server, _web) = served();
     let mut load = Load::start(&client, server.at(8080), &Ask::get("/").times(1, 4)).unwrap();
     let mut marks = 0;
     while marks < 3 {

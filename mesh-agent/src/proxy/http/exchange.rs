@@ -76,18 +76,15 @@ async fn answered(
     };
     clean(&mut head, version, upgrade.is_some());
     let again = chosen.retry.is_some() || !chosen.mirrors.is_empty();
-    // A body that comes slowly is a part of what the request takes.
-    let gathering =
-        async { if again { replay::gather(incoming).await } else { Replay::once(incoming) } };
-    let replay = match chosen.deadline {
-        Some(at) => timeout_at(at, gathering).await.map_err(|_late| late(&chosen))?,
-        None => gathering.await,
-    };
-    for copy in &chosen.mirrors {
-        mirror::send(site, copy, &head, &replay);
-    }
     let deadline = chosen.deadline;
-    let sending = send(site, &chosen, head, replay);
+    let sending = async {
+        let replay = if again { replay::gather(incoming).await } else { Replay::once(incoming) };
+        for copy in &chosen.mirrors {
+            mirror::send(site, copy, &head, &replay);
+        }
+        send(site, &chosen, head, replay).await
+    };
+    // A body that comes slowly is a part of what the request takes.
     let (mut response, endpoint) = match deadline {
         Some(at) => timeout_at(at, sending).await.unwrap_or_else(|_late| Err(late(&chosen)))?,
         None => sending.await?,
