@@ -25,7 +25,7 @@ fn failure(line: &Value) -> [&str; 3] {
 fn logged(world: &World, count: usize, expect: [[&str; 3]; 2]) {
     for (agent, expect) in [&world.a, &world.b].into_iter().zip(expect) {
         let lines = lines(agent, count).unwrap();
-        assert_eq!(lines.len(), count, "{}", agent.node().name());
+        assert_eq!(lines.len(), count, "{}: {lines:#?}", agent.node().name());
         for line in &lines {
             assert_eq!(failure(line), expect, "{line}");
         }

@@ -9,6 +9,7 @@ use mesh_common::HBONE_PORT;
 use rustls::CommonState;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -28,7 +29,7 @@ use crate::proxy::refusal::{Refusal, Watched};
 use crate::proxy::server_name;
 use crate::sys::socket;
 use crate::telemetry::{Protocol, Role};
-use crate::tunnels::pool::Key;
+use crate::tunnels::pool::{Key, Pool};
 use crate::tunnels::{self, Lease, Stream};
 
 /// A TLS connection to a peer's agent.
@@ -156,47 +157,105 @@ fn is_costly(error: &tunnels::Error) -> bool {
     }
 }
 
+/// What a task of its own needs to reach an endpoint. A stream may end before the tunnel is open that
+/// it asks for; a handshake that is given up halfway would be a failure in the peer's log, and wasted.
+struct Way {
+    context: Arc<Context>,
+    realm: Arc<Realm>,
+    local: Arc<Local>,
+    worker: usize,
+    client: SocketAddr,
+    shared: bool,
+    key: Key,
+}
+
+impl Way {
+    /// That of `from`, whose parts `realm` and `local` are.
+    fn new(
+        context: &Arc<Context>,
+        (realm, local): (&Arc<Realm>, &Arc<Local>),
+        from: Reach<'_>,
+        endpoint: &Endpoint,
+    ) -> Self {
+        Self {
+            context: Arc::clone(context),
+            realm: Arc::clone(realm),
+            local: Arc::clone(local),
+            worker: from.worker,
+            client: from.client,
+            shared: from.shared,
+            key: key(from, endpoint),
+        }
+    }
+
+    fn pool(&self) -> Option<&Pool> {
+        self.realm.pools.get(self.worker)
+    }
+
+    /// See [`dial`].
+    async fn dial(&self, attempt: &Attempt) -> Result<(Tls, Protocol), tunnels::Error> {
+        let from = Reach {
+            realm: &self.realm,
+            worker: self.worker,
+            local: &self.local,
+            client: self.client,
+            shared: self.shared,
+            trace: None,
+            hostname: None,
+        };
+        dial(&self.context, from, &self.key, attempt).await
+    }
+}
+
 /// A tunnel that a stream to `endpoint`, which was begun on the tunnel `of`, has alone. `None`: it
-/// cannot be had.
+/// cannot be had. `owners` are the realm and the workload of `from`.
 pub async fn lane(
-    context: &Context,
+    context: &Arc<Context>,
+    owners: (&Arc<Realm>, &Arc<Local>),
     from: Reach<'_>,
     endpoint: &Endpoint,
     of: Name,
 ) -> Option<native::tunnel::Lease> {
-    let key = key(from, endpoint);
-    let pool = from.realm.pools.get(from.worker)?;
-    // Where it fails the stream stays where it is: nobody waits for the peer, nobody is told.
-    let attempt = Attempt::default();
-    let dial = || dial(context, from, &key, &attempt);
-    pool.lane(&key, of, dial).await
+    let way = Way::new(context, owners, from, endpoint);
+    let scope = way.realm.scope.clone();
+    let (tell, told) = oneshot::channel();
+    scope.spawn(Box::pin(async move {
+        let Some(pool) = way.pool() else { return };
+        // Where it fails the stream stays where it is: nobody waits for the peer, nobody is told.
+        let attempt = Attempt::default();
+        let opening = pool.lane(&way.key, of, || way.dial(&attempt));
+        tokio::select! {
+            biased;
+            () = way.realm.scope.draining() => {}
+            lease = opening => {
+                // If the stream has ended meanwhile, the next one has the tunnel.
+                let _unsent = tell.send(lease);
+            }
+        }
+    }));
+    told.await.ok().flatten()
 }
 
 /// Opens another tunnel to where `endpoint` is, in the background, if all that there are carry bulk
-/// transfers and there may be one more. `realm` and `local` are those of `from`.
+/// transfers and there may be one more. `owners` are the realm and the workload of `from`.
 pub fn another(
     context: &Arc<Context>,
-    (realm, local): (&Arc<Realm>, &Arc<Local>),
+    owners: (&Arc<Realm>, &Arc<Local>),
     from: Reach<'_>,
     endpoint: &Endpoint,
 ) {
-    let (worker, key) = (from.worker, key(from, endpoint));
-    if !realm.pools.get(worker).is_some_and(|pool| pool.is_crowded(&key)) {
+    let way = Way::new(context, owners, from, endpoint);
+    if !way.pool().is_some_and(|pool| pool.is_crowded(&way.key)) {
         return;
     }
-    let (context, realm, local) = (Arc::clone(context), Arc::clone(realm), Arc::clone(local));
-    let (client, shared, scope) = (from.client, from.shared, realm.scope.clone());
-    // The stream that needs it least, the one that is there, may end before it is open.
+    let scope = way.realm.scope.clone();
     scope.spawn(Box::pin(async move {
-        let local = &*local;
-        let from =
-            Reach { realm: &realm, worker, local, client, shared, trace: None, hostname: None };
-        let Some(pool) = realm.pools.get(worker) else { return };
+        let Some(pool) = way.pool() else { return };
         let attempt = Attempt::default();
-        let widening = pool.widen(&key, || dial(&context, from, &key, &attempt));
+        let widening = pool.widen(&way.key, || way.dial(&attempt));
         tokio::select! {
             biased;
-            () = realm.scope.draining() => {}
+            () = way.realm.scope.draining() => {}
             () = widening => {}
         }
     }));

@@ -103,7 +103,7 @@ async fn serve(
         };
         let is_first = again.is_none();
         let sent = again.take().unwrap_or_default();
-        let lane = |of| upstream::lane(context, from, &endpoint, of);
+        let lane = |of| upstream::lane(context, (realm, &local), from, &endpoint, of);
         let another = || upstream::another(context, (realm, &local), from, &endpoint);
         match stream.relay(&mut leg, sent, counts, patience, (lane, another)).await {
             Err(Ended::NotTaken(sent)) if is_first => {
