@@ -23,6 +23,7 @@ use crate::model::workload::Workload;
 use crate::native::lanes::Lanes;
 use crate::proxy::breaker::Breaker;
 use crate::proxy::http;
+use crate::proxy::http::plain::wires::Wires;
 use crate::proxy::inbound::admission::Admission;
 use crate::proxy::spread::Spread;
 use crate::proxy::{Context, Options};
@@ -66,6 +67,8 @@ pub struct Realm {
     pub pools: Vec<Pool>,
     /// Connections to endpoints that HTTP requests are sent on, one pool a data thread.
     pub http: Vec<http::pool::Pool>,
+    /// The same for plain requests.
+    pub wires: Vec<Wires>,
     /// Copies of HTTP requests under way.
     pub copies: Arc<http::mirror::Copies>,
     /// `None`: the agent's own namespace.
@@ -152,6 +155,7 @@ impl Realm {
             lanes: Lanes::default(),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
             http: context.runtimes.all().iter().map(|_| http::pool::Pool::default()).collect(),
+            wires: context.runtimes.all().iter().map(|_| Wires::default()).collect(),
             copies: Arc::default(),
             spread: Spread::over(context.runtimes.all().len()),
             scope: scope.clone(),

@@ -11,6 +11,9 @@ use crate::proxy::http::body::{self, Body};
 /// The name of the mesh in `proxy-status`.
 const NAME: &str = "nodemesh";
 
+/// What people are told is in.
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// The field of RFC 9209.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -102,6 +105,37 @@ impl Reason {
     }
 }
 
+impl Refusal {
+    /// What people read.
+    pub fn text(&self) -> String {
+        format!("{NAME}: {}\n", quoted(&self.details))
+    }
+
+    /// The value of the field `proxy-status`.
+    pub fn proxy_status(&self) -> String {
+        let details = quoted(&self.details);
+        format!("{NAME}; error={}; details=\"{details}\"", self.reason.error())
+    }
+
+    /// The answer as it is written on a connection of HTTP/1.1. `connection`: what is said about
+    /// that.
+    pub fn written(&self, is_for_head: bool, connection: Option<&str>) -> Vec<u8> {
+        let (status, text) = (self.reason.status(), self.text());
+        let connection = connection.map(|what| format!("connection: {what}\r\n"));
+        let connection = connection.unwrap_or_default();
+        let mut written = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {TEXT}\r\n{PROXY_STATUS}: {}\r\n\
+             content-length: {}\r\n{connection}\r\n",
+            self.proxy_status(),
+            text.len(),
+        );
+        if !is_for_head {
+            written.push_str(&text);
+        }
+        written.into_bytes()
+    }
+}
+
 /// Whether a request is one of gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -110,9 +144,8 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The answer to a request that is refused.
 pub fn refusal(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
-    let Refusal { reason, details } = refusal;
-    let details = quoted(details);
-    let status = format!("{NAME}; error={}; details=\"{details}\"", reason.error());
+    let reason = refusal.reason;
+    let (details, status) = (quoted(&refusal.details), refusal.proxy_status());
     let mut response = if is_grpc {
         let mut response = Response::new(body::empty());
         let headers = response.headers_mut();
@@ -123,10 +156,9 @@ pub fn refusal(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
         }
         response
     } else {
-        let mut response = Response::new(body::full(format!("{NAME}: {details}\n")));
+        let mut response = Response::new(body::full(refusal.text()));
         *response.status_mut() = reason.status();
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, text);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
         response
     };
     if let Ok(status) = HeaderValue::from_str(&status) {

@@ -14,7 +14,7 @@ use crate::balance;
 use crate::model::http::rules::HttpRule;
 use crate::model::http::{Cors, Filter, HeaderChange, Persistence, Retry};
 use crate::model::id::ResourceName;
-use crate::model::snapshot::{Backend, Endpoint, Endpoints, Snapshot, Split};
+use crate::model::snapshot::{Backend, Endpoint, Endpoints, Snapshot, Split, Target};
 use crate::proxy::http::answer::{Reason, Refusal};
 use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
@@ -101,12 +101,7 @@ pub fn decide(
     head: &mut request::Parts,
     began: Instant,
 ) -> Result<Decided, Refusal> {
-    let unknown = || Refusal {
-        reason: Reason::NoEndpoint,
-        details: format!("{} is no service any more", site.destination),
-    };
-    let target = mesh.services.get(&site.destination).ok_or_else(unknown)?;
-    let split = route::select(target, site.local.identity.id().namespace());
+    let (target, split) = looked_up(site, mesh)?;
     let Some(rules) = &split.http else {
         return itself(target.service.name.to_string(), split, version);
     };
@@ -118,8 +113,7 @@ pub fn decide(
         headers: &head.headers,
     };
     let Some(found) = find(rules, &view) else {
-        let details = format!("no rule for {} of Service {}", path, target.service.name);
-        return Err(Refusal { reason: Reason::NoRule, details });
+        return Err(no_rule(target, &path));
     };
     let prefix = found.prefix().map(str::to_owned);
     let at = rule_name(found.rule);
@@ -143,10 +137,7 @@ pub fn decide(
     }
     let by_weight = || backend(found.rule, rand::random());
     let picking = kept.map(|(index, backend, _)| (index, backend)).or_else(by_weight);
-    let (index, target_backend) = picking.ok_or_else(|| Refusal {
-        reason: Reason::Unresolved,
-        details: format!("{at} has no backend with a weight"),
-    })?;
+    let (index, target_backend) = picking.ok_or_else(|| no_weight(&at))?;
     let mut mirrors = mirrors.skip(mirrors_before(found.rule, index));
     let filters = found.rule.rule.backends.get(index).map(|backend| backend.filters.as_slice());
     if let Some(answer) = filtering.apply(filters.unwrap_or_default(), &mut mirrors, head)? {
@@ -162,12 +153,37 @@ pub fn decide(
         deadline: wanted(timeouts.request).map(|limit| began + limit),
         each: wanted(timeouts.backend),
         retry: found.rule.rule.retry.clone(),
-        ..picked(target_backend, Some((*found.rule.route).clone()), version, &at)?
+        ..picked(target_backend, Some(Arc::clone(&found.rule.route)), version, &at)?
     };
     if let Some((_, _, endpoint)) = kept {
         chosen.to.endpoint = endpoint.clone();
     }
     Ok(Decided::Send(Box::new(chosen)))
+}
+
+/// What the client has connected to, as its namespace sees it.
+///
+/// # Errors
+///
+/// It is no service any more.
+pub fn looked_up<'m>(site: &Site, mesh: &'m Snapshot) -> Result<(&'m Target, &'m Split), Refusal> {
+    let target = mesh.services.get(&site.destination).ok_or_else(|| Refusal {
+        reason: Reason::NoEndpoint,
+        details: format!("{} is no service any more", site.destination),
+    })?;
+    Ok((target, route::select(target, site.local.identity.id().namespace())))
+}
+
+/// That no rule of `target` is for requests of `path`.
+pub fn no_rule(target: &Target, path: &str) -> Refusal {
+    let details = format!("no rule for {path} of Service {}", target.service.name);
+    Refusal { reason: Reason::NoRule, details }
+}
+
+/// That `at` sends nothing anywhere.
+pub fn no_weight(at: &str) -> Refusal {
+    let details = format!("{at} has no backend with a weight");
+    Refusal { reason: Reason::Unresolved, details }
 }
 
 /// How many mirrors the backends before the one at `index` have: they are not for its requests.
@@ -178,7 +194,7 @@ fn mirrors_before(rule: &HttpRule, index: usize) -> usize {
 }
 
 /// How people are told of a rule.
-fn rule_name(rule: &HttpRule) -> String {
+pub fn rule_name(rule: &HttpRule) -> String {
     match &rule.rule.name {
         Some(name) => format!("rule {name} of route {}", rule.route),
         None => format!("rule {} of route {}", rule.index, rule.route),
@@ -187,32 +203,47 @@ fn rule_name(rule: &HttpRule) -> String {
 
 /// Without HTTP routes, which have gone meanwhile.
 fn itself(service: String, split: &Split, version: Version) -> Result<Decided, Refusal> {
-    let (_, backend) =
-        route::split::pick(&split.backends, rand::random()).ok_or_else(|| Refusal {
-            reason: Reason::Unresolved,
-            details: format!("Service {service} has no backend with a weight"),
-        })?;
-    picked(backend, split.route.clone(), version, &service).map(Box::new).map(Decided::Send)
+    let (_, backend) = route::split::pick(&split.backends, rand::random())
+        .ok_or_else(|| no_weight(&format!("Service {service}")))?;
+    picked(backend, split.route.clone().map(Arc::new), version, &service)
+        .map(Box::new)
+        .map(Decided::Send)
+}
+
+/// One of the endpoints of `backend`, and all of them; `at` says where it is named.
+///
+/// # Errors
+///
+/// There is none.
+pub fn one_of(
+    backend: &Backend,
+    route: Option<Arc<ResourceName>>,
+    version: Version,
+    at: impl Fn() -> String,
+) -> Result<(To, Arc<[Endpoint]>), Refusal> {
+    let Endpoints::Resolved { service, endpoints } = &backend.endpoints else {
+        let details =
+            format!("{}: there is no Service {} with port {}", at(), backend.service, backend.port);
+        return Err(Refusal { reason: Reason::Unresolved, details });
+    };
+    let Some(endpoint) = balance::pick(endpoints, rand::random()) else {
+        let details = format!("{}: Service {} has no endpoint", at(), backend.service);
+        return Err(Refusal { reason: Reason::NoEndpoint, details });
+    };
+    let service = Some(Arc::clone(service));
+    Ok((To { service, route, endpoint: endpoint.clone(), version }, Arc::clone(endpoints)))
 }
 
 fn picked(
     backend: &Backend,
-    route: Option<ResourceName>,
+    route: Option<Arc<ResourceName>>,
     version: Version,
     at: &str,
 ) -> Result<Chosen, Refusal> {
-    let Endpoints::Resolved { service, endpoints } = &backend.endpoints else {
-        let details =
-            format!("{at}: there is no Service {} with port {}", backend.service, backend.port);
-        return Err(Refusal { reason: Reason::Unresolved, details });
-    };
-    let Some(endpoint) = balance::pick(endpoints, rand::random()) else {
-        let details = format!("{at}: Service {} has no endpoint", backend.service);
-        return Err(Refusal { reason: Reason::NoEndpoint, details });
-    };
+    let (to, endpoints) = one_of(backend, route, version, || at.to_owned())?;
     Ok(Chosen {
-        to: To { service: Some(Arc::clone(service)), route, endpoint: endpoint.clone(), version },
-        endpoints: Arc::clone(endpoints),
+        to,
+        endpoints,
         after: After::default(),
         deadline: None,
         each: None,

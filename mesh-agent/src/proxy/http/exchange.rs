@@ -1,5 +1,6 @@
 //! One request: which rule, what it changes, and who answers.
 
+use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::balance;
-use crate::failure::{Kind, chain};
+use crate::failure::{Failure, Kind, chain};
 use crate::model::snapshot::Endpoint;
 use crate::proxy::http::answer::{self, Reason, Refusal};
 use crate::proxy::http::attempt::{self, Sent};
@@ -25,7 +26,7 @@ use crate::proxy::http::{Site, mirror};
 use crate::task::clock;
 
 /// How often another endpoint is tried if the first cannot be reached and nothing was sent.
-const OTHER_ENDPOINTS: u32 = 2;
+pub const OTHER_ENDPOINTS: u32 = 2;
 
 /// Answers a request of `site`.
 pub async fn run(site: Arc<Site>, version: Version, request: Request<Incoming>) -> Response<Body> {
@@ -146,19 +147,8 @@ async fn send(
                 continue;
             }
             Sent::Unreached(_) | Sent::Broken(_) | Sent::Late if may_retry => {}
-            Sent::Unreached(failure) => {
-                let reason = match failure.kind {
-                    Kind::Denied | Kind::Plaintext => Reason::Denied,
-                    Kind::Timeout => Reason::Timeout,
-                    _ => Reason::Unreachable,
-                };
-                let details = format!("{}: {failure}", to.endpoint.workload.name);
-                return Err(Refusal { reason, details });
-            }
-            Sent::Broken(error) => {
-                let details = format!("{}: {}", to.endpoint.workload.name, chain(&error));
-                return Err(Refusal { reason: Reason::Broken, details });
-            }
+            Sent::Unreached(failure) => return Err(unreached(&to.endpoint, &failure)),
+            Sent::Broken(error) => return Err(broken(&to.endpoint, &error)),
             Sent::Late | Sent::Spent => return Err(late(chosen)),
         }
         retried += 1;
@@ -176,8 +166,24 @@ fn late(chosen: &Chosen) -> Refusal {
     Refusal { reason: Reason::Timeout, details }
 }
 
+/// That an endpoint cannot be reached.
+pub fn unreached(endpoint: &Endpoint, failure: &Failure) -> Refusal {
+    let reason = match failure.kind {
+        Kind::Denied | Kind::Plaintext => Reason::Denied,
+        Kind::Timeout => Reason::Timeout,
+        _ => Reason::Unreachable,
+    };
+    Refusal { reason, details: format!("{}: {failure}", endpoint.workload.name) }
+}
+
+/// That an endpoint has broken HTTP, or the connection.
+pub fn broken(endpoint: &Endpoint, error: &dyn StdError) -> Refusal {
+    let details = format!("{}: {}", endpoint.workload.name, chain(error));
+    Refusal { reason: Reason::Broken, details }
+}
+
 /// Another endpoint than the one that was tried, if there is one.
-fn another(endpoints: &[Endpoint], tried: &Endpoint) -> Endpoint {
+pub fn another(endpoints: &[Endpoint], tried: &Endpoint) -> Endpoint {
     let others: Vec<Endpoint> =
         endpoints.iter().filter(|endpoint| endpoint.address != tried.address).cloned().collect();
     balance::pick(&others, rand::random()).cloned().unwrap_or_else(|| tried.clone())

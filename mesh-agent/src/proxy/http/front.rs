@@ -12,12 +12,20 @@ use crate::io::leg::Leg;
 #[derive(Debug)]
 pub struct Front {
     leg: Leg,
+    /// What was read already, and how much of it was asked for since.
+    before: Vec<u8>,
+    given: usize,
 }
 
 impl Front {
     /// Of a client, or of an application.
     pub const fn new(leg: Leg) -> Self {
-        Self { leg }
+        Self::after(leg, Vec::new())
+    }
+
+    /// Of which `before` was read already.
+    pub const fn after(leg: Leg, before: Vec<u8>) -> Self {
+        Self { leg, before, given: 0 }
     }
 }
 
@@ -27,7 +35,18 @@ impl AsyncRead for Front {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(self.leg.stream()).poll_read(cx, buffer)
+        let this = &mut *self;
+        if let Some(rest) = this.before.get(this.given..).filter(|rest| !rest.is_empty()) {
+            let part = rest.len().min(buffer.remaining());
+            buffer.put_slice(rest.get(..part).unwrap_or_default());
+            this.given += part;
+            if this.given == this.before.len() {
+                this.before = Vec::new();
+                this.given = 0;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(this.leg.stream()).poll_read(cx, buffer)
     }
 }
 

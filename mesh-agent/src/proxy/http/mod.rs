@@ -2,7 +2,7 @@
 //! itself, and goes to an endpoint by the way that any connection of the workload goes.
 //!
 //! [`serve`] speaks with the client, [`exchange`] decides about a request and has it answered, and
-//! [`upstream`] keeps connections to endpoints. The protocol is hyper's.
+//! [`upstream`] keeps connections to endpoints. The protocol is hyper's, but for [`plain`] requests.
 
 pub mod answer;
 pub mod attempt;
@@ -15,6 +15,7 @@ pub mod fields;
 pub mod filtering;
 pub mod front;
 pub mod mirror;
+pub mod plain;
 pub mod pool;
 pub mod replay;
 pub mod serve;

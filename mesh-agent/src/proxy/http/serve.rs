@@ -1,6 +1,7 @@
 //! Speaks with a client.
 
 use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -22,7 +23,7 @@ use crate::proxy::Context;
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::executor::InScope;
 use crate::proxy::http::front::Front;
-use crate::proxy::http::{Site, exchange};
+use crate::proxy::http::{Site, exchange, plain};
 use crate::proxy::realm::{Local, Realm};
 use crate::sys::socket;
 
@@ -34,11 +35,11 @@ const LOOK_BYTES: usize = 32;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long the head of a request may take. nginx and Go's recommendations are of this order.
-const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The longest head of a request, and how many fields it has at most.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
-const MAX_FIELDS: usize = 200;
+pub(super) const MAX_FIELDS: usize = 200;
 
 /// Requests of one HTTP/2 connection at once.
 const MAX_STREAMS: u32 = 1_000;
@@ -67,10 +68,25 @@ pub async fn accept(
     let local = Arc::clone(local);
     let (id, rest): ([u8; 16], [u8; 8]) = rand::random();
     let trace = Trace::begin(id, rest);
-    let site = Site { context, realm, worker, local, client, destination, trace };
-    if let Err(error) = run(site, leg, version).await {
-        let error = chain(&error);
+    let site = Arc::new(Site { context, realm, worker, local, client, destination, trace });
+    let failed = |error: &dyn StdError| {
+        let error = chain(error);
         tracing::debug!(%client, %destination, error, "a client's HTTP connection failed");
+    };
+    let mut read = Vec::new();
+    if version == Version::Http1 {
+        match plain::serve::run(&site, &mut leg).await {
+            Ok(Some(first)) => read = first,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                failed(&error);
+                return Ok(None);
+            }
+        }
+    }
+    // Those that never come here do not carry its state.
+    if let Err(error) = Box::pin(run(site, Front::after(leg, read), version)).await {
+        failed(&error);
     }
     Ok(None)
 }
@@ -119,14 +135,13 @@ async fn looked_at(stream: &TcpStream) -> io::Result<Option<Version>> {
 /// # Errors
 ///
 /// The client has broken HTTP, or the connection.
-async fn run(site: Site, leg: Leg, version: Version) -> Result<(), hyper::Error> {
+async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hyper::Error> {
     let scope = site.realm.scope.clone();
-    let site = Arc::new(site);
     let service = service_fn(move |request| {
         let site = Arc::clone(&site);
         async move { Ok::<_, Infallible>(exchange::run(site, version, request).await) }
     });
-    let io = TokioIo::new(Front::new(leg));
+    let io = TokioIo::new(front);
     let mut draining = pin!(scope.draining());
     match version {
         Version::Http1 => {

@@ -33,11 +33,11 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_FIELDS: usize = 200;
 
 /// What lives as long as a connection.
-struct Kept {
+pub struct Kept {
     /// Its place on a tunnel.
     _lease: Option<Lease>,
     /// Its other end, if that is on this node.
-    opened: Option<Opened>,
+    pub opened: Option<Opened>,
 }
 
 /// What a request goes to.
@@ -46,7 +46,7 @@ pub struct To {
     /// The service that the backend is.
     pub service: Option<Arc<Service>>,
     /// The route that says so.
-    pub route: Option<ResourceName>,
+    pub route: Option<Arc<ResourceName>>,
     /// The endpoint.
     pub endpoint: Endpoint,
     /// The version that is spoken.
@@ -71,10 +71,20 @@ impl To {
 ///
 /// It could not be made, or may not be.
 pub async fn connect(site: &Site, to: &To) -> Result<Sender, Failure> {
+    let (io, conn, kept) = open(site, to).await?;
+    spoken(site, to, conn, io, kept).await
+}
+
+/// Makes a connection, which is reported by whoever has it.
+///
+/// # Errors
+///
+/// It could not be made, or may not be, and that was reported.
+pub async fn open(site: &Site, to: &To) -> Result<(Counted, Conn, Kept), Failure> {
     let context = &*site.context;
     let mut conn = Conn::new(&context.telemetry, Reporter::Source, site.client, site.destination);
     match make(site, to, &mut conn).await {
-        Ok((io, kept)) => spoken(site, to, conn, io, kept).await,
+        Ok((io, kept)) => Ok((Counted { io, carried: Arc::clone(&conn.carried) }, conn, kept)),
         Err(failure) => {
             let again = failure.again();
             conn.finish(Err(failure));
@@ -93,7 +103,7 @@ async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kep
     };
     conn.towards(endpoint, resident.is_some());
     conn.parties.service.clone_from(&to.service);
-    conn.route.clone_from(&to.route);
+    conn.route = to.route.as_deref().cloned();
     conn.trace = site.trace;
     let shared = mesh.is_shared(endpoint.address.ip());
     drop(mesh);
@@ -142,10 +152,10 @@ async fn spoken(
     site: &Site,
     to: &To,
     conn: Conn,
-    io: Box<dyn Io>,
+    io: Counted,
     kept: Kept,
 ) -> Result<Sender, Failure> {
-    let io = TokioIo::new(Counted { io, carried: Arc::clone(&conn.carried) });
+    let io = TokioIo::new(io);
     let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     match to.version {
         Version::Http1 => {
@@ -212,8 +222,8 @@ where
     }));
 }
 
-/// Counts what goes over a connection.
-struct Counted {
+/// A connection, of which it is counted what goes over it.
+pub struct Counted {
     io: Box<dyn Io>,
     carried: Arc<Carried>,
 }

@@ -95,7 +95,8 @@ impl Arrival {
         pending().await
     }
 
-    fn refusal(&self, mesh: &Snapshot) -> Option<Forbidden> {
+    /// Why the destination's policies do not allow it.
+    pub fn refusal(&self, mesh: &Snapshot) -> Option<Forbidden> {
         let policy = mesh.policy(&self.local.workload.name);
         let port = self.to.port();
         if self.principal.is_none() && policy.mtls(port) == MtlsMode::Strict {

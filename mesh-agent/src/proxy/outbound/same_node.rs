@@ -61,6 +61,14 @@ impl Opened {
         (Self { far, arrival, is_itself }, judged)
     }
 
+    /// Why it may not be any more.
+    pub fn refusal(&self, context: &Context) -> Option<Forbidden> {
+        if self.is_itself {
+            return None;
+        }
+        self.arrival.refusal(&context.mesh.load())
+    }
+
     /// Waits until a later snapshot forbids it. Never, if none does.
     pub async fn forbidden(&self, context: &Context) -> Forbidden {
         if self.is_itself {

@@ -1,15 +1,15 @@
 //! Finds a request's rule.
 
-use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, Method};
 
 use crate::model::http::PathMatch;
 use crate::model::http::rules::{HttpRule, HttpRules};
 use crate::model::http::table::{Bucket, Candidate, Node, Table};
 use crate::route::http::compile::elements;
+use crate::route::http::fields::Fields;
 use crate::route::http::query::{self, Parameters};
 
 /// What of a request decides where it goes.
@@ -23,7 +23,7 @@ pub struct RequestView<'a> {
     /// What is after the `?`, without it.
     pub query: Option<&'a str>,
     /// Its header fields.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a dyn Fields,
 }
 
 /// The rule that a request is for.
@@ -113,16 +113,16 @@ impl<'a> Search<'a> {
         }
         // From the side that has fewer names.
         let headers = self.request.headers;
-        if bucket.by_header.len() <= headers.keys_len() {
+        if bucket.by_header.len() <= headers.count() {
             for (name, lists) in &bucket.by_header {
                 best = self.best_by_header(name, lists, best);
             }
         } else {
-            for name in headers.keys() {
+            headers.each_name(&mut |name| {
                 if let Some(lists) = bucket.by_header.get(name) {
                     best = self.best_by_header(name, lists, best);
                 }
-            }
+            });
         }
         if !bucket.by_query.is_empty() && self.request.query.is_some() {
             best = self.best_by_query(bucket, best);
@@ -136,7 +136,7 @@ impl<'a> Search<'a> {
         lists: &'t HashMap<Vec<u8>, Vec<Candidate>>,
         best: Option<&'t Candidate>,
     ) -> Option<&'t Candidate> {
-        let value = joined(self.request.headers, name);
+        let value = self.request.headers.joined(name);
         match value.and_then(|value| lists.get(value.as_ref())) {
             Some(list) => self.best_of(list, best),
             None => best,
@@ -189,7 +189,7 @@ impl<'a> Search<'a> {
         let RequestView { method, headers, .. } = self.request;
         candidate.method.as_ref().is_none_or(|expected| expected == *method)
             && candidate.headers.iter().all(|(name, condition)| {
-                joined(headers, name).is_some_and(|value| condition.is_true(&value))
+                headers.joined(name).is_some_and(|value| condition.is_true(&value))
             })
             && candidate.query.iter().all(|(name, condition)| {
                 let value = self.parameters().get(name.as_bytes());
@@ -213,18 +213,4 @@ fn deepest(prefixes: &[Node], path: &str) -> usize {
         }
     }
     at
-}
-
-/// The value of a header: of all fields of that name (RFC 9110, section 5.3), which for cookies is
-/// written differently (RFC 9113, section 8.2.3). `None` if there is none.
-fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let mut all = Cow::Borrowed(values.next()?);
-    let separator: &[u8] = if name == header::COOKIE { b"; " } else { b"," };
-    for value in values {
-        let all = all.to_mut();
-        all.extend_from_slice(separator);
-        all.extend_from_slice(value);
-    }
-    Some(all)
 }

@@ -1,6 +1,7 @@
 //! What HTTP routes say about one request: which rule, which backend, what is changed (pure).
 
 pub mod cors;
+pub mod fields;
 pub mod headers;
 pub mod mirror;
 pub mod redirect;

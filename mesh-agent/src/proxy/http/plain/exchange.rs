@@ -1,0 +1,483 @@
+//! One plain request: who answers, and the bytes of both.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::io::leg;
+use crate::model::snapshot::Endpoint;
+use crate::proxy::http::Site;
+use crate::proxy::http::answer::{Reason, Refusal};
+use crate::proxy::http::exchange::{OTHER_ENDPOINTS, another, broken, unreached};
+use crate::proxy::http::plain::buffer::Buffer;
+use crate::proxy::http::plain::choose::{Asked, Way};
+use crate::proxy::http::plain::chunks::{Chunks, Malformed};
+use crate::proxy::http::plain::head::{self, Answer, Framing};
+use crate::proxy::http::plain::wires::Wire;
+use crate::proxy::http::serve::MAX_HEAD_BYTES;
+use crate::proxy::http::upstream::Counted;
+use crate::proxy::inbound::application::Forbidden;
+
+/// What the client's connection is good for after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Another request.
+    Next,
+    /// Nothing, and the client knows.
+    Close,
+    /// Nothing, and the client is still talking.
+    Linger,
+}
+
+/// Why a request was not answered, or not to the end.
+enum Trouble {
+    /// The client's connection failed.
+    Client(io::Error),
+    /// The endpoint's did.
+    Upstream(io::Error),
+    /// What the endpoint says is no answer.
+    Broken(Broken),
+    /// Policies forbid it.
+    Forbidden(Forbidden),
+}
+
+/// What is wrong with an answer.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Head(#[from] head::Broken),
+    #[error(transparent)]
+    Chunks(#[from] Malformed),
+    #[error("the head of the answer is longer than {MAX_HEAD_BYTES} bytes")]
+    TooLong,
+}
+
+/// How far an answer has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// The endpoint has said something.
+    heard: bool,
+    /// The client was told some of it.
+    told: bool,
+}
+
+/// How an answer has ended.
+struct Answered {
+    /// The endpoint's connection can carry another request.
+    keeps: bool,
+    after: After,
+}
+
+/// A request in its buffer, as it goes on.
+struct Going<'a> {
+    site: &'a Arc<Site>,
+    asked: &'a Asked,
+    /// Its length with its body.
+    length: u64,
+    /// All of it is in the buffer.
+    is_whole: bool,
+}
+
+/// Has the request answered whose head is at the beginning of `buffer`, and takes it off.
+///
+/// # Errors
+///
+/// The client's connection failed, or what was said to it cannot be ended in order.
+pub async fn run(
+    site: &Arc<Site>,
+    client: &mut TcpStream,
+    buffer: &mut Buffer,
+    asked: &Asked,
+    way: Result<Way, Refusal>,
+) -> io::Result<After> {
+    let start = asked.cuts.take_out(buffer.filled_mut().get_mut(..asked.head).unwrap_or_default());
+    buffer.consume(start);
+    let length = ((asked.head - start) as u64).saturating_add(asked.body);
+    let is_whole = buffer.filled().len() as u64 >= length;
+    let going = Going { site, asked, length, is_whole };
+    let sent = match way {
+        Ok(way) => going.send(client, buffer, way).await?,
+        Err(refusal) => Err(refusal),
+    };
+    let after = match sent {
+        Ok(after) => after,
+        Err(refusal) => Box::pin(going.refuse(client, refusal)).await?,
+    };
+    if is_whole {
+        buffer.consume(usize::try_from(length).unwrap_or(usize::MAX));
+    }
+    Ok(after)
+}
+
+impl Going<'_> {
+    /// Sends it to the endpoint of `way`, or to another if that cannot be reached.
+    async fn send(
+        &self,
+        client: &mut TcpStream,
+        buffer: &mut Buffer,
+        way: Way,
+    ) -> io::Result<Result<After, Refusal>> {
+        let (site, Way { mut to, endpoints }) = (self.site, way);
+        let Some(wires) = site.realm.wires.get(site.worker) else {
+            return Err(io::Error::other("no such data thread"));
+        };
+        let mut elsewhere = 0;
+        loop {
+            let waiting = wires.take(site, &to.endpoint);
+            let is_fresh = waiting.is_none();
+            let opened = match waiting {
+                Some(wire) => Ok(wire),
+                None => Box::pin(Wire::open(site, &to)).await,
+            };
+            let mut wire = match opened {
+                Ok(wire) => wire,
+                Err(_) if elsewhere < OTHER_ENDPOINTS && endpoints.len() > 1 => {
+                    elsewhere += 1;
+                    to.endpoint = another(&endpoints, &to.endpoint);
+                    continue;
+                }
+                Err(failure) => return Ok(Err(unreached(&to.endpoint, &failure))),
+            };
+            let mut progress = Progress::default();
+            let carried = {
+                let (io, forbidden) = wire.parts(&site.context);
+                tokio::select! {
+                    biased;
+                    carried = self.carry(client, io, buffer, &mut progress) => carried,
+                    forbidden = forbidden => Err(Trouble::Forbidden(forbidden)),
+                }
+            };
+            match carried {
+                Ok(Answered { keeps, after }) => {
+                    match (keeps, after) {
+                        (true, _) => wires.put(site, to.endpoint.address, wire),
+                        // It was answered before all of it was sent.
+                        (false, After::Linger) => wire.finish(Ok(())),
+                        (false, _) => site.realm.scope.spawn(Box::pin(wire.end())),
+                    }
+                    return Ok(Ok(after));
+                }
+                // One that has waited may have been closed meanwhile.
+                Err(Trouble::Upstream(error)) if !is_fresh && self.may_repeat(progress) => {
+                    wire.finish(Err(reset(Side::Upstream, error)));
+                }
+                Err(trouble) => {
+                    return self.failed(wire, &to.endpoint, trouble, progress).map(Err);
+                }
+            }
+        }
+    }
+
+    /// Whether nobody can tell that it is sent twice.
+    const fn may_repeat(&self, progress: Progress) -> bool {
+        self.is_whole && self.asked.is_idempotent && !progress.heard
+    }
+
+    /// Reports why there is no answer, and says it to the client if that is possible.
+    fn failed(
+        &self,
+        wire: Wire,
+        endpoint: &Endpoint,
+        trouble: Trouble,
+        progress: Progress,
+    ) -> io::Result<Refusal> {
+        let refusal = match trouble {
+            Trouble::Client(error) => {
+                wire.finish(Err(reset(Side::Client, error.to_string())));
+                return Err(error);
+            }
+            Trouble::Upstream(error) => {
+                let refusal = broken(endpoint, &error);
+                wire.finish(Err(reset(Side::Upstream, error)));
+                refusal
+            }
+            Trouble::Broken(error) => {
+                let refusal = broken(endpoint, &error);
+                let (kind, again) = (Kind::Protocol, Retry::IfIdempotent);
+                wire.finish(Err(Failure::because(kind, Side::Upstream, again, error)));
+                refusal
+            }
+            Trouble::Forbidden(forbidden) => unreached(endpoint, &wire.forbid(forbidden)),
+        };
+        if progress.told {
+            tracing::debug!(client = %self.site.client, destination = %self.site.destination,
+                details = %refusal.details, "an answer is cut off");
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(refusal)
+    }
+
+    /// Carries the request there, and the answer back.
+    async fn carry(
+        &self,
+        client: &mut TcpStream,
+        io: &mut Counted,
+        buffer: &mut Buffer,
+        progress: &mut Progress,
+    ) -> Result<Answered, Trouble> {
+        if !self.is_whole {
+            return Box::pin(self.carry_long(client, io, buffer, progress)).await;
+        }
+        let length = usize::try_from(self.length).unwrap_or(usize::MAX);
+        let whole = buffer.filled().get(..length).unwrap_or_default();
+        io.write_all(whole).await.map_err(Trouble::Upstream)?;
+        let mut input = Buffer::default();
+        let head = tokio::select! {
+            biased;
+            head = self.head(io, &mut input, progress) => head?,
+            // The end of what the client says is not the end of what it hears; a reset is.
+            error = leg::failed(client) => return Err(Trouble::Client(error)),
+        };
+        self.pass_on(head, (io, client), &mut input, progress).await
+    }
+
+    /// The same for a request of which there is more to come.
+    async fn carry_long(
+        &self,
+        client: &mut TcpStream,
+        io: &mut Counted,
+        buffer: &mut Buffer,
+        progress: &mut Progress,
+    ) -> Result<Answered, Trouble> {
+        let (mut said, mut told) = client.split();
+        let (mut from, mut to) = tokio::io::split(io);
+        let mut input = Buffer::default();
+        let mut upload = pin!(upload((&mut said, &mut to), buffer, self.length));
+        let mut download = pin!(async {
+            let head = self.head(&mut from, &mut input, progress).await?;
+            self.pass_on(head, (&mut from, &mut told), &mut input, progress).await
+        });
+        let mut is_sent = None;
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut upload, if is_sent.is_none() => match sent {
+                    Ok(()) => is_sent = Some(true),
+                    // An answer may have come before.
+                    Err(Trouble::Upstream(_)) => is_sent = Some(false),
+                    Err(trouble) => return Err(trouble),
+                },
+                answered = &mut download => {
+                    let answered = answered?;
+                    if is_sent == Some(true) {
+                        return Ok(answered);
+                    }
+                    return Ok(Answered { keeps: false, after: After::Linger });
+                }
+            }
+        }
+    }
+
+    /// Reads the head of an answer into `input`.
+    async fn head<From>(
+        &self,
+        from: &mut From,
+        input: &mut Buffer,
+        progress: &mut Progress,
+    ) -> Result<Answer, Trouble>
+    where
+        From: AsyncRead + Unpin,
+    {
+        loop {
+            if input.filled().len() > MAX_HEAD_BYTES {
+                return Err(Trouble::Broken(Broken::TooLong));
+            }
+            let read = input.fill(from, MAX_HEAD_BYTES).await.map_err(Trouble::Upstream)?;
+            if read == 0 {
+                return Err(Trouble::Upstream(io::ErrorKind::UnexpectedEof.into()));
+            }
+            progress.heard = true;
+            if let Some(answer) = read_head(input, self.asked.is_for_head)? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Passes an answer on whose head is in `input`, with those that announce it.
+    async fn pass_on<From, To>(
+        &self,
+        mut answer: Answer,
+        (from, to): (&mut From, &mut To),
+        input: &mut Buffer,
+        progress: &mut Progress,
+    ) -> Result<Answered, Trouble>
+    where
+        From: AsyncRead + Unpin,
+        To: AsyncWrite + Unpin,
+    {
+        while answer.status.is_informational() {
+            progress.told = true;
+            let head = input.filled().get(..answer.length).unwrap_or_default();
+            to.write_all(head).await.map_err(Trouble::Client)?;
+            input.consume(answer.length);
+            answer = match read_head(input, self.asked.is_for_head)? {
+                Some(answer) => answer,
+                None => self.head(from, input, progress).await?,
+            };
+        }
+        let is_draining = self.site.realm.scope.is_draining();
+        let closes = self.asked.closes || is_draining || answer.framing == Framing::Close;
+        let head = readied(&answer, input, closes);
+        let mut rest = Rest::of(answer.framing);
+        let body = input.filled().get(head..).unwrap_or_default();
+        let (there, n_taken) = (body.len(), rest.take(body)?);
+        self.answered(answer.status);
+        progress.told = true;
+        let first = input.filled().get(..head + n_taken).unwrap_or_default();
+        to.write_all(first).await.map_err(Trouble::Client)?;
+        let mut is_exact = n_taken == there;
+        input.consume(head + there);
+        while !rest.is_done() {
+            let read = input.fill(from, usize::MAX).await.map_err(Trouble::Upstream)?;
+            if read == 0 {
+                rest.end().map_err(Trouble::Upstream)?;
+                break;
+            }
+            let n_taken = rest.take(input.filled())?;
+            let taken = input.filled().get(..n_taken).unwrap_or_default();
+            to.write_all(taken).await.map_err(Trouble::Client)?;
+            is_exact = n_taken == read;
+            input.passed(read);
+        }
+        let after = if closes { After::Close } else { After::Next };
+        Ok(Answered { keeps: answer.keeps && is_exact, after })
+    }
+
+    fn answered(&self, status: StatusCode) {
+        self.site.context.telemetry.request_answered(status.as_u16(), "backend");
+    }
+
+    /// Answers in the name of the mesh.
+    async fn refuse(&self, client: &mut TcpStream, refusal: Refusal) -> io::Result<After> {
+        let Refusal { reason, details } = &refusal;
+        tracing::debug!(client = %self.site.client, destination = %self.site.destination, ?reason,
+            %details, "a request is refused");
+        let status = reason.status().as_u16();
+        self.site.context.telemetry.request_answered(status, Reason::as_str(*reason));
+        let is_last = self.asked.closes || self.site.realm.scope.is_draining() || !self.is_whole;
+        let connection = is_last.then_some("close");
+        client.write_all(&refusal.written(self.asked.is_for_head, connection)).await?;
+        Ok(match (self.is_whole, is_last) {
+            (false, _) => After::Linger,
+            (true, true) => After::Close,
+            (true, false) => After::Next,
+        })
+    }
+}
+
+fn reset(side: Side, because: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::because(Kind::Reset, side, Retry::IfIdempotent, because)
+}
+
+/// Sends `length` bytes to the endpoint: those of `buffer` first.
+async fn upload(
+    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
+    buffer: &mut Buffer,
+    length: u64,
+) -> Result<(), Trouble> {
+    let mut left = length.saturating_sub(buffer.filled().len() as u64);
+    to.write_all(buffer.filled()).await.map_err(Trouble::Upstream)?;
+    buffer.consume(buffer.filled().len());
+    while left > 0 {
+        let limit = usize::try_from(left).unwrap_or(usize::MAX);
+        let read = buffer.fill(from, limit).await.map_err(Trouble::Client)?;
+        if read == 0 {
+            return Err(Trouble::Client(io::ErrorKind::UnexpectedEof.into()));
+        }
+        to.write_all(buffer.filled()).await.map_err(Trouble::Upstream)?;
+        left -= read as u64;
+        buffer.passed(read);
+    }
+    // The next request needs no room for a long body.
+    *buffer = Buffer::default();
+    Ok(())
+}
+
+/// The head of an answer at the beginning of `input`, tidied if it must be.
+fn read_head(input: &mut Buffer, is_for_head: bool) -> Result<Option<Answer>, Trouble> {
+    let broken = |error: head::Broken| Trouble::Broken(error.into());
+    let answer = head::answer(input.filled(), is_for_head).map_err(broken)?;
+    let Some(sloppy) = answer.as_ref().filter(|answer| answer.is_sloppy) else { return Ok(answer) };
+    let head = head::tidied(input.filled().get(..sloppy.length).unwrap_or_default());
+    input.replace(sloppy.length, &head);
+    head::answer(input.filled(), is_for_head).map_err(broken)
+}
+
+/// Makes the head of an answer at the beginning of `input` ready to go on; says how long it is then.
+fn readied(answer: &Answer, input: &mut Buffer, closes: bool) -> usize {
+    if answer.is_old
+        && let Some(digit) = input.filled_mut().get_mut(b"HTTP/1.".len())
+    {
+        // What the client's connection speaks.
+        *digit = b'1';
+    }
+    let head = input.filled_mut().get_mut(..answer.length).unwrap_or_default();
+    if closes {
+        let mut text = answer.cuts.left_of(head);
+        text.extend_from_slice(b"connection: close\r\n\r\n");
+        input.replace(answer.length, &text);
+        return text.len();
+    }
+    let start = answer.cuts.take_out(head);
+    input.consume(start);
+    answer.length - start
+}
+
+/// What is left of an answer's body.
+enum Rest {
+    Length(u64),
+    Chunked(Chunks),
+    Close,
+    Ended,
+}
+
+impl Rest {
+    fn of(framing: Framing) -> Self {
+        match framing {
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(Chunks::default()),
+            Framing::Close => Self::Close,
+        }
+    }
+
+    /// How many bytes of `input` belong to it.
+    fn take(&mut self, input: &[u8]) -> Result<usize, Trouble> {
+        match self {
+            Self::Length(left) => {
+                let part = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= part as u64;
+                Ok(part)
+            }
+            Self::Chunked(chunks) => {
+                chunks.take(input).map_err(|error| Trouble::Broken(error.into()))
+            }
+            Self::Close => Ok(input.len()),
+            Self::Ended => Ok(0),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(chunks) => chunks.is_done(),
+            Self::Close => false,
+            Self::Ended => true,
+        }
+    }
+
+    /// The endpoint says no more.
+    fn end(&mut self) -> io::Result<()> {
+        match self {
+            Self::Close => {
+                *self = Self::Ended;
+                Ok(())
+            }
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Connections to endpoints that wait for the next plain request.
+//!
+//! One table belongs to one data thread of one namespace. A connection is used for one workload's
+//! requests to one endpoint only: it shows who asks. None has a task of its own: whether one still
+//! stands is seen when it is taken, and now and then.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::failure::Failure;
+use crate::model::id::ResourceName;
+use crate::model::snapshot::Endpoint;
+use crate::proxy;
+use crate::proxy::conn::Conn;
+use crate::proxy::http::Site;
+use crate::proxy::http::pool::IDLE;
+use crate::proxy::http::upstream::{self, Counted, Kept, To};
+use crate::proxy::inbound::application::Forbidden;
+use crate::proxy::realm::Realm;
+
+/// Connections that wait for one endpoint, at most. Further ones are closed.
+const MAX_IDLE: usize = 64;
+
+/// How often those are looked at that wait.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// How long an application may take to close what we have closed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection to an endpoint, for one request at a time. In a box: it is moved between tasks and
+/// tables.
+pub struct Wire(Box<Held>);
+
+/// What a connection holds.
+struct Held {
+    io: Counted,
+    conn: Conn,
+    /// Its place on a tunnel, or its other end.
+    kept: Kept,
+    source: ResourceName,
+    destination: ResourceName,
+    since: Instant,
+}
+
+/// Connections that wait.
+#[derive(Default)]
+pub struct Wires(Mutex<Idle>);
+
+#[derive(Default)]
+struct Idle {
+    by_endpoint: HashMap<SocketAddr, Vec<Wire>>,
+    /// A task looks at them.
+    is_swept: bool,
+}
+
+impl Wire {
+    /// Makes one.
+    ///
+    /// # Errors
+    ///
+    /// It could not be made, or may not be, and that was reported.
+    pub async fn open(site: &Site, to: &To) -> Result<Self, Failure> {
+        let (io, conn, kept) = upstream::open(site, to).await?;
+        Ok(Self(Box::new(Held {
+            io,
+            conn,
+            kept,
+            source: site.local.workload.name.clone(),
+            destination: to.endpoint.workload.name.clone(),
+            since: Instant::now(),
+        })))
+    }
+
+    /// Reports the end, whose reason `result` is.
+    pub fn finish(mut self, result: Result<(), Failure>) {
+        if let Some(opened) = self.0.kept.opened {
+            opened.finish(&mut self.0.conn, &result);
+        }
+        self.0.conn.finish(result);
+    }
+
+    /// Ends it, since it may not be any more.
+    pub fn forbid(mut self, forbidden: Forbidden) -> Failure {
+        let failure = match &mut self.0.kept.opened {
+            Some(opened) => forbidden.note(&mut opened.far),
+            None => forbidden.note(&mut self.0.conn),
+        };
+        self.finish(Err(failure.again()));
+        failure
+    }
+
+    /// What is read and written, and what waits until policies forbid it.
+    pub fn parts<'a>(
+        &'a mut self,
+        context: &'a proxy::Context,
+    ) -> (&'a mut Counted, impl Future<Output = Forbidden> + Send + 'a) {
+        let opened = self.0.kept.opened.as_ref();
+        let forbidden = async move {
+            match opened {
+                Some(opened) => opened.forbidden(context).await,
+                None => pending().await,
+            }
+        };
+        (&mut self.0.io, forbidden)
+    }
+
+    /// Ends it in order, which takes as long as the application wants.
+    pub async fn end(mut self) {
+        let ending = async {
+            self.0.io.shutdown().await?;
+            // What it says now, it says to nobody.
+            while self.0.io.read(&mut [0; 256]).await? > 0 {}
+            Ok::<_, std::io::Error>(())
+        };
+        // Whoever keeps it open, or resets it, loses nothing.
+        let _ended = timeout(PATIENCE, ending).await;
+        self.finish(Ok(()));
+    }
+
+    /// Whether nothing has come, not even an end: what comes between an answer and a request is
+    /// none of HTTP.
+    fn is_quiet(&mut self) -> bool {
+        let mut one = [0];
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.0.io).poll_read(&mut context, &mut ReadBuf::new(&mut one)).is_pending()
+    }
+
+    fn is_for(&self, source: &ResourceName, endpoint: &Endpoint) -> bool {
+        self.0.destination == endpoint.workload.name && self.0.source == *source
+    }
+
+    /// Why it may not be any more.
+    fn refusal(&self, context: &proxy::Context) -> Option<Forbidden> {
+        self.0.kept.opened.as_ref()?.refusal(context)
+    }
+}
+
+impl Wires {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
+        // A panic elsewhere leaves it whole: each change is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that can take a request of `site` to `endpoint` at once. The one that was used last comes
+    /// first.
+    pub fn take(&self, site: &Site, endpoint: &Endpoint) -> Option<Wire> {
+        let source = &site.local.workload.name;
+        loop {
+            let mut wire = {
+                let mut idle = self.lock();
+                let waiting = idle.by_endpoint.get_mut(&endpoint.address)?;
+                let at = waiting.iter().rposition(|wire| wire.is_for(source, endpoint))?;
+                waiting.remove(at)
+            };
+            match wire.refusal(&site.context) {
+                Some(forbidden) => drop(wire.forbid(forbidden)),
+                None if wire.is_quiet() => return Some(wire),
+                None => end_now(wire),
+            }
+        }
+    }
+
+    /// Keeps one for the next request.
+    pub fn put(&self, site: &Site, endpoint: SocketAddr, mut wire: Wire) {
+        let scope = &site.realm.scope;
+        if scope.is_draining() {
+            return scope.spawn(Box::pin(wire.end()));
+        }
+        wire.0.since = Instant::now();
+        let (surplus, is_first) = {
+            let mut idle = self.lock();
+            let waiting = idle.by_endpoint.entry(endpoint).or_default();
+            let surplus = (waiting.len() >= MAX_IDLE).then(|| waiting.remove(0));
+            waiting.push(wire);
+            (surplus, !std::mem::replace(&mut idle.is_swept, true))
+        };
+        if let Some(wire) = surplus {
+            scope.spawn(Box::pin(wire.end()));
+        }
+        if is_first {
+            let (context, realm) = (Arc::clone(&site.context), Arc::clone(&site.realm));
+            scope.spawn(Box::pin(sweep(context, realm, site.worker)));
+        }
+    }
+
+    /// Takes those out that have waited for too long, or all of them, and those that do not stand
+    /// any more; says whether there are others to be looked at. If not, whoever puts one back begins
+    /// again.
+    fn stale(&self, context: &proxy::Context, all: bool) -> (Vec<Wire>, bool) {
+        let now = Instant::now();
+        let mut idle = self.lock();
+        let mut stale = Vec::new();
+        idle.by_endpoint.retain(|_, waiting| {
+            stale.extend(waiting.extract_if(.., |wire| {
+                let is_over = all || now - wire.0.since >= IDLE || !wire.is_quiet();
+                is_over || wire.refusal(context).is_some()
+            }));
+            !waiting.is_empty()
+        });
+        idle.is_swept = !idle.by_endpoint.is_empty();
+        (stale, idle.is_swept)
+    }
+}
+
+/// Ends one that has ended at its other end.
+fn end_now(mut wire: Wire) {
+    let mut context = Context::from_waker(Waker::noop());
+    let _told: Poll<_> = Pin::new(&mut wire.0.io).poll_shutdown(&mut context);
+    wire.finish(Ok(()));
+}
+
+/// Looks at the connections of one data thread until there are none.
+async fn sweep(context: Arc<proxy::Context>, realm: Arc<Realm>, worker: usize) {
+    let Some(wires) = realm.wires.get(worker) else { return };
+    loop {
+        let is_draining = tokio::select! {
+            biased;
+            () = realm.scope.draining() => true,
+            () = sleep(SWEEP) => false,
+        };
+        let (stale, goes_on) = wires.stale(&context, is_draining);
+        for wire in stale {
+            match wire.refusal(&context) {
+                Some(forbidden) => drop(wire.forbid(forbidden)),
+                None => realm.scope.spawn(Box::pin(wire.end())),
+            }
+        }
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+impl fmt::Debug for Wires {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wires").finish_non_exhaustive()
+    }
+}
