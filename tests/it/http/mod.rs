@@ -9,5 +9,6 @@ mod fidelity;
 mod mirrors;
 mod sessions;
 mod patience;
+mod plain;
 mod hostile;
 mod beside;

@@ -18,6 +18,8 @@ pub(super) struct Reply {
     pub trailers: Fields,
     /// The connection is closed instead.
     pub is_none: bool,
+    /// The body is all that is sent; `Some(true)`: and the connection is closed after it.
+    pub verbatim: Option<bool>,
 }
 
 /// How often each key of `/fail` was asked for.
@@ -32,6 +34,7 @@ pub(super) struct Failures(Mutex<BTreeMap<String, u64>>);
 /// - `/bytes?n=N`: so many bytes
 /// - `/trailers`: a trailer as well
 /// - `/close`: nothing
+/// - `/verbatim`: the request's body, and nothing else; `/verbatim?end`: and the connection ends
 /// - all others: 200 with what was seen
 ///
 /// # Errors
@@ -54,6 +57,7 @@ pub(super) fn reply(seen: &Seen, failures: &Failures) -> Result<Reply> {
         body: serde_json::to_vec(seen).context("what was seen is valid JSON")?,
         trailers: Vec::new(),
         is_none: path == "/close",
+        verbatim: None,
     };
     if let Some(status) = path.strip_prefix("/status/") {
         reply.status = status.parse().context("reading a status")?;
@@ -73,6 +77,10 @@ pub(super) fn reply(seen: &Seen, failures: &Failures) -> Result<Reply> {
                 *failed += 1;
                 reply.status = value("status").unwrap_or("503").parse()?;
             }
+        }
+        "/verbatim" => {
+            reply.body = seen.body.clone().into_bytes();
+            reply.verbatim = Some(query == "end");
         }
         _ => {}
     }

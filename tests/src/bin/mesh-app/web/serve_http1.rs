@@ -42,7 +42,7 @@ pub(super) async fn run(
         }
         io.write_all(&written(&reply, &seen.method)).await?;
         io.flush().await?;
-        if head.closes() {
+        if head.closes() || reply.verbatim == Some(true) {
             return io.shutdown().await;
         }
     }
@@ -67,6 +67,9 @@ async fn upgraded(io: &mut BufReader<TcpStream>, protocol: &str) -> io::Result<(
 
 /// An answer as it is sent.
 fn written(reply: &Reply, method: &str) -> Vec<u8> {
+    if reply.verbatim.is_some() {
+        return reply.body.clone();
+    }
     let mut fields = reply.headers.clone();
     let (name, value) = if reply.trailers.is_empty() {
         ("Content-Length", reply.body.len().to_string())
