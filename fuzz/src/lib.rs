@@ -1,5 +1,7 @@
 //! What the targets share: how they read their input, and a stream to open.
 
+pub mod hyper;
+
 use bytes::BytesMut;
 use mesh_agent::native::frame::{Decoder, Frame, Open};
 

@@ -14,7 +14,7 @@ use crate::model::snapshot::Endpoint;
 use crate::model::trace::Trace;
 use crate::task::clock;
 use crate::telemetry::{
-    ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security, Series, Telemetry,
+    ConnectionEnd, Judged, Parties, Path, Reporter, RequestSeries, Series, Telemetry,
 };
 
 /// A connection from accept to its end. Dropped unfinished, it is reported as cut: nothing ends
@@ -83,18 +83,13 @@ impl Conn {
 
     /// It goes to `endpoint`; `on_node`: without leaving the node.
     pub fn towards(&mut self, endpoint: &Endpoint, on_node: bool) {
-        let meshed = endpoint.workload.node.is_some();
         self.upstream_host = Some(endpoint.address);
-        self.parties.security = match (on_node, meshed) {
-            // Whose socket it is, the kernel has said, and the bytes do not leave the node.
-            (true, _) => Security::Kernel,
-            (false, true) => Security::MutualTls,
-            (false, false) => Security::None,
-        };
-        self.parties.destination = Peer {
-            principal: meshed.then(|| endpoint.workload.identity.clone()),
-            workload: Some(Arc::clone(&endpoint.workload)),
-        };
+        self.parties.go_to(endpoint, on_node);
+    }
+
+    /// Where requests that it carries are counted; `None`: nobody knows yet who they are between.
+    pub fn requests(&self) -> Option<RequestSeries> {
+        self.series.as_ref().map(Series::requests)
     }
 
     /// What it carries is reported request by request, and by the connections to endpoints.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::failure::Failure;
 use crate::model::id::ResourceName;
 use crate::model::service::Service;
+use crate::model::snapshot::Endpoint;
 use crate::model::spiffe::SpiffeId;
 use crate::model::trace::Trace;
 use crate::model::workload::Workload;
@@ -120,6 +121,21 @@ impl Parties {
             service: None,
             security: Security::None,
         }
+    }
+
+    /// It goes to `endpoint`; `on_node`: without leaving the node.
+    pub fn go_to(&mut self, endpoint: &Endpoint, on_node: bool) {
+        let meshed = endpoint.workload.node.is_some();
+        self.security = match (on_node, meshed) {
+            // Whose socket it is, the kernel has said, and the bytes do not leave the node.
+            (true, _) => Security::Kernel,
+            (false, true) => Security::MutualTls,
+            (false, false) => Security::None,
+        };
+        self.destination = Peer {
+            principal: meshed.then(|| endpoint.workload.identity.clone()),
+            workload: Some(Arc::clone(&endpoint.workload)),
+        };
     }
 
     /// The word for the security of the connection, in log and metrics.

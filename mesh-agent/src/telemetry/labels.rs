@@ -16,6 +16,7 @@ use crate::model::service::Service;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::telemetry::event::{ConnectionEnd, Parties, Peer, Reporter, Security};
+use crate::telemetry::requests::Requests;
 
 /// Labels of every series, in the order of [`Counters::values`]. `response_flags` and `reason` are
 /// added by what is counted.
@@ -82,6 +83,8 @@ pub(super) struct Counters {
     opened: AtomicU64,
     /// The first is for connections that did not fail, the others are by [`Kind`].
     ends: [Ends; KINDS + 1],
+    /// Requests of HTTP that the connections have carried.
+    pub(super) requests: Requests,
 }
 
 #[derive(Debug, Default)]
@@ -155,6 +158,11 @@ impl Table {
         });
     }
 
+    /// Finds or makes the series of `parties`.
+    pub(super) fn of(&self, parties: &Parties) -> Arc<Counters> {
+        self.count(parties, |_| {})
+    }
+
     /// Finds or makes the series of `parties`, and counts in it.
     fn count(&self, parties: &Parties, count: impl Fn(&Arc<Counters>)) -> Arc<Counters> {
         let key = Key::of(parties);
@@ -224,6 +232,7 @@ impl Counters {
             unlisted,
             opened: AtomicU64::new(0),
             ends: std::array::from_fn(|_| Ends::default()),
+            requests: Requests::default(),
         }
     }
 

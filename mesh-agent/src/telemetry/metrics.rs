@@ -12,6 +12,7 @@ use crate::failure::Kind;
 use crate::task::scope;
 use crate::telemetry::event::Reporter;
 use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
+use crate::telemetry::requests::{BOUNDS_MS, Sums};
 use crate::telemetry::{Limit, Protocol, Role, Shared, Source};
 
 /// One metric, as operators see it.
@@ -23,7 +24,7 @@ pub(super) struct Metric {
     pub(super) kind: Type,
     /// The exposition's `# HELP`.
     pub(super) help: &'static str,
-    /// Its labels, those of [`LABELS`] excepted, which all of `istio_tcp_*` have.
+    /// Its labels, those of [`LABELS`] excepted, which all of `istio_*` have.
     pub(super) labels: &'static [&'static str],
 }
 
@@ -36,6 +37,8 @@ pub(super) enum Type {
     Gauge,
     /// Always 1; the labels are the information.
     Info,
+    /// How often values were below bounds; see [`BOUNDS_MS`].
+    Histogram,
 }
 
 macro_rules! catalog {
@@ -63,6 +66,12 @@ catalog! {
         "Bytes sent to clients, counted when a connection ends";
     RECEIVED = Counter "istio_tcp_received_bytes_total" ["response_flags"]
         "Bytes received from clients, counted when a connection ends";
+    ISTIO_REQUESTS = Counter "istio_requests_total"
+        ["response_code", "grpc_response_status", "response_flags"]
+        "HTTP requests that were answered";
+    ISTIO_DURATION = Histogram "istio_request_duration_milliseconds"
+        ["response_code", "grpc_response_status", "response_flags"]
+        "From the head of a request to the end of its answer";
     BUILD = Info "mesh_build_info" ["version"]
         "The version of this agent";
     OPEN = Gauge "mesh_connections_open" ["reporter"]
@@ -116,7 +125,9 @@ pub(super) struct Exposition(pub(super) Arc<Shared>);
 
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        encode_connections(&mut encoder, &self.0.series.all())?;
+        let series = self.0.series.all();
+        encode_connections(&mut encoder, &series)?;
+        encode_answered(&mut encoder, &series)?;
         encode_process(&mut encoder, &self.0)?;
         encode_tunnels(&mut encoder, &self.0)?;
         encode_refused(&mut encoder, &self.0)?;
@@ -174,6 +185,59 @@ fn encode_ended(
 
 fn connection_labels(series: &Counters) -> Labels<'_> {
     LABELS.iter().copied().zip(series.values.iter().map(|value| &**value)).collect()
+}
+
+/// Requests, where there were some.
+fn encode_answered(
+    encoder: &mut DescriptorEncoder<'_>,
+    all: &[Arc<Counters>],
+) -> Result<(), fmt::Error> {
+    let all: Vec<_> = all.iter().map(|series| (series, series.requests.all())).collect();
+    let mut family = describe(encoder, &ISTIO_REQUESTS)?;
+    for (series, sums) in flat(&all) {
+        let (code, grpc) = statuses(sums);
+        let values = [code.as_str(), grpc.as_str(), sums.kind.flags];
+        let labels = request_labels(series, sums);
+        sample(&mut family, &ISTIO_REQUESTS, labels, &values, sums.count())?;
+    }
+    let mut family = describe(encoder, &ISTIO_DURATION)?;
+    for (series, sums) in flat(&all) {
+        let (code, grpc) = statuses(sums);
+        let values = [code.as_str(), grpc.as_str(), sums.kind.flags];
+        let mut labels = request_labels(series, sums);
+        labels.extend(ISTIO_DURATION.labels.iter().copied().zip(values));
+        let bounds = BOUNDS_MS.into_iter().chain([f64::MAX]);
+        let buckets: Vec<_> = bounds.zip(sums.buckets).collect();
+        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+            sums.lasted,
+            sums.count(),
+            &buckets,
+            None,
+        )?;
+    }
+    Ok(())
+}
+
+fn flat<'a>(
+    all: &'a [(&'a Arc<Counters>, Vec<Sums>)],
+) -> impl Iterator<Item = (&'a Counters, &'a Sums)> {
+    all.iter().flat_map(|(series, sums)| sums.iter().map(move |sums| (&***series, sums)))
+}
+
+/// The statuses of HTTP and of gRPC.
+fn statuses(sums: &Sums) -> (String, String) {
+    let grpc = sums.kind.grpc_status.map(|status| status.to_string());
+    (sums.kind.code.to_string(), grpc.unwrap_or_default())
+}
+
+fn request_labels<'a>(series: &'a Counters, sums: &'a Sums) -> Labels<'a> {
+    let mut labels = connection_labels(series);
+    for (name, value) in &mut labels {
+        if *name == "request_protocol" {
+            *value = sums.kind.protocol();
+        }
+    }
+    labels
 }
 
 /// The agent itself.
@@ -293,6 +357,7 @@ fn describe<'a>(
         Type::Counter => ("_total", MetricType::Counter),
         Type::Gauge => ("", MetricType::Gauge),
         Type::Info => ("_info", MetricType::Info),
+        Type::Histogram => ("", MetricType::Histogram),
     };
     let family = metric.name.strip_suffix(suffix).unwrap_or(metric.name);
     encoder.encode_descriptor(family, metric.help, None, kind)
@@ -313,6 +378,8 @@ fn sample<'a>(
         Type::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),
         Type::Gauge => encoder.encode_gauge(&value),
         Type::Info => encoder.encode_info(&labels),
+        // It has more than one value.
+        Type::Histogram => Ok(()),
     };
     if labels.is_empty() || metric.kind == Type::Info {
         return encode(family);

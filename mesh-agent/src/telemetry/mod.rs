@@ -13,6 +13,7 @@ mod flows;
 mod labels;
 pub mod log;
 mod metrics;
+mod requests;
 mod sink;
 mod time;
 
@@ -27,6 +28,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 pub use self::event::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security};
+pub use self::requests::{RequestKind, RequestSeries};
 pub use self::sink::Target;
 pub use self::time::rfc3339;
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -235,6 +237,11 @@ impl Telemetry {
         self.shared.dials_held.add(1);
     }
 
+    /// Where requests between `parties` are counted.
+    pub fn requests(&self, parties: &Parties) -> RequestSeries {
+        RequestSeries(self.shared.series.of(parties))
+    }
+
     /// Counts an HTTP request that was answered with the status `code`: by a backend, or by the mesh
     /// for a reason.
     pub fn request_answered(&self, code: u16, by: &'static str) {
@@ -287,6 +294,13 @@ impl Telemetry {
 impl Shared {
     fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Series {
+    /// Where requests that the connection carries are counted.
+    pub fn requests(&self) -> RequestSeries {
+        RequestSeries(Arc::clone(&self.counters))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::testing::{documented, end, parties};
 use super::*;
 use crate::telemetry::labels::LABELS;
-use crate::telemetry::metrics::{ALL, Type};
+use crate::telemetry::metrics::{ALL, Metric, Type};
 
 const LABEL_TEXT: &str = concat!(
     r#"reporter="source",source_workload="client",source_workload_namespace="demo","#,
@@ -170,6 +170,8 @@ fn with_everything() -> Telemetry {
     telemetry.connection(series, &failed(Kind::Reset));
     telemetry.handshake_failed(Role::Client, Kind::Timeout);
     telemetry.request_answered(200, "backend");
+    let requests = telemetry.requests(&parties());
+    requests.answered(RequestKind::well(200), Duration::from_millis(3));
     telemetry.register_source(Source::Kernel(Box::new(|| KernelCounters {
         connects: vec![("pass", 5), ("proxy", 6)],
         arrivals: vec![("captured", 7)],
@@ -204,13 +206,18 @@ fn the_names_labels_and_types_printed_are_those_of_the_catalog() {
             Type::Counter => (metric.name.strip_suffix("_total").unwrap(), "counter"),
             Type::Gauge => (metric.name, "gauge"),
             Type::Info => (metric.name.strip_suffix("_info").unwrap(), "info"),
+            Type::Histogram => (metric.name, "histogram"),
+        };
+        let name = match metric.kind {
+            Type::Histogram => format!("{}_count", metric.name),
+            _ => metric.name.to_owned(),
         };
         let header = format!("# TYPE {family} {kind}\n");
         assert_eq!(text.matches(&header).count(), 1, "{header}");
         let line = text
             .lines()
-            .find(|line| line.split(['{', ' ']).next() == Some(metric.name))
-            .unwrap_or_else(|| panic!("{} has no sample", metric.name));
+            .find(|line| line.split(['{', ' ']).next() == Some(&*name))
+            .unwrap_or_else(|| panic!("{name} has no sample"));
         let common = metric.name.starts_with("istio_").then_some(LABELS).into_iter().flatten();
         for label in common.chain(metric.labels.iter().copied()) {
             assert!(line.contains(&format!("{label}=\"")), "{label}: {line}");
@@ -218,7 +225,13 @@ fn the_names_labels_and_types_printed_are_those_of_the_catalog() {
     }
     let names = text.lines().filter(|line| !line.starts_with('#'));
     for name in names.map(|line| line.split(['{', ' ']).next().unwrap()) {
-        assert!(ALL.iter().any(|metric| metric.name == name), "{name} is not in the catalog");
+        let suffixes = ["_bucket", "_sum", "_count"];
+        let family = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
+        let known = |metric: &Metric| match metric.kind {
+            Type::Histogram => metric.name == family,
+            _ => metric.name == name,
+        };
+        assert!(ALL.iter().any(known), "{name} is not in the catalog");
     }
 }
 
@@ -229,6 +242,7 @@ fn the_documentation_is_the_catalog() {
         Type::Counter => "counter",
         Type::Gauge => "gauge",
         Type::Info => "info",
+        Type::Histogram => "histogram",
     };
     let mut expect: BTreeMap<&str, Vec<String>> = ALL
         .iter()
@@ -238,7 +252,8 @@ fn the_documentation_is_the_catalog() {
         })
         .collect();
     let mut rows = documented(page);
-    let labels = LABELS.iter().chain(&["response_flags", "reason"]);
+    let labels =
+        LABELS.iter().chain(&["response_flags", "reason", "response_code", "grpc_response_status"]);
     for label in labels {
         assert!(rows.remove(label).is_some(), "the label `{label}` is not documented");
     }

@@ -5,6 +5,7 @@ mod suite;
 mod lab;
 mod conformance;
 mod refusals;
+mod counts;
 mod fidelity;
 mod mirrors;
 mod sessions;

@@ -79,8 +79,22 @@ impl Reason {
         }
     }
 
+    /// Envoy's response flags, as Istio's metrics have them.
+    pub const fn flags(self) -> &'static str {
+        match self {
+            Self::NoRule => "NR",
+            Self::Unresolved => "NC",
+            Self::NoEndpoint => "UH",
+            Self::Unreachable => "UF",
+            Self::Denied => "UAEX",
+            Self::Timeout => "UT",
+            Self::Broken => "UPE",
+            Self::Connect | Self::TooLarge => "DPE",
+        }
+    }
+
     /// Of gRPC (`doc/statuscodes.md` of gRPC; Gateway API, `GRPCRoute`).
-    const fn grpc(self) -> &'static str {
+    pub const fn grpc(self) -> &'static str {
         match self {
             Self::NoRule | Self::Connect => "12",
             Self::Unresolved | Self::NoEndpoint | Self::Unreachable | Self::Broken => "14",

@@ -1,7 +1,6 @@
 //! One request: which rule, what it changes, and who answers.
 
 use std::error::Error as StdError;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
@@ -22,7 +21,8 @@ use crate::proxy::http::detect::Version;
 use crate::proxy::http::fields::{clean, strip};
 use crate::proxy::http::replay::{self, Replay};
 use crate::proxy::http::serve::MAX_HEAD_BYTES;
-use crate::proxy::http::{Site, mirror};
+use crate::proxy::http::upstream::To;
+use crate::proxy::http::{Site, counting, mirror};
 use crate::task::clock;
 
 /// How often another endpoint is tried if the first cannot be reached and nothing was sent.
@@ -31,29 +31,29 @@ pub const OTHER_ENDPOINTS: u32 = 2;
 /// Answers a request of `site`.
 pub async fn run(site: Arc<Site>, version: Version, request: Request<Incoming>) -> Response<Body> {
     let is_grpc = answer::is_grpc(request.headers());
-    let (began, telemetry) = (Instant::now(), site.context.telemetry.clone());
+    let began = Instant::now();
     match Box::pin(answered(&site, version, request, began)).await {
-        Ok(response) => {
-            let (response, by) = response;
-            telemetry.request_answered(response.status().as_u16(), by);
+        Ok((response, Some(to))) => counting::counted(&site, &to, is_grpc, began, response),
+        Ok((response, None)) => {
+            counting::answered_by_rule(&site, response.status().as_u16(), began);
             response
         }
         Err(refusal) => {
             tracing::debug!(client = %site.client, destination = %site.destination,
                 reason = ?refusal.reason, details = %refusal.details, "a request is refused");
-            let response = answer::refusal(&refusal, is_grpc);
-            telemetry.request_answered(response.status().as_u16(), refusal.reason.as_str());
-            response
+            counting::refused(&site, &refusal, is_grpc, began);
+            answer::refusal(&refusal, is_grpc)
         }
     }
 }
 
+/// The answer, and who has given it; `None`: a rule.
 async fn answered(
     site: &Arc<Site>,
     version: Version,
     mut request: Request<Incoming>,
     began: Instant,
-) -> Result<(Response<Body>, &'static str), Refusal> {
+) -> Result<(Response<Body>, Option<To>), Refusal> {
     if request.method() == Method::CONNECT {
         let details = "CONNECT is for proxies that the client is configured to use".to_owned();
         return Err(Refusal { reason: Reason::Connect, details });
@@ -72,7 +72,7 @@ async fn answered(
     let decided = decide(site, &mesh, version, &mut head, began)?;
     drop(mesh);
     let chosen = match decided {
-        Decided::Answer(response) => return Ok((response, "route")),
+        Decided::Answer(response) => return Ok((response, None)),
         Decided::Send(chosen) => chosen,
     };
     clean(&mut head, version, upgrade.is_some());
@@ -86,7 +86,7 @@ async fn answered(
         send(site, &chosen, head, replay).await
     };
     // A body that comes slowly is a part of what the request takes.
-    let (mut response, endpoint) = match deadline {
+    let (mut response, to) = match deadline {
         Some(at) => timeout_at(at, sending).await.unwrap_or_else(|_late| Err(late(&chosen)))?,
         None => sending.await?,
     };
@@ -106,13 +106,13 @@ async fn answered(
     } else {
         strip(response.headers_mut());
     }
-    chosen.after.stay(endpoint, clock::now(), response.headers_mut());
+    chosen.after.stay(to.endpoint.address, clock::now(), response.headers_mut());
     chosen.after.apply(response.headers_mut());
     let response = match deadline {
         Some(at) => response.map(|body| body::until(body, sleep_until(at))),
         None => response,
     };
-    Ok((response, "backend"))
+    Ok((response, Some(to)))
 }
 
 /// Sends a request, again if it must be, until somebody answers; says who.
@@ -121,7 +121,7 @@ async fn send(
     chosen: &Chosen,
     head: request::Parts,
     mut replay: Replay,
-) -> Result<(Response<Body>, SocketAddr), Refusal> {
+) -> Result<(Response<Body>, To), Refusal> {
     let attempts = chosen.retry.as_ref().map_or(0, |retry| retry.attempts);
     let (mut retried, mut elsewhere) = (0, 0);
     let mut to = chosen.to.clone();
@@ -140,7 +140,7 @@ async fn send(
         let may_retry = retried < attempts && replay.is_whole();
         match sent {
             Sent::Answered(response) if may_retry && is_wanted(response.status()) => {}
-            Sent::Answered(response) => return Ok((response, to.endpoint.address)),
+            Sent::Answered(response) => return Ok((response, to)),
             Sent::Unreached(_) if elsewhere < OTHER_ENDPOINTS && chosen.endpoints.len() > 1 => {
                 elsewhere += 1;
                 to.endpoint = another(&chosen.endpoints, &to.endpoint);

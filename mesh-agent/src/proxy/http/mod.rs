@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod attempt;
 pub mod body;
+pub mod counting;
 pub mod decide;
 pub mod detect;
 pub mod exchange;

@@ -25,7 +25,7 @@ use crate::proxy::http::front::Front;
 use crate::proxy::http::pool::{IDLE, Key, Sender};
 use crate::proxy::outbound::same_node::{self, Opened};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
-use crate::telemetry::{Peer, Reporter};
+use crate::telemetry::{Parties, Peer, Reporter};
 use crate::tunnels::{Io, Lease};
 
 /// The longest head of an answer, and how many fields it has at most.
@@ -93,16 +93,21 @@ pub async fn open(site: &Site, to: &To) -> Result<(Counted, Conn, Kept), Failure
     }
 }
 
+/// Who requests of `site` to `service` are between, before an endpoint is chosen.
+pub fn parties(site: &Site, service: Option<&Arc<Service>>) -> Parties {
+    let source = Peer {
+        workload: Some(Arc::clone(&site.local.workload)),
+        principal: Some(site.local.identity.id().clone()),
+    };
+    Parties { source, service: service.cloned(), ..Parties::unknown(Reporter::Source) }
+}
+
 async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kept), Failure> {
     let (context, endpoint, local) = (&*site.context, &to.endpoint, &*site.local);
     let mesh = context.mesh.load();
     let resident = same_node::destination(context, &mesh, local, endpoint);
-    conn.parties.source = Peer {
-        workload: Some(Arc::clone(&local.workload)),
-        principal: Some(local.identity.id().clone()),
-    };
+    conn.parties = parties(site, to.service.as_ref());
     conn.towards(endpoint, resident.is_some());
-    conn.parties.service.clone_from(&to.service);
     conn.route = to.route.as_deref().cloned();
     conn.trace = site.trace;
     let shared = mesh.is_shared(endpoint.address.ip());

@@ -30,8 +30,10 @@ enum Place {
     DataLineFeed,
     /// At the beginning of a line after the last chunk.
     Line,
-    /// In a trailer.
-    Trailer,
+    /// In a trailer's name.
+    Name,
+    /// In its value.
+    Value,
     /// Before the line feed after a trailer.
     TrailerEnd,
     /// Before the last line feed.
@@ -103,8 +105,10 @@ impl Chunks {
             (Place::DataEnd, b'\r') => Place::DataLineFeed,
             (Place::DataLineFeed, b'\n') => Place::Size,
             (Place::Line, b'\r') => Place::End,
-            (Place::Trailer, b'\r') => Place::TrailerEnd,
-            (Place::Line | Place::Trailer, byte) if byte != b'\n' => self.extra(Place::Trailer)?,
+            (Place::Line | Place::Name, byte) if is_of_name(byte) => self.extra(Place::Name)?,
+            (Place::Name, b':') => self.extra(Place::Value)?,
+            (Place::Value, b'\r') => Place::TrailerEnd,
+            (Place::Value, b'\t' | b' '..=b'~' | 0x80..) => self.extra(Place::Value)?,
             (Place::TrailerEnd, b'\n') => Place::Line,
             (Place::End, b'\n') => Place::Done,
             _ => return Err(Malformed),
@@ -115,6 +119,28 @@ impl Chunks {
         self.extra += 1;
         (self.extra <= MAX_EXTRA_BYTES).then_some(place).ok_or(Malformed)
     }
+}
+
+/// What may stand in the name of a field (`tchar`, RFC 9110, section 5.6.2).
+const fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
 #[cfg(test)]
@@ -156,6 +182,11 @@ mod tests {
         check("3;a\r\rabc");
         check("0\r\n\n");
         check("0\r\nx: y\n\r\n");
+        check("0\r\nx\r\n\r\n");
+        check("0\r\n: y\r\n\r\n");
+        check("0\r\nx : y\r\n\r\n");
+        check("0\r\nx: y\r\n z\r\n\r\n");
+        check("0\r\nx: \0\r\n\r\n");
         check("00000000000000000fffffffffffffffff\r\n");
         check(&format!("1;{}\r\n", "x".repeat(MAX_EXTRA_BYTES)));
         check(&format!("0\r\nx: {}\r\n", "x".repeat(MAX_EXTRA_BYTES)));

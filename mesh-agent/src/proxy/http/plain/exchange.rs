@@ -7,12 +7,14 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg;
 use crate::model::snapshot::Endpoint;
 use crate::proxy::http::Site;
-use crate::proxy::http::answer::{Reason, Refusal};
+use crate::proxy::http::answer::Refusal;
+use crate::proxy::http::counting::{self, CUT, LEFT};
 use crate::proxy::http::exchange::{OTHER_ENDPOINTS, another, broken, unreached};
 use crate::proxy::http::plain::buffer::Buffer;
 use crate::proxy::http::plain::choose::{Asked, Way};
@@ -22,6 +24,7 @@ use crate::proxy::http::plain::wires::Wire;
 use crate::proxy::http::serve::MAX_HEAD_BYTES;
 use crate::proxy::http::upstream::Counted;
 use crate::proxy::inbound::application::Forbidden;
+use crate::telemetry::RequestKind;
 
 /// What the client's connection is good for after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +65,8 @@ enum Broken {
 struct Progress {
     /// The endpoint has said something.
     heard: bool,
-    /// The client was told some of it.
-    told: bool,
+    /// Of the answer that the client was told some of.
+    told: Option<StatusCode>,
 }
 
 /// How an answer has ended.
@@ -81,6 +84,7 @@ struct Going<'a> {
     length: u64,
     /// All of it is in the buffer.
     is_whole: bool,
+    began: Instant,
 }
 
 /// Has the request answered whose head is at the beginning of `buffer`, and takes it off.
@@ -99,7 +103,7 @@ pub async fn run(
     buffer.consume(start);
     let length = ((asked.head - start) as u64).saturating_add(asked.body);
     let is_whole = buffer.filled().len() as u64 >= length;
-    let going = Going { site, asked, length, is_whole };
+    let going = Going { site, asked, length, is_whole, began: Instant::now() };
     let sent = match way {
         Ok(way) => going.send(client, buffer, way).await?,
         Err(refusal) => Err(refusal),
@@ -154,6 +158,7 @@ impl Going<'_> {
             };
             match carried {
                 Ok(Answered { keeps, after }) => {
+                    self.count(&wire, progress, RequestKind::well(0).flags);
                     match (keeps, after) {
                         (true, _) => wires.put(site, to.endpoint.address, wire),
                         // It was answered before all of it was sent.
@@ -186,8 +191,12 @@ impl Going<'_> {
         trouble: Trouble,
         progress: Progress,
     ) -> io::Result<Refusal> {
+        if progress.told.is_some() && !matches!(trouble, Trouble::Client(_)) {
+            self.count(&wire, progress, CUT);
+        }
         let refusal = match trouble {
             Trouble::Client(error) => {
+                self.count(&wire, progress, LEFT);
                 wire.finish(Err(reset(Side::Client, error.to_string())));
                 return Err(error);
             }
@@ -204,7 +213,7 @@ impl Going<'_> {
             }
             Trouble::Forbidden(forbidden) => unreached(endpoint, &wire.forbid(forbidden)),
         };
-        if progress.told {
+        if progress.told.is_some() {
             tracing::debug!(client = %self.site.client, destination = %self.site.destination,
                 details = %refusal.details, "an answer is cut off");
             return Err(io::ErrorKind::ConnectionReset.into());
@@ -311,7 +320,7 @@ impl Going<'_> {
         To: AsyncWrite + Unpin,
     {
         while answer.status.is_informational() {
-            progress.told = true;
+            progress.told = Some(answer.status);
             let head = input.filled().get(..answer.length).unwrap_or_default();
             to.write_all(head).await.map_err(Trouble::Client)?;
             input.consume(answer.length);
@@ -326,8 +335,7 @@ impl Going<'_> {
         let mut rest = Rest::of(answer.framing);
         let body = input.filled().get(head..).unwrap_or_default();
         let (there, n_taken) = (body.len(), rest.take(body)?);
-        self.answered(answer.status);
-        progress.told = true;
+        progress.told = Some(answer.status);
         let first = input.filled().get(..head + n_taken).unwrap_or_default();
         to.write_all(first).await.map_err(Trouble::Client)?;
         let mut is_exact = n_taken == there;
@@ -348,8 +356,16 @@ impl Going<'_> {
         Ok(Answered { keeps: answer.keeps && is_exact, after })
     }
 
-    fn answered(&self, status: StatusCode) {
-        self.site.context.telemetry.request_answered(status.as_u16(), "backend");
+    /// Counts a request that `wire` has carried, as far as it was answered.
+    fn count(&self, wire: &Wire, progress: Progress, flags: &'static str) {
+        let code = progress.told.map_or(0, |status| status.as_u16());
+        if progress.told.is_some() {
+            self.site.context.telemetry.request_answered(code, "backend");
+        }
+        if let Some(requests) = wire.requests() {
+            let kind = RequestKind { flags, ..RequestKind::well(code) };
+            requests.answered(kind, self.began.elapsed());
+        }
     }
 
     /// Answers in the name of the mesh.
@@ -357,8 +373,7 @@ impl Going<'_> {
         let Refusal { reason, details } = &refusal;
         tracing::debug!(client = %self.site.client, destination = %self.site.destination, ?reason,
             %details, "a request is refused");
-        let status = reason.status().as_u16();
-        self.site.context.telemetry.request_answered(status, Reason::as_str(*reason));
+        counting::refused(self.site, &refusal, false, self.began);
         let is_last = self.asked.closes || self.site.realm.scope.is_draining() || !self.is_whole;
         let connection = is_last.then_some("close");
         client.write_all(&refusal.written(self.asked.is_for_head, connection)).await?;

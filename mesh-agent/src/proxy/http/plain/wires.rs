@@ -26,6 +26,7 @@ use crate::proxy::http::pool::IDLE;
 use crate::proxy::http::upstream::{self, Counted, Kept, To};
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::realm::Realm;
+use crate::telemetry::RequestSeries;
 
 /// Connections that wait for one endpoint, at most. Further ones are closed.
 const MAX_IDLE: usize = 64;
@@ -96,6 +97,11 @@ impl Wire {
         };
         self.finish(Err(failure.again()));
         failure
+    }
+
+    /// Where requests that it carries are counted.
+    pub fn requests(&self) -> Option<RequestSeries> {
+        self.0.conn.requests()
     }
 
     /// What is read and written, and what waits until policies forbid it.

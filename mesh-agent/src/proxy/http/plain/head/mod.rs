@@ -101,8 +101,8 @@ pub enum Broken {
     /// It is said in two ways how long it is.
     #[error("the answer contradicts itself about its length")]
     Length,
-    /// It has chunks, which HTTP/1.0 does not know.
-    #[error("the answer is of HTTP/1.0 and has a transfer-encoding")]
+    /// Its transfer coding is no word, or HTTP/1.0 has none.
+    #[error("the transfer-encoding of the answer is malformed, or that of HTTP/1.0")]
     Coding,
     /// It names more lines that are about the connection than anybody does.
     #[error("the answer has too many fields about its connection")]
@@ -213,6 +213,8 @@ pub fn answer(input: &[u8], is_for_head: bool) -> Result<Option<Answer>, Broken>
                 }
                 said = Some(digits);
             }
+            // What is no text might be cut into words in more than one way.
+            Known::Coding if !field.value.is_ascii() => return Err(Broken::Coding),
             Known::Coding => coding = Some(is_chunked(field.value)),
             Known::Connection => {
                 keeps &= !tokens(field.value).any(|token| token.eq_ignore_ascii_case(b"close"));

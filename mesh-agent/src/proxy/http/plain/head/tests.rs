@@ -164,6 +164,7 @@ fn broken_answers_are_seen() {
     check("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", Broken::Length);
     check("HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\n", Broken::Length);
     check("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Broken::Coding);
+    check("HTTP/1.1 200 OK\r\nTransfer-Encoding: é, chunked\r\n\r\n", Broken::Coding);
     check("\r\nHTTP/1.1 200 OK\r\n\r\n", status);
     check("SSH-2.0\r\n", Broken::Syntax(httparse::Error::Version));
     let hops = "upgrade: a\r\n".repeat(MAX_CUTS + 1);

@@ -1,0 +1,56 @@
+//! Any beginning of a connection: what is taken for a plain request, hyper reads as the same one, and
+//! so does whoever gets what goes on of it.
+#![no_main]
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use libfuzzer_sys::fuzz_target;
+use mesh_agent::proxy::http::plain::head::{Look, look};
+use mesh_agent::route::http::fields::Fields as _;
+use mesh_fuzz::hyper::{Asked, asked};
+
+fuzz_target!(|input: &[u8]| {
+    let looked = look(input, |request| {
+        let theirs = asked(input).expect("hyper knows no such request");
+        same(request, &theirs, true);
+        let rest = input.get(request.length..).unwrap_or_default();
+        let length = usize::try_from(request.body).unwrap_or(usize::MAX);
+        assert_eq!(theirs.body.as_deref(), rest.get(..length), "the body");
+        // What goes on.
+        let mut head = input[..request.length].to_vec();
+        let start = request.cuts.take_out(&mut head);
+        let on = [head.split_off(start).as_slice(), rest].concat();
+        let looked = look(&on, |again| {
+            assert_eq!(again.body, request.body);
+            assert!(!again.closes);
+            same(again, &asked(&on).expect("hyper knows no such request"), false);
+            assert!(again.method == theirs.method && again.path == theirs.uri.path());
+        });
+        assert_eq!(looked, Look::Plain(()), "what goes on is not plain");
+    });
+    if looked == Look::Partial {
+        assert!(asked(input).is_none(), "hyper has read all of it");
+    }
+});
+
+/// That both have read the same; `connection`: with fields about the connection.
+fn same(
+    ours: &mesh_agent::proxy::http::plain::head::Request<'_>,
+    theirs: &Asked,
+    connection: bool,
+) {
+    assert_eq!(ours.method, theirs.method);
+    assert_eq!((ours.path, ours.query), (theirs.uri.path(), theirs.uri.query()));
+    let joined = |headers: &HeaderMap<HeaderValue>, name: &HeaderName| {
+        headers.joined(name).map(|value| value.into_owned())
+    };
+    let mut names = 0;
+    ours.fields.each_name(&mut |name| {
+        names += 1;
+        assert_eq!(
+            ours.fields.joined(name).map(|value| value.into_owned()),
+            joined(&theirs.headers, name)
+        );
+    });
+    assert_eq!((names, ours.fields.count()), (theirs.headers.len(), theirs.headers.len()));
+    assert!(connection || !theirs.headers.contains_key(header::CONNECTION));
+}

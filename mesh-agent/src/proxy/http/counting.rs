@@ -1,0 +1,146 @@
+//! Counts requests by how they were answered, and for how long.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::StatusCode;
+use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::header::HeaderMap;
+use tokio::time::Instant;
+
+use crate::proxy::http::Site;
+use crate::proxy::http::answer::Refusal;
+use crate::proxy::http::body::{Body, BodyError};
+use crate::proxy::http::upstream::{self, To};
+use crate::proxy::outbound::same_node;
+use crate::telemetry::{RequestKind, RequestSeries};
+
+/// Envoy's flag for a client that has left.
+pub const LEFT: &str = "DC";
+
+/// Its flag for an endpoint's connection that has ended.
+pub const CUT: &str = "UC";
+
+/// Counts a request that was answered by the mesh, because of `refusal`.
+pub fn refused(site: &Site, refusal: &Refusal, is_grpc: bool, began: Instant) {
+    let reason = refusal.reason;
+    // gRPC is answered in its own terms.
+    let (code, grpc_status) = if is_grpc {
+        (StatusCode::OK, reason.grpc().parse().ok())
+    } else {
+        (reason.status(), None)
+    };
+    let code = code.as_u16();
+    site.context.telemetry.request_answered(code, reason.as_str());
+    let kind = RequestKind { is_grpc, code, grpc_status, flags: reason.flags() };
+    unsent(site).answered(kind, began.elapsed());
+}
+
+/// Counts a request that a rule has answered.
+pub fn answered_by_rule(site: &Site, code: u16, began: Instant) {
+    site.context.telemetry.request_answered(code, "route");
+    unsent(site).answered(RequestKind::well(code), began.elapsed());
+}
+
+/// Where requests are counted that went to nobody.
+fn unsent(site: &Site) -> RequestSeries {
+    let mesh = site.context.mesh.load();
+    let target = mesh.services.get(&site.destination);
+    let parties = upstream::parties(site, target.map(|target| &target.service));
+    site.context.telemetry.requests(&parties)
+}
+
+/// Where requests to `to` are counted.
+fn sent(site: &Site, to: &To) -> RequestSeries {
+    let mesh = site.context.mesh.load();
+    let resident = same_node::destination(&site.context, &mesh, &site.local, &to.endpoint);
+    let mut parties = upstream::parties(site, to.service.as_ref());
+    parties.go_to(&to.endpoint, resident.is_some());
+    site.context.telemetry.requests(&parties)
+}
+
+/// A request that is being answered: counted when it is dropped.
+struct Answering {
+    series: RequestSeries,
+    kind: RequestKind,
+    began: Instant,
+}
+
+impl Answering {
+    /// Looks for the status of gRPC, which is a trailer, or a field of an answer that is nothing else
+    /// ("Trailers-Only" in gRPC's `PROTOCOL-HTTP2.md`).
+    fn look(&mut self, fields: &HeaderMap) {
+        if self.kind.is_grpc
+            && let Some(status) = fields.get("grpc-status")
+        {
+            self.kind.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.series.answered(self.kind, self.began.elapsed());
+    }
+}
+
+/// The answer of `to` to a request of `site`, which is counted when its body ends.
+pub fn counted(
+    site: &Site,
+    to: &To,
+    is_grpc: bool,
+    began: Instant,
+    answer: hyper::Response<Body>,
+) -> hyper::Response<Body> {
+    let code = answer.status().as_u16();
+    site.context.telemetry.request_answered(code, "backend");
+    let kind = RequestKind { is_grpc, ..RequestKind::well(code) };
+    let mut answering = Answering { series: sent(site, to), kind, began };
+    answering.look(answer.headers());
+    answer.map(|body| {
+        if !body.is_end_stream() {
+            // Until it has ended.
+            answering.kind.flags = LEFT;
+        }
+        Counted { body, answering }.boxed_unsync()
+    })
+}
+
+struct Counted {
+    body: Body,
+    answering: Answering,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(trailers) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref())
+        {
+            self.answering.look(trailers);
+        }
+        let well = RequestKind::well(0).flags;
+        match &frame {
+            Some(Err(_)) => self.answering.kind.flags = CUT,
+            None => self.answering.kind.flags = well,
+            Some(Ok(_)) if self.body.is_end_stream() => self.answering.kind.flags = well,
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
