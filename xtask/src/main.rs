@@ -145,7 +145,8 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup => {
             setup::run(&workspace)?;
-            println!("everything that the build needs is here");
+            setup::clients()?;
+            println!("everything that the build and the tests need is here");
         }
         Verb::Demo(demo) => {
             let mut args = Vec::new();

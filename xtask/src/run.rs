@@ -19,6 +19,7 @@ pub(crate) const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "mesh-e
 /// A test fails, or we are not root.
 pub(crate) fn tests(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     setup::run(workspace)?;
+    setup::clients()?;
     let cargo = |verb: &str| {
         let mut command = process::cargo(workspace);
         command.arg(verb).args(HOST_PACKAGES).env("RUST_BACKTRACE", "1");

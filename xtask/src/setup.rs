@@ -6,7 +6,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -50,6 +50,33 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     }
     Toolchain::find().map_err(anyhow::Error::msg).context("after installing everything")?;
     Ok(())
+}
+
+/// Clients of HTTP that tests put beside ours, and the packages that have them.
+const CLIENTS: [(&str, &str); 4] =
+    [("curl", "curl"), ("h2load", "nghttp2-client"), ("node", "nodejs"), ("wrk", "wrk")];
+
+/// Debian's own Python, whose packages are Debian's too.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Installs the clients that tests use.
+///
+/// # Errors
+///
+/// Something could not be installed; the error says what to do by hand.
+pub(crate) fn clients() -> Result<()> {
+    let missing = CLIENTS.iter().filter(|(program, _)| which(program).is_none());
+    let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    let mut python = Command::new(PYTHON);
+    python.args(["-c", "import h2"]).stderr(Stdio::null());
+    if !python.status().is_ok_and(|status| status.success()) {
+        packages.push("python3-h2");
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let reason = "clients of HTTP that the tests send through the mesh";
+    Apt { updated: false }.install(&packages, reason)
 }
 
 /// Installs a C++ compiler if there is none: libFuzzer is compiled by it, and nothing else is.

@@ -5,6 +5,7 @@ mod suite;
 mod lab;
 mod conformance;
 mod refusals;
+mod clients;
 mod counts;
 mod fidelity;
 mod mirrors;

@@ -76,7 +76,8 @@ async fn stream(
     let mut response =
         Response::builder().status(reply.status).body(()).map_err(io::Error::other)?;
     *response.headers_mut() = map(&reply.headers)?;
-    let ends = reply.body.is_empty() && reply.trailers.is_empty();
+    let is_for_head = seen.method == "HEAD";
+    let ends = is_for_head || reply.body.is_empty() && reply.trailers.is_empty();
     let mut sender = respond.send_response(response, ends).map_err(broken)?;
     if ends {
         return Ok(());
