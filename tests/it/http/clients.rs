@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use mesh_tests::http::Ask;
 use mesh_tests::process::{inside, run};
 
 use super::suite::{Suite, To, route};
@@ -113,4 +114,28 @@ fn h2load_and_wrk_go_through() {
     let said = client(&suite, &["wrk", "-t", "1", "-c", "8", "-d", "1", &to]);
     let is_bad = said.contains("Socket errors") || said.contains("Non-2xx");
     assert!(!is_bad && said.contains("requests in "), "{said}");
+}
+
+/// That each case of a script comes out as it must, and that nobody else has noticed.
+#[track_caller]
+fn robust(name: &str, least: u64) {
+    let suite = Suite::start(&[route("  - backendRefs: [{name: echo-v1, port: 8080}]")]);
+    let to = To::Echo.at(80);
+    let (host, port) = (to.ip().to_string(), to.port().to_string());
+    let said = client(&suite, &["/usr/bin/python3", &script(name), &host, &port]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(said["cases"].as_u64() >= Some(least), "{said}");
+    assert_eq!(said["failures"], serde_json::json!([]));
+    let tally = suite.tally(to, &Ask::get("/status/204").times(100, 4));
+    assert_eq!(tally.statuses.keys().collect::<Vec<_>>(), [&204], "{tally:?}");
+}
+
+#[test]
+fn peers_that_break_http1_are_answered_as_they_must_be() {
+    robust("http1_robustness.py", 60);
+}
+
+#[test]
+fn peers_that_break_http2_are_answered_as_they_must_be() {
+    robust("http2_robustness.py", 70);
 }

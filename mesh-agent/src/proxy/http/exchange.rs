@@ -18,7 +18,7 @@ use crate::proxy::http::attempt::{self, Sent};
 use crate::proxy::http::body::{self, Body};
 use crate::proxy::http::decide::{Chosen, Decided, decide};
 use crate::proxy::http::detect::Version;
-use crate::proxy::http::fields::{clean, strip};
+use crate::proxy::http::fields::{clean, name_authority, strip};
 use crate::proxy::http::replay::{self, Replay};
 use crate::proxy::http::serve::MAX_HEAD_BYTES;
 use crate::proxy::http::upstream::To;
@@ -76,6 +76,9 @@ async fn answered(
         Decided::Send(chosen) => chosen,
     };
     clean(&mut head, version, upgrade.is_some());
+    if version == Version::Http2 {
+        name_authority(&mut head, site.destination);
+    }
     let again = chosen.retry.is_some() || !chosen.mirrors.is_empty();
     let deadline = chosen.deadline;
     let sending = async {

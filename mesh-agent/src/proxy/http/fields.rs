@@ -1,6 +1,8 @@
 //! Fields that are about one connection, and do not go on to the next.
 
-use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use std::net::SocketAddr;
+
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use hyper::http::{request, uri};
 use hyper::{Uri, Version as HttpVersion};
 
@@ -33,6 +35,24 @@ pub fn clean(head: &mut request::Parts, version: Version, upgrades: bool) {
     }
 }
 
+/// Sees to it that a request of HTTP/2 has an `:authority`, which hyper insists on: whoever has written
+/// `Host` instead means the same (RFC 9113, section 8.3.1), and whoever has written neither asks
+/// whom it is connected to.
+pub fn name_authority(head: &mut request::Parts, destination: SocketAddr) {
+    if head.uri.authority().is_some() {
+        return;
+    }
+    let host = head.headers.remove(HOST);
+    let host = host.and_then(|host| uri::Authority::try_from(host.as_bytes()).ok());
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.authority = host.or_else(|| destination.to_string().try_into().ok());
+    parts.scheme = parts.scheme.or(Some(uri::Scheme::HTTP));
+    parts.path_and_query =
+        parts.path_and_query.or_else(|| Some(uri::PathAndQuery::from_static("/")));
+    // It has all three.
+    head.uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
 /// Takes off what is about a connection.
 pub fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
@@ -57,6 +77,24 @@ pub fn strip(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_of_http2_has_an_authority() {
+        let check = |uri: &str, host: Option<&'static str>, expect: &str| {
+            let mut request = hyper::Request::new(());
+            *request.uri_mut() = uri.parse().unwrap();
+            if let Some(host) = host {
+                request.headers_mut().insert(HOST, HeaderValue::from_static(host));
+            }
+            let (mut head, ()) = request.into_parts();
+            name_authority(&mut head, "10.0.0.1:80".parse().unwrap());
+            assert_eq!(head.uri.to_string(), expect, "{uri} {host:?}");
+        };
+        check("http://a/b?c", Some("other"), "http://a/b?c");
+        check("/b?c", Some("a:1"), "http://a:1/b?c");
+        check("/b", None, "http://10.0.0.1:80/b");
+        check("/b", Some("a b"), "http://10.0.0.1:80/b");
+    }
 
     #[test]
     fn what_is_about_a_connection_goes_and_the_order_stays() {

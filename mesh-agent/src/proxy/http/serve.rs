@@ -98,13 +98,15 @@ async fn spoken(stream: &TcpStream, protocol: AppProtocol) -> io::Result<Option<
         Some(_) => return Ok(None),
         None => {}
     }
-    let patience = match protocol {
-        // It was said that it is HTTP: the client speaks first.
-        AppProtocol::Http | AppProtocol::WebSocket => HEAD_TIMEOUT,
-        _ => PATIENCE,
+    // Where it was said that it is HTTP, the client speaks first, and what is none is a request that is
+    // malformed: it must not come past the routes.
+    let (patience, otherwise) = match protocol {
+        AppProtocol::Http | AppProtocol::WebSocket => (HEAD_TIMEOUT, Some(Version::Http1)),
+        _ => (PATIENCE, None),
     };
     // The time may be over, which says that it is none.
-    timeout(patience, looked_at(stream)).await.unwrap_or(Ok(None))
+    let looked = timeout(patience, looked_at(stream)).await.unwrap_or(Ok(None))?;
+    Ok(looked.or(otherwise))
 }
 
 /// Looks at what the client says, and leaves it where it is.
