@@ -71,6 +71,7 @@ fn snapshot() -> Snapshot {
             timeouts: Timeouts::default(),
             retry: None,
             persistence: None,
+            split_by: None,
         },
         backends: vec![backend(9)],
         mirrors: vec![Backend { endpoints: Endpoints::Invalid, ..backend(1) }],

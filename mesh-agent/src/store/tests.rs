@@ -87,6 +87,7 @@ fn http_route(
         timeouts: http::Timeouts::default(),
         retry: None,
         persistence: None,
+        split_by: None,
     };
     Object::HttpRoute(Arc::new(http::HttpRoute {
         name: name(at),

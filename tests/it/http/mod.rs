@@ -10,6 +10,7 @@ mod counts;
 mod fidelity;
 mod mirrors;
 mod sessions;
+mod split_by;
 mod patience;
 mod plain;
 mod hostile;

@@ -54,6 +54,18 @@ pub struct Rule {
     pub retry: Option<Retry>,
     /// `sessionPersistence`.
     pub persistence: Option<Persistence>,
+    /// The annotation `nodemesh.dev/split-by`.
+    pub split_by: Option<SplitBy>,
+}
+
+/// What a user is known by: a user stays with one backend while weights move. Requests without it are
+/// split one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SplitBy {
+    /// The value of this header field.
+    Header(HeaderName),
+    /// The value of this cookie.
+    Cookie(String),
 }
 
 /// Where a rule sends its share of requests.

@@ -4,6 +4,7 @@
 //! nothing is kept here, so that it is the same on every node and after a restart. A client that makes
 //! it up chooses among the endpoints of the rule's backends, and no others.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,8 @@ use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use crate::model::http::rules::HttpRule;
 use crate::model::http::{Persistence, PersistenceBy};
 use crate::model::snapshot::{Backend, Endpoint};
+use crate::route::http::cookie;
+use crate::route::http::fields::Fields as _;
 
 /// What a client keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +35,13 @@ impl Session {
     /// What a request brings, if it still counts.
     pub fn of(by: &Persistence, headers: &HeaderMap, now: SystemTime) -> Option<Self> {
         let text = match by.by {
-            PersistenceBy::Header => headers.get(&by.name)?.to_str().ok()?,
-            PersistenceBy::Cookie { .. } => cookie(headers, &by.name)?,
+            PersistenceBy::Header => Cow::Borrowed(headers.get(&by.name)?.as_bytes()),
+            PersistenceBy::Cookie { .. } => {
+                let all = headers.joined(&COOKIE)?;
+                Cow::Owned(cookie::find(&all, &by.name)?.to_vec())
+            }
         };
-        let session = Self::read(text)?;
+        let session = Self::read(str::from_utf8(&text).ok()?)?;
         let now = since_epoch(now);
         let is_over = |limit: Option<Duration>, since: Duration| {
             limit.is_some_and(|limit| !limit.is_zero() && now.saturating_sub(since) >= limit)
@@ -100,14 +106,6 @@ impl Session {
 
 fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
-}
-
-/// The first cookie with a name (RFC 6265, section 4.2.1).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    all.flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find_map(|(key, value)| (key == name).then_some(value))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What HTTP routes say about one request: which rule, which backend, what is changed (pure).
 
+pub mod cookie;
 pub mod cors;
 pub mod fields;
 pub mod headers;
@@ -15,7 +16,7 @@ mod share;
 
 pub use self::compile::compile;
 pub use self::find::{Found, RequestView, find};
-pub use self::share::{backend, sticky};
+pub use self::share::{backend, place};
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,13 @@
 //! Which of a rule's backends a request goes to.
 
+use http::header::COOKIE;
 use mesh_common::workload::id;
 
+use crate::model::http::SplitBy;
 use crate::model::http::rules::HttpRule;
 use crate::model::snapshot::Backend;
+use crate::route::http::cookie;
+use crate::route::http::fields::Fields;
 use crate::route::split;
 
 /// The backend that `random`, uniform over all 64 bits, falls on, with its place in
@@ -23,18 +27,36 @@ pub fn backend(rule: &HttpRule, random: u64) -> Option<(usize, &Backend)> {
 ///
 /// When weight moves from one backend to the next in order, only keys of the first move, and only
 /// to the second.
-pub fn sticky(key: &[u8]) -> u64 {
+fn sticky(key: &[u8]) -> u64 {
     let mut hash = id(key);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)
 }
 
+/// Where a request falls among the shares of a rule's backends: at `random`, or where its user always
+/// does. A user is somewhere else in every route, so that one experiment says nothing about another.
+pub fn place(rule: &HttpRule, fields: &dyn Fields, random: u64) -> u64 {
+    let known = rule.rule.split_by.as_ref().and_then(|by| {
+        let value = match by {
+            SplitBy::Header(name) => fields.joined(name)?.into_owned(),
+            SplitBy::Cookie(name) => cookie::find(&fields.joined(&COOKIE)?, name)?.to_vec(),
+        };
+        let route = rule.route.to_string();
+        // No name of a route has a zero.
+        Some(sticky(&[route.as_bytes(), &[0], &value].concat()))
+    });
+    known.unwrap_or(random)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::http::Rule;
     use crate::model::id::ResourceName;
     use crate::model::snapshot::Endpoints;
     use crate::route::http::tests::rule;
@@ -62,6 +84,37 @@ mod tests {
         assert_eq!(index(&rule, u64::MAX), Some(1));
         assert_eq!(index(&weighted(&[]), 0), None);
         assert_eq!(index(&weighted(&[0, 0]), 0), None);
+    }
+
+    #[test]
+    fn a_user_has_a_place_in_each_route() {
+        let by = |by: SplitBy| {
+            let rule = weighted(&[1, 1]);
+            let plain = Rule { split_by: Some(by), ..rule.rule };
+            HttpRule { rule: plain, ..rule }
+        };
+        let fields = |fields: &[(&'static str, &'static str)]| {
+            let mut all = http::HeaderMap::new();
+            for (name, value) in fields {
+                all.append(*name, http::HeaderValue::from_static(value));
+            }
+            all
+        };
+        let user = fields(&[("cookie", "a=b"), ("cookie", "user=u1"), ("x-user", "u1")]);
+        let (header, cookie) =
+            (by(SplitBy::Header("x-user".parse().unwrap())), by(SplitBy::Cookie("user".into())));
+        let at = place(&header, &user, 7);
+        assert_eq!((at, place(&header, &user, 8)), (sticky(b"demo/route\0u1"), at));
+        assert_eq!(place(&cookie, &user, 7), at);
+        let elsewhere = Arc::new(ResourceName::new("demo", "other"));
+        assert_ne!(
+            place(&HttpRule { route: elsewhere, ..by(SplitBy::Cookie("user".into())) }, &user, 7),
+            at
+        );
+        // Who is not known is anywhere.
+        assert_eq!(place(&header, &fields(&[("cookie", "user=u1")]), 7), 7);
+        assert_eq!(place(&cookie, &fields(&[("x-user", "u1")]), 7), 7);
+        assert_eq!(place(&weighted(&[1]), &user, 7), 7);
     }
 
     /// What a version of the agent must not change: users would move.

@@ -24,6 +24,7 @@ pub(super) fn rule(matches: Vec<Match>) -> HttpRule {
         timeouts: Timeouts::default(),
         retry: None,
         persistence: None,
+        split_by: None,
     };
     HttpRule {
         route: Arc::new(ResourceName::new("demo", "route")),

@@ -14,7 +14,7 @@ use crate::proxy::http::decide::{looked_up, no_rule, no_weight, one_of, rule_nam
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::plain::head::{Cuts, Request};
 use crate::proxy::http::upstream::To;
-use crate::route::http::{RequestView, backend, find};
+use crate::route::http::{RequestView, backend, find, place};
 
 /// A request, by what is known of it when its head is no longer looked at.
 #[derive(Debug)]
@@ -80,7 +80,8 @@ pub fn choose(site: &Site, mesh: &Snapshot, request: &Request<'_>) -> Choice {
     if !is_plain(found.rule) {
         return Choice::More;
     }
-    let way = match backend(found.rule, rand::random()) {
+    let place = place(found.rule, &request.fields, rand::random());
+    let way = match backend(found.rule, place) {
         None => Err(no_weight(&rule_name(found.rule))),
         Some((_, backend)) => {
             let (route, at) = (Arc::clone(&found.rule.route), || rule_name(found.rule));

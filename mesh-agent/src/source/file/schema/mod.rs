@@ -48,6 +48,9 @@ pub(super) struct Annotations {
     /// Istio: the policy is tried out, not enforced.
     #[serde(rename = "istio.io/dry-run")]
     pub(super) dry_run: Option<String>,
+    /// Ours: what keeps a user with one backend of a route.
+    #[serde(rename = "nodemesh.dev/split-by")]
+    pub(super) split_by: Option<String>,
 }
 
 /// A core/v1 `Service`.

@@ -10,6 +10,7 @@ mod change;
 mod cors;
 mod attempts;
 mod session;
+mod split_by;
 
 use std::collections::BTreeSet;
 
@@ -92,6 +93,8 @@ fn route<R>(
 ) -> Option<HttpRoute> {
     let name = check::name(&written.metadata, check::is_subdomain, problems)?;
     let created = check::created(&written.metadata, problems);
+    let annotations = written.metadata.annotations.unwrap_or_default();
+    let split_by = annotations.split_by.and_then(|by| split_by::convert(&by, problems));
     let parents = refs::parents(&written.spec.parent_refs, &name, problems);
     let written = written.spec.rules;
     if written.is_empty() {
@@ -106,7 +109,8 @@ fn route<R>(
         if let Some(name) = &parts.name {
             rule_name(&format!("{path}.name"), name, &mut names, problems);
         }
-        rules.push(rule(&path, parts, Context { route: &name, kind, rule: i }, problems));
+        let rule = rule(&path, parts, Context { route: &name, kind, rule: i }, problems);
+        rules.push(Rule { split_by: split_by.clone(), ..rule });
     }
     let n_matches = rules.iter().map(|rule| rule.matches.len()).sum();
     value::at_most(MAX_ALL_MATCHES, n_matches, "spec.rules", "matches in all its rules", problems);
@@ -161,6 +165,7 @@ fn rule(path: &str, parts: Parts, context: Context<'_>, problems: &mut Problems)
             .retry
             .map(|written| attempts::retry(&format!("{path}.retry"), &written, problems)),
         persistence: persistence.flatten(),
+        split_by: None,
     }
 }
 

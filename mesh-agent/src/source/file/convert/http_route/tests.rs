@@ -8,7 +8,7 @@ use super::super::super::yaml;
 use super::*;
 use crate::model::http::{
     Cors, Filter, HeaderChange, HeaderMatch, Mirror, PathChange, Pattern, Persistence,
-    PersistenceBy, QueryMatch, Redirect, Retry, Rewrite, Scheme, Timeouts, ValueMatch,
+    PersistenceBy, QueryMatch, Redirect, Retry, Rewrite, Scheme, SplitBy, Timeouts, ValueMatch,
 };
 use crate::model::route::ParentRef;
 
@@ -148,6 +148,7 @@ fn a_whole_route_is_taken_over() {
             backoff: Some(Duration::from_millis(100)),
         }),
         persistence: None,
+        split_by: None,
     };
     let rest = Rule {
         name: None,
@@ -157,6 +158,7 @@ fn a_whole_route_is_taken_over() {
         timeouts: Timeouts::default(),
         retry: None,
         persistence: None,
+        split_by: None,
     };
     assert_eq!(route.rules, [canary, rest]);
 }
@@ -446,6 +448,26 @@ fn every_wrong_wait_is_named() {
         &["retry.attempts Invalid", "retry.backoff Invalid"],
     );
     assert_eq!(rule_of(Kind::Http, "{retry: {}}").retry.unwrap().attempts, 1);
+}
+
+#[test]
+fn an_annotation_keeps_users_with_a_backend() {
+    let check = |written: &str, expect: Option<SplitBy>, expect_problems: &[&str]| {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, \
+             annotations: {{nodemesh.dev/split-by: '{written}'}}}}\nspec: {{parentRefs: [{{group: \
+             '', kind: Service, name: a}}], rules: [{{}}, {{}}]}}"
+        );
+        let mut problems = Problems::default();
+        let route = http(parse(&text), &mut problems).unwrap();
+        assert!(route.rules.iter().all(|rule| rule.split_by == expect), "{written}: {route:?}");
+        assert_eq!(found(&problems), expect_problems, "{written}");
+    };
+    check("header:X-User", Some(SplitBy::Header("x-user".parse().unwrap())), &[]);
+    check("cookie: User ", Some(SplitBy::Cookie("User".to_owned())), &[]);
+    for wrong in ["", "x-user", "header:", "cookie:a=b", "query:a", "header:a b"] {
+        check(wrong, None, &["metadata.annotations UnsupportedValue (noted)"]);
+    }
 }
 
 #[test]
