@@ -106,9 +106,10 @@ impl Chunks {
             (Place::DataLineFeed, b'\n') => Place::Size,
             (Place::Line, b'\r') => Place::End,
             (Place::Line | Place::Name, byte) if is_of_name(byte) => self.extra(Place::Name)?,
-            (Place::Name, b':') => self.extra(Place::Value)?,
             (Place::Value, b'\r') => Place::TrailerEnd,
-            (Place::Value, b'\t' | b' '..=b'~' | 0x80..) => self.extra(Place::Value)?,
+            (Place::Name, b':') | (Place::Value, b'\t' | b' '..=b'~' | 0x80..) => {
+                self.extra(Place::Value)?
+            }
             (Place::TrailerEnd, b'\n') => Place::Line,
             (Place::End, b'\n') => Place::Done,
             _ => return Err(Malformed),
