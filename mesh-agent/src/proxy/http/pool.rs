@@ -17,7 +17,7 @@ use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
 
 /// Connections that wait for one endpoint, at most. Further ones are closed.
-const MAX_IDLE: usize = 64;
+pub const MAX_IDLE: usize = 64;
 
 /// How long one waits. Servers that close idle connections mostly wait longer (nginx: 75 s), so that
 /// a request rarely meets one that is being closed.

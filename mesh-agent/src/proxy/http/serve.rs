@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long the head of a request may take. nginx and Go's recommendations are of this order.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The longest head of a request, and how many fields it has at most.
+/// The longest head of a request or an answer, and how many fields it has at most.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 pub(super) const MAX_FIELDS: usize = 200;
 

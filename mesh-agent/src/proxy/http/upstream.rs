@@ -1,5 +1,6 @@
 //! A connection to an endpoint, by the way that any connection of the workload goes there.
 
+use std::future::pending;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::io::copy::Carried;
 use crate::model::id::ResourceName;
 use crate::model::service::Service;
 use crate::model::snapshot::Endpoint;
+use crate::proxy;
 use crate::proxy::conn::Conn;
 use crate::proxy::http::Site;
 use crate::proxy::http::body::Body;
@@ -23,21 +25,63 @@ use crate::proxy::http::detect::Version;
 use crate::proxy::http::executor::InScope;
 use crate::proxy::http::front::Front;
 use crate::proxy::http::pool::{IDLE, Key, Sender};
+use crate::proxy::http::serve::{MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::outbound::same_node::{self, Opened};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
-use crate::telemetry::{Parties, Peer, Reporter};
+use crate::telemetry::{Parties, Peer, Reporter, RequestSeries};
 use crate::tunnels::{Io, Lease};
 
-/// The longest head of an answer, and how many fields it has at most.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-const MAX_FIELDS: usize = 200;
-
 /// What lives as long as a connection.
-pub struct Kept {
+struct Kept {
     /// Its place on a tunnel.
     _lease: Option<Lease>,
     /// Its other end, if that is on this node.
-    pub opened: Option<Opened>,
+    opened: Option<Opened>,
+}
+
+/// A connection as it is reported when it ends, with what lives as long.
+pub struct Report {
+    conn: Conn,
+    kept: Kept,
+}
+
+impl Report {
+    /// Where requests that the connection carries are counted.
+    pub fn requests(&self) -> Option<RequestSeries> {
+        self.conn.requests()
+    }
+
+    /// Why the connection may not be any more, as far as policies of this node say.
+    pub fn refusal(&self, context: &proxy::Context) -> Option<Forbidden> {
+        self.kept.opened.as_ref()?.refusal(context)
+    }
+
+    /// Waits until policies forbid it.
+    pub async fn forbidden(&self, context: &proxy::Context) -> Forbidden {
+        match &self.kept.opened {
+            Some(opened) => opened.forbidden(context).await,
+            None => pending().await,
+        }
+    }
+
+    /// Reports that it may not be any more.
+    pub fn forbid(mut self, forbidden: Forbidden) -> Failure {
+        let failure = match &mut self.kept.opened {
+            Some(opened) => forbidden.note(&mut opened.far),
+            None => forbidden.note(&mut self.conn),
+        };
+        self.finish(Err(failure.again()));
+        failure
+    }
+
+    /// Reports the end, whose reason `result` is.
+    pub fn finish(mut self, result: Result<(), Failure>) {
+        if let Some(opened) = self.kept.opened {
+            opened.finish(&mut self.conn, &result);
+        }
+        self.conn.finish(result);
+    }
 }
 
 /// What a request goes to.
@@ -71,8 +115,8 @@ impl To {
 ///
 /// It could not be made, or may not be.
 pub async fn connect(site: &Site, to: &To) -> Result<Sender, Failure> {
-    let (io, conn, kept) = open(site, to).await?;
-    spoken(site, to, conn, io, kept).await
+    let (io, report) = open(site, to).await?;
+    spoken(site, to, io, report).await
 }
 
 /// Makes a connection, which is reported by whoever has it.
@@ -80,11 +124,14 @@ pub async fn connect(site: &Site, to: &To) -> Result<Sender, Failure> {
 /// # Errors
 ///
 /// It could not be made, or may not be, and that was reported.
-pub async fn open(site: &Site, to: &To) -> Result<(Counted, Conn, Kept), Failure> {
+pub async fn open(site: &Site, to: &To) -> Result<(Counted, Report), Failure> {
     let context = &*site.context;
     let mut conn = Conn::new(&context.telemetry, Reporter::Source, site.client, site.destination);
     match make(site, to, &mut conn).await {
-        Ok((io, kept)) => Ok((Counted { io, carried: Arc::clone(&conn.carried) }, conn, kept)),
+        Ok((io, kept)) => {
+            let io = Counted { io, carried: Arc::clone(&conn.carried) };
+            Ok((io, Report { conn, kept }))
+        }
         Err(failure) => {
             let again = failure.again();
             conn.finish(Err(failure));
@@ -153,13 +200,7 @@ async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kep
 }
 
 /// Begins HTTP on a connection.
-async fn spoken(
-    site: &Site,
-    to: &To,
-    conn: Conn,
-    io: Counted,
-    kept: Kept,
-) -> Result<Sender, Failure> {
+async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sender, Failure> {
     let io = TokioIo::new(io);
     let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     match to.version {
@@ -167,7 +208,7 @@ async fn spoken(
             let mut builder = http1::Builder::new();
             builder.preserve_header_case(true).max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_FIELDS);
             let (sender, driving) = builder.handshake::<_, Body>(io).await.map_err(failed)?;
-            drive(site, to, (conn, kept), driving.with_upgrades());
+            drive(site, to, report, driving.with_upgrades());
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
@@ -175,43 +216,36 @@ async fn spoken(
             let list = u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX);
             builder.timer(TokioTimer::new()).max_header_list_size(list).adaptive_window(true);
             let (sender, driving) = builder.handshake::<_, Body>(io).await.map_err(failed)?;
-            drive(site, to, (conn, kept), driving);
+            drive(site, to, report, driving);
             Ok(Sender::Http2(sender))
         }
     }
 }
 
 /// Drives a connection until it ends, and reports it.
-fn drive<Driving>(site: &Site, to: &To, (mut conn, kept): (Conn, Kept), driving: Driving)
+fn drive<Driving>(site: &Site, to: &To, report: Report, driving: Driving)
 where
     Driving: Future<Output = Result<(), hyper::Error>> + Send + 'static,
 {
     let (site, key, scope) = (site.clone(), to.key(site), site.realm.scope.clone());
     scope.spawn(Box::pin(async move {
         let mut driving = std::pin::pin!(driving);
-        let Kept { _lease, mut opened } = kept;
         let mut carried = 0;
-        let result = loop {
-            let forbidden = async {
-                match &opened {
-                    Some(opened) => opened.forbidden(&site.context).await,
-                    None => std::future::pending().await,
-                }
-            };
+        loop {
             tokio::select! {
                 biased;
-                ended = &mut driving => break ended.map_err(|error| {
+                ended = &mut driving => return report.finish(ended.map_err(|error| {
                     Failure::because(Kind::Reset, Side::Upstream, Retry::IfIdempotent, error)
-                }),
-                forbidden = forbidden => break Err(match &mut opened {
-                    Some(opened) => forbidden.note(&mut opened.far),
-                    None => forbidden.note(&mut conn),
-                }),
+                })),
+                forbidden = report.forbidden(&site.context) => {
+                    drop(report.forbid(forbidden));
+                    return;
+                }
                 () = sleep(IDLE) => {
                     if let Some(pool) = site.realm.http.get(site.worker) {
                         pool.sweep();
                         // Of HTTP/2, whether it is used shows in what it has carried.
-                        let now = conn.carried.sent.load(Ordering::Relaxed);
+                        let now = report.conn.carried.sent.load(Ordering::Relaxed);
                         if now == carried {
                             pool.forget(&key);
                         }
@@ -219,11 +253,7 @@ where
                     }
                 }
             }
-        };
-        if let Some(opened) = opened {
-            opened.finish(&mut conn, &result);
         }
-        conn.finish(result);
     }));
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,16 +19,12 @@ use crate::failure::Failure;
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Endpoint;
 use crate::proxy;
-use crate::proxy::conn::Conn;
 use crate::proxy::http::Site;
-use crate::proxy::http::pool::IDLE;
-use crate::proxy::http::upstream::{self, Counted, Kept, To};
+use crate::proxy::http::pool::{IDLE, MAX_IDLE};
+use crate::proxy::http::upstream::{self, Counted, Report, To};
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::realm::Realm;
 use crate::telemetry::RequestSeries;
-
-/// Connections that wait for one endpoint, at most. Further ones are closed.
-const MAX_IDLE: usize = 64;
 
 /// How often those are looked at that wait.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -44,9 +39,7 @@ pub struct Wire(Box<Held>);
 /// What a connection holds.
 struct Held {
     io: Counted,
-    conn: Conn,
-    /// Its place on a tunnel, or its other end.
-    kept: Kept,
+    report: Report,
     source: ResourceName,
     destination: ResourceName,
     since: Instant,
@@ -70,11 +63,10 @@ impl Wire {
     ///
     /// It could not be made, or may not be, and that was reported.
     pub async fn open(site: &Site, to: &To) -> Result<Self, Failure> {
-        let (io, conn, kept) = upstream::open(site, to).await?;
+        let (io, report) = upstream::open(site, to).await?;
         Ok(Self(Box::new(Held {
             io,
-            conn,
-            kept,
+            report,
             source: site.local.workload.name.clone(),
             destination: to.endpoint.workload.name.clone(),
             since: Instant::now(),
@@ -82,26 +74,18 @@ impl Wire {
     }
 
     /// Reports the end, whose reason `result` is.
-    pub fn finish(mut self, result: Result<(), Failure>) {
-        if let Some(opened) = self.0.kept.opened {
-            opened.finish(&mut self.0.conn, &result);
-        }
-        self.0.conn.finish(result);
+    pub fn finish(self, result: Result<(), Failure>) {
+        self.0.report.finish(result);
     }
 
     /// Ends it, since it may not be any more.
-    pub fn forbid(mut self, forbidden: Forbidden) -> Failure {
-        let failure = match &mut self.0.kept.opened {
-            Some(opened) => forbidden.note(&mut opened.far),
-            None => forbidden.note(&mut self.0.conn),
-        };
-        self.finish(Err(failure.again()));
-        failure
+    pub fn forbid(self, forbidden: Forbidden) -> Failure {
+        self.0.report.forbid(forbidden)
     }
 
     /// Where requests that it carries are counted.
     pub fn requests(&self) -> Option<RequestSeries> {
-        self.0.conn.requests()
+        self.0.report.requests()
     }
 
     /// What is read and written, and what waits until policies forbid it.
@@ -109,14 +93,8 @@ impl Wire {
         &'a mut self,
         context: &'a proxy::Context,
     ) -> (&'a mut Counted, impl Future<Output = Forbidden> + Send + 'a) {
-        let opened = self.0.kept.opened.as_ref();
-        let forbidden = async move {
-            match opened {
-                Some(opened) => opened.forbidden(context).await,
-                None => pending().await,
-            }
-        };
-        (&mut self.0.io, forbidden)
+        let Held { io, report, .. } = &mut *self.0;
+        (io, report.forbidden(context))
     }
 
     /// Ends it in order, which takes as long as the application wants.
@@ -146,7 +124,7 @@ impl Wire {
 
     /// Why it may not be any more.
     fn refusal(&self, context: &proxy::Context) -> Option<Forbidden> {
-        self.0.kept.opened.as_ref()?.refusal(context)
+        self.0.report.refusal(context)
     }
 }
 
