@@ -281,8 +281,8 @@ impl Counters {
     }
 }
 
-/// The `response_flags` of a connection that did not fail.
-pub(super) const NO_FLAGS: &str = "-";
+/// The `response_flags` of a connection, or a request, that did not fail.
+pub const NO_FLAGS: &str = "-";
 
 impl Key {
     fn of(parties: &Parties) -> Self {

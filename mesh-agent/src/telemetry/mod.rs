@@ -28,6 +28,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 pub use self::event::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security};
+pub use self::labels::NO_FLAGS;
 pub use self::requests::{RequestKind, RequestSeries};
 pub use self::sink::Target;
 pub use self::time::rfc3339;

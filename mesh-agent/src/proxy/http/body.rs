@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::HeaderMap;
+use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 /// Why a body ended before its end.
@@ -66,29 +67,61 @@ impl hyper::body::Body for Until {
     }
 }
 
+/// What is seen of a body on its way.
+pub enum Seen<'a> {
+    /// The fields after it.
+    Trailers(&'a HeaderMap),
+    /// Its end, perhaps more than once.
+    End,
+    /// It has broken off.
+    Failed,
+}
+
+/// A body that is looked at on its way.
+pub fn watched<B>(body: B, watch: impl FnMut(Seen<'_>) + Send + 'static) -> Body
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
+{
+    let mut watched = Watched { body, watch };
+    watched.look();
+    watched.boxed_unsync()
+}
+
 /// A body at whose end something is given back.
 pub fn then(body: Incoming, done: impl FnOnce() + Send + 'static) -> Body {
-    let mut then = Then { body, done: Some(Box::new(done)) };
-    then.look();
-    then.boxed_unsync()
+    let mut done = Some(done);
+    watched(body, move |seen| match seen {
+        Seen::End => {
+            if let Some(done) = done.take() {
+                done();
+            }
+        }
+        Seen::Failed => done = None,
+        Seen::Trailers(_) => {}
+    })
 }
 
-struct Then {
-    body: Incoming,
-    done: Option<Box<dyn FnOnce() + Send>>,
+struct Watched<B, Watch> {
+    body: B,
+    watch: Watch,
 }
 
-impl Then {
+/// Nothing is pinned to the one that looks.
+impl<B: Unpin, Watch> Unpin for Watched<B, Watch> {}
+
+impl<B: hyper::body::Body, Watch: FnMut(Seen<'_>)> Watched<B, Watch> {
     fn look(&mut self) {
-        if self.body.is_end_stream()
-            && let Some(done) = self.done.take()
-        {
-            done();
+        if self.body.is_end_stream() {
+            (self.watch)(Seen::End);
         }
     }
 }
 
-impl hyper::body::Body for Then {
+impl<B, Watch> hyper::body::Body for Watched<B, Watch>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+    Watch: FnMut(Seen<'_>),
+{
     type Data = Bytes;
     type Error = BodyError;
 
@@ -98,15 +131,16 @@ impl hyper::body::Body for Then {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
-            None => {
-                if let Some(done) = self.done.take() {
-                    done();
+            None => (self.watch)(Seen::End),
+            Some(Err(_)) => (self.watch)(Seen::Failed),
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    (self.watch)(Seen::Trailers(trailers));
                 }
+                self.look();
             }
-            Some(Ok(_)) => self.look(),
-            Some(Err(_)) => self.done = None,
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,21 +1,15 @@
 //! Counts requests by how they were answered, and for how long.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use bytes::Bytes;
-use http_body_util::BodyExt as _;
 use hyper::StatusCode;
-use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::header::HeaderMap;
 use tokio::time::Instant;
 
 use crate::proxy::http::Site;
 use crate::proxy::http::answer::Refusal;
-use crate::proxy::http::body::{Body, BodyError};
+use crate::proxy::http::body::{self, Body, Seen};
 use crate::proxy::http::upstream::{self, To};
 use crate::proxy::outbound::same_node;
-use crate::telemetry::{RequestKind, RequestSeries};
+use crate::telemetry::{NO_FLAGS, RequestKind, RequestSeries};
 
 /// Envoy's flag for a client that has left.
 pub const LEFT: &str = "DC";
@@ -25,7 +19,9 @@ pub const CUT: &str = "UC";
 
 /// Counts a request that was answered by the mesh, because of `refusal`.
 pub fn refused(site: &Site, refusal: &Refusal, is_grpc: bool, began: Instant) {
-    let reason = refusal.reason;
+    let Refusal { reason, details } = refusal;
+    tracing::debug!(client = %site.client, destination = %site.destination, ?reason, %details,
+        "a request is refused");
     // gRPC is answered in its own terms.
     let (code, grpc_status) = if is_grpc {
         (StatusCode::OK, reason.grpc().parse().ok())
@@ -99,48 +95,13 @@ pub fn counted(
     let kind = RequestKind { is_grpc, ..RequestKind::well(code) };
     let mut answering = Answering { series: sent(site, to), kind, began };
     answering.look(answer.headers());
+    // Until it has ended.
+    answering.kind.flags = LEFT;
     answer.map(|body| {
-        if !body.is_end_stream() {
-            // Until it has ended.
-            answering.kind.flags = LEFT;
-        }
-        Counted { body, answering }.boxed_unsync()
+        body::watched(body, move |seen| match seen {
+            Seen::Trailers(trailers) => answering.look(trailers),
+            Seen::End => answering.kind.flags = NO_FLAGS,
+            Seen::Failed => answering.kind.flags = CUT,
+        })
     })
-}
-
-struct Counted {
-    body: Body,
-    answering: Answering,
-}
-
-impl hyper::body::Body for Counted {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(trailers) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref())
-        {
-            self.answering.look(trailers);
-        }
-        let well = RequestKind::well(0).flags;
-        match &frame {
-            Some(Err(_)) => self.answering.kind.flags = CUT,
-            None => self.answering.kind.flags = well,
-            Some(Ok(_)) if self.body.is_end_stream() => self.answering.kind.flags = well,
-            Some(Ok(_)) => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

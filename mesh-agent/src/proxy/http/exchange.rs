@@ -39,8 +39,6 @@ pub async fn run(site: Arc<Site>, version: Version, request: Request<Incoming>) 
             response
         }
         Err(refusal) => {
-            tracing::debug!(client = %site.client, destination = %site.destination,
-                reason = ?refusal.reason, details = %refusal.details, "a request is refused");
             counting::refused(&site, &refusal, is_grpc, began);
             answer::refusal(&refusal, is_grpc)
         }

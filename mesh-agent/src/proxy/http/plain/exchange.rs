@@ -24,7 +24,7 @@ use crate::proxy::http::plain::wires::Wire;
 use crate::proxy::http::serve::MAX_HEAD_BYTES;
 use crate::proxy::http::upstream::Counted;
 use crate::proxy::inbound::application::Forbidden;
-use crate::telemetry::RequestKind;
+use crate::telemetry::{NO_FLAGS, RequestKind};
 
 /// What the client's connection is good for after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Going<'_> {
             };
             match carried {
                 Ok(Answered { keeps, after }) => {
-                    self.count(&wire, progress, RequestKind::well(0).flags);
+                    self.count(&wire, progress, NO_FLAGS);
                     match (keeps, after) {
                         (true, _) => wires.put(site, to.endpoint.address, wire),
                         // It was answered before all of it was sent.
@@ -370,9 +370,6 @@ impl Going<'_> {
 
     /// Answers in the name of the mesh.
     async fn refuse(&self, client: &mut TcpStream, refusal: Refusal) -> io::Result<After> {
-        let Refusal { reason, details } = &refusal;
-        tracing::debug!(client = %self.site.client, destination = %self.site.destination, ?reason,
-            %details, "a request is refused");
         counting::refused(self.site, &refusal, false, self.began);
         let is_last = self.asked.closes || self.site.realm.scope.is_draining() || !self.is_whole;
         let connection = is_last.then_some("close");
