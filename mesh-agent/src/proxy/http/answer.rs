@@ -121,12 +121,12 @@ impl Reason {
 
 impl Refusal {
     /// What people read.
-    pub fn text(&self) -> String {
+    fn text(&self) -> String {
         format!("{NAME}: {}\n", quoted(&self.details))
     }
 
     /// The value of the field `proxy-status`.
-    pub fn proxy_status(&self) -> String {
+    fn proxy_status(&self) -> String {
         let details = quoted(&self.details);
         format!("{NAME}; error={}; details=\"{details}\"", self.reason.error())
     }
@@ -152,8 +152,12 @@ impl Refusal {
 
 /// Whether a request is one of gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+    headers.get(CONTENT_TYPE).is_some_and(|kind| is_type_of_grpc(kind.as_bytes()))
+}
+
+/// Whether a `content-type` is one of gRPC (its `PROTOCOL-HTTP2.md`).
+pub fn is_type_of_grpc(kind: &[u8]) -> bool {
+    kind.starts_with(b"application/grpc")
 }
 
 /// The answer to a request that is refused.

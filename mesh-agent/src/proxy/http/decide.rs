@@ -128,16 +128,15 @@ pub fn decide(
         mirrors: Vec::new(),
     };
     // By the fields that the client has sent, whatever filters make of them.
-    let place = place(found.rule, &head.headers, rand::random());
     let by = found.rule.rule.persistence.as_ref();
     let session = by.map(|by| (by.clone(), Session::of(by, &head.headers, clock::now())));
     let kept = session.as_ref().and_then(|(_, session)| session.as_ref()?.endpoint(found.rule));
+    let by_weight = || backend(found.rule, place(found.rule, &head.headers, rand::random()));
+    let picking = kept.map(|(index, backend, _)| (index, backend)).or_else(by_weight);
     let mut mirrors = found.rule.mirrors.iter();
     if let Some(answer) = filtering.apply(&found.rule.rule.filters, &mut mirrors, head)? {
         return Ok(Decided::Answer(answer));
     }
-    let by_weight = || backend(found.rule, place);
-    let picking = kept.map(|(index, backend, _)| (index, backend)).or_else(by_weight);
     let (index, target_backend) = picking.ok_or_else(|| no_weight(&at))?;
     let mut mirrors = mirrors.skip(mirrors_before(found.rule, index));
     let filters = found.rule.rule.backends.get(index).map(|backend| backend.filters.as_slice());

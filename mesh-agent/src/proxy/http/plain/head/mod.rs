@@ -10,6 +10,7 @@ use std::ops::Range;
 use http::{HeaderName, Method, StatusCode};
 use httparse::{Header, Status};
 
+use crate::proxy::http::answer::is_type_of_grpc;
 use crate::proxy::http::serve::MAX_FIELDS;
 use crate::route::http::fields::{Fields, join};
 
@@ -163,7 +164,7 @@ fn checked<'b>(
                 }
                 cuts.push(line_of(input, field)?)?;
             }
-            Known::Type if field.value.starts_with(b"application/grpc") => return None,
+            Known::Type if is_type_of_grpc(field.value) => return None,
             Known::Other | Known::Type => {}
             Known::Length | Known::OfConnection | Known::Coding | Known::OfRequest => return None,
         }
