@@ -49,6 +49,9 @@ pub enum Reason {
     NoMatchingParent,
     /// A workload's place is not there (yet).
     PlaceNotFound,
+    /// A route of requests, and a port of its parent that carries something else by its own word
+    /// (`appProtocol`; Gateway API has the word for listeners and backends).
+    UnsupportedProtocol,
     /// A field or kind that this mesh does not implement (Gateway API `Accepted`).
     UnsupportedValue,
 }
@@ -64,6 +67,7 @@ impl Reason {
             Self::InvalidKind => "InvalidKind",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::PlaceNotFound => "PlaceNotFound",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
             Self::UnsupportedValue => "UnsupportedValue",
         }
     }

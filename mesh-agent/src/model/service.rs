@@ -62,6 +62,16 @@ pub enum TargetPort {
     Number(u16),
 }
 
+impl AppProtocol {
+    /// Whether requests may be found there: whether routes of HTTP can have an effect.
+    pub const fn may_be_http(self) -> bool {
+        match self {
+            Self::Unset | Self::Http | Self::H2c | Self::Grpc | Self::WebSocket => true,
+            Self::Other => false,
+        }
+    }
+}
+
 impl Service {
     /// Whether `workload` is behind this service. A service without selector selects nothing.
     pub fn selects(&self, workload: &Workload) -> bool {

@@ -72,7 +72,8 @@ impl<'a> Attached<'a> {
         attached
     }
 
-    /// Attaches `route` to one parent. On the ports that an earlier route has, it has no effect.
+    /// Attaches `route` to one parent. On the ports that an earlier route has, it has no effect, nor
+    /// has a route of HTTP on those that say that they are not HTTP: they are left to others.
     fn attach(
         &mut self,
         index: &Index<'a>,
@@ -80,7 +81,11 @@ impl<'a> Attached<'a> {
         parent: &ParentRef,
     ) -> Result<(), (Reason, String)> {
         let service = parent_service(index, parent)?;
-        let wanted = |port: &&ServicePort| parent.port.is_none_or(|number| number == port.port);
+        let named = |port: &&ServicePort| parent.port.is_none_or(|number| number == port.port);
+        let wanted = |port: &&ServicePort| named(port) && route.can_have(port);
+        if !service.ports.iter().any(|port| wanted(&port)) {
+            return Err(not_http(service, parent));
+        }
         let scope = if route.name().namespace == service.name.namespace {
             Scope::All
         } else {
@@ -170,6 +175,19 @@ fn parent_service<'a>(
     Ok(service)
 }
 
+/// What is said to a route of HTTP none of whose ports is one.
+fn not_http(service: &Service, parent: &ParentRef) -> (Reason, String) {
+    let which = match parent.port {
+        Some(port) => format!("the appProtocol of port {port} of Service {}", service.name),
+        None => format!("the appProtocol of every port of Service {}", service.name),
+    };
+    let message = format!(
+        "{which} says that it is not HTTP, so there are no requests to route; write http, \
+         kubernetes.io/h2c, grpc or kubernetes.io/ws there, or remove it, or use a TCPRoute"
+    );
+    (Reason::UnsupportedProtocol, message)
+}
+
 impl<'a> Routes<'a> {
     fn of(route: Route<'a>) -> Self {
         match route {
@@ -213,6 +231,14 @@ impl<'a> Route<'a> {
                 (rank, &route.created, &route.name)
             }
             Self::Tcp((_, route)) => (2, &route.created, &route.name),
+        }
+    }
+
+    /// Whether it can have an effect on a port.
+    fn can_have(&self, port: &ServicePort) -> bool {
+        match self {
+            Self::Http(_) => port.protocol.may_be_http(),
+            Self::Tcp(_) => true,
         }
     }
 

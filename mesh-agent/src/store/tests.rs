@@ -279,6 +279,46 @@ fn of_several_kinds_of_routes_one_applies_and_the_others_are_told() {
 }
 
 #[test]
+fn a_port_that_is_not_http_has_no_requests_to_route() {
+    let speaking = |object: Object, protocols: [AppProtocol; 2]| match object {
+        Object::Service(service) => {
+            let mut service = (*service).clone();
+            for (port, protocol) in service.ports.iter_mut().zip(protocols) {
+                port.protocol = protocol;
+            }
+            Object::Service(Arc::new(service))
+        }
+        other => other,
+    };
+    let v1 = &[("demo/v1", 1)][..];
+    let http = |port| http_route(Kind::Http, "demo/h", "", ("demo/echo", port), v1);
+    let grpc = http_route(Kind::Grpc, "demo/g", "", ("demo/echo", Some(80)), v1);
+    let tcp = route("demo/t", "", ("demo/echo", Some(80)), v1);
+    let (plain, other) = (AppProtocol::Unset, AppProtocol::Other);
+    let with = |protocols, routes: &[Object]| {
+        let echo = speaking(service("demo/echo", "echo", &["10.96.0.1"]), protocols);
+        [&[echo, service("demo/v1", "v1", &[])], routes].concat()
+    };
+    let wrong = [Reason::UnsupportedProtocol];
+    let none = "-: demo/echo 1 []";
+    check(&with([other, plain], &[http(Some(80))]), ("10.96.0.1:80", "demo"), none, &wrong);
+    check(&with([other, plain], &[grpc]), ("10.96.0.1:80", "demo"), none, &wrong);
+    check(&with([other, other], &[http(None)]), ("10.96.0.1:81", "demo"), none, &wrong);
+    // Of all ports, those that it can be of; the other is free for what can have it.
+    let mixed = with([other, AppProtocol::Http], &[http(None), tcp]);
+    check(&mixed, ("10.96.0.1:80", "demo"), "demo/t: demo/v1 1 []", &[]);
+    let routed = "-: demo/echo 1 [] | Http demo/h 0: demo/v1 1 []";
+    check(&mixed, ("10.96.0.1:81", "demo"), routed, &[]);
+    let conditions = snapshot(&with([other, plain], &[http(Some(80))])).conditions;
+    assert_eq!(conditions[0].field, "spec.parentRefs[0]");
+    assert!(conditions[0].message.contains("port 80 of Service demo/echo"), "{conditions:?}");
+    for protocol in [AppProtocol::H2c, AppProtocol::Grpc, AppProtocol::WebSocket] {
+        let fine = with([plain, protocol], &[http(Some(81))]);
+        check(&fine, ("10.96.0.1:81", "demo"), routed, &[]);
+    }
+}
+
+#[test]
 fn mirrors_are_resolved_in_order_and_reach_their_endpoints() {
     let mirror = |at: &str| {
         let service = name(at);
