@@ -76,7 +76,8 @@ fn snapshot() -> Snapshot {
         backends: vec![backend(9)],
         mirrors: vec![Backend { endpoints: Endpoints::Invalid, ..backend(1) }],
     };
-    let rules = HttpRules { kind: Kind::Http, rules: vec![rule], table: Table::default() };
+    let rules =
+        HttpRules { kind: Kind::Http, rules: vec![rule], table: Arc::new(Table::default()) };
     let consumer = Split { route: None, backends: vec![backend(1)], http: Some(Arc::new(rules)) };
     let default = Split { route: None, backends: vec![backend(1)], http: None };
     let target = Target {

@@ -40,7 +40,7 @@ pub fn report(args: &CheckArgs) -> Report {
     match FileSource::new(args.config.clone(), trust_domain) {
         Ok(mut source) => {
             let update = source.load();
-            let mesh = build::build(1, &[(update.source, update)].into());
+            let mesh = build::build(&Snapshot::default(), &[(update.source, update)].into());
             if let Some(node) = args.node.as_deref().filter(|_| !args.offline) {
                 places(&mesh, node, &mut report.machine);
             }

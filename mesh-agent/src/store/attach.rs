@@ -11,6 +11,7 @@ use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::Target;
 use crate::store::index::{Family, Index, Placed};
 use crate::store::split;
+use crate::store::tables::Tables;
 use crate::store::update::{Key, Kind};
 
 /// The routes of every service's port.
@@ -125,13 +126,16 @@ impl<'a> Attached<'a> {
         service: &Arc<Service>,
         port: &ServicePort,
         family: Family,
+        tables: &mut Tables,
     ) -> Target {
         let mut default = None;
         let mut by_namespace = HashMap::new();
         let own = || split::own(index, service, port, family);
         for (scope, routes) in self.ports.get(&(&service.name, port.port)).into_iter().flatten() {
             let split = match routes {
-                Routes::Http(kind, routes) => split::http(index, *kind, routes, own(), family),
+                Routes::Http(kind, routes) => {
+                    split::http(index, (*kind, routes), own(), family, tables)
+                }
                 Routes::Tcp(route) => split::tcp(index, route, family),
             };
             match scope {

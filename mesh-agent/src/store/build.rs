@@ -13,15 +13,18 @@ use crate::model::workload::Workload;
 use crate::store::attach::Attached;
 use crate::store::index::{Family, Index};
 use crate::store::policies;
+use crate::store::tables::Tables;
 use crate::store::update::{Key, Kind, Update};
 
-/// Builds the snapshot of what all sources say. The order within an update does not matter.
-pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapshot {
+/// Builds the snapshot of what all sources say, which comes after `last`. The order within an update
+/// does not matter, and nothing depends on what `last` says but the number: what is the same is
+/// shared with it instead of being made again.
+pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snapshot {
     let mut conditions: Vec<_> =
         updates.values().flat_map(|update| update.conditions.iter().cloned()).collect();
     let index = Index::new(updates, &mut conditions);
     let attached = Attached::new(&index, &mut conditions);
-    let services = targets(&index, &attached, &mut conditions);
+    let services = targets(&index, &attached, &mut Tables::of(last), &mut conditions);
     let by_address = by_address(&index, &services, &mut conditions);
     let workloads = index
         .workloads
@@ -37,7 +40,7 @@ pub fn build(revision: u64, updates: &BTreeMap<&'static str, Update>) -> Snapsho
         .collect();
     let by_port = by_port(&by_address, &services);
     Snapshot {
-        revision,
+        revision: last.revision + 1,
         workloads,
         by_address,
         by_port,
@@ -95,6 +98,7 @@ fn placements(index: &Index<'_>) -> HashMap<SpiffeId, BTreeSet<Arc<str>>> {
 fn targets(
     index: &Index<'_>,
     attached: &Attached<'_>,
+    tables: &mut Tables,
     conditions: &mut Vec<Condition>,
 ) -> HashMap<SocketAddr, Arc<Target>> {
     let mut targets: HashMap<SocketAddr, Arc<Target>> = HashMap::new();
@@ -110,7 +114,8 @@ fn targets(
                     let key = Key { kind: Kind::Service, name: service.name.clone() };
                     conditions.push(conflict(location, &key, "spec.clusterIPs", message));
                 } else {
-                    let target = attached.target(index, service, port, Family::of(*address));
+                    let target =
+                        attached.target(index, service, port, Family::of(*address), tables);
                     targets.insert(at, Arc::new(target));
                 }
             }

@@ -37,9 +37,9 @@ impl Publisher {
         self.revision.send_replace(revision);
     }
 
-    /// The revision of the latest snapshot.
-    pub fn revision(&self) -> u64 {
-        *self.revision.borrow()
+    /// The latest snapshot.
+    pub fn latest(&self) -> Arc<Snapshot> {
+        self.current.load_full()
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::model::http::rules::{HttpRule, HttpRules};
+use crate::model::http::rules::HttpRule;
 use crate::model::http::{Filter, HttpRoute, Kind, Mirror, Rule};
 use crate::model::id::ResourceName;
 use crate::model::route::TcpRoute;
 use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::{Backend, Endpoints, Split};
-use crate::route;
 use crate::store::index::{Family, Index};
+use crate::store::tables::Tables;
 
 /// A service and a port of it, as a route names them.
 type Named<'a> = (&'a ResourceName, u16);
@@ -45,10 +45,10 @@ pub(super) fn tcp(index: &Index<'_>, route: &TcpRoute, family: Family) -> Split 
 /// connections go that no rule can be applied to.
 pub(super) fn http(
     index: &Index<'_>,
-    kind: Kind,
-    routes: &[&Arc<HttpRoute>],
+    (kind, routes): (Kind, &[&Arc<HttpRoute>]),
     own: Backend,
     family: Family,
+    tables: &mut Tables,
 ) -> Split {
     let mut rules = Vec::new();
     for route in routes {
@@ -69,8 +69,7 @@ pub(super) fn http(
             });
         }
     }
-    let table = route::http::compile(&rules);
-    Split { http: Some(Arc::new(HttpRules { kind, rules, table })), ..without_route(own) }
+    Split { http: Some(tables.with_table(kind, rules)), ..without_route(own) }
 }
 
 /// The backends of a TCP route that are not there: their fields, and what is missing.

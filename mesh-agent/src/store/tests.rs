@@ -108,7 +108,7 @@ fn update(source: &'static str, objects: &[Object]) -> Update {
 }
 
 fn snapshot(objects: &[Object]) -> Snapshot {
-    build::build(1, &BTreeMap::from([("file", update("file", objects))]))
+    build::build(&Snapshot::default(), &BTreeMap::from([("file", update("file", objects))]))
 }
 
 /// `route: backend weight [endpoints], …`, and of HTTP routes ` | ` and that for each rule.
@@ -319,6 +319,42 @@ fn a_port_that_is_not_http_has_no_requests_to_route() {
 }
 
 #[test]
+fn a_table_is_made_again_only_if_a_match_has_changed() {
+    let routed = |path: &str, weight| {
+        let object =
+            http_route(Kind::Http, "demo/h", "", ("demo/echo", Some(80)), &[("demo/v1", weight)]);
+        let Object::HttpRoute(route) = object else { panic!("{object:?}") };
+        let mut route = (*route).clone();
+        let path = http::pattern::Compiled::new(path).unwrap();
+        route.rules[0].matches[0].path = http::PathMatch::Regex(path);
+        Object::HttpRoute(Arc::new(route))
+    };
+    let other = http_route(Kind::Http, "demo/o", "", ("demo/echo", Some(81)), &[("demo/v1", 1)]);
+    let built = |last: &Snapshot, route| {
+        let echo = service("demo/echo", "echo", &["10.96.0.1", "fd00::1"]);
+        let all = update("file", &[echo, route, other.clone()]);
+        build::build(last, &BTreeMap::from([("file", all)]))
+    };
+    let table = |snapshot: &Snapshot, at: &str| {
+        let split = &snapshot.services[&at.parse::<SocketAddr>().unwrap()].default;
+        Arc::clone(&split.http.as_ref().unwrap().table)
+    };
+    let first = built(&Snapshot::default(), routed("/a.*", 1));
+    let one = table(&first, "10.96.0.1:80");
+    assert!(Arc::ptr_eq(&one, &table(&first, "[fd00::1]:80")), "both families");
+    let weight = built(&first, routed("/a.*", 2));
+    assert_eq!(weight.revision, 2);
+    let split = &weight.services[&"10.96.0.1:80".parse().unwrap()].default;
+    assert_eq!(split.http.as_ref().unwrap().rules[0].backends[0].weight, 2);
+    assert!(Arc::ptr_eq(&one, &table(&weight, "10.96.0.1:80")), "another weight");
+    let path = built(&weight, routed("/b.*", 2));
+    assert_ne!(one, table(&path, "10.96.0.1:80"));
+    let beside = table(&first, "10.96.0.1:81");
+    assert!(Arc::ptr_eq(&beside, &table(&path, "10.96.0.1:81")), "another route");
+    assert!(!Arc::ptr_eq(&beside, &one));
+}
+
+#[test]
 fn mirrors_are_resolved_in_order_and_reach_their_endpoints() {
     let mirror = |at: &str| {
         let service = name(at);
@@ -449,7 +485,8 @@ proptest! {
         let runtime = runtime.enable_time().start_paused(true).build().unwrap();
         let published = runtime.block_on(published(said));
         prop_assert!(published.revision >= 1);
-        prop_assert_eq!(&*published, &build::build(published.revision, &last));
+        let before = Snapshot { revision: published.revision - 1, ..Snapshot::default() };
+        prop_assert_eq!(&*published, &build::build(&before, &last));
     }
 
     #[test]

@@ -306,7 +306,7 @@ fn routed(default: bool, shop: Option<bool>) -> Snapshot {
     let mut target = Arc::into_inner(mesh.services.remove(&address).unwrap()).unwrap();
     let rules = || {
         let (kind, rules, table) = (http::Kind::Http, Vec::new(), http::table::Table::default());
-        Some(Arc::new(http::rules::HttpRules { kind, rules, table }))
+        Some(Arc::new(http::rules::HttpRules { kind, rules, table: table.into() }))
     };
     target.default.http = if default { rules() } else { None };
     for split in target.by_namespace.values_mut() {

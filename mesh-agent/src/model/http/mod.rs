@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::model::http::pattern::Compiled;
 use crate::model::id::ResourceName;
 use crate::model::route::ParentRef;
 
@@ -103,13 +104,8 @@ pub enum PathMatch {
     /// at the end, except for `/`.
     Prefix(String),
     /// The whole path, by a regular expression.
-    Regex(Pattern),
+    Regex(Compiled),
 }
-
-/// A regular expression that must match the whole of a value. It was compiled once to see whether it
-/// can be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(pub String);
 
 /// A condition on a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +113,7 @@ pub enum ValueMatch {
     /// It is this.
     Exact(String),
     /// It matches.
-    Regex(Pattern),
+    Regex(Compiled),
 }
 
 /// A condition on a header. Of a header that is there several times, the values are taken as one,

@@ -2,8 +2,6 @@
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
-use crate::model::http::Pattern;
-
 /// How large one expression may become, and the cache that one thread uses it with: 1 MiB. Most are
 /// some KiB; it is repeated classes of all of Unicode that are large.
 const MAX_BYTES: usize = 1 << 20;
@@ -24,13 +22,18 @@ impl Compiled {
     /// # Errors
     ///
     /// If it is none, or larger than 1 MiB.
-    pub fn new(pattern: &Pattern) -> Result<Self, regex::Error> {
+    pub fn new(source: &str) -> Result<Self, regex::Error> {
         let compile = |source: &str| {
             RegexBuilder::new(source).size_limit(MAX_BYTES).dfa_size_limit(MAX_BYTES).build()
         };
         // By itself first: `a)|(b` is no expression, but would be one in the brackets.
-        compile(&pattern.0)?;
-        Ok(Self { source: pattern.0.clone(), regex: compile(&whole(&pattern.0))? })
+        compile(source)?;
+        Ok(Self { source: source.to_owned(), regex: compile(&whole(source))? })
+    }
+
+    /// The expression, as it is written.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether it matches the whole of `value`.
@@ -57,7 +60,7 @@ pub struct CompiledSet {
 
 impl CompiledSet {
     /// Compiles them again, together.
-    pub fn new(patterns: &[Compiled]) -> Self {
+    pub fn new(patterns: &[&Compiled]) -> Self {
         let sources: Vec<String> = patterns.iter().map(|pattern| pattern.source.clone()).collect();
         let mut sets = Vec::new();
         add(&mut sets, 0, &sources);
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
 
     fn compiled(source: &str) -> Compiled {
-        Compiled::new(&Pattern(source.to_owned())).unwrap()
+        Compiled::new(source).unwrap()
     }
 
     #[test]
@@ -122,7 +125,7 @@ mod tests {
         let check = |source: &str, value: &[u8], expect: bool| {
             let pattern = compiled(source);
             assert_eq!(pattern.is_match(value), expect, "{source} {value:?}");
-            let set = CompiledSet::new(&[compiled("x"), pattern]);
+            let set = CompiledSet::new(&[&compiled("x"), &pattern]);
             assert_eq!(set.matches(value).collect::<Vec<_>>(), Vec::from_iter(expect.then_some(1)));
         };
         check("a", b"a", true);
@@ -140,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_no_expression_is_refused() {
         for source in ["(", "a)|(b", "[", "*", r"(?P<n>", r"(\w{1000}){1000}"] {
-            assert!(Compiled::new(&Pattern(source.to_owned())).is_err(), "{source}");
+            assert!(Compiled::new(source).is_err(), "{source}");
         }
     }
 
@@ -148,14 +151,14 @@ mod tests {
     fn equal_sources_are_equal() {
         assert_eq!(compiled("a+"), compiled("a+"));
         assert_ne!(compiled("a+"), compiled("aa*"));
-        assert_eq!(CompiledSet::new(&[compiled("a")]), CompiledSet::new(&[compiled("a")]));
-        assert_ne!(CompiledSet::new(&[compiled("a")]), CompiledSet::default());
+        assert_eq!(CompiledSet::new(&[&compiled("a")]), CompiledSet::new(&[&compiled("a")]));
+        assert_ne!(CompiledSet::new(&[&compiled("a")]), CompiledSet::default());
     }
 
     #[test]
     fn what_is_too_large_for_one_set_is_several() {
         let sources: Vec<_> = (0..32).map(|i| compiled(&format!(r"{i}-\w{{20}}"))).collect();
-        let set = CompiledSet::new(&sources);
+        let set = CompiledSet::new(&sources.iter().collect::<Vec<_>>());
         assert!(set.sets.len() > 1, "{}", set.sets.len());
         for i in [0, 15, 16, 31] {
             let value = format!("{i}-{}", "a".repeat(20));

@@ -16,8 +16,8 @@ pub struct HttpRules {
     /// Every rule of every route: older routes first, then by namespace and name, then in the order
     /// of the route.
     pub rules: Vec<HttpRule>,
-    /// Finds the rule of a request.
-    pub table: Table,
+    /// Finds the rule of a request. The same as the last snapshot's as long as no match changes.
+    pub table: Arc<Table>,
 }
 
 /// A rule, with its backends resolved.

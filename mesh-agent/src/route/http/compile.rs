@@ -7,14 +7,11 @@ use http::{HeaderName, Method};
 use crate::model::http::pattern::{Compiled, CompiledSet};
 use crate::model::http::rules::HttpRule;
 use crate::model::http::table::{Bucket, Candidate, Condition, Node, Table};
-use crate::model::http::{Match, PathMatch, Pattern, ValueMatch};
+use crate::model::http::{Match, PathMatch, ValueMatch};
 use crate::route::http::precedence::Precedence;
 use crate::route::http::rewrite::trimmed;
 
 /// The table of `rules`, which are in the order of [`HttpRules::rules`].
-///
-/// A regular expression for which [`Compiled::new`] fails is true of nothing: whoever makes rules
-/// tries it before.
 ///
 /// [`HttpRules::rules`]: crate::model::http::rules::HttpRules::rules
 pub fn compile(rules: &[HttpRule]) -> Table {
@@ -25,25 +22,23 @@ pub fn compile(rules: &[HttpRule]) -> Table {
     let mut places: Vec<(Precedence, &Match)> = places.collect();
     places.sort_unstable_by_key(|(precedence, _)| *precedence);
 
-    let mut compiler = Compiler::default();
     let mut exact: HashMap<&str, Vec<Candidate>> = HashMap::new();
     let mut prefixes: HashMap<&str, Vec<Candidate>> = HashMap::new();
-    let mut patterns: Vec<(Compiled, Vec<Candidate>)> = Vec::new();
+    let mut patterns: Vec<(&Compiled, Vec<Candidate>)> = Vec::new();
     let mut by_source: HashMap<&str, usize> = HashMap::new();
     for (rank, (precedence, match_)) in places.into_iter().enumerate() {
-        let Some(candidate) = compiler.candidate(match_, precedence, rank) else { continue };
+        let candidate = candidate(match_, precedence, rank);
         match &match_.path {
             PathMatch::Exact(path) => exact.entry(path).or_default().push(candidate),
             PathMatch::Prefix(prefix) => {
                 prefixes.entry(trimmed(prefix)).or_default().push(candidate);
             }
             PathMatch::Regex(pattern) => {
-                let Some(compiled) = compiler.pattern(pattern) else { continue };
                 let next = patterns.len();
-                let index = *by_source.entry(&pattern.0).or_insert(next);
+                let index = *by_source.entry(pattern.source()).or_insert(next);
                 match patterns.get_mut(index) {
                     Some((_, candidates)) => candidates.push(candidate),
-                    None => patterns.push((compiled, vec![candidate])),
+                    None => patterns.push((pattern, vec![candidate])),
                 }
             }
         }
@@ -86,42 +81,21 @@ fn trie(prefixes: HashMap<&str, Vec<Candidate>>) -> Vec<Node> {
     nodes
 }
 
-/// Compiles conditions; equal expressions once.
-#[derive(Default)]
-struct Compiler<'a> {
-    patterns: HashMap<&'a str, Option<Compiled>>,
+/// A match without its path.
+fn candidate(match_: &Match, precedence: Precedence, rank: usize) -> Candidate {
+    let headers = match_.headers.iter();
+    let headers = headers.map(|header| (header.name.clone(), condition(&header.value)));
+    let query = match_.query.iter();
+    let query = query.map(|parameter| (parameter.name.clone(), condition(&parameter.value)));
+    let (rule, matched) = precedence.place();
+    let method = match_.method.clone();
+    Candidate { rank, rule, matched, method, headers: headers.collect(), query: query.collect() }
 }
 
-impl<'a> Compiler<'a> {
-    /// A match without its path. `None` if it can never be true.
-    fn candidate(
-        &mut self,
-        match_: &'a Match,
-        precedence: Precedence,
-        rank: usize,
-    ) -> Option<Candidate> {
-        let mut headers = Vec::new();
-        for header in &match_.headers {
-            headers.push((header.name.clone(), self.condition(&header.value)?));
-        }
-        let mut query = Vec::new();
-        for parameter in &match_.query {
-            query.push((parameter.name.clone(), self.condition(&parameter.value)?));
-        }
-        let (rule, matched) = precedence.place();
-        Some(Candidate { rank, rule, matched, method: match_.method.clone(), headers, query })
-    }
-
-    fn condition(&mut self, value: &'a ValueMatch) -> Option<Condition> {
-        match value {
-            ValueMatch::Exact(expected) => Some(Condition::Exact(expected.clone())),
-            ValueMatch::Regex(pattern) => self.pattern(pattern).map(Condition::Pattern),
-        }
-    }
-
-    fn pattern(&mut self, pattern: &'a Pattern) -> Option<Compiled> {
-        let compile = || Compiled::new(pattern).ok();
-        self.patterns.entry(&pattern.0).or_insert_with(compile).clone()
+fn condition(value: &ValueMatch) -> Condition {
+    match value {
+        ValueMatch::Exact(expected) => Condition::Exact(expected.clone()),
+        ValueMatch::Regex(pattern) => Condition::Pattern(pattern.clone()),
     }
 }
 

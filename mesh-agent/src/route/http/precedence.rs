@@ -39,7 +39,7 @@ impl Precedence {
         let path_chars = match &matches.path {
             PathMatch::Exact(path) => path.chars().count(),
             PathMatch::Prefix(prefix) => trimmed(prefix).chars().count().max(1),
-            PathMatch::Regex(pattern) => literal_chars(&pattern.0).max(1),
+            PathMatch::Regex(pattern) => literal_chars(pattern.source()).max(1),
         };
         Self {
             inexact: !matches!(matches.path, PathMatch::Exact(_)),

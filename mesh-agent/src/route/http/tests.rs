@@ -8,9 +8,10 @@ use proptest::prelude::*;
 
 use super::find::Search;
 use super::*;
+use crate::model::http::pattern::Compiled;
 use crate::model::http::rules::{HttpRule, HttpRules};
 use crate::model::http::{
-    HeaderMatch, Kind, Match, PathMatch, Pattern, QueryMatch, Rule, Timeouts, ValueMatch,
+    HeaderMatch, Kind, Match, PathMatch, QueryMatch, Rule, Timeouts, ValueMatch,
 };
 use crate::model::id::ResourceName;
 
@@ -37,12 +38,12 @@ pub(super) fn rule(matches: Vec<Match>) -> HttpRule {
 
 fn rules(matches: Vec<Vec<Match>>) -> HttpRules {
     let rules: Vec<_> = matches.into_iter().map(rule).collect();
-    let table = compile(&rules);
+    let table = Arc::new(compile(&rules));
     HttpRules { kind: Kind::Http, rules, table }
 }
 
-fn regex(source: &str) -> Pattern {
-    Pattern(source.to_owned())
+fn regex(source: &str) -> Compiled {
+    Compiled::new(source).unwrap()
 }
 
 fn on(path: PathMatch) -> Match {
@@ -190,7 +191,6 @@ fn expressions_are_placed_by_what_they_begin_with() {
         vec![pattern(r".*\.png")],
         vec![pattern("/img/[0-9]+")],
         vec![exact("/img/1")],
-        vec![pattern("(")],
     ]);
     check(&rules, "/", &[], Some(1));
     check(&rules, "/x.png", &[], Some(1));
@@ -321,7 +321,7 @@ fn oracle(
             }
             PathMatch::Regex(pattern) => {
                 let (_, n_chars) =
-                    PATTERNS.iter().find(|(source, _)| *source == pattern.0).unwrap();
+                    PATTERNS.iter().find(|(source, _)| *source == pattern.source()).unwrap();
                 (1, Reverse(*n_chars), 0)
             }
         };
@@ -334,7 +334,7 @@ fn oracle(
 fn is_true(m: &Match, request: &RequestView<'_>, headers: &HeaderMap) -> bool {
     let value_is = |expected: &ValueMatch, value: &str| match expected {
         ValueMatch::Exact(expected) => expected == value,
-        ValueMatch::Regex(pattern) => whole(&pattern.0, value),
+        ValueMatch::Regex(pattern) => whole(pattern.source(), value),
     };
     let path = match &m.path {
         PathMatch::Exact(path) => path == request.path,
@@ -344,7 +344,7 @@ fn is_true(m: &Match, request: &RequestView<'_>, headers: &HeaderMap) -> bool {
                 || request.path == prefix
                 || request.path.starts_with(&format!("{prefix}/"))
         }
-        PathMatch::Regex(pattern) => whole(&pattern.0, request.path),
+        PathMatch::Regex(pattern) => whole(pattern.source(), request.path),
     };
     path && m.method.as_ref().is_none_or(|method| method == request.method)
         && m.headers.iter().all(|header| {

@@ -1,7 +1,8 @@
 //! One file's text into resources and conditions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize as _;
@@ -12,6 +13,7 @@ use crate::store::update::{Key, Kind, Resource};
 
 use super::convert::{self, Problem, Problems, Written};
 use super::header::{Class, Fill, Header};
+use super::read::text_fingerprint;
 use super::split::{self, Piece};
 use super::yaml::{self, Unreadable};
 use super::{locate, schema};
@@ -40,11 +42,45 @@ pub(super) enum Outcome {
     Good(Resource),
 }
 
-/// Reads the documents of a file.
-pub(super) fn read(file: &Path, text: &str, trust_domain: &str) -> Vec<Document> {
-    let mut documents = Vec::new();
+/// A file's documents after reading, in their order, and where in it they were found.
+#[derive(Debug, Default)]
+pub(super) struct Documents {
+    pub(super) all: Vec<Document>,
+    /// By the fingerprint of their text: the line that it begins on, and which of `all` it became.
+    found: HashMap<u64, (usize, Range<usize>)>,
+}
+
+impl Documents {
+    /// Remembers what `piece` became: all from the place `first` on.
+    fn remember(&mut self, piece: &Piece<'_>, first: usize) {
+        let found = (piece.line, first..self.all.len());
+        self.found.insert(text_fingerprint(piece.text), found);
+    }
+
+    /// What a text became when it was read before, at the place that it has now.
+    fn again(&self, piece: &Piece<'_>, number: usize) -> Option<impl Iterator<Item = Document>> {
+        let (line, range) = self.found.get(&text_fingerprint(piece.text))?;
+        let moved = move |location: &mut Location| {
+            location.document = number;
+            location.line = (location.line + piece.line).saturating_sub(*line);
+        };
+        Some(self.all.get(range.clone())?.iter().cloned().map(move |mut document| {
+            document.conditions.iter_mut().for_each(|condition| moved(&mut condition.location));
+            if let Outcome::Good(resource) = &mut document.outcome {
+                moved(&mut resource.location);
+            }
+            document
+        }))
+    }
+}
+
+/// Reads the documents of a file. Those that it had before, of which `last` is what they were, are
+/// taken over: among thousands one is edited, and the others are the same objects as before.
+pub(super) fn read(file: &Path, text: &str, trust_domain: &str, last: &Documents) -> Documents {
+    let mut documents = Documents::default();
     for (number, piece) in (1..).zip(split::documents(text)) {
         let reader = Reader { file, number, piece: &piece, trust_domain };
+        let first = documents.all.len();
         if number > MAX_DOCUMENTS {
             let message = format!(
                 "the file has more than {MAX_DOCUMENTS} documents, of which this and the following \
@@ -52,10 +88,15 @@ pub(super) fn read(file: &Path, text: &str, trust_domain: &str) -> Vec<Document>
             );
             let condition = reader.whole("document".to_owned(), Reason::Invalid, message);
             documents
+                .all
                 .push(Document { outcome: Outcome::Broken(None), conditions: vec![condition] });
             break;
         }
-        reader.read(&mut documents);
+        match last.again(&piece, number) {
+            Some(again) => documents.all.extend(again),
+            None => reader.read(&mut documents.all),
+        }
+        documents.remember(&piece, first);
     }
     documents
 }

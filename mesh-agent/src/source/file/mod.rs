@@ -26,7 +26,7 @@ use crate::model::condition::{Condition, Location, Reason};
 use crate::store::update::{Key, Resource, Update};
 use crate::task::scope::Scope;
 
-use document::{Document, Outcome};
+use document::{Document, Documents, Outcome};
 use watch::Watch;
 
 pub use read::Error;
@@ -75,7 +75,7 @@ impl Good {
 struct Contents {
     /// Of the text; `None` if it could not be read.
     fingerprint: Option<u64>,
-    documents: Vec<Document>,
+    documents: Documents,
 }
 
 impl FileSource {
@@ -181,11 +181,12 @@ impl FileSource {
             Err(error) => return Some(unreadable_file(file, &error)),
         };
         let fingerprint = Some(read::text_fingerprint(&text));
-        let last = self.files.remove(file).filter(|last| last.fingerprint == fingerprint);
-        Some(last.unwrap_or_else(|| Contents {
-            fingerprint,
-            documents: document::read(file, &text, &self.trust_domain),
-        }))
+        let last = match self.files.remove(file) {
+            Some(last) if last.fingerprint == fingerprint => return Some(last),
+            last => last.map(|last| last.documents).unwrap_or_default(),
+        };
+        let documents = document::read(file, &text, &self.trust_domain, &last);
+        Some(Contents { fingerprint, documents })
     }
 
     /// Works out what is in force, from the files and what was in force before.
@@ -197,10 +198,10 @@ impl FileSource {
             conditions: Vec::new(),
         };
         for (file, contents) in &self.files {
-            merge.add_file(file, &contents.documents);
+            merge.add_file(file, &contents.documents.all);
         }
         // A document that has moved from another file and is broken since.
-        let all = || self.files.values().flat_map(|contents| &contents.documents);
+        let all = || self.files.values().flat_map(|contents| &contents.documents.all);
         for document in all() {
             if let Outcome::Broken(Some(key)) = &document.outcome {
                 merge.keep(key);
@@ -208,7 +209,7 @@ impl FileSource {
         }
         for (file, contents) in &self.files {
             let is_unknown = |document: &Document| document.outcome == Outcome::Broken(None);
-            if contents.documents.iter().any(is_unknown) {
+            if contents.documents.all.iter().any(is_unknown) {
                 merge.keep_file(file);
             }
         }
@@ -340,8 +341,9 @@ impl Merge<'_> {
 fn unreadable_file(file: &Path, error: &Error) -> Contents {
     let message = format!("{}; make it a readable file of UTF-8 text, or remove it", chain(error));
     let conditions = vec![whole(file, "file", message)];
-    let document = Document { outcome: Outcome::Broken(None), conditions };
-    Contents { fingerprint: None, documents: vec![document] }
+    let mut documents = Documents::default();
+    documents.all.push(Document { outcome: Outcome::Broken(None), conditions });
+    Contents { fingerprint: None, documents }
 }
 
 /// A condition on all of a path.

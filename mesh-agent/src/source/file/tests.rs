@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -105,7 +106,10 @@ fn every_example_is_without_a_condition() {
         lab.write("example.yaml", &fs::read_to_string(&file).unwrap());
         let update = lab.source.load();
         assert!(!update.resources.is_empty(), "{}", file.display());
-        let snapshot = crate::store::build::build(1, &BTreeMap::from([(NAME, update)]));
+        let snapshot = crate::store::build::build(
+            &crate::model::snapshot::Snapshot::default(),
+            &BTreeMap::from([(NAME, update)]),
+        );
         assert_eq!(snapshot.conditions, [], "{}", file.display());
     }
 }
@@ -725,10 +729,38 @@ async fn changes_are_noticed_and_it_drains_to_zero() {
     assert!(rx.recv().await.is_none());
 }
 
+#[test]
+fn what_is_written_as_before_is_the_same_object_elsewhere() {
+    let mut lab = Lab::new();
+    let objects = |update: &Update| {
+        let one = |resource: &Resource| match &resource.object {
+            Object::Service(service) => (Arc::clone(service), resource.location.clone()),
+            other => panic!("{other:?}"),
+        };
+        update.resources.iter().map(one).collect::<Vec<_>>()
+    };
+    let unused = "---\nkind: Unknown\n";
+    lab.write("a.yaml", &[&service("a", 1), &service("b", 2), unused].concat());
+    let before = lab.source.load();
+    let first = objects(&before);
+    lab.write(
+        "a.yaml",
+        &["\n---\nkind: New\n", &service("b", 2), &service("a", 3), unused].concat(),
+    );
+    let after = lab.source.load();
+    let second = objects(&after);
+    assert!(!Arc::ptr_eq(&first[0].0, &second[0].0), "another port");
+    assert!(Arc::ptr_eq(&first[1].0, &second[1].0));
+    let at = |location: &Location| (location.document, location.line);
+    assert_eq!((at(&first[1].1), at(&second[1].1)), ((2, 7), (2, 5)));
+    let places: Vec<_> = after.conditions.iter().map(|it| at(&it.location)).collect();
+    assert_eq!(places, [(1, 3), (4, 15)]);
+}
+
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,300}") {
-        document::read(Path::new("a.yaml"), &text, "cluster.local");
+        document::read(Path::new("a.yaml"), &text, "cluster.local", &Documents::default());
     }
 
     #[test]
@@ -738,12 +770,17 @@ proptest! {
         let mut text = format!("{ECHO}---\n{POLICY}---\n{RULES}---\n{ROUTE}---\napiVersion: v1\nkind: List\n\
             items:\n- kind: Service\n  apiVersion: v1\n  metadata: {{name: b}}\n  spec: {{ports: \
             [{{port: 1}}]}}\n");
+        let nothing = Documents::default();
+        let read = |text: &str, last: &Documents| document::read(Path::new("a.yaml"), text, "cluster.local", last);
+        let whole = read(&text, &nothing);
         for (at, insert) in edits {
             let at = at % text.len();
             text.replace_range(at..=at, &insert);
         }
         let n_lines = text.lines().count();
-        for document in document::read(Path::new("a.yaml"), &text, "cluster.local") {
+        let damaged = read(&text, &whole);
+        prop_assert_eq!(&damaged.all, &read(&text, &nothing).all);
+        for document in damaged.all {
             let is_good = matches!(document.outcome, Outcome::Good(_));
             prop_assert!(is_good || !document.conditions.is_empty());
             for condition in document.conditions {

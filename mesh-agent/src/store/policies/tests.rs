@@ -67,7 +67,10 @@ fn snapshot(objects: Vec<Object>) -> Snapshot {
             object,
         })
         .collect();
-    build(1, &[("file", Update { source: "file", resources, conditions: Vec::new() })].into())
+    build(
+        &Snapshot::default(),
+        &[("file", Update { source: "file", resources, conditions: Vec::new() })].into(),
+    )
 }
 
 fn with(workloads: &[&str], policies: impl IntoIterator<Item = MeshPolicy>) -> Snapshot {

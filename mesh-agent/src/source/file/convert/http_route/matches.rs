@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use http::Method;
 
 use crate::model::condition::Reason;
-use crate::model::http::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch};
+use crate::model::http::{HeaderMatch, Match, PathMatch, QueryMatch};
 
 use super::super::super::schema::{self, NamedMatch};
 use super::super::super::yaml::printable;
@@ -116,14 +116,20 @@ fn grpc_path(
         }
         (false, Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
         (false, Some(service), None) => PathMatch::Prefix(format!("/{service}")),
-        (false, None, Some(method)) => PathMatch::Regex(Pattern(format!("/[^/]+/{method}"))),
+        // What is no name is no expression either, and has been told.
+        (false, None, Some(_)) if !fine => return None,
+        (false, None, Some(method)) => {
+            PathMatch::Regex(value::pattern(path, &format!("/[^/]+/{method}"), problems)?)
+        }
         (true, service, method) => {
             let part = |part: Option<&str>| {
                 part.map_or_else(|| "[^/]+".to_owned(), |part| format!("(?:{part})"))
             };
             let text = format!("/{}/{}", part(service), part(method));
-            fine = fine && value::pattern(path, &text, problems).is_some();
-            PathMatch::Regex(Pattern(text))
+            if !fine {
+                return None;
+            }
+            PathMatch::Regex(value::pattern(path, &text, problems)?)
         }
     };
     fine.then_some(whole)

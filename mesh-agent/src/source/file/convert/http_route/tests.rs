@@ -6,9 +6,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::super::super::yaml;
 use super::*;
+use crate::model::http::pattern::Compiled;
 use crate::model::http::{
-    Cors, Filter, HeaderChange, HeaderMatch, Mirror, PathChange, Pattern, Persistence,
-    PersistenceBy, QueryMatch, Redirect, Retry, Rewrite, Scheme, SplitBy, Timeouts, ValueMatch,
+    Cors, Filter, HeaderChange, HeaderMatch, Mirror, PathChange, Persistence, PersistenceBy,
+    QueryMatch, Redirect, Retry, Rewrite, Scheme, SplitBy, Timeouts, ValueMatch,
 };
 use crate::model::route::ParentRef;
 
@@ -68,6 +69,10 @@ fn wrong(kind: Kind, rule: &str, expect: &[&str]) {
     assert_eq!(found, expect, "{rule}");
 }
 
+fn compiled(source: &str) -> Compiled {
+    Compiled::new(source).unwrap()
+}
+
 fn prefix(path: &str) -> PathMatch {
     PathMatch::Prefix(path.to_owned())
 }
@@ -114,12 +119,12 @@ fn a_whole_route_is_taken_over() {
             },
             HeaderMatch {
                 name: HeaderName::from_static("x-age"),
-                value: ValueMatch::Regex(Pattern("[0-9]+".into())),
+                value: ValueMatch::Regex(compiled("[0-9]+")),
             },
         ],
         query: vec![QueryMatch { name: "Who".into(), value: ValueMatch::Exact("a b".into()) }],
     };
-    let regex = Match { path: PathMatch::Regex(Pattern("/v[3-9]".into())), ..Match::all() };
+    let regex = Match { path: PathMatch::Regex(compiled("/v[3-9]")), ..Match::all() };
     let filters = Filter::RequestHeaders(HeaderChange {
         set: vec![header("x-a", "1")],
         add: vec![header("x-b", "2")],
@@ -173,7 +178,7 @@ fn paths_are_taken_as_they_match() {
     check("{value: /}", prefix("/"));
     check("{type: PathPrefix, value: /a/}", prefix("/a"));
     check("{type: Exact, value: /a/}", PathMatch::Exact("/a/".into()));
-    check("{type: RegularExpression, value: '/(a|b)'}", PathMatch::Regex(Pattern("/(a|b)".into())));
+    check("{type: RegularExpression, value: '/(a|b)'}", PathMatch::Regex(compiled("/(a|b)")));
 }
 
 #[test]
@@ -182,7 +187,7 @@ fn grpc_methods_are_paths() {
         let rule = rule_of(Kind::Grpc, &format!("{{matches: [{{method: {method}}}]}}"));
         assert_eq!(rule.matches, [Match { path: expect, ..Match::all() }], "{method}");
     };
-    let regex = |text: &str| PathMatch::Regex(Pattern(text.to_owned()));
+    let regex = |text: &str| PathMatch::Regex(compiled(text));
     check("{service: a.B, method: C}", PathMatch::Exact("/a.B/C".into()));
     check("{type: Exact, service: a.B}", prefix("/a.B"));
     check("{method: C}", regex("/[^/]+/C"));

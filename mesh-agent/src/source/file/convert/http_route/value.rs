@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::HeaderName;
-use regex::RegexBuilder;
 
 use crate::model::condition::Reason;
-use crate::model::http::{Pattern, ValueMatch};
+use crate::model::http::ValueMatch;
+use crate::model::http::pattern::Compiled;
 
 use super::super::super::yaml::printable;
 use super::super::Problems;
@@ -19,10 +19,6 @@ const MAX_NAME_BYTES: usize = 256;
 
 /// The most bytes of a header's value (Gateway API, `HTTPHeader.value`).
 pub(super) const MAX_VALUE_BYTES: usize = 4096;
-
-/// The most bytes of memory that a compiled pattern may have. 128 matches × 33 patterns × 1 MiB =
-/// 4 GiB a route, at worst; patterns of people's take some KiB.
-const MAX_PATTERN_BYTES: usize = 1 << 20;
 
 /// Reports a list at `path` that has too many things.
 pub(super) fn at_most(max: usize, n: usize, path: &str, things: &str, problems: &mut Problems) {
@@ -93,14 +89,11 @@ pub(super) fn value(
 
 /// A regular expression, of the syntax of the `regex` crate: RE2's, without look-around and
 /// references back, so that it takes linear time whatever a request has in it.
-pub(super) fn pattern(path: &str, text: &str, problems: &mut Problems) -> Option<Pattern> {
-    // Alone too: `a)|(b` is none, but would be one where a whole value must match.
-    let whole = format!("^(?:{text})$");
-    let wrong = [text, &whole]
-        .into_iter()
-        .find_map(|text| RegexBuilder::new(text).size_limit(MAX_PATTERN_BYTES).build().err());
-    let Some(wrong) = wrong else { return Some(Pattern(text.to_owned())) };
-    let wrong = wrong.to_string();
+pub(super) fn pattern(path: &str, text: &str, problems: &mut Problems) -> Option<Compiled> {
+    let wrong = match Compiled::new(text) {
+        Ok(pattern) => return Some(pattern),
+        Err(wrong) => wrong.to_string(),
+    };
     // Of a picture with the place, only what is wrong: it is one line.
     let wrong = wrong.lines().next_back().unwrap_or_default();
     let wrong = printable(wrong.trim_start_matches("error: ").trim_end_matches('.'));
