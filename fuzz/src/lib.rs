@@ -1,9 +1,16 @@
-//! What the targets share: how they read their input, and a stream to open.
+//! What the targets share: how they read their input, a stream to open, and rules to be found.
+
+use std::sync::Arc;
 
 pub mod hyper;
 
 use bytes::BytesMut;
+use mesh_agent::model::http::pattern::Compiled;
+use mesh_agent::model::http::rules::{HttpRule, HttpRules};
+use mesh_agent::model::http::{Kind, Match, Rule, Timeouts};
+use mesh_agent::model::id::ResourceName;
 use mesh_agent::native::frame::{Decoder, Frame, Open};
+use mesh_agent::route::http::{RequestView, compile, find};
 
 /// The examples of HELLO and OPEN in `docs/transport.md`.
 const EXAMPLES: &[u8] =
@@ -57,4 +64,38 @@ pub fn open() -> Open {
             other => panic!("{other:?}: the example is not read"),
         }
     }
+}
+
+/// An expression that is one.
+pub fn pattern(source: &str) -> Compiled {
+    Compiled::new(source).expect("an expression")
+}
+
+/// Rules of one match each.
+pub fn rules(matches: Vec<Match>) -> HttpRules {
+    let route = Arc::new(ResourceName::new("default", "fuzz"));
+    let rule = |(index, one): (usize, Match)| HttpRule {
+        route: Arc::clone(&route),
+        index,
+        rule: Rule {
+            name: None,
+            matches: vec![one],
+            filters: Vec::new(),
+            backends: Vec::new(),
+            timeouts: Timeouts::default(),
+            retry: None,
+            persistence: None,
+            split_by: None,
+        },
+        backends: Vec::new(),
+        mirrors: Vec::new(),
+    };
+    let rules: Vec<_> = matches.into_iter().enumerate().map(rule).collect();
+    let table = Arc::new(compile(&rules));
+    HttpRules { kind: Kind::Http, rules, table }
+}
+
+/// Whether a match is true of a request.
+pub fn is_found(one: Match, request: &RequestView<'_>) -> bool {
+    find(&rules(vec![one]), request).is_some()
 }

@@ -2,7 +2,7 @@
 
 use mesh_tests::http::{Ask, field};
 
-use super::suite::{Suite, To, route};
+use super::suite::{NAMESPACE, Suite, To, route};
 
 /// That a request is refused: 4xx, or the connection ends without an answer.
 #[track_caller]
@@ -109,4 +109,17 @@ fn too_much_is_refused() {
         ("many fields", with(&many.join("\r\n"))),
         ("a long path", format!("GET /{} HTTP/1.1\r\nHost: echo\r\n\r\n", "a".repeat(100_000))),
     ]);
+}
+
+#[test]
+fn a_request_that_names_no_host_is_redirected_to_the_service() {
+    let suite = Suite::start(&[route(
+        "
+  - filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /x}}}]",
+    )]);
+    for host in ["", ":80"] {
+        let answer = suite.ask(To::Echo.at(80), &Ask::get("/").host(host));
+        let service = format!("http://echo.{NAMESPACE}.svc.cluster.local/x");
+        assert_eq!((answer.status, answer.header("location")), (302, Some(&*service)), "{host:?}");
+    }
 }

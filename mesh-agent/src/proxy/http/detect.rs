@@ -50,7 +50,8 @@ pub fn guess(first: &[u8]) -> Guess {
     // A method is a token, which a space follows (RFC 9112, section 3).
     let method = first.iter().take_while(|byte| is_token(**byte)).count();
     match first.get(method) {
-        Some(b' ') if method > 0 => Guess::Http(Version::Http1),
+        // However the bytes come: one that is not waited for is none if it is there already.
+        Some(b' ') if (1..=MAX_METHOD_BYTES).contains(&method) => Guess::Http(Version::Http1),
         None if method <= MAX_METHOD_BYTES => Guess::Unsure,
         _ => Guess::Other,
     }
@@ -81,6 +82,8 @@ mod tests {
         check(b"M-SEARCH * HTTP/1.1", Guess::Http(Version::Http1));
         check(b"\x16\x03\x01", Guess::Other);
         check(b"EHLO\r\n", Guess::Other);
+        check(b"AAAAAAAAAAAAAAAA / HTTP/1.1", Guess::Http(Version::Http1));
+        check(b"AAAAAAAAAAAAAAAAA / HTTP/1.1", Guess::Other);
         check(b"AAAAAAAAAAAAAAAAAAAAAA", Guess::Other);
         check(b"get / HTTP/1.1", Guess::Other);
     }

@@ -123,7 +123,9 @@ impl Filtering<'_> {
     }
 }
 
+/// Whom a request asks. `None` of one that names nobody (RFC 9110, section 7.2: an empty `Host`).
 fn authority(head: &request::Parts) -> Option<&str> {
     let host = || head.headers.get(HOST).and_then(|host| host.to_str().ok());
-    head.uri.authority().map(uri::Authority::as_str).or_else(host)
+    let asked = head.uri.authority().map(uri::Authority::as_str).or_else(host);
+    asked.filter(|host| !host.is_empty() && !host.starts_with(':'))
 }

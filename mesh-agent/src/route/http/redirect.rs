@@ -8,8 +8,8 @@ use crate::route::http::rewrite;
 pub struct RequestUrl<'a> {
     /// How it came: `https` only if the application's own TLS was terminated.
     pub scheme: Scheme,
-    /// `Host` or `:authority`, with or without a port. Of a request without one (HTTP/1.0), the
-    /// service's hostname.
+    /// `Host` or `:authority`, with or without a port. Of a request without one (HTTP/1.0), or with one
+    /// that names no host, the service's hostname.
     pub host: &'a str,
     /// The path, percent-encoded, without the query.
     pub path: &'a str,

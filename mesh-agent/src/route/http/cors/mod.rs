@@ -157,11 +157,22 @@ impl Parts {
         };
         let (host, port) = match authority.rsplit_once(':') {
             // Not within an IPv6 address, which ends with a bracket.
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+            Some((host, port)) if !port.ends_with(']') => (host, number(port)?),
             _ => (authority, well_known),
         };
-        Some(Self { scheme: scheme.to_owned(), host: host.to_owned(), port })
+        // What a part of a host stands for is labels, and never the way to another host.
+        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_host = match inner {
+            Some(address) => address.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b)),
+            None => !host.bytes().any(|b| b"/?#@:[]\\".contains(&b)),
+        };
+        is_host.then(|| Self { scheme: scheme.to_owned(), host: host.to_owned(), port })
     }
+}
+
+/// A port: digits alone.
+fn number(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]

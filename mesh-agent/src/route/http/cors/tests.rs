@@ -203,6 +203,13 @@ fn origins_are_compared_by_their_parts() {
     check("https://[fd00::1]", "https://[fd00::1]", true);
     check("https://[fd00::1]:443", "https://[fd00::1]", true);
     check("https://a.example", "https://a.example:x", false);
+    check("https://a.example", "https://a.example:+443", false);
+    check("https://*.example", "https://evil.test/a.example", false);
+    check("https://*.example", "https://evil.test:8443/a.example", false);
+    check("https://*.example", "https://evil.test#.example", false);
+    check("https://*", "https://a:b", false);
+    check("https://*", "https://[fd00::1]", true);
+    check("https://*.example", "https://[fd00::1].example", false);
     check("https://a.example", "https://a.example.evil.example", false);
     check("https://a.example", "null", false);
     check("https://a.example", "", false);

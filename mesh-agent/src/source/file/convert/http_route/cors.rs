@@ -63,8 +63,12 @@ fn origin(path: &str, text: &str, problems: &mut Problems) {
         };
         text == "*" || text.strip_prefix("*.").unwrap_or(text).split('.').all(is_label)
     };
+    let is_port = |text: &str| {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        digits && text.parse::<u16>().is_ok_and(|port| port != 0)
+    };
     let is_fine = host.is_some_and(|text| match text.rsplit_once(':') {
-        Some((host, port)) => is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0),
+        Some((host, port)) => is_host(host) && is_port(port),
         None => is_host(text),
     });
     if !is_fine {
