@@ -18,8 +18,8 @@ use crate::sys::socket::{ListenerOptions, listen};
 /// Makes the listeners in the realm's namespace and starts to accept.
 ///
 /// Outbound and for plaintext, each data thread has a listener of its own on loopback, and the
-/// kernel spreads the connections; those of applications are spread once more ([`spread`]). Inbound tunnels are few and long: they are handed to the threads
-/// in turn.
+/// kernel spreads the connections; those of applications are spread once more ([`spread`]). Inbound
+/// tunnels are few and long: they are handed to the threads in turn.
 ///
 /// [`spread`]: crate::proxy::spread
 ///

@@ -86,6 +86,8 @@ pub(crate) enum With {
     Mtls,
     /// A pair of haproxy with mutual TLS between them, between nodes
     Haproxy,
+    /// A pair of nginx with mutual TLS between them, between nodes, for HTTP
+    Nginx,
 }
 
 /// Who is measured unless told otherwise.
@@ -95,6 +97,9 @@ pub(crate) enum Without {
     Mesh,
     /// The mesh with `acceleration: sockmap`, inside of a node
     Accelerated,
+    /// The mesh with 1,000 rules for a service, between nodes
+    #[value(name = "many_rules")]
+    ManyRules,
 }
 
 /// What is measured, how often and how long.
@@ -141,7 +146,9 @@ impl Args {
             Contender::Accelerated => !self.without.contains(&Without::Accelerated),
             Contender::Agent => self.with.contains(&With::Agent),
             Contender::Mtls => self.with.contains(&With::Mtls),
+            Contender::ManyRules => !self.without.contains(&Without::ManyRules),
             Contender::Haproxy => self.with.contains(&With::Haproxy),
+            Contender::Nginx => self.with.contains(&With::Nginx),
         });
         // Who has nothing of what is measured is not started.
         let near = unread || memory.contains(&Path::SameNode);
@@ -178,9 +185,9 @@ mod tests {
 
     #[test]
     fn everything_is_measured_unless_told_otherwise() {
-        check(&[], (7, 26, 2, true));
-        check(&["--quick"], (3, 26, 2, true));
-        check(&["--quick", "--rounds", "1"], (1, 26, 2, true));
+        check(&[], (7, 31, 2, true));
+        check(&["--quick"], (3, 31, 2, true));
+        check(&["--quick", "--rounds", "1"], (1, 31, 2, true));
     }
 
     #[test]
@@ -190,6 +197,8 @@ mod tests {
         check(&["--only", "bulk_1"], (7, 3, 0, false));
         check(&["--only", "stopped_reader"], (7, 2, 0, false));
         check(&["--only", "cross_node/mixed"], (7, 3, 0, false));
+        check(&["--only", "routed"], (7, 5, 0, false));
+        check(&["--only", "http2"], (7, 2, 0, false));
         check(&["--only", "held"], (7, 0, 2, false));
         check(&["--only", "unread"], (7, 0, 0, true));
     }
@@ -202,10 +211,13 @@ mod tests {
 
     #[test]
     fn contenders_are_asked_for_and_have_what_is_measured() {
-        check_contenders(&[], &["direct", "mesh", "accelerated"]);
-        let all = ["--with", "mtls", "--with", "agent", "--with", "haproxy"];
-        check_contenders(&all, &["direct", "mesh", "accelerated", "agent", "mtls", "haproxy"]);
-        check_contenders(&["--without", "accelerated"], &["direct", "mesh"]);
+        check_contenders(&[], &["direct", "mesh", "accelerated", "many_rules"]);
+        let all = Contender::ALL.map(Contender::name);
+        let with = ["mtls", "agent", "nginx", "haproxy"].map(|name| ["--with", name]);
+        check_contenders(with.as_flattened(), &all);
+        check_contenders(&["--without", "accelerated"], &["direct", "mesh", "many_rules"]);
+        check_contenders(&["--without", "many_rules"], &["direct", "mesh", "accelerated"]);
+        check_contenders(&["--only", "routed"], &["direct", "mesh", "many_rules"]);
         check_contenders(&["--only", "cross_node/bulk_1", "--with", "agent"], &["direct", "mesh"]);
         check_contenders(&["--only", "unread"], &["direct", "mesh", "accelerated"]);
     }

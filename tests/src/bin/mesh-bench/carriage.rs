@@ -117,6 +117,8 @@ impl Counters {
             // Opening and closing is always TCP's; and what is not on this path is not accelerated.
             Workload::HttpNewConnection
             | Workload::Connect
+            | Workload::Http2Rate
+            | Workload::Http2Saturated
             | Workload::StoppedReader
             | Workload::StoppedReaderBulk
             | Workload::Mixed1

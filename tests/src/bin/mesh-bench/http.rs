@@ -3,7 +3,13 @@
 use std::io;
 
 /// Bytes of the body.
-const BODY: usize = 1024;
+pub(crate) const BODY: usize = 1024;
+
+/// What it is made of.
+const FILL: u8 = b'x';
+
+/// Bytes of an answer, and some more.
+pub(crate) const ANSWER_LIMIT: usize = 4096;
 
 /// What ends a head (RFC 9112, section 2.1).
 const END: &[u8] = b"\r\n\r\n";
@@ -18,12 +24,17 @@ pub(crate) const GET_AND_CLOSE: &[u8] =
 /// Bytes of the longest request, and some more.
 pub(crate) const REQUEST_LIMIT: usize = 1024;
 
-/// What every request is answered with: the clients know its length and need not parse it.
+/// The body of every answer.
+pub(crate) fn body() -> Vec<u8> {
+    vec![FILL; BODY]
+}
+
+/// What every request is answered with: clients know its body.
 pub(crate) fn answer() -> Vec<u8> {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {BODY}");
     let mut answer = head.into_bytes();
     answer.extend_from_slice(END);
-    answer.resize(answer.len() + BODY, b'x');
+    answer.extend(body());
     answer
 }
 
@@ -37,13 +48,21 @@ pub(crate) fn closes(request: &[u8]) -> bool {
     request == GET_AND_CLOSE
 }
 
-/// Checks an answer that is long enough.
+/// Whether these bytes are a whole answer. Its head is up to those who forward it.
 ///
 /// # Errors
 ///
-/// It is another one.
-pub(crate) fn check(seen: &[u8], expect: &[u8]) -> io::Result<()> {
-    if seen == expect { Ok(()) } else { Err(io::Error::other("another answer")) }
+/// It is another one, or there is something after it.
+pub(crate) fn is_answered(seen: &[u8]) -> io::Result<bool> {
+    let Some(end) = seen.windows(END.len()).position(|bytes| bytes == END) else {
+        return Ok(false);
+    };
+    let (head, body) = seen.split_at(end + END.len());
+    let is_right = head.starts_with(b"HTTP/1.1 200 ") && body.len() <= BODY;
+    if !is_right || body.iter().any(|byte| *byte != FILL) {
+        return Err(io::Error::other("another answer"));
+    }
+    Ok(body.len() == BODY)
 }
 
 #[cfg(test)]
@@ -64,5 +83,18 @@ mod tests {
         assert!(is_whole(GET) && is_whole(GET_AND_CLOSE));
         assert!(!is_whole(&GET[..GET.len() - 1]));
         assert!(!closes(GET));
+    }
+
+    #[test]
+    fn an_answer_is_whole_with_its_body() {
+        let answer = answer();
+        for length in [0, 20, answer.len() - BODY, answer.len() - 1] {
+            assert!(!is_answered(&answer[..length]).unwrap(), "{length}");
+        }
+        assert!(is_answered(&answer).unwrap());
+        assert!(is_answered(&[&*answer, b"x"].concat()).is_err());
+        assert!(is_answered(&[&answer[..answer.len() - 1], b"y"].concat()).is_err());
+        let other = [b"HTTP/1.1 502 Bad Gateway", &answer[15..]].concat();
+        assert!(is_answered(&other).is_err());
     }
 }

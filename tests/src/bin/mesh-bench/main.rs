@@ -10,7 +10,8 @@ mod threads;
 mod serve;
 mod load;
 mod pod;
-mod haproxy;
+mod pair;
+mod routed;
 mod slot;
 mod cpu;
 mod carriage;
@@ -147,14 +148,20 @@ fn bench(args: &Args, mut plan: Plan, ids: &LabIds) -> Result<bool> {
     let mut screen = Screen::new(args.json);
     let machine = Machine::read()?;
     let files = raise_limits()?;
-    if plan.contenders.contains(&Contender::Haproxy) {
-        if let Some(version) = haproxy::version() {
+    plan.contenders.retain(|contender| match pair::program(*contender) {
+        None => true,
+        Some(Ok(version)) => {
             screen.note(&version);
-        } else {
-            screen.note("haproxy is not installed: measuring without it (apt-get install haproxy)");
-            plan.contenders.retain(|contender| *contender != Contender::Haproxy);
+            true
         }
-    }
+        Some(Err(package)) => {
+            let name = contender.name();
+            screen.note(&format!(
+                "{name} is not installed: measuring without it (apt-get install {package})"
+            ));
+            false
+        }
+    });
     screen.live("starting nodes, pods, servers and agents");
     let slots = plan.contenders.iter().map(|contender| Slot::create(*contender, ids));
     let slots = slots.collect::<Result<Vec<_>>>()?;

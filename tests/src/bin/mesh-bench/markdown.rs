@@ -30,7 +30,9 @@ pub(crate) fn tables(outcome: &Outcome) -> String {
     for path in Path::ALL {
         let rows: Vec<_> = rows.iter().filter(|row| row.path == path.name()).collect();
         ratios(&mut out, path, &rows);
-        against_haproxy(&mut out, &rows);
+        for pair in COMPARED {
+            against(&mut out, &rows, pair);
+        }
         unread_table(&mut out, &rows);
         held(&mut out, &rows);
     }
@@ -97,8 +99,15 @@ fn ratios(out: &mut String, path: Path, rows: &[&Row]) {
     }
 }
 
-/// The table of the mesh and haproxy: a row for each workload that both have.
-fn against_haproxy(out: &mut String, rows: &[&Row]) {
+/// Who has a table of its ratios to whom, besides those to `direct`.
+const COMPARED: [(Contender, Contender); 3] = [
+    (Contender::Mesh, Contender::Haproxy),
+    (Contender::Mesh, Contender::Nginx),
+    (Contender::ManyRules, Contender::Mesh),
+];
+
+/// The table of a contender and another one: a row for each workload that both have.
+fn against(out: &mut String, rows: &[&Row], (contender, base): (Contender, Contender)) {
     let columns = [
         ("proxy CPU", [Metric::CpuPerGb, Metric::CpuPer100k].as_slice()),
         ("throughput or rate", &[Metric::Throughput, Metric::Rps]),
@@ -107,13 +116,13 @@ fn against_haproxy(out: &mut String, rows: &[&Row]) {
     ];
     let mut lines = String::new();
     for workload in Workload::ALL {
-        let own = |row: &&&Row| {
-            row.workload == workload.name() && row.contender == Contender::Mesh.name()
-        };
+        let own =
+            |row: &&&Row| row.workload == workload.name() && row.contender == contender.name();
         let cells = columns.map(|(_, metrics)| {
             let is_of = |row: &&&Row| metrics.iter().any(|metric| row.metric == metric.name());
             let row = rows.iter().filter(own).find(is_of)?;
-            ratio(row.ratio_to_haproxy, &row.ratios_to_haproxy)
+            let other = row.to_others.get(base.name())?;
+            ratio(Some(other.ratio), &other.ratios)
         });
         if cells.iter().any(Option::is_some) {
             let cells = cells.map(|cell| cell.unwrap_or_else(none)).join(" | ");
@@ -121,7 +130,8 @@ fn against_haproxy(out: &mut String, rows: &[&Row]) {
         }
     }
     if !lines.is_empty() {
-        line(out, "\nThe mesh against haproxy, as ratios to haproxy in the same round:\n");
+        let (contender, base) = (contender.name(), base.name());
+        line(out, &format!("\n`{contender}` as ratios to `{base}` in the same round:\n"));
         let titles = columns.map(|(title, _)| title).join(" | ");
         line(out, &format!("| Workload | {titles} |\n|---|---:|---:|---:|---:|"));
         out.push_str(&lines);
@@ -217,7 +227,7 @@ mod tests {
     use super::*;
     use crate::memory::Memory;
     use crate::plot::tests::outcome;
-    use crate::result::memory_rows;
+    use crate::result::{Ratios, memory_rows};
 
     #[test]
     fn a_row_has_the_medians_and_the_spread() {
@@ -233,9 +243,10 @@ mod tests {
     #[test]
     fn the_mesh_is_compared_with_haproxy() {
         let mut outcome = outcome();
-        assert!(!tables(&outcome).contains("against haproxy"), "it was not measured");
+        assert!(!tables(&outcome).contains("ratios to `haproxy`"), "it was not measured");
         let mesh = outcome.rows.iter_mut().find(|row| row.contender == "mesh").unwrap();
-        (mesh.ratio_to_haproxy, mesh.ratios_to_haproxy) = (Some(1.5), vec![1.4, 1.5, 1.77]);
+        let ratios = Ratios { ratio: 1.5, ratios: vec![1.4, 1.5, 1.77] };
+        mesh.to_others.insert("haproxy".into(), ratios);
         let tables = tables(&outcome);
         let expect = "| `bulk_1` | – | **1.50** (1.40–1.77) | – | – |";
         assert!(tables.lines().any(|line| line == expect), "{tables}");

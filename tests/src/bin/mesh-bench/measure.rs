@@ -96,7 +96,7 @@ pub(crate) fn verify(plan: &Plan, slots: &[Slot]) -> Result<()> {
             if !plan.cells.iter().any(|(measured, _)| *measured == path) {
                 continue;
             }
-            let tried = measure(TRIAL, slot, (path, Workload::Bulk1), 0.0);
+            let tried = measure(TRIAL, slot, (path, path.trial()), 0.0);
             tried.map(drop).with_context(|| {
                 let said = slot.agent().map(warnings).unwrap_or_default();
                 format!(

@@ -264,7 +264,9 @@ fn color(contender: Contender) -> &'static str {
         Contender::Accelerated => "#059669",
         Contender::Agent => "#ea580c",
         Contender::Mtls => "#9333ea",
+        Contender::ManyRules => "#0891b2",
         Contender::Haproxy => "#6b7280",
+        Contender::Nginx => "#ca8a04",
     }
 }
 
@@ -301,6 +303,8 @@ fn put(out: &mut String, element: &str) {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::machine::{Machine, Noise};
     use crate::result::Run;
@@ -318,8 +322,7 @@ pub(crate) mod tests {
             unit: "Gb/s".into(),
             ratio_to_direct: ratio,
             ratios: ratios.to_vec(),
-            ratio_to_haproxy: None,
-            ratios_to_haproxy: Vec::new(),
+            to_others: BTreeMap::new(),
             failed: 0,
         };
         Outcome {

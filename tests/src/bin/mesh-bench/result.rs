@@ -1,6 +1,7 @@
 //! From measurements to figures: medians over the rounds, and ratios within each round.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -53,15 +54,24 @@ pub(crate) struct Row {
     pub ratio_to_direct: Option<f64>,
     /// Those ratios, in the order of the rounds.
     pub ratios: Vec<f64>,
-    /// The same to what `haproxy` did, if it was measured.
+    /// The same to what others did, of those in [`BASES`] that were measured.
     #[serde(default)]
-    pub ratio_to_haproxy: Option<f64>,
-    /// Those ratios, in the order of the rounds.
-    #[serde(default)]
-    pub ratios_to_haproxy: Vec<f64>,
+    pub to_others: BTreeMap<Name, Ratios>,
     /// Exchanges that failed, in all rounds.
     pub failed: u64,
 }
+
+/// How a figure compares with another contender's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Ratios {
+    /// The median of the rounds' ratios.
+    pub ratio: f64,
+    /// Those ratios, in the order of the rounds.
+    pub ratios: Vec<f64>,
+}
+
+/// With whom others are compared, besides `direct`.
+pub(crate) const BASES: [Contender; 3] = [Contender::Haproxy, Contender::Nginx, Contender::Mesh];
 
 /// A measurement that gave nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,10 +145,13 @@ impl Metric {
                 &[Throughput, CpuPerGb, TotalCpuPerGb, MachineCpuPerGb]
             }
             Workload::Pingpong => &[P50, P99, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k],
-            Workload::HttpRate => &[P50, P99, Max, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k],
-            Workload::HttpSaturated | Workload::HttpNewConnection | Workload::Connect => {
-                &[Rps, P50, P99, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k]
+            Workload::HttpRate | Workload::Http2Rate => {
+                &[P50, P99, Max, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k]
             }
+            Workload::HttpSaturated
+            | Workload::HttpNewConnection
+            | Workload::Http2Saturated
+            | Workload::Connect => &[Rps, P50, P99, CpuPer100k, TotalCpuPer100k, MachineCpuPer100k],
             Workload::StoppedReader | Workload::StoppedReaderBulk => {
                 &[Rps, RpsToCalm, P50, P50ToCalm, P99, P99ToCalm]
             }
@@ -296,8 +309,7 @@ fn once(
         unit: unit.into(),
         ratio_to_direct: None,
         ratios: Vec::new(),
-        ratio_to_haproxy: None,
-        ratios_to_haproxy: Vec::new(),
+        to_others: BTreeMap::new(),
         failed: 0,
     }
 }
@@ -340,7 +352,13 @@ fn row(samples: &[Sample], cell: (Path, Workload, Contender), metric: Metric) ->
         };
         own.iter().filter_map(ratio).collect::<Vec<_>>()
     };
-    let (ratios, to_haproxy) = (to(Contender::Direct), to(Contender::Haproxy));
+    let ratios = to(Contender::Direct);
+    let others = BASES.into_iter().filter(|base| *base != contender);
+    let to_others = others.filter_map(|base| {
+        let ratios = to(base);
+        Some((base.name().into(), Ratios { ratio: median(ratios.clone())?, ratios }))
+    });
+    let to_others = to_others.collect();
     let all: Vec<f64> = own.iter().map(|(_, value)| *value).collect();
     Some(Row {
         path: path.name().into(),
@@ -353,8 +371,7 @@ fn row(samples: &[Sample], cell: (Path, Workload, Contender), metric: Metric) ->
         unit: metric.unit().into(),
         ratio_to_direct: median(ratios.clone()),
         ratios,
-        ratio_to_haproxy: median(to_haproxy.clone()),
-        ratios_to_haproxy: to_haproxy,
+        to_others,
         failed: of(contender).map(|(_, seen)| seen.report.failed).sum(),
     })
 }
@@ -435,10 +452,12 @@ mod tests {
             sample(2, Contender::Mesh, 1000, 1.0),
         ];
         let row = find(&samples, Contender::Mesh, Metric::CpuPer100k);
-        assert_eq!(row.ratios_to_haproxy, [0.5, 0.5], "a round without the other has no ratio");
-        assert_eq!((row.ratio_to_haproxy, row.ratio_to_direct), (Some(0.5), None));
+        let expect = Ratios { ratio: 0.5, ratios: vec![0.5, 0.5] };
+        let expect = BTreeMap::from([("haproxy".into(), expect)]);
+        assert_eq!(row.to_others, expect, "a round without the other has no ratio");
+        assert_eq!(row.ratio_to_direct, None);
         let row = find(&samples, Contender::Mesh, Metric::Rps);
-        assert_eq!(row.ratio_to_haproxy, Some(1.5));
+        assert_eq!(row.to_others["haproxy"].ratios, [2.0, 1.0]);
     }
 
     #[test]

@@ -1,14 +1,17 @@
-//! The servers, in a pod: HTTP, discard, echo, and one that closes.
+//! The servers, in a pod: HTTP/1.1, HTTP/2, discard, echo, and one that closes.
 
 use std::io::Write as _;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use ::http::Response;
+use ::http::header::CONTENT_TYPE;
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::workload::{CLOSE, DEAF, DISCARD, ECHO, HTTP};
+use crate::workload::{CLOSE, DEAF, DISCARD, ECHO, HTTP, HTTP2};
 use crate::{http, threads};
 
 /// Bytes that a bulk server reads at once.
@@ -30,14 +33,16 @@ pub(crate) fn run() -> Result<()> {
         let runtime = threads::runtime()?;
         let listeners = {
             let _inside = runtime.enter();
-            [listen(HTTP)?, listen(DISCARD)?, listen(ECHO)?, listen(CLOSE)?]
+            [listen(HTTP)?, listen(HTTP2)?, listen(DISCARD)?, listen(ECHO)?, listen(CLOSE)?]
         };
         std::thread::spawn(move || {
-            let [web, discard, echo, close] = listeners;
+            let [web, web2, discard, echo, close] = listeners;
             let answer: Arc<[u8]> = http::answer().into();
+            let body = Bytes::from(http::body());
             runtime.block_on(async {
                 tokio::join!(
                     accept(web, |stream| requests(stream, Arc::clone(&answer))),
+                    accept(web2, |stream| either(stream, Arc::clone(&answer), body.clone())),
                     accept(discard, swallow),
                     accept(echo, send_back),
                     accept(close, end),
@@ -110,6 +115,28 @@ async fn requests(mut stream: TcpStream, answer: Arc<[u8]>) -> std::io::Result<(
             }
             request.clear();
         }
+    }
+    Ok(())
+}
+
+/// The same, or HTTP/2 if the client begins with it (RFC 9113, section 3.4): no method that is asked
+/// with here begins as its preface does.
+async fn either(stream: TcpStream, answer: Arc<[u8]>, body: Bytes) -> std::io::Result<()> {
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    if first == *b"P" { streams(stream, body).await } else { requests(stream, answer).await }
+}
+
+/// Answers requests of HTTP/2 until the client closes.
+async fn streams(stream: TcpStream, body: Bytes) -> std::io::Result<()> {
+    let mut session = h2::server::handshake(stream).await.map_err(std::io::Error::other)?;
+    while let Some(accepted) = session.accept().await {
+        let (_, mut respond) = accepted.map_err(std::io::Error::other)?;
+        let answer = Response::builder().header(CONTENT_TYPE, "text/plain").body(());
+        let answer = answer.map_err(std::io::Error::other)?;
+        // What became of it is the client's to report.
+        let sent = respond.send_response(answer, false);
+        drop(sent.and_then(|mut stream| stream.send_data(body.clone(), true)));
     }
     Ok(())
 }

@@ -15,14 +15,18 @@ use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
 
 use crate::LabIds;
-use crate::haproxy::{self, Haproxy};
+use crate::pair::{self, Proxy, haproxy, nginx};
 use crate::pod::InPod;
+use crate::routed;
 use crate::serve::READY;
 use crate::workload::{Contender, PORTS, Path, Workload};
 
 /// The virtual addresses of the services.
 const SAME_NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 const CROSS_NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 20));
+
+/// The namespace of all workloads.
+const NAMESPACE: &str = "bench";
 
 /// The trust domain of the certificates (RFC 2606, section 3).
 const TRUST_DOMAIN: &str = "bench.example";
@@ -44,7 +48,7 @@ pub(crate) struct Slot {
 enum Carriers {
     Nobody,
     Agents([Agent; 2]),
-    Haproxy { _pair: [Haproxy; 2] },
+    Proxies { _pair: [Proxy; 2] },
 }
 
 #[derive(Debug)]
@@ -78,11 +82,16 @@ impl Slot {
         let servers = [serve(&pods.near)?, serve(&pods.far)?, serve(&pods.outside)?];
         let carriers = match contender {
             Contender::Direct => Carriers::Nobody,
-            Contender::Mesh | Contender::Accelerated | Contender::Agent | Contender::Mtls => {
-                Carriers::Agents(agents(&lab, [&a, &b], &pods, policy(contender).as_ref())?)
-            }
+            Contender::Mesh
+            | Contender::Accelerated
+            | Contender::Agent
+            | Contender::Mtls
+            | Contender::ManyRules => Carriers::Agents(agents(&lab, [&a, &b], &pods, contender)?),
             Contender::Haproxy => {
-                Carriers::Haproxy { _pair: haproxy::pair(&lab, [&a, &b], pods.far.v4())? }
+                Carriers::Proxies { _pair: haproxy::pair(&lab, [&a, &b], pods.far.v4())? }
+            }
+            Contender::Nginx => {
+                Carriers::Proxies { _pair: nginx::pair(&lab, [&a, &b], pods.far.v4())? }
             }
         };
         let nodes = [a, b];
@@ -103,7 +112,7 @@ impl Slot {
     pub(crate) fn agent(&self) -> Option<&Agent> {
         match &self.carriers {
             Carriers::Agents([agent, _]) => Some(agent),
-            Carriers::Nobody | Carriers::Haproxy { .. } => None,
+            Carriers::Nobody | Carriers::Proxies { .. } => None,
         }
     }
 
@@ -115,13 +124,14 @@ impl Slot {
         Some(match (self.contender, path) {
             (_, Path::Unmeshed) => self.pods.outside.at(port),
             (Contender::Direct, Path::SameNode) => self.pods.near.at(port),
-            (Contender::Direct, Path::CrossNode) => self.pods.far.at(port),
-            (Contender::Haproxy, _) => {
+            (Contender::Direct, Path::CrossNode | Path::Routed) => self.pods.far.at(port),
+            (Contender::Haproxy | Contender::Nginx, _) => {
                 let [node, _] = self.nodes[0].addresses();
-                SocketAddr::new(node, haproxy::entry(port))
+                SocketAddr::new(node, pair::entry(port, path == Path::Routed))
             }
             (_, Path::SameNode) => SocketAddr::new(SAME_NODE, port),
             (_, Path::CrossNode) => SocketAddr::new(CROSS_NODE, port),
+            (_, Path::Routed) => SocketAddr::new(routed::ADDRESS, port),
         })
     }
 
@@ -155,23 +165,22 @@ fn serve(pod: &Pod) -> Result<InPod> {
 
 /// What the mesh is told about connections inside of a node, unless it is left at its defaults.
 fn policy(contender: Contender) -> Option<MeshPolicy> {
-    let policy = MeshPolicy::new("bench");
+    let policy = MeshPolicy::new(NAMESPACE);
     match contender {
         Contender::Accelerated => Some(policy.acceleration("sockmap")),
         Contender::Agent => Some(policy.same_node("agent")),
         Contender::Mtls => Some(policy.same_node("mtls")),
-        Contender::Direct | Contender::Mesh | Contender::Haproxy => None,
+        Contender::Direct
+        | Contender::Mesh
+        | Contender::ManyRules
+        | Contender::Haproxy
+        | Contender::Nginx => None,
     }
 }
 
 /// Configures the mesh, and starts an agent on each node. Their access logs are on, as they would
 /// be in production.
-fn agents(
-    lab: &Lab,
-    nodes: [&Node; 2],
-    pods: &Pods,
-    policy: Option<&MeshPolicy>,
-) -> Result<[Agent; 2]> {
+fn agents(lab: &Lab, nodes: [&Node; 2], pods: &Pods, contender: Contender) -> Result<[Agent; 2]> {
     let workload = |pod: &Pod| {
         let name = pod.name();
         let workload = MeshWorkload::of(pod).account(name).label("app", name);
@@ -182,13 +191,17 @@ fn agents(
         PORTS.into_iter().fold(service, |service, port| service.port(port, port))
     };
     let config = ConfigDir::create(lab.state().join("config"))?;
-    let mesh = Mesh::new("bench")
+    let mesh = Mesh::new(NAMESPACE)
         .workload(&MeshWorkload::of(&pods.client).account("client"))
         .workload(&workload(&pods.near))
         .workload(&workload(&pods.far))
         .service(&service(&pods.near, SAME_NODE))
         .service(&service(&pods.far, CROSS_NODE));
-    config.write(&policy.map_or(mesh.clone(), |policy| mesh.policy(policy)))?;
+    let mesh = routed::add(mesh, NAMESPACE, pods.far.name(), contender);
+    config.write(&match policy(contender) {
+        Some(policy) => mesh.policy(&policy),
+        None => mesh,
+    })?;
     let authority = Authority::init(&lab.state().join("ca"), TRUST_DOMAIN)?;
     let start = |node: &Node| {
         let ca = authority.node(node.name())?;

@@ -12,6 +12,8 @@ pub(crate) enum Path {
     SameNode,
     /// To a service whose pod is on the other node.
     CrossNode,
+    /// The same, where HTTP routes decide about each request.
+    Routed,
 }
 
 /// What a client does.
@@ -46,6 +48,10 @@ pub(crate) enum Workload {
     Mixed8,
     /// The same, and 1 Gb/s on one connection
     MixedPaced,
+    /// Sends 1,000 requests a second over 16 connections of HTTP/2
+    Http2Rate,
+    /// Has four requests on each of 8 connections of HTTP/2 at all times
+    Http2Saturated,
 }
 
 /// Who is measured.
@@ -61,12 +67,17 @@ pub(crate) enum Contender {
     Agent,
     /// The mesh, with connections inside of a node carried by its agent through a tunnel.
     Mtls,
+    /// The mesh, with 1,000 rules for a service, of which the last is true.
+    ManyRules,
     /// A pair of haproxy, one on each node, with mutual TLS between them.
     Haproxy,
+    /// A pair of nginx, likewise.
+    Nginx,
 }
 
 impl Path {
-    pub(crate) const ALL: [Self; 3] = [Self::Unmeshed, Self::SameNode, Self::CrossNode];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Unmeshed, Self::SameNode, Self::CrossNode, Self::Routed];
 
     /// The name for machines.
     pub(crate) fn name(self) -> &'static str {
@@ -74,6 +85,7 @@ impl Path {
             Self::Unmeshed => "unmeshed",
             Self::SameNode => "same_node",
             Self::CrossNode => "cross_node",
+            Self::Routed => "routed",
         }
     }
 
@@ -83,18 +95,29 @@ impl Path {
             Self::Unmeshed => "from a pod of the mesh to one outside of it",
             Self::SameNode => "to a service on the same node",
             Self::CrossNode => "to a service on another node",
+            Self::Routed => "to a service on another node, by HTTP routes",
+        }
+    }
+
+    /// What is tried to see whether a contender is ready.
+    pub(crate) fn trial(self) -> Workload {
+        match self {
+            Self::Unmeshed | Self::SameNode | Self::CrossNode => Workload::Bulk1,
+            Self::Routed => Workload::HttpSaturated,
         }
     }
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Bulk1,
         Self::Bulk8,
         Self::Pingpong,
         Self::HttpRate,
         Self::HttpSaturated,
         Self::HttpNewConnection,
+        Self::Http2Rate,
+        Self::Http2Saturated,
         Self::Connect,
         Self::StoppedReader,
         Self::StoppedReaderBulk,
@@ -118,6 +141,8 @@ impl Workload {
             Self::Mixed1 => "mixed_1",
             Self::Mixed8 => "mixed_8",
             Self::MixedPaced => "mixed_paced",
+            Self::Http2Rate => "http2_rate",
+            Self::Http2Saturated => "http2_saturated",
         }
     }
 
@@ -136,6 +161,8 @@ impl Workload {
             Self::Mixed1 => "1,000/s and bulk",
             Self::Mixed8 => "1,000/s and 8 bulk",
             Self::MixedPaced => "1,000/s and 1 Gb/s",
+            Self::Http2Rate => "HTTP/2, 1,000/s",
+            Self::Http2Saturated => "HTTP/2, 32 streams",
         }
     }
 
@@ -152,6 +179,7 @@ impl Workload {
             | Self::Mixed1
             | Self::Mixed8
             | Self::MixedPaced => HTTP,
+            Self::Http2Rate | Self::Http2Saturated => HTTP2,
             Self::Connect => CLOSE,
         }
     }
@@ -167,14 +195,30 @@ impl Workload {
             | Self::HttpRate
             | Self::HttpSaturated
             | Self::HttpNewConnection
+            | Self::Http2Rate
+            | Self::Http2Saturated
             | Self::Connect => None,
         }
     }
 
     /// Whether it is measured on a path: what connections do to each other is a question where
-    /// something carries them together.
+    /// something carries them together, and HTTP/2 is bytes like others where no route reads it.
     pub(crate) fn is_on(self, path: Path) -> bool {
-        self.beside().is_none() || path == Path::CrossNode
+        match self {
+            Self::HttpRate | Self::HttpSaturated | Self::HttpNewConnection => true,
+            Self::Http2Rate | Self::Http2Saturated => path == Path::Routed,
+            Self::Bulk1 | Self::Bulk8 | Self::Pingpong | Self::Connect => path != Path::Routed,
+            Self::StoppedReader
+            | Self::StoppedReaderBulk
+            | Self::Mixed1
+            | Self::Mixed8
+            | Self::MixedPaced => path == Path::CrossNode,
+        }
+    }
+
+    /// Whether its connections are HTTP/2.
+    pub(crate) fn is_http2(self) -> bool {
+        self.port() == HTTP2
     }
 
     /// How many connections a client has open at the same time.
@@ -182,7 +226,8 @@ impl Workload {
         match self {
             Self::Pingpong => 1,
             Self::Bulk1 | Self::Bulk8 => self.bulk_streams(),
-            Self::HttpRate | Self::HttpNewConnection | Self::Connect => 16,
+            Self::HttpRate | Self::HttpNewConnection | Self::Http2Rate | Self::Connect => 16,
+            Self::Http2Saturated => 8,
             Self::HttpSaturated => 32,
             Self::StoppedReader | Self::StoppedReaderBulk => 100,
             Self::Mixed1 | Self::Mixed8 | Self::MixedPaced => 16 + self.bulk_streams(),
@@ -198,6 +243,8 @@ impl Workload {
             | Self::HttpRate
             | Self::HttpSaturated
             | Self::HttpNewConnection
+            | Self::Http2Rate
+            | Self::Http2Saturated
             | Self::Connect
             | Self::StoppedReader
             | Self::StoppedReaderBulk => 0,
@@ -212,15 +259,24 @@ impl Workload {
 
 impl Contender {
     /// All, in the order of their columns.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Direct, Self::Mesh, Self::Accelerated, Self::Agent, Self::Mtls, Self::Haproxy];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Direct,
+        Self::Mesh,
+        Self::Accelerated,
+        Self::Agent,
+        Self::Mtls,
+        Self::ManyRules,
+        Self::Haproxy,
+        Self::Nginx,
+    ];
 
     /// Whether it has this path at all.
     pub(crate) fn has(self, path: Path) -> bool {
         match self {
             Self::Direct | Self::Mesh => true,
             Self::Accelerated | Self::Agent | Self::Mtls => path == Path::SameNode,
-            Self::Haproxy => path == Path::CrossNode,
+            Self::Haproxy => matches!(path, Path::CrossNode | Path::Routed),
+            Self::ManyRules | Self::Nginx => path == Path::Routed,
         }
     }
 
@@ -228,10 +284,10 @@ impl Contender {
     /// measure something else. `None` if no agent is asked.
     pub(crate) fn verdict(self, path: Path) -> Option<&'static str> {
         match (self, path) {
-            (Self::Direct | Self::Haproxy, _) => None,
+            (Self::Direct | Self::Haproxy | Self::Nginx, _) => None,
             (_, Path::Unmeshed) => Some("pass"),
             (Self::Mesh | Self::Accelerated, Path::SameNode) => Some("direct"),
-            (_, Path::SameNode | Path::CrossNode) => Some("proxy"),
+            (_, Path::SameNode | Path::CrossNode | Path::Routed) => Some("proxy"),
         }
     }
 
@@ -240,7 +296,12 @@ impl Contender {
     pub(crate) fn sockets(self) -> u64 {
         match self {
             Self::Agent | Self::Mtls => 2,
-            Self::Direct | Self::Mesh | Self::Accelerated | Self::Haproxy => 1,
+            Self::Direct
+            | Self::Mesh
+            | Self::Accelerated
+            | Self::ManyRules
+            | Self::Haproxy
+            | Self::Nginx => 1,
         }
     }
 
@@ -252,13 +313,15 @@ impl Contender {
             Self::Accelerated => "accelerated",
             Self::Agent => "agent",
             Self::Mtls => "mtls",
+            Self::ManyRules => "many_rules",
             Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
         }
     }
 }
 
 /// Where servers listen.
-pub(crate) const PORTS: [u16; 5] = [HTTP, DISCARD, ECHO, CLOSE, DEAF];
+pub(crate) const PORTS: [u16; 6] = [HTTP, HTTP2, DISCARD, ECHO, CLOSE, DEAF];
 
 /// Where servers read to the end, and then say how much it was.
 pub(crate) const DISCARD: u16 = 9009;
@@ -272,8 +335,11 @@ pub(crate) const DEAF: u16 = 9010;
 /// Where servers close what they accept.
 pub(crate) const CLOSE: u16 = 9011;
 
-/// Where servers answer HTTP requests.
+/// Where servers answer requests of HTTP/1.1.
 pub(crate) const HTTP: u16 = 8080;
+
+/// Where servers answer requests of HTTP/1.1 and, if that is what a client begins with, of HTTP/2.
+pub(crate) const HTTP2: u16 = 8082;
 
 #[cfg(test)]
 mod tests {
@@ -281,7 +347,7 @@ mod tests {
 
     #[test]
     fn only_what_an_agent_carries_is_the_proxys() {
-        for contender in Contender::ALL {
+        for contender in Contender::ALL.into_iter().filter(|it| it.has(Path::SameNode)) {
             let verdict = contender.verdict(Path::SameNode);
             let expect = match contender.name() {
                 "mesh" | "accelerated" => Some("direct"),

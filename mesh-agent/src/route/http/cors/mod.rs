@@ -163,6 +163,7 @@ impl Parts {
         // What a part of a host stands for is labels, and never the way to another host.
         let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let is_host = match inner {
+            Some("") => false,
             Some(address) => address.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b)),
             None => !host.bytes().any(|b| b"/?#@:[]\\".contains(&b)),
         };

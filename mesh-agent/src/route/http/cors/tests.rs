@@ -209,6 +209,7 @@ fn origins_are_compared_by_their_parts() {
     check("https://*.example", "https://evil.test#.example", false);
     check("https://*", "https://a:b", false);
     check("https://*", "https://[fd00::1]", true);
+    check("https://*", "https://[]", false);
     check("https://*.example", "https://[fd00::1].example", false);
     check("https://a.example", "https://a.example.evil.example", false);
     check("https://a.example", "null", false);

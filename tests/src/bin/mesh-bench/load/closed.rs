@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -23,17 +22,15 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) struct Client {
     stream: TcpStream,
     seen: Vec<u8>,
-    expect: Arc<[u8]>,
 }
 
 /// Sends requests on connections that stay open.
 pub(super) fn keep_alive(part: Part<'_>) -> Result<Tally> {
     let runtime = threads::runtime()?;
-    let expect: Arc<[u8]> = http::answer().into();
     let clients = runtime.block_on(async {
         let mut clients = Vec::new();
         for _ in 0..part.connections {
-            let client = timeout(PATIENCE, Client::open(part.load.to, &expect)).await;
+            let client = timeout(PATIENCE, Client::open(part.load.to)).await;
             clients.push(client.context("no answer")?.context("cannot connect")?);
         }
         Ok::<_, anyhow::Error>(clients)
@@ -59,20 +56,18 @@ pub(super) fn keep_alive(part: Part<'_>) -> Result<Tally> {
 /// Opens a connection for each request, or for nothing but its end.
 pub(super) fn new_connections(part: Part<'_>) -> Result<Tally> {
     let runtime = threads::runtime()?;
-    let expect: Arc<[u8]> = http::answer().into();
     let load = *part.load;
-    let first = async { timeout(PATIENCE, once(&load, &expect)).await };
+    let first = async { timeout(PATIENCE, once(&load)).await };
     runtime.block_on(first).context("no answer")?.context("no connection")?;
     let (start, end) = part.begin()?;
     runtime.block_on(async {
         let mut working = JoinSet::new();
         for _ in 0..part.connections {
-            let expect = Arc::clone(&expect);
             working.spawn(async move {
                 let mut tally = Tally::default();
                 while Instant::now() < end {
                     let begin = Instant::now();
-                    if let Ok(Ok(())) = timeout(PATIENCE, once(&load, &expect)).await {
+                    if let Ok(Ok(())) = timeout(PATIENCE, once(&load)).await {
                         tally.done(begin);
                     } else {
                         tally.failed += 1;
@@ -86,7 +81,7 @@ pub(super) fn new_connections(part: Part<'_>) -> Result<Tally> {
     })
 }
 
-async fn collect(mut working: JoinSet<Tally>, start: Instant) -> Result<Tally> {
+pub(super) async fn collect(mut working: JoinSet<Tally>, start: Instant) -> Result<Tally> {
     let mut all = Tally::default();
     while let Some(tally) = working.join_next().await {
         all.add(tally?);
@@ -96,7 +91,7 @@ async fn collect(mut working: JoinSet<Tally>, start: Instant) -> Result<Tally> {
 }
 
 /// One connection, with one request or with none; the server closes first.
-async fn once(load: &Load, expect: &[u8]) -> io::Result<()> {
+async fn once(load: &Load) -> io::Result<()> {
     let mut stream = TcpStream::connect(load.to).await?;
     if load.workload == Workload::Connect {
         let length = stream.read(&mut [0]).await?;
@@ -104,18 +99,17 @@ async fn once(load: &Load, expect: &[u8]) -> io::Result<()> {
     }
     stream.set_nodelay(true)?;
     stream.write_all(http::GET_AND_CLOSE).await?;
-    let mut seen = Vec::with_capacity(expect.len() + 1);
+    let mut seen = Vec::with_capacity(http::ANSWER_LIMIT);
     stream.read_to_end(&mut seen).await?;
-    http::check(&seen, expect)
+    if http::is_answered(&seen)? { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 impl Client {
     /// Connects, and tries the connection.
-    pub(super) async fn open(to: SocketAddr, expect: &Arc<[u8]>) -> io::Result<Self> {
+    pub(super) async fn open(to: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        let seen = vec![0; expect.len()];
-        let mut client = Self { stream, seen, expect: Arc::clone(expect) };
+        let mut client = Self { stream, seen: Vec::with_capacity(http::ANSWER_LIMIT) };
         client.request().await?;
         Ok(client)
     }
@@ -133,7 +127,12 @@ impl Client {
     /// Sends a request, and reads its answer.
     pub(super) async fn request(&mut self) -> io::Result<()> {
         self.stream.write_all(http::GET).await?;
-        self.stream.read_exact(&mut self.seen).await?;
-        http::check(&self.seen, &self.expect)
+        self.seen.clear();
+        while !http::is_answered(&self.seen)? {
+            if self.stream.read_buf(&mut self.seen).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 mod bulk;
 mod closed;
+mod http2;
 mod mixed;
 mod paced;
 mod phases;
@@ -95,8 +96,9 @@ pub(crate) fn run(load: &Load) -> Result<()> {
     let report = match load.workload {
         Workload::Bulk1 | Workload::Bulk8 => added_up(load, bulk::work),
         Workload::Pingpong => paced::round_trips(load),
-        Workload::HttpRate => paced::requests(load),
+        Workload::HttpRate | Workload::Http2Rate => paced::requests(load),
         Workload::HttpSaturated => added_up(load, closed::keep_alive),
+        Workload::Http2Saturated => added_up(load, http2::streams),
         Workload::HttpNewConnection | Workload::Connect => added_up(load, closed::new_connections),
         Workload::StoppedReader | Workload::StoppedReaderBulk => stopped::requests(load),
         Workload::Mixed1 | Workload::Mixed8 | Workload::MixedPaced => mixed::requests(load),

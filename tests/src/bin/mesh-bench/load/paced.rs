@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use nix::sys::prctl::set_timerslack;
 
-use super::{Load, PATIENCE, Report, Tally, begin};
+use super::{Load, PATIENCE, Report, Tally, begin, http2};
 use crate::http;
 
 /// Requests a second, of all connections.
@@ -83,8 +83,14 @@ pub(super) fn times(start: Instant, (index, count): (u32, u32)) -> impl Iterator
 #[derive(Debug)]
 pub(super) struct Connection<'a> {
     load: &'a Load,
-    stream: Option<TcpStream>,
-    expect: Vec<u8>,
+    opened: Option<Opened>,
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+enum Opened {
+    Http1(TcpStream),
+    Http2(http2::Waiting),
 }
 
 impl<'a> Connection<'a> {
@@ -92,8 +98,9 @@ impl<'a> Connection<'a> {
     /// connection fails again, and is counted, later: others wait for this thread.
     pub(super) fn open(load: &'a Load) -> Result<Self> {
         set_timerslack(TIMER_SLACK).context("cannot set the timer slack")?;
-        let mut connection = Self { load, stream: open(load).ok(), expect: http::answer() };
-        if connection.stream.is_some() {
+        let opened = Opened::open(load).ok();
+        let mut connection = Self { load, opened };
+        if connection.opened.is_some() {
             connection.request();
         }
         Ok(connection)
@@ -101,13 +108,30 @@ impl<'a> Connection<'a> {
 
     /// Sends a request. Returns whether it was answered.
     pub(super) fn request(&mut self) -> bool {
-        let opened = self.stream.take().map_or_else(|| open(self.load), Ok);
+        let opened = self.opened.take().map_or_else(|| Opened::open(self.load), Ok);
         let answered = opened.and_then(|mut opened| {
-            request(&mut opened, &self.expect)?;
+            opened.request()?;
             Ok(opened)
         });
-        self.stream = answered.ok();
-        self.stream.is_some()
+        self.opened = answered.ok();
+        self.opened.is_some()
+    }
+}
+
+impl Opened {
+    fn open(load: &Load) -> Result<Self> {
+        Ok(if load.workload.is_http2() {
+            Self::Http2(http2::Waiting::open(load.to)?)
+        } else {
+            Self::Http1(open(load)?)
+        })
+    }
+
+    fn request(&mut self) -> Result<()> {
+        match self {
+            Self::Http1(stream) => Ok(request(stream)?),
+            Self::Http2(waiting) => waiting.request(),
+        }
     }
 }
 
@@ -130,11 +154,17 @@ fn round_trip(stream: &mut TcpStream) -> io::Result<()> {
     stream.read_exact(&mut byte)
 }
 
-fn request(stream: &mut TcpStream, expect: &[u8]) -> Result<()> {
-    let mut seen = vec![0; expect.len()];
+fn request(stream: &mut TcpStream) -> io::Result<()> {
+    let mut seen = [0; http::ANSWER_LIMIT];
+    let mut length = 0;
     stream.write_all(http::GET)?;
-    stream.read_exact(&mut seen)?;
-    Ok(http::check(&seen, expect)?)
+    while !http::is_answered(&seen[..length])? {
+        length += match stream.read(&mut seen[length..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => more,
+        };
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use tokio::time::{timeout, timeout_at};
 use super::closed::Client;
 use super::phases::{Compared, Director, Phase, Stage, lengths};
 use super::{Load, PATIENCE, Part, Report, on_threads};
+use crate::threads;
 use crate::unread::{LARGE, SMALL, until_held_back};
 use crate::workload::Workload;
-use crate::{http, threads};
 
 /// How long a bulk stream is read before its reader stops, so that its windows have grown.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -52,12 +52,11 @@ pub(super) fn requests(load: &Load) -> Result<Report> {
 fn work(part: &Part<'_>, stage: &Arc<Stage>) -> Result<Compared> {
     let runtime = threads::runtime()?;
     let load = *part.load;
-    let expect: Arc<[u8]> = http::answer().into();
     let (stopper, clients) = runtime.block_on(async {
         let stopper = if part.index == 0 { Some(Stopper::open(&load).await?) } else { None };
         let mut clients = Vec::new();
         for _ in usize::from(stopper.is_some())..part.connections {
-            let client = timeout(PATIENCE, Client::open(load.to, &expect)).await;
+            let client = timeout(PATIENCE, Client::open(load.to)).await;
             clients.push(client.context("no answer")?.context("cannot connect")?);
         }
         Ok::<_, anyhow::Error>((stopper, clients))
