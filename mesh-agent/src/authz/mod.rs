@@ -1,17 +1,25 @@
-//! Whether a connection is allowed, by the policies of its destination (pure).
+//! Whether a connection, or a request, is allowed by the policies of its destination (pure).
 //!
-//! The one evaluation: the agent asks it for each connection, and the kernel's verdicts are
-//! compiled from its answers.
+//! The one evaluation: the agent asks it for each connection, and for each request where policies
+//! look at requests, and the kernel's verdicts are compiled from its answers.
 
+pub mod path;
+
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use crate::model::id::ResourceName;
-use crate::model::policy::{Action, AuthorizationPolicy, Block, Operation, Rule, Source, Text};
+use crate::model::policy::request::{HeaderCondition, HttpOperation};
+use crate::model::policy::{
+    Action, AuthorizationPolicy, Block, Operation, Rule, Source, Text, When,
+};
 use crate::model::spiffe::SpiffeId;
 
-/// What is known of a connection when it is judged.
+/// What is known of a connection, and of a request on it, when it is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The identity that the source has proved, by mutual TLS or to this node's kernel.
@@ -20,6 +28,21 @@ pub struct Request<'a> {
     pub address: IpAddr,
     /// The destination workload's port.
     pub port: u16,
+    /// The request; `None`: the connection is judged, and what it will carry is not known.
+    pub http: Option<&'a HttpRequest<'a>>,
+}
+
+/// What policies ask of a request of HTTP.
+#[derive(Clone, Debug)]
+pub struct HttpRequest<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// `Host` or `:authority`, in lower case.
+    pub host: Option<Cow<'a, str>>,
+    /// The path, in all the ways that an application may read it ([`path::forms`]).
+    pub paths: Vec<Cow<'a, str>>,
+    /// The fields.
+    pub headers: &'a HeaderMap,
 }
 
 /// The judgement.
@@ -29,6 +52,8 @@ pub enum Verdict {
     Allow,
     /// It may not be.
     Deny(Denial),
+    /// It depends on the requests that it carries, because of this policy; of a request never.
+    ByRequest(ResourceName),
 }
 
 /// Why not.
@@ -38,26 +63,49 @@ pub enum Denial {
     Matched(ResourceName, usize),
     /// There are `ALLOW` policies, of which this is the first, and none of them matches.
     NoneAllows(ResourceName),
+    /// A policy looks at requests, and whoever carries this sees none.
+    Unseen(ResourceName),
 }
 
-/// Judges a connection by the policies whose scope its destination is in.
+/// What is known of a rule: of a connection perhaps only that some of its requests may match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Match {
+    No,
+    Perhaps,
+    Yes,
+}
+
+/// Judges by the policies whose scope the destination is in.
 ///
 /// Istio's order: a `DENY` that matches refuses; without any `ALLOW` everything is allowed; an
 /// `ALLOW` that matches allows; the rest is refused.
+///
+/// A connection is allowed or refused only if all its requests would be.
 pub fn decide(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> Verdict {
     let by = |action| policies.iter().filter(move |policy| policy.action == action);
+    let mut perhaps = None;
     for policy in by(Action::Deny) {
-        if let Some(rule) = matching(policy, request) {
-            return Verdict::Deny(Denial::Matched(policy.name.clone(), rule));
+        match matching(policy, request) {
+            (Match::Yes, rule) => return Verdict::Deny(Denial::Matched(policy.name.clone(), rule)),
+            (Match::Perhaps, _) => perhaps = perhaps.or(Some(policy)),
+            (Match::No, _) => {}
         }
     }
-    match by(Action::Allow).next() {
-        None => Verdict::Allow,
-        Some(_) if by(Action::Allow).any(|policy| matching(policy, request).is_some()) => {
-            Verdict::Allow
+    if let Some(first) = by(Action::Allow).next() {
+        let mut best = (Match::No, first);
+        for policy in by(Action::Allow) {
+            let (matches, _) = matching(policy, request);
+            if best.0 < matches {
+                best = (matches, policy);
+            }
         }
-        Some(first) => Verdict::Deny(Denial::NoneAllows(first.name.clone())),
+        match best {
+            (Match::Yes, _) => {}
+            (Match::Perhaps, policy) => perhaps = perhaps.or(Some(policy)),
+            (Match::No, first) => return Verdict::Deny(Denial::NoneAllows(first.name.clone())),
+        }
     }
+    perhaps.map_or(Verdict::Allow, |policy| Verdict::ByRequest(policy.name.clone()))
 }
 
 impl fmt::Display for Denial {
@@ -70,22 +118,63 @@ impl fmt::Display for Denial {
                 f,
                 "no AuthorizationPolicy allows it; {policy} is the first of those that could"
             ),
+            Self::Unseen(policy) => write!(
+                f,
+                "AuthorizationPolicy {policy} looks at requests of HTTP, and this is not HTTP, or its \
+                 requests are not seen"
+            ),
         }
     }
 }
 
-fn matching(policy: &AuthorizationPolicy, request: &Request<'_>) -> Option<usize> {
-    policy.rules.iter().position(|rule| applies(rule, request))
+/// What the rules of a policy say, and the first that says so.
+fn matching(policy: &AuthorizationPolicy, request: &Request<'_>) -> (Match, usize) {
+    let mut best = (Match::No, 0);
+    for (index, rule) in policy.rules.iter().enumerate() {
+        let matches = applies(policy.action, rule, request);
+        if matches == Match::Yes {
+            return (Match::Yes, index);
+        }
+        if best.0 < matches {
+            best = (matches, index);
+        }
+    }
+    best
 }
 
-fn applies(rule: &Rule, request: &Request<'_>) -> bool {
-    !rule.never
-        && (rule.from.is_empty() || rule.from.iter().any(|source| comes_from(source, request)))
-        && (rule.to.is_empty() || rule.to.iter().any(|operation| goes_to(operation, request.port)))
-        && rule
-            .when
-            .iter()
-            .all(|when| comes_from(&when.source, request) && goes_to(&when.operation, request.port))
+/// Whether a rule applies. A path that can be read in several ways is denied if one of them is, and
+/// allowed if all of them are: what the application takes it for is not known.
+fn applies(action: Action, rule: &Rule, request: &Request<'_>) -> Match {
+    let Some(http) = request.http else { return applies_to(rule, request, None) };
+    let paths = http.paths.iter().map(|path| applies_to(rule, request, Some((http, path))));
+    match action {
+        Action::Deny => paths.max(),
+        Action::Allow => paths.min(),
+    }
+    .unwrap_or(Match::No)
+}
+
+/// A request, and how its path is read.
+type Read<'a> = Option<(&'a HttpRequest<'a>, &'a str)>;
+
+fn applies_to(rule: &Rule, request: &Request<'_>, read: Read<'_>) -> Match {
+    let is_from =
+        rule.from.is_empty() || rule.from.iter().any(|source| comes_from(source, request));
+    if rule.never || !is_from {
+        return Match::No;
+    }
+    let to = rule.to.iter().map(|operation| goes_to(operation, request.port, read));
+    let to = if rule.to.is_empty() { Match::Yes } else { to.max().unwrap_or(Match::No) };
+    let when = rule.when.iter().map(|when| is_when(when, request, read));
+    when.fold(to, Match::min)
+}
+
+fn is_when(when: &When, request: &Request<'_>, read: Read<'_>) -> Match {
+    if !comes_from(&when.source, request) {
+        return Match::No;
+    }
+    let header = when.header.as_ref().map_or(Match::Yes, |header| has(header, read));
+    goes_to(&when.operation, request.port, read).min(header)
 }
 
 fn comes_from(source: &Source, request: &Request<'_>) -> bool {
@@ -104,21 +193,53 @@ fn is(text: &Text, id: &SpiffeId) -> bool {
     text.matches_joined(&parts)
 }
 
-/// Whether one of `yes` matches, if there are any, and none of `no` does. A connection without
-/// the attribute matches nothing, so it is in every "not".
+/// Whether one of `yes` matches, if there are any, and none of `no` does. What is without the
+/// attribute matches nothing, so it is in every "not".
 fn among<T>(yes: &[T], no: &[T], matches: impl Fn(&T) -> bool) -> bool {
     (yes.is_empty() || yes.iter().any(&matches)) && !no.iter().any(&matches)
 }
 
-fn goes_to(operation: &Operation, port: u16) -> bool {
-    among(&operation.ports, &operation.not_ports, |own| *own == port)
+fn goes_to(operation: &Operation, port: u16, read: Read<'_>) -> Match {
+    if !among(&operation.ports, &operation.not_ports, |own| *own == port) {
+        return Match::No;
+    }
+    if operation.http.is_empty() {
+        return Match::Yes;
+    }
+    known(read, |http, path| asks_for(&operation.http, http, path))
+}
+
+fn asks_for(operation: &HttpOperation, http: &HttpRequest<'_>, path: &str) -> bool {
+    let host = http.host.as_deref();
+    among(&operation.methods, &operation.not_methods, |text| text.matches(Some(http.method)))
+        && among(&operation.paths, &operation.not_paths, |text| text.matches(path))
+        && among(&operation.hosts, &operation.not_hosts, |text| text.matches(host))
+}
+
+/// Whether a request has a header, of which several lines are one (RFC 9110, section 5.3).
+fn has(condition: &HeaderCondition, read: Read<'_>) -> Match {
+    known(read, |http, _| {
+        let all = http.headers.get_all(&condition.name).iter();
+        let all: Vec<_> = all.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let value = (!all.is_empty()).then(|| all.join(","));
+        let is = |text: &Text| text.matches(value.as_deref());
+        among(&condition.values, &condition.not_values, is)
+    })
+}
+
+fn known(read: Read<'_>, is: impl Fn(&HttpRequest<'_>, &str) -> bool) -> Match {
+    match read {
+        None => Match::Perhaps,
+        Some((http, path)) if is(http, path) => Match::Yes,
+        Some(_) => Match::No,
+    }
 }
 
 impl Denial {
     /// The policy that denies.
     pub const fn policy(&self) -> &ResourceName {
         match self {
-            Self::Matched(policy, _) | Self::NoneAllows(policy) => policy,
+            Self::Matched(policy, _) | Self::NoneAllows(policy) | Self::Unseen(policy) => policy,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Istio's rules: tables, and a second evaluation that is written as the documentation reads.
 
+use http::{HeaderMap, HeaderName};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::policy::When;
+use crate::model::policy::request::{HeaderCondition, HttpOperation, PathText, Template};
 
 fn id(text: &str) -> SpiffeId {
     format!("spiffe://{text}").parse().unwrap()
@@ -40,7 +41,7 @@ fn from(source: Source) -> Rule {
 fn check(rule: &Rule, (principal, address, port): (&str, &str, u16), expect: bool) {
     let principal = (!principal.is_empty()).then(|| id(principal));
     let address = address.parse().unwrap();
-    let request = Request { principal: principal.as_ref(), address, port };
+    let request = Request { principal: principal.as_ref(), address, port, http: None };
     let verdict = decide(&[policy("a", Action::Allow, vec![rule.clone()])], &request);
     let denied = Verdict::Deny(Denial::NoneAllows(ResourceName::new("shop", "a")));
     assert_eq!(verdict, if expect { Verdict::Allow } else { denied }, "{rule:?} {request:?}");
@@ -74,7 +75,7 @@ fn a_deny_wins_and_an_allow_makes_a_list() {
     let web = id(WEB);
     let address = "10.0.0.1".parse().unwrap();
     for principal in [None, Some(&web)] {
-        let request = Request { principal, address, port: 80 };
+        let request = Request { principal, address, port: 80, http: None };
         for (policies, expect) in &cases {
             assert_eq!(decide(policies, &request), *expect, "{policies:?}");
         }
@@ -83,7 +84,8 @@ fn a_deny_wins_and_an_allow_makes_a_list() {
 
 #[test]
 fn a_denial_names_its_policy() {
-    let request = Request { principal: None, address: "10.0.0.1".parse().unwrap(), port: 80 };
+    let request =
+        Request { principal: None, address: "10.0.0.1".parse().unwrap(), port: 80, http: None };
     for action in [Action::Allow, Action::Deny] {
         let rules = if action == Action::Deny { vec![Rule::default()] } else { Vec::new() };
         let Verdict::Deny(denial) = decide(&[policy("a", action, rules)], &request) else {
@@ -173,7 +175,7 @@ fn all_parts_of_a_rule_must_match_and_one_entry_of_each() {
     let port = |port| Operation { ports: vec![port], ..Operation::default() };
     let rule = Rule {
         from: vec![source("web", "10.0.0.0/8"), source("api", "10.0.0.0/8")],
-        to: vec![port(80), Operation { ports: vec![], not_ports: vec![80, 81, 82] }],
+        to: vec![port(80), Operation { not_ports: vec![80, 81, 82], ..Operation::default() }],
         when: vec![
             When {
                 source: Source { namespaces: vec![text("shop")], ..Source::default() },
@@ -318,11 +320,19 @@ fn sources() -> impl Strategy<Value = Source> {
 }
 
 fn operations() -> impl Strategy<Value = Operation> {
-    (few(80u16..83), few(80u16..83)).prop_map(|(ports, not_ports)| Operation { ports, not_ports })
+    (few(80u16..83), few(80u16..83)).prop_map(|(ports, not_ports)| Operation {
+        ports,
+        not_ports,
+        ..Operation::default()
+    })
 }
 
 fn rules() -> impl Strategy<Value = Rule> {
-    let when = (sources(), operations()).prop_map(|(source, operation)| When { source, operation });
+    let when = (sources(), operations()).prop_map(|(source, operation)| When {
+        source,
+        operation,
+        header: None,
+    });
     let never = prop::bool::weighted(0.1);
     (prop::collection::vec(sources(), 0..3), few(operations()), few(when), never)
         .prop_map(|(from, to, when, never)| Rule { from, to, when, never })
@@ -335,6 +345,131 @@ fn policies() -> impl Strategy<Value = Vec<Arc<AuthorizationPolicy>>> {
     prop::collection::vec(one, 0..4)
 }
 
+/// Words that methods, hosts, values of headers and, with a slash before them, paths are of.
+fn words() -> impl Strategy<Value = Text> {
+    prop::sample::select(vec!["a", "ab", "a*", "*b", "*"]).prop_map(text)
+}
+
+fn path_texts() -> impl Strategy<Value = PathText> {
+    let texts = vec!["/a", "/a/*", "*/b", "/{*}", "/a/{**}", "*"];
+    prop::sample::select(texts).prop_map(|written| match Template::new(written) {
+        Some(template) if written.contains('{') => PathText::Template(template),
+        _ => PathText::Text(text(written)),
+    })
+}
+
+fn http_operations() -> impl Strategy<Value = HttpOperation> {
+    let lists = (few(words()), few(words()), few(words()), few(words()));
+    (lists, few(path_texts()), few(path_texts())).prop_map(|(lists, paths, not_paths)| {
+        let (methods, not_methods, hosts, not_hosts) = lists;
+        HttpOperation { methods, not_methods, paths, not_paths, hosts, not_hosts }
+    })
+}
+
+fn http_rules() -> impl Strategy<Value = Rule> {
+    let name = HeaderName::from_static("x-a");
+    let header = (few(words()), few(words())).prop_map(move |(values, not_values)| {
+        Some(HeaderCondition { name: name.clone(), values, not_values })
+    });
+    let conditions = (prop::option::of(http_operations()), prop::option::of(header));
+    (rules(), conditions).prop_map(|(mut rule, (http, header))| {
+        if let Some(http) = http {
+            rule.to.push(Operation { http, ..Operation::default() });
+        }
+        if let Some(header) = header {
+            rule.when.push(When { header, ..When::default() });
+        }
+        rule
+    })
+}
+
+fn http_policies() -> impl Strategy<Value = Vec<Arc<AuthorizationPolicy>>> {
+    let action = prop::sample::select(vec![Action::Allow, Action::Deny]);
+    let one = (action, prop::collection::vec(http_rules(), 0..3))
+        .prop_map(|(action, rules)| policy("a", action, rules));
+    prop::collection::vec(one, 0..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// The kernel and whoever moves bytes rely on it.
+    #[test]
+    fn what_is_said_of_a_connection_holds_for_each_request(
+        policies in http_policies(), principal in prop::option::of(principals()),
+        address in addresses(), port in 80u16..83, method in "[ab]{1,2}",
+        path in "/[ab/]{0,3}", host in prop::option::of("[ab]{1,2}"),
+        header in prop::option::of("[ab]{1,2}"),
+    ) {
+        let request = Request { principal: principal.as_ref(), address, port, http: None };
+        let header = header.map(|value| (HeaderName::from_static("x-a"), value.parse().unwrap()));
+        let headers: HeaderMap = header.into_iter().collect();
+        let (host, paths) = (host.map(Cow::Owned), path::forms(&path));
+        let http = HttpRequest { method: &method, host, paths, headers: &headers };
+        let of_request = decide(&policies, &Request { http: Some(&http), ..request });
+        prop_assert!(!matches!(of_request, Verdict::ByRequest(_)));
+        match decide(&policies, &request) {
+            Verdict::Allow => prop_assert_eq!(of_request, Verdict::Allow),
+            Verdict::Deny(_) => prop_assert_ne!(of_request, Verdict::Allow),
+            Verdict::ByRequest(_) => {
+                let asks = |rule: &Rule| {
+                    rule.to.iter().any(|to| !to.http.is_empty())
+                        || rule.when.iter().any(|when| when.header.is_some())
+                };
+                prop_assert!(policies.iter().any(|policy| policy.rules.iter().any(asks)));
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_are_judged_by_what_they_ask_for() {
+    let operation =
+        |http| Rule { to: vec![Operation { http, ..Operation::default() }], ..Rule::default() };
+    let paths = |path: &str| HttpOperation {
+        paths: vec![PathText::Text(text(path))],
+        ..HttpOperation::default()
+    };
+    let get = HttpOperation { methods: vec![text("GET")], ..HttpOperation::default() };
+    let not_admin = HttpOperation {
+        not_paths: vec![PathText::Text(text("/admin*"))],
+        ..HttpOperation::default()
+    };
+    let host = HttpOperation { hosts: vec![text("*.example")], ..HttpOperation::default() };
+    let check = |action, http: &HttpOperation, (method, path, host): (&str, &str, &str), expect| {
+        let headers = HeaderMap::new();
+        let host = Some(Cow::Borrowed(host));
+        let http_request =
+            HttpRequest { method, host, paths: path::forms(path), headers: &headers };
+        let address = "10.0.0.1".parse().unwrap();
+        let request = Request { principal: None, address, port: 80, http: Some(&http_request) };
+        let policies = [policy("a", action, vec![operation(http.clone())])];
+        assert_eq!(
+            decide(&policies, &request) == Verdict::Allow,
+            expect,
+            "{http:?} {method} {path}"
+        );
+        let connection = decide(&policies, &Request { http: None, ..request });
+        assert_eq!(connection, Verdict::ByRequest(ResourceName::new("shop", "a")));
+    };
+    let (allow, deny) = (Action::Allow, Action::Deny);
+    check(allow, &get, ("GET", "/", "a"), true);
+    check(allow, &get, ("POST", "/", "a"), false);
+    check(deny, &get, ("POST", "/", "a"), true);
+    check(allow, &host, ("GET", "/", "a.example"), true);
+    check(allow, &host, ("GET", "/", "a.example.evil"), false);
+    // However the application reads the path, it is denied if that is the one, and allowed only if
+    // all are.
+    for path in ["/admin", "/%61dmin", "//admin", "/x/../admin", "/admin/x", "/x/%2e%2e/admin"] {
+        check(deny, &paths("/admin*"), ("GET", path, "a"), false);
+        check(allow, &not_admin, ("GET", path, "a"), false);
+    }
+    check(deny, &paths("/admin*"), ("GET", "/adm", "a"), true);
+    check(allow, &paths("/public/*"), ("GET", "/public/a", "a"), true);
+    check(allow, &paths("/public/*"), ("GET", "/public/../admin", "a"), false);
+    check(allow, &paths("/public/*"), ("GET", "/public/..%2fadmin", "a"), false);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -343,7 +478,7 @@ proptest! {
         policies in policies(), principal in prop::option::of(principals()),
         address in addresses(), port in 80u16..83,
     ) {
-        let request = Request { principal: principal.as_ref(), address, port };
+        let request = Request { principal: principal.as_ref(), address, port, http: None };
         let allowed = decide(&policies, &request) == Verdict::Allow;
         prop_assert_eq!(allowed, naive::allows(&policies, &request));
     }
@@ -353,7 +488,7 @@ proptest! {
         policies in policies(), rule in rules(), principal in prop::option::of(principals()),
         address in addresses(), port in 80u16..83,
     ) {
-        let request = Request { principal: principal.as_ref(), address, port };
+        let request = Request { principal: principal.as_ref(), address, port, http: None };
         if decide(&policies, &request) != Verdict::Allow {
             let mut more = policies.clone();
             more.push(policy("z", Action::Deny, vec![rule]));

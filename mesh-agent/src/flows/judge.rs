@@ -37,10 +37,12 @@ pub fn forbidden(mesh: &Snapshot, names: &Names, connection: &Connection<'_>) ->
         principal: source.map(|source| &source.identity),
         address: connection.address,
         port: connection.port,
+        http: None,
     };
     match authz::decide(&policy.authorization, &request) {
         Verdict::Allow => None,
         Verdict::Deny(denial) => Some(denial),
+        Verdict::ByRequest(policy) => Some(Denial::Unseen(policy)),
     }
 }
 
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
     use crate::datapath::desired::id_of;
     use crate::flows::testing::{NODE, mesh, policy, snapshot, workload};
-    use crate::model::policy::{Action, AuthorizationPolicy};
+    use crate::model::policy::{Action, AuthorizationPolicy, Operation};
 
     fn record(source: &str, destination: &str) -> Record {
         Record { source: id_of(&source), destination: id_of(&destination), ..Record::new(DIRECT) }
@@ -112,8 +114,7 @@ mod tests {
     #[test]
     fn ports_and_addresses_are_those_of_the_socket() {
         let mut deny = policy("ports", Action::Deny, "web");
-        deny.rules[0].to =
-            vec![crate::model::policy::Operation { ports: vec![8080], not_ports: vec![] }];
+        deny.rules[0].to = vec![Operation { ports: vec![8080], ..Operation::default() }];
         let web = record("demo/web", "demo/echo");
         assert_eq!(judged(&[deny.clone()], &web).as_deref(), Some("demo/ports"));
         deny.rules[0].to[0].ports = vec![8081];

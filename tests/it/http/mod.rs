@@ -14,4 +14,5 @@ mod split_by;
 mod patience;
 mod plain;
 mod hostile;
+mod authorized;
 mod beside;

@@ -87,7 +87,7 @@ pub(super) struct Suite {
     /// The client's agent.
     pub a: Agent,
     /// The servers' agent.
-    pub _b: Agent,
+    pub b: Agent,
     /// What both agents read.
     pub config: ConfigDir,
     /// On one node, in [`NAMESPACE`].
@@ -96,6 +96,8 @@ pub(super) struct Suite {
     pub consumer: Pod,
     /// On the other node.
     pub versions: [Pod; 2],
+    /// The other node.
+    pub node: Node,
     _lab: Lab,
 }
 
@@ -115,8 +117,8 @@ impl Suite {
             let ca = authority.node(node.name()).unwrap();
             Agent::start(node, &Options { ca: &ca, config: config.path(), args: &[] }).unwrap()
         };
-        let (a, b) = (start(&a), start(&b));
-        Self { servers, a, _b: b, config, client, consumer, versions, _lab: lab }
+        let (a, b, node) = (start(&a), start(&b), b);
+        Self { servers, a, b, config, client, consumer, versions, node, _lab: lab }
     }
 
     /// Replaces the routes. Agents follow when they have read them.

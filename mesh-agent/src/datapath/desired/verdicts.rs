@@ -89,7 +89,7 @@ fn judge(policies: &Policies, source: &Workload, shares: bool, port: u16) -> Ver
     }
     let mut verdicts = source.addresses.iter().map(|address| {
         let principal = Some(&source.identity);
-        authz::decide(policies, &Request { principal, address: *address, port })
+        authz::decide(policies, &Request { principal, address: *address, port, http: None })
     });
     let Some(first) = verdicts.next() else { return ask };
     if verdicts.any(|other| other != first) {
@@ -100,6 +100,8 @@ fn judge(policies: &Policies, source: &Workload, shares: bool, port: u16) -> Ver
         authz::Verdict::Deny(denial) => {
             Verdict { policy: id_of(denial.policy()), says: DENY, pad: 0 }
         }
+        // The kernel sees no requests.
+        authz::Verdict::ByRequest(_) => ask,
     }
 }
 

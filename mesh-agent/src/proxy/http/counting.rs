@@ -5,7 +5,7 @@ use hyper::header::HeaderMap;
 use tokio::time::Instant;
 
 use crate::proxy::http::Site;
-use crate::proxy::http::answer::Refusal;
+use crate::proxy::http::answer::{Reason, Refusal};
 use crate::proxy::http::body::{self, Body, Seen};
 use crate::proxy::http::upstream::{self, To};
 use crate::proxy::outbound::same_node;
@@ -22,16 +22,19 @@ pub fn refused(site: &Site, refusal: &Refusal, is_grpc: bool, began: Instant) {
     let Refusal { reason, details } = refusal;
     tracing::debug!(client = %site.client, destination = %site.destination, ?reason, %details,
         "a request is refused");
-    // gRPC is answered in its own terms.
+    let kind = kind_of(*reason, is_grpc);
+    site.context.telemetry.request_answered(kind.code, reason.as_str());
+    unsent(site).answered(kind, began.elapsed());
+}
+
+/// How the mesh answers for a reason: gRPC in its own terms.
+pub fn kind_of(reason: Reason, is_grpc: bool) -> RequestKind {
     let (code, grpc_status) = if is_grpc {
         (StatusCode::OK, reason.grpc().parse().ok())
     } else {
         (reason.status(), None)
     };
-    let code = code.as_u16();
-    site.context.telemetry.request_answered(code, reason.as_str());
-    let kind = RequestKind { is_grpc, code, grpc_status, flags: reason.flags() };
-    unsent(site).answered(kind, began.elapsed());
+    RequestKind { is_grpc, code: code.as_u16(), grpc_status, flags: reason.flags() }
 }
 
 /// Counts a request that a rule has answered.
@@ -90,10 +93,19 @@ pub fn counted(
     began: Instant,
     answer: hyper::Response<Body>,
 ) -> hyper::Response<Body> {
-    let code = answer.status().as_u16();
-    site.context.telemetry.request_answered(code, "backend");
-    let kind = RequestKind { is_grpc, ..RequestKind::well(code) };
-    let mut answering = Answering { series: sent(site, to), kind, began };
+    site.context.telemetry.request_answered(answer.status().as_u16(), "backend");
+    watched(sent(site, to), is_grpc, began, answer)
+}
+
+/// An answer, which is counted when its body ends.
+pub fn watched(
+    series: RequestSeries,
+    is_grpc: bool,
+    began: Instant,
+    answer: hyper::Response<Body>,
+) -> hyper::Response<Body> {
+    let kind = RequestKind { is_grpc, ..RequestKind::well(answer.status().as_u16()) };
+    let mut answering = Answering { series, kind, began };
     answering.look(answer.headers());
     // Until it has ended.
     answering.kind.flags = LEFT;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::UPGRADE;
 use hyper::http::request;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -20,7 +21,7 @@ use crate::proxy::http::decide::{Chosen, Decided, decide};
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::fields::{clean, name_authority, strip};
 use crate::proxy::http::replay::{self, Replay};
-use crate::proxy::http::serve::MAX_HEAD_BYTES;
+use crate::proxy::http::setup::MAX_HEAD_BYTES;
 use crate::proxy::http::upstream::To;
 use crate::proxy::http::{Site, counting, mirror};
 use crate::task::clock;
@@ -95,15 +96,7 @@ async fn answered(
         && response.status() == StatusCode::SWITCHING_PROTOCOLS
     {
         let theirs = hyper::upgrade::on(&mut response);
-        let scope = site.realm.scope.clone();
-        scope.spawn(Box::pin(async move {
-            if let (Ok(ours), Ok(theirs)) = tokio::join!(upgrade, theirs) {
-                let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-                // How it ended is seen by both.
-                let _carried: std::io::Result<_> =
-                    tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
-            }
-        }));
+        site.realm.scope.spawn(Box::pin(upgraded(upgrade, theirs)));
     } else {
         strip(response.headers_mut());
     }
@@ -114,6 +107,16 @@ async fn answered(
         None => response,
     };
     Ok((response, Some(to)))
+}
+
+/// Moves bytes between two connections that are HTTP no longer, until both have ended.
+pub async fn upgraded(ours: OnUpgrade, theirs: OnUpgrade) {
+    if let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) {
+        let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
+        // How it ended is seen by both.
+        let _carried: std::io::Result<_> =
+            tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
+    }
 }
 
 /// Sends a request, again if it must be, until somebody answers; says who.

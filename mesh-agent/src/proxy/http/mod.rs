@@ -11,7 +11,6 @@ pub mod counting;
 pub mod decide;
 pub mod detect;
 pub mod exchange;
-pub mod executor;
 pub mod fields;
 pub mod filtering;
 pub mod front;
@@ -21,6 +20,7 @@ pub mod pool;
 pub mod replay;
 pub mod serve;
 pub mod session;
+pub mod setup;
 pub mod upstream;
 
 use std::net::SocketAddr;

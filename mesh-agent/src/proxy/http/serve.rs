@@ -8,9 +8,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,8 +20,8 @@ use crate::model::service::AppProtocol;
 use crate::model::trace::Trace;
 use crate::proxy::Context;
 use crate::proxy::http::detect::{self, Guess, Version};
-use crate::proxy::http::executor::InScope;
 use crate::proxy::http::front::Front;
+use crate::proxy::http::setup::{self, HEAD_TIMEOUT};
 use crate::proxy::http::{Site, exchange, plain};
 use crate::proxy::realm::{Local, Realm};
 use crate::sys::socket;
@@ -33,19 +32,6 @@ const LOOK_BYTES: usize = 32;
 /// How long a client that says nothing is waited for, before its connection is taken for one whose
 /// server speaks first.
 const PATIENCE: Duration = Duration::from_millis(100);
-
-/// How long the head of a request may take. nginx and Go's recommendations are of this order.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// The longest head of a request or an answer, and how many fields it has at most.
-pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
-pub(super) const MAX_FIELDS: usize = 200;
-
-/// Requests of one HTTP/2 connection at once.
-const MAX_STREAMS: u32 = 1_000;
-
-/// Requests that a client has taken back and that are still in hyper's queue (CVE-2023-44487).
-const MAX_RESETS: usize = 64;
 
 /// Serves a client's connection, if it is HTTP. If it is not, it is given back, and nothing of it was
 /// read.
@@ -147,16 +133,8 @@ async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hype
     let mut draining = pin!(scope.draining());
     match version {
         Version::Http1 => {
-            let mut builder = http1::Builder::new();
-            builder
-                .preserve_header_case(true)
-                .auto_date_header(false)
-                .half_close(true)
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_headers(MAX_FIELDS)
-                .max_buf_size(MAX_HEAD_BYTES);
-            let mut serving = pin!(builder.serve_connection(io, service).with_upgrades());
+            let serving = setup::http1_server().serve_connection(io, service);
+            let mut serving = pin!(serving.with_upgrades());
             tokio::select! {
                 biased;
                 () = &mut draining => serving.as_mut().graceful_shutdown(),
@@ -165,15 +143,7 @@ async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hype
             serving.await
         }
         Version::Http2 => {
-            let mut builder = http2::Builder::new(InScope(scope.clone()));
-            builder
-                .timer(TokioTimer::new())
-                .auto_date_header(false)
-                .adaptive_window(true)
-                .max_concurrent_streams(MAX_STREAMS)
-                .max_pending_accept_reset_streams(MAX_RESETS)
-                .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
-            let mut serving = pin!(builder.serve_connection(io, service));
+            let mut serving = pin!(setup::http2_server(&scope).serve_connection(io, service));
             tokio::select! {
                 biased;
                 () = &mut draining => serving.as_mut().graceful_shutdown(),

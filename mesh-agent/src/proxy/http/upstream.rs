@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
@@ -22,10 +21,9 @@ use crate::proxy::conn::Conn;
 use crate::proxy::http::Site;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
-use crate::proxy::http::executor::InScope;
 use crate::proxy::http::front::Front;
 use crate::proxy::http::pool::{IDLE, Key, Sender};
-use crate::proxy::http::serve::{MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::proxy::http::setup;
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::outbound::same_node::{self, Opened};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
@@ -129,7 +127,7 @@ pub async fn open(site: &Site, to: &To) -> Result<(Counted, Report), Failure> {
     let mut conn = Conn::new(&context.telemetry, Reporter::Source, site.client, site.destination);
     match make(site, to, &mut conn).await {
         Ok((io, kept)) => {
-            let io = Counted { io, carried: Arc::clone(&conn.carried) };
+            let io = Counted::new(io, Arc::clone(&conn.carried));
             Ok((io, Report { conn, kept }))
         }
         Err(failure) => {
@@ -205,17 +203,14 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
     let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     match to.version {
         Version::Http1 => {
-            let mut builder = http1::Builder::new();
-            builder.preserve_header_case(true).max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_FIELDS);
-            let (sender, driving) = builder.handshake::<_, Body>(io).await.map_err(failed)?;
+            let handshake = setup::http1_client().handshake::<_, Body>(io);
+            let (sender, driving) = handshake.await.map_err(failed)?;
             drive(site, to, report, driving.with_upgrades());
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
-            let mut builder = http2::Builder::new(InScope(site.realm.scope.clone()));
-            let list = u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX);
-            builder.timer(TokioTimer::new()).max_header_list_size(list).adaptive_window(true);
-            let (sender, driving) = builder.handshake::<_, Body>(io).await.map_err(failed)?;
+            let handshake = setup::http2_client(&site.realm.scope).handshake::<_, Body>(io);
+            let (sender, driving) = handshake.await.map_err(failed)?;
             drive(site, to, report, driving);
             Ok(Sender::Http2(sender))
         }
@@ -264,6 +259,11 @@ pub struct Counted {
 }
 
 impl Counted {
+    /// Counts what goes over `io`.
+    pub const fn new(io: Box<dyn Io>, carried: Arc<Carried>) -> Self {
+        Self { io, carried }
+    }
+
     fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let count = ready!(result)?;
         self.carried.sent.fetch_add(count as u64, Ordering::Relaxed);

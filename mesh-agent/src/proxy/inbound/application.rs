@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::time::timeout;
 
-use crate::authz::{self, Denial, Request, Verdict};
+use crate::authz::{self, Denial, HttpRequest, Request, Verdict};
 use crate::datapath::kernel::Shown;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
@@ -40,6 +40,15 @@ pub struct Arrival {
     pub accelerate: bool,
 }
 
+/// What of a connection is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scrutiny {
+    /// Nothing: whatever it carries may be.
+    Nothing,
+    /// Each of its requests, which policies judge.
+    Requests,
+}
+
 /// Why a connection may not be, or not any more.
 pub struct Forbidden {
     kind: Kind,
@@ -48,6 +57,11 @@ pub struct Forbidden {
 }
 
 impl Forbidden {
+    fn by(denial: &Denial) -> Self {
+        let policy = Some(denial.policy().clone());
+        Self { kind: Kind::Denied, policy, cause: denial.to_string() }
+    }
+
     /// The failure, of which `conn` reports the policy.
     pub fn note(self, conn: &mut Conn) -> Failure {
         conn.judged = Some(Judged { allowed: false, policy: self.policy });
@@ -69,25 +83,31 @@ impl Arrival {
         Self { realm, local, to, client, principal, accelerate }
     }
 
-    /// Whether the destination's policies allow it; `conn` reports what they say.
+    /// What has to be looked at, so that the destination's policies allow it, if nothing but that
+    /// `can` be; `conn` reports what they say.
     ///
     /// # Errors
     ///
     /// They do not: the cause names the policy.
-    pub fn judge(&self, mesh: &Snapshot, conn: &mut Conn) -> Result<(), Failure> {
-        match self.refusal(mesh) {
-            None => {
+    pub fn judge(
+        &self,
+        mesh: &Snapshot,
+        can: Scrutiny,
+        conn: &mut Conn,
+    ) -> Result<Scrutiny, Failure> {
+        match self.needed(mesh, can) {
+            Ok(scrutiny) => {
                 conn.judged = Some(Judged { allowed: true, policy: None });
-                Ok(())
+                Ok(scrutiny)
             }
-            Some(refusal) => Err(refusal.note(conn)),
+            Err(refusal) => Err(refusal.note(conn)),
         }
     }
 
-    /// Waits until a later snapshot forbids it. Never, if none does.
-    pub async fn forbidden(&self, mut mesh: Reader) -> Forbidden {
+    /// Waits until a later snapshot forbids it, with no more than `scrutiny`. Never, if none does.
+    pub async fn forbidden(&self, mut mesh: Reader, scrutiny: Scrutiny) -> Forbidden {
         while mesh.changed().await {
-            if let Some(refusal) = self.refusal(&mesh.load()) {
+            if let Some(refusal) = self.refusal(&mesh.load(), scrutiny) {
                 return refusal;
             }
         }
@@ -95,8 +115,28 @@ impl Arrival {
         pending().await
     }
 
-    /// Why the destination's policies do not allow it.
-    pub fn refusal(&self, mesh: &Snapshot) -> Option<Forbidden> {
+    /// Why the destination's policies do not allow it, with no more than `scrutiny`.
+    pub fn refusal(&self, mesh: &Snapshot, scrutiny: Scrutiny) -> Option<Forbidden> {
+        self.needed(mesh, scrutiny).err()
+    }
+
+    /// Why they do not allow one of its requests.
+    pub fn request_refusal(&self, mesh: &Snapshot, http: &HttpRequest<'_>) -> Option<Denial> {
+        let policy = mesh.policy(&self.local.workload.name);
+        match authz::decide(&policy.authorization, &self.request(Some(http))) {
+            Verdict::Allow => None,
+            Verdict::Deny(denial) => Some(denial),
+            // Of a request that is seen, that is never said.
+            Verdict::ByRequest(policy) => Some(Denial::Unseen(policy)),
+        }
+    }
+
+    fn request<'a>(&'a self, http: Option<&'a HttpRequest<'a>>) -> Request<'a> {
+        let (address, port) = (self.client.ip(), self.to.port());
+        Request { principal: self.principal.as_ref(), address, port, http }
+    }
+
+    fn needed(&self, mesh: &Snapshot, can: Scrutiny) -> Result<Scrutiny, Forbidden> {
         let policy = mesh.policy(&self.local.workload.name);
         let port = self.to.port();
         if self.principal.is_none() && policy.mtls(port) == MtlsMode::Strict {
@@ -105,17 +145,13 @@ impl Arrival {
                 Some(from) => format!("{from} demands mutual TLS on port {port}"),
                 None => format!("mutual TLS is demanded on port {port}"),
             };
-            return Some(Forbidden { kind: Kind::Plaintext, policy: from.cloned(), cause });
+            return Err(Forbidden { kind: Kind::Plaintext, policy: from.cloned(), cause });
         }
-        let request =
-            Request { principal: self.principal.as_ref(), address: self.client.ip(), port };
-        match authz::decide(&policy.authorization, &request) {
-            Verdict::Allow => None,
-            Verdict::Deny(denial) => {
-                let (cause, kind) = (denial.to_string(), Kind::Denied);
-                let (Denial::Matched(policy, _) | Denial::NoneAllows(policy)) = denial;
-                Some(Forbidden { kind, policy: Some(policy), cause })
-            }
+        match authz::decide(&policy.authorization, &self.request(None)) {
+            Verdict::Allow => Ok(Scrutiny::Nothing),
+            Verdict::ByRequest(_) if can == Scrutiny::Requests => Ok(Scrutiny::Requests),
+            Verdict::ByRequest(policy) => Err(Forbidden::by(&Denial::Unseen(policy))),
+            Verdict::Deny(denial) => Err(Forbidden::by(&denial)),
         }
     }
 

@@ -12,7 +12,8 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
-use crate::proxy::inbound::application::Arrival;
+use crate::proxy::inbound::application::{Arrival, Scrutiny};
+use crate::proxy::inbound::requests;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::telemetry::{Peer, Reporter, Security};
 use crate::tunnels::{Ended, Incoming, no_lane};
@@ -37,27 +38,30 @@ pub fn run(
     open: Result<Open, RequestError>,
     incoming: Incoming,
 ) -> impl Future<Output = ()> + Send {
-    let (context, mut conn, arrival) = begin(inbound, open);
+    let (context, mut conn, judged) = begin(inbound, open);
     async move {
-        let served = match &arrival {
-            Ok(arrival) => match arrival.connect(&context, &mut conn).await {
-                Ok(application) => relay(&context, arrival, application, incoming, &mut conn).await,
+        let served = match judged {
+            Ok((arrival, scrutiny)) => match arrival.connect(&context, &mut conn).await {
+                Ok(application) if scrutiny == Scrutiny::Nothing => {
+                    relay(&context, &arrival, application, incoming, &mut conn).await
+                }
+                // Few connections come here, and they need room.
+                Ok(application) => {
+                    Box::pin(looked_at(context, arrival, application, incoming, &mut conn)).await
+                }
                 Err(failure) => refuse(incoming, failure),
             },
-            Err(failure) => {
-                incoming.refuse(failure.kind.connect_status());
-                Ok(())
-            }
+            Err(failure) => refuse(incoming, failure),
         };
-        conn.finish(arrival.and(served));
+        conn.finish(served);
     }
 }
 
+/// A connection that may be, and what of it is looked at.
+type Judged = Result<(Arrival, Scrutiny), Failure>;
+
 /// Who asks for what, and whether it may be.
-fn begin(
-    inbound: Inbound,
-    open: Result<Open, RequestError>,
-) -> (Arc<Context>, Conn, Result<Arrival, Failure>) {
+fn begin(inbound: Inbound, open: Result<Open, RequestError>) -> (Arc<Context>, Conn, Judged) {
     let Inbound { context, realm, local, peer, tunnel } = inbound;
     let claimed = open.as_ref().ok().and_then(|open| open.client);
     let mesh = context.mesh.load();
@@ -74,11 +78,14 @@ fn begin(
     };
     conn.trace = open.as_ref().ok().and_then(|open| open.trace);
     conn.established();
-    let arrival = arrive(open, found, &local, Arc::clone(&realm))
+    let judged = arrive(open, found, &local, Arc::clone(&realm))
         .map(|(there, to)| Arrival::new(&mesh, there, to, (client, Some(peer))))
-        .and_then(|arrival| arrival.judge(&mesh, &mut conn).map(|()| arrival));
+        .and_then(|arrival| {
+            let scrutiny = arrival.judge(&mesh, Scrutiny::Requests, &mut conn)?;
+            Ok((arrival, scrutiny))
+        });
     drop(mesh);
-    (context, conn, arrival)
+    (context, conn, judged)
 }
 
 /// Whom the stream is for and where, if it is for `found`, a workload that may be behind this tunnel.
@@ -123,7 +130,7 @@ async fn relay(
     let copied = tokio::select! {
         biased;
         copied = copied => copied,
-        forbidden = arrival.forbidden(context.mesh.clone()) => return Err(forbidden.note(conn)),
+        forbidden = arrival.forbidden(context.mesh.clone(), Scrutiny::Nothing) => return Err(forbidden.note(conn)),
     };
     copied.map_err(|error| {
         if error.is_unread() {
@@ -135,6 +142,20 @@ async fn relay(
         };
         Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
     })
+}
+
+/// Answers the peer, and serves requests for as long as the policies allow.
+async fn looked_at(
+    context: Arc<Context>,
+    arrival: Arrival,
+    application: Leg,
+    incoming: Incoming,
+    conn: &mut Conn,
+) -> Result<(), Failure> {
+    let failed = |error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error);
+    let stream = incoming.accept().map_err(failed)?;
+    let io = stream.into_io(context.options.tunnels.answer_timeout).await.map_err(failed)?;
+    requests::serve(context, arrival, (io, application), conn).await
 }
 
 /// Who is shown to the application as its client, and which workload that is.

@@ -5,3 +5,4 @@ pub mod admission;
 pub mod hbone;
 pub mod last_hop;
 pub mod plaintext;
+pub mod requests;

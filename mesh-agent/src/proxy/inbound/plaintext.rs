@@ -13,7 +13,9 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
-use crate::proxy::inbound::application::Arrival;
+use crate::proxy::http::front::Front;
+use crate::proxy::inbound::application::{Arrival, Scrutiny};
+use crate::proxy::inbound::requests;
 use crate::proxy::outbound::tcp::relay;
 use crate::proxy::realm::{Realm, Resident};
 use crate::telemetry::{Peer, Reporter};
@@ -23,7 +25,7 @@ use crate::telemetry::{Peer, Reporter};
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
     let to = stream.local_addr().map_or(client, canonical);
     let client = canonical(client);
-    let mut leg = Leg::new(stream);
+    let leg = Leg::new(stream);
     let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, to);
     let mesh = context.mesh.load();
     let arrival = arrive(&mesh, realm, to, client);
@@ -34,10 +36,16 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
         conn.parties.destination = Peer { workload: destination, principal: None };
     }
     conn.established();
-    let arrival = arrival.and_then(|arrival| arrival.judge(&mesh, &mut conn).map(|()| arrival));
+    let judged = arrival.and_then(|arrival| {
+        let scrutiny = arrival.judge(&mesh, Scrutiny::Requests, &mut conn)?;
+        Ok((arrival, scrutiny))
+    });
     drop(mesh);
-    let result = match arrival {
-        Ok(arrival) => serve(&context, &arrival, &mut leg, &mut conn).await,
+    let result = match judged {
+        Ok((arrival, Scrutiny::Nothing)) => serve(&context, &arrival, leg, &mut conn).await,
+        Ok((arrival, Scrutiny::Requests)) => {
+            Box::pin(looked_at(context, arrival, leg, &mut conn)).await
+        }
         Err(failure) => Err(failure),
     };
     conn.finish(result);
@@ -62,15 +70,26 @@ fn arrive(
 async fn serve(
     context: &Context,
     arrival: &Arrival,
-    leg: &mut Leg,
+    mut leg: Leg,
     conn: &mut Conn,
 ) -> Result<(), Failure> {
     let mut application = arrival.connect(context, conn).await?;
     tokio::select! {
         biased;
-        copied = relay(leg, &mut application, &conn.carried) => copied,
-        forbidden = arrival.forbidden(context.mesh.clone()) => Err(forbidden.note(conn)),
+        copied = relay(&mut leg, &mut application, &conn.carried) => copied,
+        forbidden = arrival.forbidden(context.mesh.clone(), Scrutiny::Nothing) => Err(forbidden.note(conn)),
     }
+}
+
+/// The same, request by request.
+async fn looked_at(
+    context: Arc<Context>,
+    arrival: Arrival,
+    leg: Leg,
+    conn: &mut Conn,
+) -> Result<(), Failure> {
+    let application = arrival.connect(&context, conn).await?;
+    requests::serve(context, arrival, (Front::new(leg), application), conn).await
 }
 
 /// Whether somebody has connected to the listener itself: the kernel gave it nothing.

@@ -5,19 +5,21 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::authz::{self, Request, Verdict};
 use crate::failure::Failure;
 use crate::io::leg::Leg;
 use crate::model::policy::SameNode;
 use crate::model::snapshot::{Endpoint, Snapshot};
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
-use crate::proxy::inbound::application::{Arrival, Forbidden};
+use crate::proxy::inbound::application::{Arrival, Forbidden, Scrutiny};
 use crate::proxy::outbound::tcp;
 use crate::proxy::realm::{Local, Resident};
 use crate::telemetry::{Parties, Reporter};
 
 /// The endpoint as a workload of this node, if `source` may reach it without TLS. What could go
-/// straight, and comes to the agent because the kernel could not tell, goes this way too.
+/// straight, and comes to the agent because the kernel could not tell, goes this way too. Where
+/// policies look at requests, it is not: they are looked at where tunnels end.
 pub fn destination(
     context: &Context,
     mesh: &Snapshot,
@@ -25,10 +27,18 @@ pub fn destination(
     endpoint: &Endpoint,
 ) -> Option<Resident> {
     let resident = context.locals.get(&endpoint.workload.name)?;
-    let theirs = mesh.policy(&endpoint.workload.name).same_node(endpoint.address.port());
-    let demanded = mesh.policy(&source.workload.name).same_node.max(theirs);
+    let (theirs, port) = (mesh.policy(&endpoint.workload.name), endpoint.address.port());
+    let demanded = mesh.policy(&source.workload.name).same_node.max(theirs.same_node(port));
+    let by_request = || {
+        source.workload.addresses.iter().any(|address| {
+            let principal = Some(source.identity.id());
+            let request = Request { principal, address: *address, port, http: None };
+            matches!(authz::decide(&theirs.authorization, &request), Verdict::ByRequest(_))
+        })
+    };
     // One host's loopback is no network, whatever is demanded between its workloads.
-    (demanded < SameNode::Mtls || endpoint.address.ip().is_loopback()).then_some(resident)
+    (endpoint.address.ip().is_loopback() || (demanded < SameNode::Mtls && !by_request()))
+        .then_some(resident)
 }
 
 /// A connection to an application of this node, with the report of the destination's end.
@@ -57,7 +67,11 @@ impl Opened {
         let principal = Some(source.identity.id().clone());
         let mesh = context.mesh.load();
         let arrival = Arrival::new(&mesh, destination, to, (client, principal));
-        let judged = if is_itself { Ok(()) } else { arrival.judge(&mesh, &mut far) };
+        let judged = if is_itself {
+            Ok(())
+        } else {
+            arrival.judge(&mesh, Scrutiny::Nothing, &mut far).map(drop)
+        };
         (Self { far, arrival, is_itself }, judged)
     }
 
@@ -66,7 +80,7 @@ impl Opened {
         if self.is_itself {
             return None;
         }
-        self.arrival.refusal(&context.mesh.load())
+        self.arrival.refusal(&context.mesh.load(), Scrutiny::Nothing)
     }
 
     /// Waits until a later snapshot forbids it. Never, if none does.
@@ -74,7 +88,7 @@ impl Opened {
         if self.is_itself {
             pending::<()>().await;
         }
-        self.arrival.forbidden(context.mesh.clone()).await
+        self.arrival.forbidden(context.mesh.clone(), Scrutiny::Nothing).await
     }
 
     /// Reports the destination's end, and to `conn` what that knows.

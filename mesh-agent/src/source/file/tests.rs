@@ -663,14 +663,14 @@ fn an_authorization_policy_is_of_one_name_in_all_its_groups() {
     let policy = |group: &str, action: &str| {
         format!(
             "---\napiVersion: {group}\nkind: AuthorizationPolicy\nmetadata: {{name: a}}\nspec: \
-             {{action: {action}, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]}}\n"
+             {{action: {action}, rules: [{{when: [{{key: connection.sni, values: [a]}}]}}]}}\n"
         )
     };
     let mut lab = Lab::new();
     for group in ["security.istio.io/v1", "security.istio.io/v1beta1", "nodemesh.dev/v1alpha1"] {
         lab.write("a.yaml", &policy(group, "ALLOW"));
         let conditions = lab.check(&["AuthorizationPolicy default/a Allow"], 1);
-        assert_eq!(conditions[0].field, "spec.rules[0].to[0].operation.methods");
+        assert_eq!(conditions[0].field, "spec.rules[0].when[0].key");
         assert_eq!(conditions[0].location.line, 5);
     }
     lab.write("b.yaml", &policy("security.istio.io/v1", "DENY"));

@@ -21,7 +21,7 @@ use crate::proxy::http::plain::choose::{Asked, Way};
 use crate::proxy::http::plain::chunks::{Chunks, Malformed};
 use crate::proxy::http::plain::head::{self, Answer, Framing};
 use crate::proxy::http::plain::wires::Wire;
-use crate::proxy::http::serve::MAX_HEAD_BYTES;
+use crate::proxy::http::setup::MAX_HEAD_BYTES;
 use crate::proxy::http::upstream::Counted;
 use crate::proxy::inbound::application::Forbidden;
 use crate::telemetry::{NO_FLAGS, RequestKind};

@@ -16,7 +16,7 @@ use crate::proxy::http::plain::buffer::{Buffer, FIRST_BYTES};
 use crate::proxy::http::plain::choose::{Asked, Choice, Way, choose};
 use crate::proxy::http::plain::exchange::{self, After};
 use crate::proxy::http::plain::head::{Look, look};
-use crate::proxy::http::serve::HEAD_TIMEOUT;
+use crate::proxy::http::setup::HEAD_TIMEOUT;
 
 /// How long, and for how much, a client is listened to that is not heard any more: it must get the
 /// answer before it learns that nobody listens (RFC 9112, section 9.6).

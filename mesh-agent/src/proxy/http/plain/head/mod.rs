@@ -11,7 +11,7 @@ use http::{HeaderName, Method, StatusCode};
 use httparse::{Header, Status};
 
 use crate::proxy::http::answer::is_type_of_grpc;
-use crate::proxy::http::serve::MAX_FIELDS;
+use crate::proxy::http::setup::MAX_FIELDS;
 use crate::route::http::fields::{Fields, join};
 
 /// Lines that are taken out of one head, at most.

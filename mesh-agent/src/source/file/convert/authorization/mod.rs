@@ -1,11 +1,12 @@
-//! Istio `AuthorizationPolicy`, as far as TCP connections have what it asks about.
+//! Istio `AuthorizationPolicy`, as far as connections and requests have what it asks about.
 //!
 //! What they do not have is never passed over in silence, and never allows more than is written: an
 //! `ALLOW` rule that asks for it matches nothing, a `DENY` rule matches without regard to it. That
-//! is what Istio does for TCP.
+//! is what Istio does for TCP with what only requests have.
 
 use crate::model::condition::Reason;
 use crate::model::id::ResourceName;
+use crate::model::policy::request::{HeaderCondition, HttpOperation, PathText};
 use crate::model::policy::{
     Action, AuthorizationPolicy, Block, Operation, Rule, Source, Text, When,
 };
@@ -110,7 +111,7 @@ fn force(spec: &AuthorizationSpec, is_dry: bool, problems: &mut Problems) -> Opt
 struct Reader<'a> {
     policy: &'a ResourceName,
     action: Action,
-    /// Whether the rule that is being read asks for something that no connection has.
+    /// Whether the rule that is being read asks for something that is not known here.
     never: bool,
     problems: &'a mut Problems,
 }
@@ -174,8 +175,8 @@ impl Reader<'_> {
                            remove principals and namespaces";
             self.problems.invalid(format!("{path}.serviceAccounts"), message);
         }
-        let any_http = self.http(path, &http);
-        if !(any_http || is_given(&accounts) || is_given(&identity) || is_given(&blocks)) {
+        let any_unknown = self.unknown(path, &http);
+        if !(any_unknown || is_given(&accounts) || is_given(&identity) || is_given(&blocks)) {
             self.empty(path);
         }
         let mut source = Source {
@@ -199,23 +200,34 @@ impl Reader<'_> {
             return Operation::default();
         };
         let http = [
-            ("hosts", &written.hosts),
-            ("notHosts", &written.not_hosts),
-            ("methods", &written.methods),
-            ("notMethods", &written.not_methods),
-            ("paths", &written.paths),
-            ("notPaths", &written.not_paths),
+            &written.hosts,
+            &written.not_hosts,
+            &written.methods,
+            &written.not_methods,
+            &written.paths,
+            &written.not_paths,
         ];
-        if !self.http(path, &http) && written.ports.0.is_none() && written.not_ports.0.is_none() {
+        let ports = [&written.ports, &written.not_ports];
+        let is_http = http.iter().any(|list| list.0.is_some());
+        if !is_http && ports.iter().all(|list| list.0.is_none()) {
             self.empty(path);
         }
+        let http = HttpOperation {
+            methods: self.texts(&format!("{path}.methods"), written.methods),
+            not_methods: self.texts(&format!("{path}.notMethods"), written.not_methods),
+            paths: self.paths(&format!("{path}.paths"), written.paths),
+            not_paths: self.paths(&format!("{path}.notPaths"), written.not_paths),
+            hosts: self.hosts(&format!("{path}.hosts"), written.hosts),
+            not_hosts: self.hosts(&format!("{path}.notHosts"), written.not_hosts),
+        };
         Operation {
             ports: self.ports(&format!("{path}.ports"), written.ports),
             not_ports: self.ports(&format!("{path}.notPorts"), written.not_ports),
+            http,
         }
     }
 
-    /// A condition; `None` if it asks for something that no connection has.
+    /// A condition; `None` if it asks for something that is not known here.
     fn when(&mut self, path: &str, written: schema::Condition) -> Option<When> {
         let (yes, no) = (format!("{path}.values"), format!("{path}.notValues"));
         if written.values.0.is_none() && written.not_values.0.is_none() {
@@ -245,6 +257,13 @@ impl Reader<'_> {
                 *principals = self.accounts(&yes, strings(written.values));
                 *not_principals = self.accounts(&no, strings(written.not_values));
             }
+            other if value::header(other).is_some() => {
+                when.header = value::header(other).map(|name| HeaderCondition {
+                    name,
+                    values: self.texts(&yes, strings(written.values)),
+                    not_values: self.texts(&no, strings(written.not_values)),
+                });
+            }
             other => {
                 self.unsupported(&format!("{path}.key"), &printable(other));
                 return None;
@@ -253,14 +272,14 @@ impl Reader<'_> {
         Some(when)
     }
 
-    /// Reports the fields that only HTTP requests have. Returns whether any is given.
-    fn http(&mut self, path: &str, fields: &[(&str, &List<String>)]) -> bool {
+    /// Reports the fields that nothing has here. Returns whether any is given.
+    fn unknown(&mut self, path: &str, fields: &[(&str, &List<String>)]) -> bool {
         let given = fields.iter().filter(|(_, list)| list.0.is_some());
         given.clone().for_each(|(field, _)| self.unsupported(&format!("{path}.{field}"), field));
         given.count() > 0
     }
 
-    /// The rule asks for something that a connection does not have.
+    /// The rule asks for something that is not known here.
     fn unsupported(&mut self, path: &str, what: &str) {
         let effect = match self.action {
             Action::Allow => "this rule allows nothing; remove this, or the rule",
@@ -270,8 +289,7 @@ impl Reader<'_> {
             }
         };
         self.never |= self.action == Action::Allow;
-        let message =
-            format!("connections are judged as TCP, where `{what}` is not known, so that {effect}");
+        let message = format!("`{what}` is not known here, so that {effect}");
         self.problems.note(path, Reason::UnsupportedValue, message);
     }
 
@@ -291,6 +309,17 @@ impl Reader<'_> {
 
     fn texts(&mut self, path: &str, written: List<String>) -> Vec<Text> {
         self.each(path, written, |_, path, text, problems| value::text(path, text, problems))
+    }
+
+    fn paths(&mut self, path: &str, written: List<String>) -> Vec<PathText> {
+        self.each(path, written, |_, path, text, problems| value::path(path, text, problems))
+    }
+
+    /// Hosts have no case (RFC 9110, section 4.2.3).
+    fn hosts(&mut self, path: &str, written: List<String>) -> Vec<Text> {
+        self.each(path, written, |_, path, text, problems| {
+            value::text(path, &text.to_ascii_lowercase(), problems)
+        })
     }
 
     fn blocks(&mut self, path: &str, written: List<String>) -> Vec<Block> {

@@ -3,8 +3,11 @@
 use serde::Deserialize as _;
 
 use super::super::super::{schema, yaml};
+use http::HeaderName;
+
 use super::*;
 use crate::model::policy::Block;
+use crate::model::policy::request::Template;
 
 struct Seed;
 
@@ -89,7 +92,7 @@ fn every_field_of_a_connection_is_read() {
         ip_blocks: block("10.0.0.0", 8),
         not_ip_blocks: block("10.0.0.1", 32),
     };
-    let operation = Operation { ports: vec![80, 81], not_ports: vec![82] };
+    let operation = Operation { ports: vec![80, 81], not_ports: vec![82], ..Operation::default() };
     let rule = Rule { from: vec![source], to: vec![operation], ..Rule::default() };
     let spec = "{rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web], \
                 notPrincipals: ['*/sa/old'], namespaces: [sh*], notNamespaces: ['*'], ipBlocks: \
@@ -160,7 +163,7 @@ fn conditions_on_connections_are_read() {
         (
             "destination.port",
             "values: ['80'], notValues: [81]",
-            operation(Operation { ports: vec![80], not_ports: vec![81] }),
+            operation(Operation { ports: vec![80], not_ports: vec![81], ..Operation::default() }),
         ),
     ];
     for (key, values, rule) in rules {
@@ -180,14 +183,8 @@ fn what_a_connection_does_not_have_allows_nothing() {
         let rules = [never(from(Source::default())), Rule::default()];
         check(&spec, Action::Allow, &rules, &[&path]);
     }
-    for field in ["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"] {
-        let spec = format!("{{rules: [{{to: [{{operation: {{{field}: [a], ports: [80]}}}}]}}]}}");
-        let path = format!("spec.rules[0].to[0].operation.{field}");
-        let rule = to(Operation { ports: vec![80], ..Operation::default() });
-        check(&spec, Action::Allow, &[never(rule)], &[&path]);
-    }
     for key in
-        ["request.headers[x]", "request.auth.claims[iss]", "connection.sni", "destination.ip"]
+        ["request.headers[x y]", "request.auth.claims[iss]", "connection.sni", "destination.ip"]
     {
         let spec = format!("{{rules: [{{when: [{{key: '{key}', values: [a]}}]}}]}}");
         check(&spec, Action::Allow, &[never(Rule::default())], &["spec.rules[0].when[0].key"]);
@@ -198,20 +195,18 @@ fn what_a_connection_does_not_have_allows_nothing() {
 fn what_a_connection_does_not_have_does_not_keep_a_deny_from_denying() {
     // What is left of an entry stays: without it, the others would deny less.
     let spec = "{action: DENY, rules: [{from: [{source: {requestPrincipals: ['*'], ipBlocks: \
-                [10.0.0.1]}}, {source: {remoteIpBlocks: [10.0.0.2]}}], to: [{operation: {paths: \
-                [/a]}}, {operation: {ports: [80]}}], when: [{key: connection.sni, values: [a]}, \
+                [10.0.0.1]}}, {source: {remoteIpBlocks: [10.0.0.2]}}], to: [{operation: {ports: \
+                [80]}}], when: [{key: connection.sni, values: [a]}, \
                 {key: source.namespace, values: [a]}]}]}";
     let sources =
         vec![Source { ip_blocks: block("10.0.0.1", 32), ..Source::default() }, Source::default()];
-    let operations =
-        vec![Operation::default(), Operation { ports: vec![80], ..Operation::default() }];
+    let operations = vec![Operation { ports: vec![80], ..Operation::default() }];
     let source = Source { namespaces: exact("a"), ..Source::default() };
     let conditions = vec![When { source, ..When::default() }];
     let rule = Rule { from: sources, to: operations, when: conditions, never: false };
     let notes = [
         "spec.rules[0].from[0].source.requestPrincipals",
         "spec.rules[0].from[1].source.remoteIpBlocks",
-        "spec.rules[0].to[0].operation.paths",
         "spec.rules[0].when[0].key",
     ];
     check(spec, Action::Deny, &[rule], &notes);
@@ -290,16 +285,51 @@ fn wrong_values_are_refused() {
 #[test]
 fn the_condition_says_what_is_done() {
     let message = |spec: &str| read("{}", spec).1.0.remove(0).message;
-    let allow = message("{rules: [{to: [{operation: {methods: [GET]}}]}]}");
+    let allow = message("{rules: [{when: [{key: connection.sni, values: [a]}]}]}");
     assert_eq!(
         allow,
-        "connections are judged as TCP, where `methods` is not known, so that this rule allows \
-         nothing; remove this, or the rule"
+        "`connection.sni` is not known here, so that this rule allows nothing; remove this, or the rule"
     );
-    let deny = message("{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}");
+    let deny = message("{action: DENY, rules: [{when: [{key: connection.sni, values: [a]}]}]}");
     assert_eq!(
         deny,
-        "connections are judged as TCP, where `methods` is not known, so that this rule denies \
-         without regard to it, which is more than is written; remove this, or the rule"
+        "`connection.sni` is not known here, so that this rule denies without regard to it, which is \
+         more than is written; remove this, or the rule"
+    );
+}
+
+#[test]
+fn what_requests_have_is_read() {
+    let text = |text: &str| Text::Exact(text.into());
+    let path = |path: &str| PathText::Template(Template::new(path).unwrap());
+    let http = HttpOperation {
+        methods: vec![text("GET")],
+        not_methods: vec![Text::Prefix("P".into())],
+        paths: vec![PathText::Text(Text::Prefix("/a/".into())), path("/b/{*}/c/{**}")],
+        not_paths: vec![PathText::Text(text("/a/b"))],
+        hosts: vec![Text::Suffix(".example".into())],
+        not_hosts: vec![Text::Present],
+    };
+    let spec = "{rules: [{to: [{operation: {methods: [GET], notMethods: [P*], paths: [/a/*, '/b/{*}/c/{**}'], \
+                notPaths: [/a/b], hosts: ['*.Example'], notHosts: ['*']}}]}]}";
+    check(spec, Action::Allow, &[to(Operation { http, ..Operation::default() })], &[]);
+
+    let header = HeaderCondition {
+        name: HeaderName::from_static("x-user"),
+        values: vec![text("a")],
+        not_values: vec![Text::Present],
+    };
+    let rule =
+        Rule { when: vec![When { header: Some(header), ..When::default() }], ..Rule::default() };
+    let spec =
+        "{rules: [{when: [{key: 'request.headers[X-User]', values: [a], notValues: ['*']}]}]}";
+    check(spec, Action::Allow, &[rule], &[]);
+    refused(
+        "{rules: [{to: [{operation: {paths: ['/a{*}', '/{**}/{*}', 'a*b', /fine]}}]}]}",
+        &[
+            "spec.rules[0].to[0].operation.paths[0]",
+            "spec.rules[0].to[0].operation.paths[1]",
+            "spec.rules[0].to[0].operation.paths[2]",
+        ],
     );
 }

@@ -1,7 +1,10 @@
-//! The values of `AuthorizationPolicy`: texts with a `*`, blocks of addresses, service accounts.
+//! The values of `AuthorizationPolicy`: texts with a `*`, paths, blocks of addresses, service accounts.
 
 use std::net::IpAddr;
 
+use http::HeaderName;
+
+use crate::model::policy::request::{PathText, Template};
 use crate::model::policy::{Block, Text};
 
 use super::super::super::yaml::printable;
@@ -39,6 +42,28 @@ pub(super) fn text(path: &str, text: &str, problems: &mut Problems) -> Option<Te
     };
     problems.invalid(path, message);
     None
+}
+
+/// A path as a text with a `*`, or one with operators in braces.
+pub(super) fn path(path: &str, text: &str, problems: &mut Problems) -> Option<PathText> {
+    if !text.contains(['{', '}']) {
+        return self::text(path, text, problems).map(PathText::Text);
+    }
+    let template = Template::new(text);
+    if template.is_none() {
+        let text = printable(text);
+        let message = format!(
+            "`{text}` is no path; write {{*}} for one segment, or {{**}} for all up to what follows \
+             it, each between slashes, and nothing in braces after {{**}}"
+        );
+        problems.invalid(path, message);
+    }
+    template.map(PathText::Template)
+}
+
+/// The name in `request.headers[name]`.
+pub(super) fn header(key: &str) -> Option<HeaderName> {
+    key.strip_prefix("request.headers[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// An address, or a block of them such as `10.0.0.0/8`.

@@ -1,10 +1,13 @@
 //! Who may talk to whom, and how it is carried: policies as data.
 
+pub mod request;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::id::ResourceName;
+use crate::model::policy::request::{HeaderCondition, HttpOperation};
 
 /// What is demanded of connections to a workload (Istio's `PeerAuthentication` modes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,7 +114,7 @@ pub struct PortPolicy {
     pub same_node: SameNode,
 }
 
-/// An Istio `AuthorizationPolicy`, as far as TCP connections have what it asks about.
+/// An Istio `AuthorizationPolicy`, as far as connections and requests have what it asks about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorizationPolicy {
     /// Namespace and name. In the root namespace it applies to the whole mesh.
@@ -143,8 +146,7 @@ pub struct Rule {
     pub to: Vec<Operation>,
     /// `when[]`.
     pub when: Vec<When>,
-    /// The rule asks for something that a TCP connection does not have, in an `ALLOW` policy: it
-    /// never matches (Istio: an HTTP-only rule of an `ALLOW` is ignored for TCP).
+    /// The rule asks for something that is not known here, in an `ALLOW` policy: it never matches.
     pub never: bool,
 }
 
@@ -172,6 +174,8 @@ pub struct Operation {
     pub ports: Vec<u16>,
     /// `notPorts`.
     pub not_ports: Vec<u16>,
+    /// What only requests have.
+    pub http: HttpOperation,
 }
 
 /// A further condition of a rule: both sides must match.
@@ -181,6 +185,8 @@ pub struct When {
     pub source: Source,
     /// `destination.port`.
     pub operation: Operation,
+    /// `request.headers[…]`.
+    pub header: Option<HeaderCondition>,
 }
 
 /// How Istio compares text.

@@ -1,0 +1,371 @@
+//! Requests to an application of this node, each of which the destination's policies judge.
+//!
+//! Only connections come here about which policies ask what requests alone can tell: methods, paths,
+//! hosts, fields. All others are bytes. One connection of a client is one to the application, with
+//! the same version of HTTP, so that neither sees more of the mesh than that something is not allowed:
+//! a request that is refused never reaches the application, and its client is told nothing but that.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
+use hyper::http::request;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Version as HttpVersion};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, oneshot};
+use tokio::time::{Instant, timeout};
+
+use crate::authz::{Denial, HttpRequest, path};
+use crate::failure::{Failure, Kind, Retry, Side};
+use crate::io::leg::Leg;
+use crate::proxy::Context;
+use crate::proxy::conn::Conn;
+use crate::proxy::http::answer::{self, Reason, Refusal};
+use crate::proxy::http::body::{Body, BodyError};
+use crate::proxy::http::detect::{self, Guess, Version};
+use crate::proxy::http::fields::{clean, name_authority, strip};
+use crate::proxy::http::front::Front;
+use crate::proxy::http::upstream::Counted;
+use crate::proxy::http::{counting, exchange, setup};
+use crate::proxy::inbound::application::{Arrival, Scrutiny};
+use crate::task::scope::Scope;
+use crate::telemetry::{Judged, RequestKind, RequestSeries};
+use crate::tunnels::Io;
+
+/// What a client is told of a request that may not be. Which policy says so is for those to see who
+/// have written it.
+const DENIED: &str = "access denied";
+
+/// How much is read to see which version is spoken: more than the preface of HTTP/2.
+const LOOK_BYTES: usize = 32;
+
+/// What the requests of one connection have in common.
+struct Point {
+    context: Arc<Context>,
+    arrival: Arrival,
+    version: Version,
+    application: Application,
+    series: Option<RequestSeries>,
+    /// Both ends of a connection that has become something else.
+    upgraded: Mutex<Option<(OnUpgrade, OnUpgrade)>>,
+    /// Why a request was denied, the last that was.
+    denied: Mutex<Option<Denial>>,
+}
+
+/// The connection to the application. One request at a time, of HTTP/1.1.
+enum Application {
+    Http1(AsyncMutex<http1::SendRequest<Body>>),
+    Http2(http2::SendRequest<Body>),
+}
+
+/// A request's turn on it: of HTTP/1.1 until the request has its answer.
+enum Turn<'a> {
+    Http1(AsyncGuard<'a, http1::SendRequest<Body>>),
+    Http2(http2::SendRequest<Body>),
+}
+
+/// What moves the bytes of that connection, until it ends.
+type Driving = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
+
+/// Serves the requests that come by `io` to `application`, for as long as policies allow the
+/// connection.
+///
+/// # Errors
+///
+/// It is not HTTP, or one of the two has broken it, or policies allow the connection no longer.
+pub async fn serve(
+    context: Arc<Context>,
+    arrival: Arrival,
+    (mut io, application): (impl Io + 'static, Leg),
+    conn: &mut Conn,
+) -> Result<(), Failure> {
+    let mut first = Vec::with_capacity(LOOK_BYTES);
+    let Some(version) = spoken(&mut io, &mut first).await? else {
+        // Without requests there is nothing that could be allowed.
+        let refusal = arrival.refusal(&context.mesh.load(), Scrutiny::Nothing);
+        return refusal.map_or_else(not_http, |refusal| Err(refusal.note(conn)));
+    };
+    let (read, write) = tokio::io::split(io);
+    let client = tokio::io::join(io::Cursor::new(first).chain(read), write);
+    let application = Counted::new(Box::new(Front::new(application)), Arc::clone(&conn.carried));
+    let (application, driving) = begin(version, application, &arrival.realm.scope).await?;
+    let series = conn.requests();
+    let (upgraded, denied) = (Mutex::default(), Mutex::default());
+    let point = Point { context, arrival, version, application, series, upgraded, denied };
+    let point = Arc::new(point);
+    let mesh = point.context.mesh.clone();
+    let served = tokio::select! {
+        biased;
+        served = converse(Arc::clone(&point), client, driving) => served,
+        forbidden = point.arrival.forbidden(mesh, Scrutiny::Requests) => {
+            return Err(forbidden.note(conn));
+        }
+    };
+    if let Some(denial) = locked(&point.denied).take() {
+        conn.judged = Some(Judged { allowed: false, policy: Some(denial.policy().clone()) });
+    }
+    served
+}
+
+fn not_http() -> Result<(), Failure> {
+    Err(Failure::new(Kind::Denied, Side::Client, Retry::Never))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whoever panicked has left a whole value.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the client speaks, with what was read of it in `first`. `None`: no HTTP.
+async fn spoken(io: &mut impl Io, first: &mut Vec<u8>) -> Result<Option<Version>, Failure> {
+    let look = async {
+        loop {
+            match detect::guess(first) {
+                Guess::Http(version) => return Ok(Some(version)),
+                Guess::Other => return Ok(None),
+                Guess::Unsure if io.read_buf(first).await? == 0 => return Ok(None),
+                Guess::Unsure => {}
+            }
+        }
+    };
+    let failed = |error: io::Error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error);
+    // A client that says nothing asks for nothing.
+    timeout(setup::HEAD_TIMEOUT, look).await.unwrap_or(Ok(None)).map_err(failed)
+}
+
+impl Application {
+    async fn turn(&self) -> Turn<'_> {
+        match self {
+            Self::Http1(sender) => Turn::Http1(sender.lock().await),
+            Self::Http2(sender) => Turn::Http2(sender.clone()),
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Sends a request, when the last one's answer has been read to its end.
+    async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Self::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+}
+
+/// Begins HTTP with the application.
+async fn begin(
+    version: Version,
+    io: Counted,
+    scope: &Scope,
+) -> Result<(Application, Driving), Failure> {
+    let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
+    let io = TokioIo::new(io);
+    match version {
+        Version::Http1 => {
+            let handshake = setup::http1_client().handshake::<_, Body>(io);
+            let (sender, driving) = handshake.await.map_err(failed)?;
+            Ok((
+                Application::Http1(AsyncMutex::new(sender)),
+                Box::pin(async move { driving.with_upgrades().await }),
+            ))
+        }
+        Version::Http2 => {
+            let handshake = setup::http2_client(scope).handshake::<_, Body>(io);
+            let (sender, driving) = handshake.await.map_err(failed)?;
+            Ok((Application::Http2(sender), Box::pin(driving)))
+        }
+    }
+}
+
+/// Serves until one of the two ends it, and then what the connection has become, if it has.
+async fn converse<C>(point: Arc<Point>, client: C, driving: Driving) -> Result<(), Failure>
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (ended, stopped) = oneshot::channel();
+    // It has to be driven to the end, also while its last answer is on the way to the client.
+    let drive = async {
+        let driven = driving.await;
+        // Nobody waits if the client has ended it.
+        let _unheard = ended.send(driven);
+        pending::<Infallible>().await
+    };
+    let serve = async {
+        let served = serving(&point, client, stopped).await;
+        let upgraded = locked(&point.upgraded).take();
+        if let Some((ours, theirs)) = upgraded {
+            exchange::upgraded(ours, theirs).await;
+        }
+        served
+    };
+    let served = tokio::select! {
+        served = serve => served,
+        never = drive => match never {},
+    };
+    let failed = |error| Failure::because(Kind::Reset, Side::Client, Retry::IfIdempotent, error);
+    served.map_err(failed)
+}
+
+/// Serves the client until the application's connection has ended, or the agent stops; requests that
+/// are under way are finished.
+async fn serving<C>(
+    point: &Arc<Point>,
+    client: C,
+    application: oneshot::Receiver<Result<(), hyper::Error>>,
+) -> Result<(), hyper::Error>
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let scope = point.arrival.realm.scope.clone();
+    let draining = scope.draining();
+    let mut stop = pin!(async {
+        tokio::select! {
+            () = draining => {}
+            () = left(point, application) => {}
+        }
+    });
+    let service = service_fn(|request| {
+        let point = Arc::clone(point);
+        async move { answered(&point, request).await }
+    });
+    let io = TokioIo::new(client);
+    match point.version {
+        Version::Http1 => {
+            let serving = setup::http1_server().serve_connection(io, service);
+            let mut serving = pin!(serving.with_upgrades());
+            tokio::select! {
+                biased;
+                () = &mut stop => serving.as_mut().graceful_shutdown(),
+                served = &mut serving => return served,
+            }
+            serving.await
+        }
+        Version::Http2 => {
+            let mut serving = pin!(setup::http2_server(&scope).serve_connection(io, service));
+            tokio::select! {
+                biased;
+                () = &mut stop => serving.as_mut().graceful_shutdown(),
+                served = &mut serving => return served,
+            }
+            serving.await
+        }
+    }
+}
+
+/// Waits until the application has ended the connection, and no request waits for it any more.
+async fn left(point: &Point, ended: oneshot::Receiver<Result<(), hyper::Error>>) {
+    let _how = ended.await;
+    if let Application::Http1(sender) = &point.application {
+        drop(sender.lock().await);
+    }
+    // What it has become ends otherwise.
+    if locked(&point.upgraded).is_some() {
+        pending::<()>().await;
+    }
+}
+
+/// The application's answer to a request, or a refusal.
+///
+/// # Errors
+///
+/// The application has ended the connection, or broken HTTP: the client sees no more than that either.
+async fn answered(
+    point: &Point,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, hyper::Error> {
+    let (began, is_grpc) = (Instant::now(), answer::is_grpc(request.headers()));
+    let refused = |reason, details: &str| {
+        if let Some(series) = &point.series {
+            series.answered(counting::kind_of(reason, is_grpc), began.elapsed());
+        }
+        Ok(answer::refusal(&Refusal { reason, details: details.to_owned() }, is_grpc))
+    };
+    if request.method() == Method::CONNECT {
+        return refused(Reason::Connect, "CONNECT is not forwarded where requests are judged");
+    }
+    let upgrade = (point.version == Version::Http1 && request.headers().contains_key(UPGRADE))
+        .then(|| hyper::upgrade::on(&mut request));
+    let (mut head, incoming) = request.into_parts();
+    clean(&mut head, point.version, upgrade.is_some());
+    let Ok(host) = host(&mut head, point) else { return refused(Reason::Denied, DENIED) };
+    if let Some(denial) = denial(point, &head, host.as_deref()) {
+        let arrival = &point.arrival;
+        tracing::debug!(client = %arrival.client, workload = %arrival.local.workload.name,
+            method = %head.method, path = head.uri.path(), reason = %denial, "a request is denied");
+        *locked(&point.denied) = Some(denial);
+        return refused(Reason::Denied, DENIED);
+    }
+    let mut turn = point.application.turn().await;
+    let body = incoming.map_err(|error| -> BodyError { error.into() }).boxed_unsync();
+    let sent = turn.send(Request::from_parts(head, body)).await;
+    let mut response = sent.inspect_err(|_error| {
+        if let Some(series) = &point.series {
+            let kind = RequestKind { is_grpc, flags: counting::CUT, ..RequestKind::well(0) };
+            series.answered(kind, began.elapsed());
+        }
+    })?;
+    if let Some(ours) = upgrade
+        && response.status() == StatusCode::SWITCHING_PROTOCOLS
+    {
+        *locked(&point.upgraded) = Some((ours, hyper::upgrade::on(&mut response)));
+    } else {
+        let ends = point.version == Version::Http1 && is_last(&response);
+        strip(response.headers_mut());
+        if ends {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    let response = response
+        .map(|incoming| incoming.map_err(|error| -> BodyError { error.into() }).boxed_unsync());
+    Ok(match &point.series {
+        Some(series) => counting::watched(series.clone(), is_grpc, began, response),
+        None => response,
+    })
+}
+
+/// Whether the application closes the connection after this answer.
+fn is_last(response: &Response<Incoming>) -> bool {
+    let mut said = response.headers().get_all(CONNECTION).iter();
+    let closes = said.any(|value| {
+        let words = value.as_bytes().split(|byte| *byte == b',');
+        words.map(<[u8]>::trim_ascii).any(|word| word.eq_ignore_ascii_case(b"close"))
+    });
+    closes || response.version() == HttpVersion::HTTP_10
+}
+
+/// A request names several hosts.
+struct SeveralHosts;
+
+/// Whom a request asks, as the application will see it, in lower case: it sees one host only.
+fn host(head: &mut request::Parts, point: &Point) -> Result<Option<String>, SeveralHosts> {
+    if point.version == Version::Http2 {
+        name_authority(head, point.arrival.to);
+        head.headers.remove(HOST);
+        return Ok(head.uri.authority().map(|host| host.as_str().to_ascii_lowercase()));
+    }
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = hosts.next().map(|host| String::from_utf8_lossy(host.as_bytes()).to_lowercase());
+    if hosts.next().is_some() { Err(SeveralHosts) } else { Ok(host) }
+}
+
+/// Why a request may not be, by the policies as they are now.
+fn denial(point: &Point, head: &request::Parts, host: Option<&str>) -> Option<Denial> {
+    let headers: &HeaderMap = &head.headers;
+    let paths = path::forms(head.uri.path());
+    let host = host.map(Cow::Borrowed);
+    let http = HttpRequest { method: head.method.as_str(), host, paths, headers };
+    point.arrival.request_refusal(&point.context.mesh.load(), &http)
+}
