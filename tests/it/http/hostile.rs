@@ -1,6 +1,8 @@
 //! Input that two implementations may read in two ways (RFC 9112, section 11.2), or that is too much.
 
+use mesh_tests::expect::eventually;
 use mesh_tests::http::{Ask, field};
+use mesh_tests::process::DEADLINE;
 
 use super::suite::{NAMESPACE, Suite, To, route};
 
@@ -25,6 +27,13 @@ fn check(cases: &[(&str, String)]) {
     assert_eq!((answer.status, answer.error), (200, None));
     let seen = suite.servers[0].seen().unwrap();
     assert_eq!((seen.path.as_str(), field(&seen.headers, "x-a")), ("/still", Some("b")));
+    // A connection is counted when it has ended, which its client may know first.
+    let counted = || {
+        let metrics = suite.a.metrics().unwrap();
+        let malformed = [("answered_by", "malformed")];
+        (metrics.sum("mesh_http_requests_total", &malformed) >= cases.len() as f64).then_some(())
+    };
+    eventually("what is malformed to be counted", DEADLINE, counted).unwrap();
 }
 
 /// The rest of a request for `/`, with a request in its body.

@@ -11,6 +11,7 @@ mod fidelity;
 mod mirrors;
 mod sessions;
 mod split_by;
+mod switch;
 mod patience;
 mod plain;
 mod hostile;

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mesh_tests::agent::{Agent, Options};
+use mesh_tests::expect::eventually;
 use mesh_tests::fixture::TRUST_DOMAIN;
 use mesh_tests::http::{self, Answer, Ask, Tally, Web};
 use mesh_tests::lab::Lab;
@@ -11,6 +12,7 @@ use mesh_tests::mesh::{ConfigDir, Mesh, Service, Workload};
 use mesh_tests::node::Node;
 use mesh_tests::pki::Authority;
 use mesh_tests::pod::Pod;
+use mesh_tests::process::DEADLINE;
 
 /// The namespace of the services, and of the client.
 pub(super) const NAMESPACE: &str = "gateway-conformance-mesh";
@@ -125,6 +127,16 @@ impl Suite {
     pub(super) fn write(&self, routes: &[String]) {
         let mesh = mesh(&self.client, &self.consumer, &self.versions, routes);
         self.config.write(&mesh).unwrap();
+    }
+
+    /// Replaces the routes, and waits until the client's agent has them in force: whatever it decides
+    /// from then on, it decides by them.
+    pub(super) fn apply(&self, routes: &[String]) {
+        let revision = || self.a.metrics().unwrap().sum("mesh_applied_revision", &[]);
+        let before = revision();
+        self.write(routes);
+        let newer = || (revision() > before).then_some(());
+        eventually("the routes to be in force", DEADLINE, newer).unwrap();
     }
 
     /// Asks once from the client.

@@ -11,6 +11,7 @@ pub mod counting;
 pub mod decide;
 pub mod detect;
 pub mod exchange;
+pub mod faults;
 pub mod fields;
 pub mod filtering;
 pub mod front;

@@ -22,7 +22,7 @@ use crate::proxy::Context;
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::front::Front;
 use crate::proxy::http::setup::{self, HEAD_TIMEOUT};
-use crate::proxy::http::{Site, exchange, plain};
+use crate::proxy::http::{Site, exchange, faults, plain};
 use crate::proxy::realm::{Local, Realm};
 use crate::sys::socket;
 
@@ -54,8 +54,12 @@ pub async fn accept(
     let local = Arc::clone(local);
     let (id, rest): ([u8; 16], [u8; 8]) = rand::random();
     let trace = Trace::begin(id, rest);
+    let telemetry = context.telemetry.clone();
     let site = Arc::new(Site { context, realm, worker, local, client, destination, trace });
-    let failed = |error: &dyn StdError| {
+    let failed = |error: &(dyn StdError + 'static)| {
+        if let Some((code, reason)) = faults::of(error) {
+            telemetry.request_answered(code, reason);
+        }
         let error = chain(error);
         tracing::debug!(%client, %destination, error, "a client's HTTP connection failed");
     };
