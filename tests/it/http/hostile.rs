@@ -28,10 +28,11 @@ fn check(cases: &[(&str, String)]) {
     let seen = suite.servers[0].seen().unwrap();
     assert_eq!((seen.path.as_str(), field(&seen.headers, "x-a")), ("/still", Some("b")));
     // A connection is counted when it has ended, which its client may know first.
+    let all = f64::from(u32::try_from(cases.len()).unwrap());
     let counted = || {
         let metrics = suite.a.metrics().unwrap();
         let malformed = [("answered_by", "malformed")];
-        (metrics.sum("mesh_http_requests_total", &malformed) >= cases.len() as f64).then_some(())
+        (metrics.sum("mesh_http_requests_total", &malformed) >= all).then_some(())
     };
     eventually("what is malformed to be counted", DEADLINE, counted).unwrap();
 }
