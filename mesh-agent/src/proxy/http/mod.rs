@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod attempt;
+pub mod batch;
 pub mod body;
 pub mod counting;
 pub mod decide;

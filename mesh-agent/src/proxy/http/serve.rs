@@ -19,6 +19,7 @@ use crate::io::leg::Leg;
 use crate::model::service::AppProtocol;
 use crate::model::trace::Trace;
 use crate::proxy::Context;
+use crate::proxy::http::batch::Batch;
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::front::Front;
 use crate::proxy::http::setup::{self, HEAD_TIMEOUT};
@@ -133,11 +134,10 @@ async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hype
         let site = Arc::clone(&site);
         async move { Ok::<_, Infallible>(exchange::run(site, version, request).await) }
     });
-    let io = TokioIo::new(front);
     let mut draining = pin!(scope.draining());
     match version {
         Version::Http1 => {
-            let serving = setup::http1_server().serve_connection(io, service);
+            let serving = setup::http1_server().serve_connection(TokioIo::new(front), service);
             let mut serving = pin!(serving.with_upgrades());
             tokio::select! {
                 biased;
@@ -147,10 +147,12 @@ async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hype
             serving.await
         }
         Version::Http2 => {
-            let mut serving = pin!(setup::http2_server(&scope).serve_connection(io, service));
+            let mut serving = Batch::turns(front, |io| {
+                setup::http2_server(&scope).serve_connection(TokioIo::new(io), service)
+            });
             tokio::select! {
                 biased;
-                () = &mut draining => serving.as_mut().graceful_shutdown(),
+                () = &mut draining => serving.future().graceful_shutdown(),
                 served = &mut serving => return served,
             }
             serving.await

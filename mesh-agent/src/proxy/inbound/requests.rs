@@ -31,6 +31,7 @@ use crate::io::leg::Leg;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::http::answer::{self, Reason, Refusal};
+use crate::proxy::http::batch::Batch;
 use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::fields::{clean, name_authority, strip};
@@ -241,10 +242,9 @@ where
         let point = Arc::clone(point);
         async move { answered(&point, request).await }
     });
-    let io = TokioIo::new(client);
     match point.version {
         Version::Http1 => {
-            let serving = setup::http1_server().serve_connection(io, service);
+            let serving = setup::http1_server().serve_connection(TokioIo::new(client), service);
             let mut serving = pin!(serving.with_upgrades());
             tokio::select! {
                 biased;
@@ -254,10 +254,12 @@ where
             serving.await
         }
         Version::Http2 => {
-            let mut serving = pin!(setup::http2_server(&scope).serve_connection(io, service));
+            let mut serving = Batch::turns(client, |io| {
+                setup::http2_server(&scope).serve_connection(TokioIo::new(io), service)
+            });
             tokio::select! {
                 biased;
-                () = &mut stop => serving.as_mut().graceful_shutdown(),
+                () = &mut stop => serving.future().graceful_shutdown(),
                 served = &mut serving => return served,
             }
             serving.await
