@@ -99,7 +99,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Batch<T> {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner();
         ready!(inner.poll_room(cx))?;
-        data.iter().for_each(|slice| inner.waiting.extend_from_slice(slice));
+        for slice in data {
+            inner.waiting.extend_from_slice(slice);
+        }
         Poll::Ready(Ok(data.iter().map(|slice| slice.len()).sum()))
     }
 
