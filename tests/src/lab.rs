@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
 use nix::unistd::Uid;
 
 use crate::cgroup;
@@ -42,9 +40,8 @@ impl Lab {
     pub fn new() -> Result<Self> {
         ensure!(Uid::effective().is_root(), "a lab makes network namespaces: run as root");
         let root = cgroup::mount()?;
-        prepare_host()?;
         let id = format!("{:06x}", rand::random::<u32>() & 0xff_ffff);
-        sweep::own(&id)?;
+        prepare_host(&id)?;
         // From here on a failure must remove what was made: `Inner` does when it is dropped.
         let inner = Inner {
             cgroup: root.join(sweep::cgroup_name(&id)),
@@ -98,24 +95,21 @@ impl Lab {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(error) = sweep::remove(&self.id) {
+        if let Err(error) = sweep::remove(&self.id).and_then(|()| sweep::leave()) {
             // A failed write to stderr has nowhere to be reported.
             drop(writeln!(std::io::stderr(), "lab {}: {error:#}", self.id));
         }
     }
 }
 
-/// What every lab of this host needs once. A file lock makes labs of other processes wait.
-fn prepare_host() -> Result<()> {
-    fs::create_dir_all(sweep::FOLDER).with_context(|| format!("cannot make {}", sweep::FOLDER))?;
-    let file = fs::File::create(Path::new(sweep::FOLDER).join(".lock"))
-        .context("cannot make the lock of the labs")?;
-    let _lock = Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .context("cannot lock the labs")?;
+/// What every lab of this host needs once, and the record of lab `id`, who is one of those that need it
+/// from then on.
+fn prepare_host(id: &str) -> Result<()> {
+    let _lock = sweep::lock()?;
     sweep::sweep()?;
     allow_cubic()?;
-    mount_bpffs()
+    sweep::mount_bpffs()?;
+    sweep::own(id)
 }
 
 /// Lets namespaces choose `cubic`, so that measurements do not depend on the host's default.
@@ -128,17 +122,4 @@ fn allow_cubic() -> Result<()> {
     }
     fs::write(ALLOWED, format!("{} cubic", allowed.trim()))
         .with_context(|| format!("cannot add cubic to {ALLOWED}: modprobe tcp_cubic"))
-}
-
-/// Mounts the BPF file system where every tool expects it, if nothing else has. Agents that start
-/// at the same time would otherwise each mount their own, one over the other.
-fn mount_bpffs() -> Result<()> {
-    let mounts =
-        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(sweep::BPFFS)) {
-        return Ok(());
-    }
-    let none = None::<&str>;
-    mount(Some("bpf"), sweep::BPFFS, Some("bpf"), MsFlags::empty(), none)
-        .with_context(|| format!("cannot mount bpffs at {}", sweep::BPFFS))
 }

@@ -2,11 +2,14 @@
 //!
 //! `/run/mesh-lab/<id>` says who owns a lab, as process id and start time.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::cgroup;
 use crate::netns::Netns;
@@ -16,6 +19,72 @@ pub const FOLDER: &str = "/run/mesh-lab";
 
 /// The default mount point of the BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// Says that a lab has mounted the BPF file system: the last one takes it off again.
+const MOUNTED: &str = "/run/mesh-lab/.bpffs";
+
+/// What is in every BPF file system, by the kernel (`bpf_preload`), and the folder of our pins.
+const IN_EVERY_BPFFS: [&str; 3] = ["maps.debug", "progs.debug", "mesh"];
+
+/// Makes labs of other processes wait, until it is dropped.
+///
+/// # Errors
+///
+/// The file cannot be made or locked.
+pub fn lock() -> Result<Flock<fs::File>> {
+    fs::create_dir_all(FOLDER).with_context(|| format!("cannot make {FOLDER}"))?;
+    let file = fs::File::create(Path::new(FOLDER).join(".lock"))
+        .context("cannot make the lock of the labs")?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .context("cannot lock the labs")
+}
+
+/// Mounts the BPF file system where every tool expects it, if nothing else has, under the labs' lock.
+/// Agents that start at the same time would otherwise each mount their own, one over the other.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn mount_bpffs() -> Result<()> {
+    let mounts =
+        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS)) {
+        return Ok(());
+    }
+    fs::write(MOUNTED, "").with_context(|| format!("cannot write {MOUNTED}"))?;
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .with_context(|| format!("cannot mount bpffs at {BPFFS}"))
+}
+
+/// Takes off what labs have added to the host, if this was the last one and nobody else uses it.
+///
+/// # Errors
+///
+/// The labs cannot be locked, or the kernel refuses.
+pub fn leave() -> Result<()> {
+    let _lock = lock()?;
+    let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
+    let is_needed = entries.map(|it| it.file_name()).any(|name| !is_hidden(&name));
+    if is_needed || !Path::new(MOUNTED).exists() {
+        return Ok(());
+    }
+    let pins = fs::read_dir(Path::new(BPFFS).join("mesh")).into_iter().flatten().count();
+    let others = fs::read_dir(BPFFS).into_iter().flatten().flatten();
+    let is_used = others.map(|it| it.file_name()).any(|name| {
+        name.to_str().is_none_or(|name| !IN_EVERY_BPFFS.contains(&name))
+    });
+    if is_used || pins > 0 {
+        return Ok(());
+    }
+    umount2(BPFFS, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {BPFFS}"))?;
+    gone(fs::remove_file(MOUNTED)).with_context(|| format!("cannot remove {MOUNTED}"))
+}
+
+/// Whether an entry of [`FOLDER`] is no record of a lab.
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
 
 /// Records that this process owns lab `id`. Nothing of a lab may be made before this.
 ///

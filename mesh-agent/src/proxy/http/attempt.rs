@@ -38,7 +38,7 @@ pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut
         let sender = match pooled {
             Some(sender) => sender,
             None => match Box::pin(upstream::connect(site, to)).await {
-                Ok(sender) => sender,
+                Ok(sender) => shared(site, &key, sender),
                 Err(failure) => {
                     restore(replay, body);
                     return Sent::Unreached(failure);
@@ -56,6 +56,14 @@ pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut
             _ => return Sent::Broken(error),
         }
     }
+}
+
+/// A new connection, which others may use at once if it can carry several requests.
+fn shared(site: &Site, key: &Key, sender: Sender) -> Sender {
+    if let (Sender::Http2(sender), Some(pool)) = (&sender, site.realm.http.get(site.worker)) {
+        pool.put(key, Sender::Http2(sender.clone()));
+    }
+    sender
 }
 
 /// What was not sent can be sent to somebody else.
@@ -86,7 +94,7 @@ async fn once(
 ) -> Result<Response<Body>, Failed> {
     match sender {
         Sender::Http1(sender) => http1(site, key, sender, request).await,
-        Sender::Http2(sender) => http2(site, key, sender, request).await,
+        Sender::Http2(sender) => http2(sender, request).await,
     }
 }
 
@@ -118,14 +126,9 @@ async fn http1(
 }
 
 async fn http2(
-    site: &Arc<Site>,
-    key: &Key,
     mut sender: http2::SendRequest<Body>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Failed> {
-    if let Some(pool) = site.realm.http.get(site.worker) {
-        pool.put(key, Sender::Http2(sender.clone()));
-    }
     let response = sender.try_send_request(request).await.map_err(|mut failed| {
         let unsent = failed.take_message();
         (failed.into_error(), unsent)

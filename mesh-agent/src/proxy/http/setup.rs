@@ -40,15 +40,16 @@ where
     }
 }
 
-/// A server of HTTP/1.1.
-pub fn http1_server() -> server::conn::http1::Builder {
+/// A server of HTTP/1.1, whose clients may take so long until the head of their next request is there,
+/// from the end of the last one on.
+pub fn http1_server(patience: Duration) -> server::conn::http1::Builder {
     let mut builder = server::conn::http1::Builder::new();
     builder
         .preserve_header_case(true)
         .auto_date_header(false)
         .half_close(true)
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(patience)
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD_BYTES);
     builder

@@ -104,6 +104,23 @@ impl Arrival {
         }
     }
 
+    /// The connection with what has to be looked at, where anything can be. `conn` reports what the
+    /// destination's policies say.
+    ///
+    /// # Errors
+    ///
+    /// They do not allow it: the cause names the policy.
+    pub fn judged(
+        mut self,
+        mesh: &Snapshot,
+        conn: &mut Conn,
+    ) -> Result<(Self, Scrutiny), Failure> {
+        let scrutiny = self.judge(mesh, Scrutiny::Requests, conn)?;
+        // What is read as HTTP is read from the socket.
+        self.accelerate &= scrutiny == Scrutiny::Nothing;
+        Ok((self, scrutiny))
+    }
+
     /// Waits until a later snapshot forbids it, with no more than `scrutiny`. Never, if none does.
     pub async fn forbidden(&self, mut mesh: Reader, scrutiny: Scrutiny) -> Forbidden {
         while mesh.changed().await {

@@ -80,10 +80,7 @@ fn begin(inbound: Inbound, open: Result<Open, RequestError>) -> (Arc<Context>, C
     conn.established();
     let judged = arrive(open, found, &local, Arc::clone(&realm))
         .map(|(there, to)| Arrival::new(&mesh, there, to, (client, Some(peer))))
-        .and_then(|arrival| {
-            let scrutiny = arrival.judge(&mesh, Scrutiny::Requests, &mut conn)?;
-            Ok((arrival, scrutiny))
-        });
+        .and_then(|arrival| arrival.judged(&mesh, &mut conn));
     drop(mesh);
     (context, conn, judged)
 }

@@ -36,10 +36,7 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
         conn.parties.destination = Peer { workload: destination, principal: None };
     }
     conn.established();
-    let judged = arrival.and_then(|arrival| {
-        let scrutiny = arrival.judge(&mesh, Scrutiny::Requests, &mut conn)?;
-        Ok((arrival, scrutiny))
-    });
+    let judged = arrival.and_then(|arrival| arrival.judged(&mesh, &mut conn));
     drop(mesh);
     let result = match judged {
         Ok((arrival, Scrutiny::Nothing)) => serve(&context, &arrival, leg, &mut conn).await,

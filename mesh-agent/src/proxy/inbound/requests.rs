@@ -11,6 +11,7 @@ use std::future::pending;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -49,6 +50,10 @@ const DENIED: &str = "access denied";
 
 /// How much is read to see which version is spoken: more than the preface of HTTP/2.
 const LOOK_BYTES: usize = 32;
+
+/// How long a client may say nothing. Longer than any pool of connections keeps one that rests: that one
+/// ends is for the client or the application to decide, and they would not have met us.
+const PATIENCE: Duration = Duration::from_mins(15);
 
 /// What the requests of one connection have in common.
 struct Point {
@@ -141,7 +146,7 @@ async fn spoken(io: &mut impl Io, first: &mut Vec<u8>) -> Result<Option<Version>
     };
     let failed = |error: io::Error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error);
     // A client that says nothing asks for nothing.
-    timeout(setup::HEAD_TIMEOUT, look).await.unwrap_or(Ok(None)).map_err(failed)
+    timeout(PATIENCE, look).await.unwrap_or(Ok(None)).map_err(failed)
 }
 
 impl Application {
@@ -244,7 +249,7 @@ where
     });
     match point.version {
         Version::Http1 => {
-            let serving = setup::http1_server().serve_connection(TokioIo::new(client), service);
+            let serving = setup::http1_server(PATIENCE).serve_connection(TokioIo::new(client), service);
             let mut serving = pin!(serving.with_upgrades());
             tokio::select! {
                 biased;

@@ -88,6 +88,7 @@ fn run(args: Args, screen: &Screen) -> Result<Message> {
         screen.line("");
         if let Some(id) = id.get() {
             sweep::remove(id)?;
+            sweep::leave()?;
         }
         screen.line("everything is removed");
     }

@@ -138,6 +138,7 @@ fn run(args: Args) -> Result<Message> {
         for id in ids.take() {
             sweep::remove(&id)?;
         }
+        sweep::leave()?;
     }
     Ok(message)
 }
