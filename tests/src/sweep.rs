@@ -71,9 +71,9 @@ pub fn leave() -> Result<()> {
     }
     let pins = fs::read_dir(Path::new(BPFFS).join("mesh")).into_iter().flatten().count();
     let others = fs::read_dir(BPFFS).into_iter().flatten().flatten();
-    let is_used = others.map(|it| it.file_name()).any(|name| {
-        name.to_str().is_none_or(|name| !IN_EVERY_BPFFS.contains(&name))
-    });
+    let is_used = others
+        .map(|it| it.file_name())
+        .any(|name| name.to_str().is_none_or(|name| !IN_EVERY_BPFFS.contains(&name)));
     if is_used || pins > 0 {
         return Ok(());
     }

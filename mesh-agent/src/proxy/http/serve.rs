@@ -137,7 +137,8 @@ async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hype
     let mut draining = pin!(scope.draining());
     match version {
         Version::Http1 => {
-            let serving = setup::http1_server(HEAD_TIMEOUT).serve_connection(TokioIo::new(front), service);
+            let serving =
+                setup::http1_server(HEAD_TIMEOUT).serve_connection(TokioIo::new(front), service);
             let mut serving = pin!(serving.with_upgrades());
             tokio::select! {
                 biased;

@@ -110,11 +110,7 @@ impl Arrival {
     /// # Errors
     ///
     /// They do not allow it: the cause names the policy.
-    pub fn judged(
-        mut self,
-        mesh: &Snapshot,
-        conn: &mut Conn,
-    ) -> Result<(Self, Scrutiny), Failure> {
+    pub fn judged(mut self, mesh: &Snapshot, conn: &mut Conn) -> Result<(Self, Scrutiny), Failure> {
         let scrutiny = self.judge(mesh, Scrutiny::Requests, conn)?;
         // What is read as HTTP is read from the socket.
         self.accelerate &= scrutiny == Scrutiny::Nothing;

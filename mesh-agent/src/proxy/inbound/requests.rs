@@ -249,7 +249,8 @@ where
     });
     match point.version {
         Version::Http1 => {
-            let serving = setup::http1_server(PATIENCE).serve_connection(TokioIo::new(client), service);
+            let serving =
+                setup::http1_server(PATIENCE).serve_connection(TokioIo::new(client), service);
             let mut serving = pin!(serving.with_upgrades());
             tokio::select! {
                 biased;

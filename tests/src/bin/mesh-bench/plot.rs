@@ -135,11 +135,13 @@ impl Scale {
 
     /// The ratios that have a line of their own.
     fn ticks(&self) -> Vec<f64> {
+        // Of many, every other one, so that their labels have room.
+        let step = if self.high - self.low > 8.0 { 2.0 } else { 1.0 };
         let mut ticks = Vec::new();
-        let mut log = self.low;
+        let mut log = (self.low / step).ceil() * step;
         while log <= self.high {
             ticks.push(log.exp2());
-            log += 1.0;
+            log += step;
         }
         ticks
     }
@@ -352,6 +354,7 @@ pub(crate) mod tests {
         let scale = Scale::of(&outcome().rows);
         assert_eq!(scale, Scale { low: -2.0, high: 1.0 });
         assert_eq!(scale.ticks(), [0.25, 0.5, 1.0, 2.0]);
+        assert_eq!(Scale { low: -3.0, high: 6.0 }.ticks(), [0.25, 1.0, 4.0, 16.0, 64.0]);
         let place = |ratio: f64| format!("{:.0}", scale.x(ratio));
         assert_eq!([0.25, 2.0, 0.0, 9.0].map(place), ["300", "860", "300", "860"]);
         assert_eq!(Scale::of(&[]), Scale { low: -1.0, high: 1.0 });
