@@ -24,14 +24,28 @@ pub(super) struct Client {
     seen: Vec<u8>,
 }
 
+/// Who asks for one thing after the other.
+pub(super) trait Asks: Send + 'static {
+    /// Sends a request, and reads its answer.
+    fn ask(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
 /// Sends requests on connections that stay open.
 pub(super) fn keep_alive(part: Part<'_>) -> Result<Tally> {
+    busy(part, async |to| Ok(vec![Client::open(to).await?]))
+}
+
+/// Opens connections, each for some clients, and has all of them ask at all times.
+pub(super) fn busy<C: Asks>(
+    part: Part<'_>,
+    open: impl AsyncFn(SocketAddr) -> io::Result<Vec<C>>,
+) -> Result<Tally> {
     let runtime = threads::runtime()?;
     let clients = runtime.block_on(async {
         let mut clients = Vec::new();
         for _ in 0..part.connections {
-            let client = timeout(PATIENCE, Client::open(part.load.to)).await;
-            clients.push(client.context("no answer")?.context("cannot connect")?);
+            let opened = timeout(PATIENCE, open(part.load.to)).await;
+            clients.extend(opened.context("no answer")?.context("cannot connect")?);
         }
         Ok::<_, anyhow::Error>(clients)
     })?;
@@ -42,7 +56,8 @@ pub(super) fn keep_alive(part: Part<'_>) -> Result<Tally> {
             working.spawn(async move {
                 let mut tally = Tally::default();
                 // One deadline for all requests: a timer for each would be load.
-                let ended = timeout_at((end + PATIENCE).into(), client.work(end, &mut tally)).await;
+                let working = work(&mut client, end, &mut tally);
+                let ended = timeout_at((end + PATIENCE).into(), working).await;
                 if !matches!(ended, Ok(Ok(()))) {
                     tally.failed += 1;
                 }
@@ -51,6 +66,16 @@ pub(super) fn keep_alive(part: Part<'_>) -> Result<Tally> {
         }
         collect(working, start).await
     })
+}
+
+async fn work(client: &mut impl Asks, end: Instant, tally: &mut Tally) -> io::Result<()> {
+    let mut now = Instant::now();
+    while now < end {
+        client.ask().await?;
+        tally.done(now);
+        now = Instant::now();
+    }
+    Ok(())
 }
 
 /// Opens a connection for each request, or for nothing but its end.
@@ -81,7 +106,7 @@ pub(super) fn new_connections(part: Part<'_>) -> Result<Tally> {
     })
 }
 
-pub(super) async fn collect(mut working: JoinSet<Tally>, start: Instant) -> Result<Tally> {
+async fn collect(mut working: JoinSet<Tally>, start: Instant) -> Result<Tally> {
     let mut all = Tally::default();
     while let Some(tally) = working.join_next().await {
         all.add(tally?);
@@ -114,16 +139,6 @@ impl Client {
         Ok(client)
     }
 
-    async fn work(&mut self, end: Instant, tally: &mut Tally) -> io::Result<()> {
-        let mut now = Instant::now();
-        while now < end {
-            self.request().await?;
-            tally.done(now);
-            now = Instant::now();
-        }
-        Ok(())
-    }
-
     /// Sends a request, and reads its answer.
     pub(super) async fn request(&mut self) -> io::Result<()> {
         self.stream.write_all(http::GET).await?;
@@ -134,5 +149,11 @@ impl Client {
             }
         }
         Ok(())
+    }
+}
+
+impl Asks for Client {
+    async fn ask(&mut self) -> io::Result<()> {
+        self.request().await
     }
 }

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use ::http::{Request, StatusCode};
 use anyhow::{Context as _, Result};
@@ -11,10 +10,9 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
-use super::closed::collect;
+use super::closed::{Asks, busy};
 use super::{PATIENCE, Part, Tally};
 use crate::http::BODY;
 use crate::threads;
@@ -27,32 +25,7 @@ const URI: &str = "http://bench.example/";
 
 /// Has requests on connections at all times.
 pub(super) fn streams(part: Part<'_>) -> Result<Tally> {
-    let runtime = threads::runtime()?;
-    let connections = runtime.block_on(async {
-        let mut connections = Vec::new();
-        for _ in 0..part.connections {
-            let connection = timeout(PATIENCE, Client::open(part.load.to)).await;
-            connections.push(connection.context("no answer")?.context("cannot connect")?);
-        }
-        Ok::<_, anyhow::Error>(connections)
-    })?;
-    let (start, end) = part.begin()?;
-    runtime.block_on(async {
-        let mut working = JoinSet::new();
-        for client in connections.iter().flat_map(|client| std::iter::repeat_n(client, STREAMS)) {
-            let mut client = client.clone();
-            working.spawn(async move {
-                let mut tally = Tally::default();
-                // One deadline for all requests: a timer for each would be load.
-                let ended = timeout_at((end + PATIENCE).into(), client.work(end, &mut tally)).await;
-                if !matches!(ended, Ok(Ok(()))) {
-                    tally.failed += 1;
-                }
-                tally
-            });
-        }
-        collect(working, start).await
-    })
+    busy(part, async |to| Ok(vec![Client::open(to).await?; STREAMS]))
 }
 
 /// A connection that requests can be sent on.
@@ -76,16 +49,6 @@ impl Client {
         Ok(client)
     }
 
-    async fn work(&mut self, end: Instant, tally: &mut Tally) -> io::Result<()> {
-        let mut now = Instant::now();
-        while now < end {
-            self.request().await?;
-            tally.done(now);
-            now = Instant::now();
-        }
-        Ok(())
-    }
-
     /// Sends a request, and reads its answer.
     async fn request(&mut self) -> io::Result<()> {
         let request = Request::get(URI).body(()).map_err(io::Error::other)?;
@@ -102,6 +65,12 @@ impl Client {
             body.flow_control().release_capacity(part.len()).map_err(io::Error::other)?;
         }
         if is_right && length == BODY { Ok(()) } else { Err(io::Error::other("another answer")) }
+    }
+}
+
+impl Asks for Client {
+    async fn ask(&mut self) -> io::Result<()> {
+        self.request().await
     }
 }
 
