@@ -80,7 +80,11 @@ fn a_machine_is_checked_too() {
     let ca = folder.path().join("ca");
     check(&["ca", "init", "--trust-domain", "demo.example", "--dir", text(&ca)], 0, &[]);
     let args = ["check", "--node", "a", "--config", text(config.path()), "--ca"];
-    let good = ["pass  kernel:", "pass  cgroup v2:", "pass  authority: trust domain demo.example"];
+    let good = [
+        "pass  kernel:",
+        "pass  cgroup v2:",
+        "pass  authority: embedded, trust domain demo.example",
+    ];
     check(&[&args[..], &[text(&ca)]].concat(), 0, &good);
     let missing = folder.path().join("missing");
     check(&[&args[..], &[text(&missing)]].concat(), 1, &["fail  authority:", "missing/root.crt"]);
@@ -108,8 +112,9 @@ fn an_agent_without_its_authority_says_where_it_looked_and_what_to_do() {
     let config = ConfigDir::create(folder.path().join("config")).unwrap();
     let ca = folder.path().join("ca");
     let config = text(config.path());
-    let args =
-        ["run", "--node", "a", "--config", config, "--ca", text(&ca), "--admin", "127.0.0.1:0"];
+    let socket = folder.path().join("admin.sock");
+    let mut args = vec!["run", "--node", "a", "--config", config, "--ca", text(&ca)];
+    args.extend(["--admin-socket", text(&socket)]);
     check(&args, 1, &["opening the authority", text(&ca), "mesh-agent ca"]);
 }
 
@@ -139,6 +144,10 @@ fn help_has_every_flag() {
                 "--cgroup",
                 "--bpffs",
                 "--admin",
+                "--admin-socket",
+                "--authority",
+                "--ca-address",
+                "--metrics",
                 "--access-log",
                 "--threads",
                 "--drain-timeout",

@@ -33,6 +33,8 @@ mod direct;
 #[cfg(test)]
 mod failure_modes;
 #[cfg(test)]
+mod authorities;
+#[cfg(test)]
 mod authorization;
 #[cfg(test)]
 mod bare_metal;

@@ -20,6 +20,9 @@ use crate::process::{self, DEADLINE, Killed, inside};
 /// The port of the admin server; each node's loopback is its own.
 const ADMIN_PORT: u16 = 15000;
 
+/// The admin server's Unix socket, in the agent's folder.
+const ADMIN_SOCKET: &str = "admin.sock";
+
 /// How long the admin server may take for one answer.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -82,6 +85,7 @@ impl Agent {
         command.arg("--cgroup").arg(node.cgroup());
         command.arg("--access-log").arg(folder.join("access.log"));
         command.arg("--admin").arg(admin().to_string());
+        command.arg("--admin-socket").arg(folder.join(ADMIN_SOCKET));
         command.args(options.args);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = Killed(command.spawn().context("cannot start the agent")?);
@@ -110,6 +114,11 @@ impl Agent {
     /// It cannot be reached, or its answer is no HTTP.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         self.node.netns().run(|| http_get(admin(), path))?
+    }
+
+    /// Its admin server's Unix socket, for `mesh-agent certs` and others.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.folder.join(ADMIN_SOCKET)
     }
 
     /// Its metrics.

@@ -93,6 +93,22 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
 }
 
+impl Identity {
+    /// The chain in PEM.
+    pub fn chain_pem(&self) -> String {
+        self.chain.iter().map(|der| block("CERTIFICATE", der)).collect()
+    }
+
+    /// The key in PEM (PKCS #8).
+    pub fn key_pem(&self) -> String {
+        block("PRIVATE KEY", self.key.secret_der())
+    }
+}
+
+fn block(tag: &str, der: &[u8]) -> String {
+    pem::encode(&pem::Pem::new(tag, der))
+}
+
 impl Signer {
     /// Another mesh's root of the same name.
     ///
@@ -126,6 +142,11 @@ impl Signer {
     /// The certificate to trust, if this is a root.
     pub fn anchor(&self) -> Option<&CertificateDer<'static>> {
         self.anchor.as_ref()
+    }
+
+    /// What signs.
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
     }
 
     /// Signs an intermediate for a node.

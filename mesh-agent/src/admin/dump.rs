@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::admin::{CertificateInfo, CertificateSummary};
+use crate::admin::{CertificateInfo, CertificateSummary, Certificates};
 use crate::model::condition::Reason;
 use crate::model::id::ResourceName;
 use crate::model::service::{Service, TargetPort};
@@ -179,7 +179,7 @@ pub(super) fn conditions<'a>(
 /// Everything the agent knows, in the order of names.
 pub(super) fn config<'a>(
     snapshot: &'a Snapshot,
-    certificates: &'a [CertificateSummary],
+    certificates: &'a Certificates,
     version: &'static str,
 ) -> Config<'a> {
     let mut workloads: Vec<_> = snapshot.workloads.values().collect();
@@ -193,7 +193,11 @@ pub(super) fn config<'a>(
         revision: snapshot.revision,
         workloads: workloads.into_iter().map(|workload| workload_dump(workload)).collect(),
         services: services.values().filter_map(service_dump).collect(),
-        certificates: certificates.iter().map(certificate_dump).collect(),
+        certificates: certificates
+            .held
+            .iter()
+            .map(|held| certificate_dump(held, &certificates.roots))
+            .collect(),
     }
 }
 
@@ -307,12 +311,15 @@ fn backend_dump(backend: &Backend) -> BackendDump {
     BackendDump { service, port: backend.port, weight: backend.weight, valid, endpoints }
 }
 
-fn certificate_dump(summary: &CertificateSummary) -> CertificateDump<'_> {
+fn certificate_dump<'a>(
+    summary: &'a CertificateSummary,
+    roots: &'a [CertificateInfo],
+) -> CertificateDump<'a> {
     CertificateDump {
         identity: summary.identity.to_string(),
         state: "Available",
         cert_chain: summary.chain.iter().map(certificate_item).collect(),
-        root_certs: summary.roots.iter().map(certificate_item).collect(),
+        root_certs: roots.iter().map(certificate_item).collect(),
     }
 }
 

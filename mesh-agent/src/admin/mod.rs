@@ -1,9 +1,12 @@
 //! The admin server: metrics, health and the agent's view of the mesh, for people and scrapers.
 //!
 //! Reads only, and only what it is handed in [`State`]: closures and handles, no module's insides.
-//! It is for the loopback address; whoever may connect to it may read everything it serves.
+//! It listens on a Unix socket that its owner alone may open; whoever may connect to it may read
+//! everything it serves. What scrapers and probes need is served apart, at an address of its own.
 
+mod certs;
 mod dump;
+mod listener;
 mod server;
 
 use std::fmt;
@@ -15,13 +18,14 @@ use crate::model::spiffe::SpiffeId;
 use crate::task::ready::Ready;
 use crate::telemetry::Telemetry;
 
-pub use self::server::serve;
+pub use self::listener::{Listener, UnixFile};
+pub use self::server::{Surface, serve};
 
 /// What the server shows. Cheap to clone.
 #[derive(Clone)]
 pub struct State {
     /// The certificates in use.
-    pub certificates: Arc<dyn Fn() -> Vec<CertificateSummary> + Send + Sync>,
+    pub certificates: Arc<dyn Fn() -> Certificates + Send + Sync>,
     /// Whether the agent is ready.
     pub ready: Ready,
     /// The snapshot in force.
@@ -34,6 +38,32 @@ pub struct State {
     pub version: &'static str,
 }
 
+/// Certificates, without keys, and who makes them.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    /// Those of this node's workloads, by identity.
+    pub held: Vec<CertificateSummary>,
+    /// The roots that are trusted.
+    pub roots: Vec<CertificateInfo>,
+    /// Who vouches for the workloads.
+    pub authority: AuthoritySummary,
+}
+
+/// Who vouches for the workloads.
+#[derive(Clone, Debug)]
+pub struct AuthoritySummary {
+    /// Its kind: `embedded`, `files` or `istio`.
+    pub kind: &'static str,
+    /// The trust domain of all identities.
+    pub trust_domain: String,
+    /// From when to when the certificate is valid that signs here; `None`: another process signs.
+    pub valid: Option<(SystemTime, SystemTime)>,
+    /// Certificates that were renewed since the start.
+    pub renewals: u64,
+    /// Renewals that failed since the start.
+    pub failures: u64,
+}
+
 /// One certificate in use, without its key.
 #[derive(Clone, Debug)]
 pub struct CertificateSummary {
@@ -41,8 +71,8 @@ pub struct CertificateSummary {
     pub identity: SpiffeId,
     /// The workload's certificate, and those between it and the root.
     pub chain: Vec<CertificateInfo>,
-    /// The roots that it trusts.
-    pub roots: Vec<CertificateInfo>,
+    /// When the next one will be made.
+    pub renews: SystemTime,
 }
 
 /// What is shown of one X.509 certificate.
@@ -50,7 +80,9 @@ pub struct CertificateSummary {
 pub struct CertificateInfo {
     /// The certificate in PEM.
     pub pem: String,
-    /// Its serial number, in decimal as `istioctl` prints it, or in hexadecimal.
+    /// Its subject, or its URI names if it has none.
+    pub name: String,
+    /// Its serial number in hexadecimal.
     pub serial_number: String,
     /// Its `notBefore`.
     pub valid_from: SystemTime,

@@ -1,9 +1,10 @@
 //! HTTP/1.1: accepts, limits, routes and answers.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,12 +15,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use crate::admin::State;
-use crate::admin::dump;
+use crate::admin::listener::Listener;
+use crate::admin::{State, certs, dump};
+use crate::task::clock;
 use crate::task::scope::Scope;
 
 /// Connections at one time; others wait in the listener's backlog. A scraper needs one.
@@ -41,6 +44,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// What is served, and one line about it.
 const PATHS: &[(&str, &str)] = &[
+    ("/certs", "the certificates in use, and who makes them (JSON)"),
     ("/conditions", "what is wrong with the configuration (JSON)"),
     ("/config_dump", "workloads, services and certificates, as ztunnel prints them (JSON)"),
     ("/healthz", "200 while the agent runs"),
@@ -50,26 +54,74 @@ const PATHS: &[(&str, &str)] = &[
     ("/stats/prometheus", "the same as /metrics"),
 ];
 
-/// Serves until `scope` drains. `listener` must listen already.
+/// What scrapers and probes are served, which have no business with the rest.
+const PROBES: &[&str] = &["/healthz", "/healthz/ready", "/metrics", "/readyz", "/stats/prometheus"];
+
+/// How much is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// Everything.
+    All,
+    /// Metrics and health.
+    Probes,
+}
+
+/// Serves until `scope` drains.
 ///
 /// # Errors
 ///
 /// The listener cannot be used from the current runtime.
-pub async fn serve(listener: StdListener, state: State, scope: Scope) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
+pub async fn serve(
+    listener: Listener,
+    surface: Surface,
+    state: State,
+    scope: Scope,
+) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let state = Arc::new(state);
+    match listener {
+        Listener::Tcp(listener) => {
+            listener.set_nonblocking(true)?;
+            let listener = TcpListener::from_std(listener)?;
+            let accept =
+                move |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
+            accept_all(accept, permits, surface, (state, scope)).await;
+        }
+        Listener::Unix(file, listener) => {
+            listener.set_nonblocking(true)?;
+            let listener = UnixListener::from_std(listener)?;
+            let accept =
+                move |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
+            accept_all(accept, permits, surface, (state, scope)).await;
+            drop(file);
+        }
+    }
+    Ok(())
+}
+
+async fn accept_all<S>(
+    accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>> + Send,
+    permits: Arc<Semaphore>,
+    surface: Surface,
+    (state, scope): (Arc<State>, Scope),
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     loop {
+        let accepted = async {
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            let permit = permit.expect("invariant: the semaphore is never closed");
+            poll_fn(&accept).await.map(|stream| (stream, permit))
+        };
         let accepted = tokio::select! {
             biased;
-            () = scope.draining() => return Ok(()),
-            accepted = accept(&listener, &permits) => accepted,
+            () = scope.draining() => return,
+            accepted = accepted => accepted,
         };
         match accepted {
             Ok((stream, permit)) => {
                 let state = Arc::clone(&state);
-                scope.spawn(Box::pin(connection(stream, state, permit)));
+                scope.spawn(Box::pin(connection(stream, surface, state, permit)));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the admin server");
@@ -79,23 +131,14 @@ pub async fn serve(listener: StdListener, state: State, scope: Scope) -> io::Res
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits)
-        .acquire_owned()
-        .await
-        .expect("invariant: the semaphore is never closed");
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
-}
-
 /// One request, one connection: a scrape every few seconds saves nothing by keeping it, and a
 /// client that keeps it would hold one of few places.
-async fn connection(stream: TcpStream, state: Arc<State>, permit: OwnedSemaphorePermit) {
+async fn connection<S>(stream: S, surface: Surface, state: Arc<State>, permit: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request: Request<_>| {
-        let response = respond(&state, request.method(), request.uri().path());
+        let response = respond(&state, surface, request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
     let serving = http1::Builder::new()
@@ -112,9 +155,14 @@ async fn connection(stream: TcpStream, state: Arc<State>, permit: OwnedSemaphore
 }
 
 /// The answer to one request.
-pub(super) fn respond(state: &State, method: &Method, path: &str) -> Response<Full<Bytes>> {
-    if !PATHS.iter().any(|(known, _)| *known == path) {
-        return answer(StatusCode::NOT_FOUND, TEXT, index());
+pub(super) fn respond(
+    state: &State,
+    surface: Surface,
+    method: &Method,
+    path: &str,
+) -> Response<Full<Bytes>> {
+    if !surface.paths().any(|(known, _)| *known == path) {
+        return answer(StatusCode::NOT_FOUND, TEXT, surface.index());
     }
     if method != Method::GET {
         let text = format!("{path} answers GET only\n");
@@ -123,6 +171,7 @@ pub(super) fn respond(state: &State, method: &Method, path: &str) -> Response<Fu
         return response;
     }
     match path {
+        "/certs" => json(StatusCode::OK, &certs::report(&(state.certificates)(), clock::now())),
         "/conditions" => {
             let (snapshot, lacks) = ((state.snapshot)(), (state.no_acceleration)());
             json(StatusCode::OK, &dump::conditions(&snapshot, lacks.as_deref()))
@@ -145,14 +194,21 @@ pub(super) fn respond(state: &State, method: &Method, path: &str) -> Response<Fu
     }
 }
 
-fn index() -> String {
-    use std::fmt::Write as _;
-
-    let mut text = "not found; there are:\n".to_owned();
-    for (path, about) in PATHS {
-        writeln!(text, "  {path:20}{about}").expect("invariant: a String takes all text");
+impl Surface {
+    /// The paths that are served, and what each is about.
+    fn paths(self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        PATHS.iter().filter(move |(path, _)| self == Self::All || PROBES.contains(path))
     }
-    text
+
+    fn index(self) -> String {
+        use std::fmt::Write as _;
+
+        let mut text = "not found; there are:\n".to_owned();
+        for (path, about) in self.paths() {
+            writeln!(text, "  {path:20}{about}").expect("invariant: a String takes all text");
+        }
+        text
+    }
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {

@@ -121,15 +121,26 @@ fn state() -> State {
         certificates: Arc::new(|| {
             let info = CertificateInfo {
                 pem: "PEM".to_owned(),
+                name: "O=mesh".to_owned(),
                 serial_number: "17".to_owned(),
                 valid_from: UNIX_EPOCH,
                 expires: UNIX_EPOCH + Duration::from_hours(1),
             };
-            vec![CertificateSummary {
-                identity: echo().0.identity.clone(),
-                chain: vec![info.clone()],
+            Certificates {
+                held: vec![CertificateSummary {
+                    identity: echo().0.identity.clone(),
+                    chain: vec![info.clone()],
+                    renews: UNIX_EPOCH,
+                }],
                 roots: vec![info],
-            }]
+                authority: AuthoritySummary {
+                    kind: "embedded",
+                    trust_domain: "cluster.local".to_owned(),
+                    valid: Some((UNIX_EPOCH, UNIX_EPOCH + Duration::from_hours(2))),
+                    renewals: 3,
+                    failures: 1,
+                },
+            }
         }),
         ready: Ready::new(),
         snapshot: Arc::new(move || Arc::clone(&snapshot)),
@@ -140,11 +151,15 @@ fn state() -> State {
 
 /// Serves `state` in the background until the scope is drained.
 fn start(state: State) -> (SocketAddr, Scope) {
+    start_with(Surface::All, state)
+}
+
+fn start_with(surface: Surface, state: State) -> (SocketAddr, Scope) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let scope = Scope::new("admin");
     let ours = scope.clone();
-    scope.spawn(async move { serve(listener, state, ours).await.unwrap() });
+    scope.spawn(async move { serve(Listener::Tcp(listener), surface, state, ours).await.unwrap() });
     (address, scope)
 }
 
@@ -284,5 +299,42 @@ async fn a_client_that_says_nothing_is_disconnected() {
         .await
         .expect("the server closes it")
         .unwrap();
+    assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test]
+async fn certificates_are_shown_with_what_is_left_of_them() {
+    let (address, scope) = start(state());
+    let report = ask_json(address, "/certs").await;
+    let item = json!({
+        "name": "O=mesh", "serialNumber": "17", "validFrom": "1970-01-01T00:00:00.000Z",
+        "expires": "1970-01-01T01:00:00.000Z", "secondsLeft": 0,
+    });
+    assert_eq!(report["roots"], json!([item]));
+    let held = &report["certificates"][0];
+    assert_eq!(held["identity"], "spiffe://cluster.local/ns/demo/sa/echo");
+    assert_eq!((&held["serialNumber"], &held["renewsInSeconds"]), (&json!("17"), &json!(0)));
+    assert_eq!(
+        report["authority"],
+        json!({
+            "kind": "embedded", "trustDomain": "cluster.local", "secondsLeft": 0,
+            "expires": "1970-01-01T02:00:00.000Z", "renewals": 3, "failures": 1,
+        })
+    );
+    assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test]
+async fn scrapers_see_metrics_and_health_and_nothing_else() {
+    let (address, scope) = start_with(Surface::Probes, state());
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        let (status, _head, _body) = ask(address, &format!("GET {path}")).await;
+        assert_ne!(status, 404, "{path}");
+    }
+    for path in ["/certs", "/config_dump", "/conditions"] {
+        let (status, _head, body) = ask(address, &format!("GET {path}")).await;
+        assert_eq!(status, 404, "{path}");
+        assert!(!body.contains("/certs"), "{body}");
+    }
     assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
 }

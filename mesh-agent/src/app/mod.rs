@@ -1,10 +1,10 @@
 //! Puts it together: start order, and its mirror image, stop order.
 
+mod certificates;
 mod logs;
 mod memory;
 mod shutdown;
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +12,14 @@ use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, CertificateSummary};
+use crate::admin::{self, Listener, Surface};
 use crate::datapath::events::Events;
 use crate::datapath::sync::{self, Applied};
 
 use crate::datapath::{self, Kernel, heartbeat};
 use crate::flows;
 use crate::flows::enforce::Enforcer;
-use crate::identity::local_ca::Authority;
-use crate::identity::{Identities, Placement};
+use crate::identity::{Identities, Placement, authority};
 use crate::pods::run::Pods;
 use crate::proxy::Context;
 use crate::proxy::inbound::admission::budget::Node;
@@ -29,6 +28,7 @@ use crate::settings::{Settings, VERSION, defaults};
 use crate::source::file::FileSource;
 use crate::store::{self, Reader};
 use crate::sys::{cgroup, socket};
+use crate::task::clock;
 use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
 use crate::task::worker::Workers;
@@ -52,8 +52,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     raise_file_limit().context("raising the limit of open files")?;
     let mut stop = shutdown::Signals::new().context("listening for signals")?;
-    let admin = TcpListener::bind(settings.admin())
-        .with_context(|| format!("binding the admin server to {}", settings.admin()))?;
+    let admin = admin_listeners(settings)?;
     let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
     let (publisher, mesh) = store::channel();
     let identities = identities(settings, &mesh)?;
@@ -128,7 +127,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let staying = ready.gate("not stopping");
     staying.pass();
     let state = admin_state(&mesh, &identities, &telemetry, &ready, &applied);
-    control.spawn(Box::pin(serve_admin(admin, state, control.clone())));
+    for (listener, surface) in admin {
+        control.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), control.clone()))));
+    }
     tracing::info!(
         node = settings.node(),
         version = VERSION,
@@ -149,8 +150,26 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve_admin(listener: TcpListener, state: admin::State, scope: Scope) {
-    if let Err(error) = admin::serve(listener, state, scope).await {
+/// Everything that the admin server listens on.
+fn admin_listeners(settings: &Settings) -> anyhow::Result<Vec<(Listener, Surface)>> {
+    let path = settings.admin_socket();
+    let socket = Listener::unix(path)
+        .with_context(|| format!("opening the admin socket {}", path.display()))?;
+    let mut all = vec![(socket, Surface::All)];
+    for (address, surface) in
+        [(settings.admin(), Surface::All), (settings.metrics(), Surface::Probes)]
+    {
+        if let Some(address) = address {
+            let listener = Listener::tcp(address)
+                .with_context(|| format!("binding the admin server to {address}"))?;
+            all.push((listener, surface));
+        }
+    }
+    Ok(all)
+}
+
+async fn serve_admin(listener: Listener, surface: Surface, (state, scope): (admin::State, Scope)) {
+    if let Err(error) = admin::serve(listener, surface, state, scope).await {
         tracing::error!(%error, "the admin server ended");
     }
 }
@@ -158,7 +177,7 @@ async fn serve_admin(listener: TcpListener, state: admin::State, scope: Scope) {
 /// Opens the authority. Peers' identities are checked against the snapshot of the moment.
 fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> {
     let authority =
-        Authority::open(settings.ca(), settings.node()).context("opening the authority")?;
+        authority::open(settings.authority(), settings.node()).context("opening the authority")?;
     let mesh = mesh.clone();
     let placement: Arc<dyn Placement> =
         Arc::new(move |id: &_, node: &str| mesh.load().runs_on(id, node));
@@ -176,7 +195,7 @@ fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities
     })));
     let identities = identities.clone();
     telemetry.register_source(Source::Certificates(Box::new(move || {
-        identities.summary().into_iter().map(|held| (held.id, held.not_after)).collect()
+        certificates::counters(&identities, clock::now())
     })));
 }
 
@@ -198,30 +217,13 @@ fn admin_state(
 ) -> admin::State {
     let (mesh, identities, applied) = (mesh.clone(), identities.clone(), applied.clone());
     admin::State {
-        certificates: Arc::new(move || certificates(&identities)),
+        certificates: Arc::new(move || certificates::shown(&identities)),
         ready: ready.clone(),
         snapshot: Arc::new(move || mesh.load()),
         telemetry: telemetry.clone(),
         no_acceleration: Arc::new(move || applied.borrow().no_acceleration.clone()),
         version: VERSION,
     }
-}
-
-fn certificates(identities: &Identities) -> Vec<CertificateSummary> {
-    identities
-        .summary()
-        .into_iter()
-        .map(|held| CertificateSummary {
-            identity: held.id,
-            chain: vec![admin::CertificateInfo {
-                pem: String::new(),
-                serial_number: held.serial,
-                valid_from: held.not_before,
-                expires: held.not_after,
-            }],
-            roots: Vec::new(),
-        })
-        .collect()
 }
 
 /// Two descriptors a connection: the soft limit of 1,024 that systems start with is soon reached.

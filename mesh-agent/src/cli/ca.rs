@@ -10,7 +10,9 @@ use clap::{Subcommand, value_parser};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use crate::identity::cert::{Facts, print_time};
-use crate::identity::files::{self, Files, NODE_CERT, NODE_KEY, NODE_REQUEST, ROOT_CERT, ROOT_KEY};
+use crate::identity::files::{
+    self, CRL, Files, NODE_CERT, NODE_KEY, NODE_REQUEST, ROOT_CERT, ROOT_KEY,
+};
 use crate::identity::root::{self, Root};
 use crate::task::clock;
 
@@ -38,6 +40,7 @@ enum Command {
         days: u32,
     },
     /// Sign a node's certificate, on the host that has root.key
+    #[command(visible_alias = "issue-node")]
     Node {
         /// The authority's directory
         #[arg(long, env = "MESH_CA", default_value = "/etc/mesh/ca")]
@@ -64,6 +67,18 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Revoke a node's certificate, on the host that has root.key
+    Revoke {
+        /// The authority's directory
+        #[arg(long, env = "MESH_CA", default_value = "/etc/mesh/ca")]
+        dir: PathBuf,
+        /// The certificate to revoke, node.crt
+        #[arg(long)]
+        certificate: PathBuf,
+        /// How many days the list is up to date
+        #[arg(long, default_value_t = 30, value_parser = value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
     /// Show what is in an authority's directory
     Show {
         /// The authority's directory
@@ -84,6 +99,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
             sign(dir, node, to, *days, csr.as_deref(), out)
         }
         Command::Csr { node, out: to } => request(node, to, out),
+        Command::Revoke { dir, certificate, days } => revoke(dir, certificate, *days, out),
         Command::Show { dir } => show(dir, out),
     }
 }
@@ -202,6 +218,27 @@ fn request(node: &str, to: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn revoke(dir: &Path, certificate: &Path, days: u32, out: &mut dyn Write) -> anyhow::Result<()> {
+    let authority = Files::read(dir)?;
+    let root = Root::open(&authority)?;
+    let certs = files::certificates(&files::read(certificate)?)
+        .with_context(|| format!("{} holds no certificate in PEM", certificate.display()))?;
+    let facts =
+        Facts::read(&certs[0]).with_context(|| format!("reading {}", certificate.display()))?;
+    let path = dir.join(CRL);
+    let (list, count) =
+        root.revoke(&facts, authority.lists.as_deref(), &path, (DAY * days, clock::now()))?;
+    files::replace_public(&path, list.as_bytes()).with_context(|| writing(&path))?;
+    writeln!(out, "Revoked {}, serial {}:", facts.subject, facts.serial)?;
+    writeln!(
+        out,
+        "  {}  the list of what the root has revoked ({count}), up to date for {days} days",
+        path.display()
+    )?;
+    writeln!(out, "Next: copy it to /etc/mesh/ca on every node; agents adopt it within a minute")?;
+    Ok(())
+}
+
 fn show(dir: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let contents = Files::read(dir)?;
     let now = clock::now();
@@ -300,7 +337,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::identity::local_ca::Authority;
+    use crate::identity::authority::{Authority as _, Embedded};
 
     #[derive(clap::Parser)]
     struct Cli {
@@ -329,10 +366,10 @@ mod tests {
         assert_eq!(files::readable_by_others(&dir.join("ca/root.key")), None);
         ca(dir, "node --dir DIR/ca --node node-a --out DIR/a").unwrap();
         assert_eq!(files::readable_by_others(&dir.join("a/node.key")), None);
-        let authority = Authority::open(&dir.join("a"), "node-a").unwrap();
-        assert_eq!((authority.trust_domain(), authority.node()), ("mesh.test", "node-a"));
+        let authority = Embedded::open(&dir.join("a"), "node-a", None).unwrap();
+        assert_eq!(authority.trust_domain(), "mesh.test");
         // The host with the root needs no certificate of its own.
-        assert_eq!(Authority::open(&dir.join("ca"), "node-x").unwrap().node(), "node-x");
+        Embedded::open(&dir.join("ca"), "node-x", None).unwrap();
     }
 
     #[test]
@@ -348,13 +385,38 @@ mod tests {
         for name in ["root.crt", "node.crt"] {
             fs::copy(dir.join("signed").join(name), dir.join("b").join(name)).unwrap();
         }
-        let first = Authority::open(&dir.join("b"), "node-b").unwrap().not_after();
+        let end = || Embedded::open(&dir.join("b"), "node-b", None).unwrap().life().unwrap().to;
+        let first = end();
         let again = ca(dir, "csr --node node-b --out DIR/b").unwrap();
         assert!(again.contains("Used the private key that is there"), "{again}");
         assert_eq!(fs::read(dir.join("b/node.key")).unwrap(), key);
         ca(dir, &format!("{sign} --days 180")).unwrap();
         fs::copy(dir.join("signed/node.crt"), dir.join("b/node.crt")).unwrap();
-        assert!(Authority::open(&dir.join("b"), "node-b").unwrap().not_after() > first);
+        assert!(end() > first);
+    }
+
+    #[test]
+    fn revoked_nodes_are_listed_one_after_the_other() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
+        ca(dir, "init --dir DIR/ca").unwrap();
+        for (node, count) in [("a", 1), ("b", 2), ("a", 2)] {
+            if !dir.join(node).exists() {
+                ca(dir, &format!("issue-node --dir DIR/ca --node {node} --out DIR/{node}"))
+                    .unwrap();
+            }
+            let line = format!("revoke --dir DIR/ca --certificate DIR/{node}/node.crt");
+            let said = ca(dir, &line).unwrap();
+            assert!(said.contains(&format!("revoked ({count})")), "{said}");
+            fs::copy(dir.join("ca/crl.pem"), dir.join(node).join("crl.pem")).unwrap();
+            let error = Embedded::open(&dir.join(node), node, None).err().unwrap();
+            assert!(error.to_string().contains("is revoked by crl.pem"), "{error}");
+        }
+        ca(dir, "init --dir DIR/other").unwrap();
+        ca(dir, "node --dir DIR/other --node c --out DIR/c").unwrap();
+        ca(dir, "init --dir DIR/third --trust-domain third.test").unwrap();
+        let error = ca(dir, "revoke --dir DIR/third --certificate DIR/c/node.crt").unwrap_err();
+        assert!(error.contains("revoke it where it was signed"), "{error}");
     }
 
     #[test]

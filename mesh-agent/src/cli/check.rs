@@ -7,7 +7,7 @@ use crate::cli::CheckArgs;
 use crate::cli::check_report::{Finding, Outcome, Report};
 use crate::datapath::object;
 use crate::failure::chain;
-use crate::identity::local_ca::Authority;
+use crate::identity::authority;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Place;
 use crate::pods::place;
@@ -25,10 +25,11 @@ pub fn report(args: &CheckArgs) -> Report {
     if !args.offline {
         machine(args, &mut report.machine);
         // Without a node the authority's files are read all the same, under a name of no node.
-        match Authority::open(&args.ca, args.node.as_deref().unwrap_or("check")) {
+        match authority::open(&args.authority.options(), args.node.as_deref().unwrap_or("check")) {
             Ok(authority) => {
                 authority.trust_domain().clone_into(&mut trust_domain);
-                let message = format!("trust domain {trust_domain}");
+                let kind = authority.kind();
+                let message = format!("{kind}, trust domain {trust_domain}");
                 report.machine.push(finding("authority", Outcome::Pass, message));
             }
             Err(error) => {

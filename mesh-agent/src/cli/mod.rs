@@ -1,6 +1,8 @@
 //! The command line.
 
+mod ask;
 pub mod ca;
+pub mod certs;
 pub mod check;
 pub mod check_report;
 
@@ -13,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app;
 use crate::datapath::load;
+use crate::settings::args::AuthorityArgs;
 use crate::settings::{self, RunArgs, Settings, VERSION, defaults};
 
 const START: &str = "\
@@ -21,7 +24,7 @@ A mesh on one machine, from nothing:
   mesh-agent check --config DIR  see whether this machine and the configuration are fit
   mesh-agent run --node NAME --config DIR
 
-Every flag of run, check and uninstall can be given in the environment: --drain-timeout is
+Every flag of run, check, certs and uninstall can be given in the environment: --drain-timeout is
 MESH_DRAIN_TIMEOUT.";
 
 const CHECK_EXAMPLES: &str = "\
@@ -33,6 +36,9 @@ Examples:
     mesh-agent check --config /etc/mesh/config --node node-a
 
 Exit status: 0 if there is nothing to report, 1 if there is, 2 if the flags cannot be read.";
+
+const ASK_EXAMPLES: &str = "\
+The agent answers on a Unix socket that its owner alone may open: run this as the agent's user, root.";
 
 const UNINSTALL_HELP: &str = "\
 Detaches the kernel programs of one node's agent and removes what it left in the BPF filesystem.
@@ -55,6 +61,8 @@ pub enum Command {
     Run(RunArgs),
     /// Makes the mesh's authority, and vouches for nodes
     Ca(ca::Args),
+    /// Shows the certificates that this node's agent uses
+    Certs(AskArgs),
     /// Says what is wrong with this machine or the configuration, before it hurts
     Check(CheckArgs),
     /// Removes what an agent left in the kernel
@@ -69,9 +77,9 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DIR", env = "MESH_CONFIG")]
     pub config: PathBuf,
 
-    /// Folder of the authority's files
-    #[arg(long, value_name = "DIR", env = "MESH_CA", default_value = defaults::CA_DIRECTORY)]
-    pub ca: PathBuf,
+    /// Who vouches for the node's workloads.
+    #[command(flatten)]
+    pub authority: AuthorityArgs,
 
     /// This node's name; without it, what depends on the node is not checked
     #[arg(long, value_name = "NAME", env = "MESH_NODE")]
@@ -88,6 +96,23 @@ pub struct CheckArgs {
     /// Checks the configuration only, not this machine
     #[arg(long, env = "MESH_OFFLINE")]
     pub offline: bool,
+
+    /// Prints JSON, for programs
+    #[arg(long, env = "MESH_JSON")]
+    pub json: bool,
+}
+
+/// Flags of the commands that ask a running agent.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = ASK_EXAMPLES)]
+pub struct AskArgs {
+    /// The node whose agent is asked [default: the one that runs on this machine]
+    #[arg(long, value_name = "NAME", env = "MESH_NODE")]
+    pub node: Option<String>,
+
+    /// The agent's admin socket [default: /run/mesh-agent/NODE/admin.sock]
+    #[arg(long, value_name = "PATH", env = "MESH_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
 
     /// Prints JSON, for programs
     #[arg(long, env = "MESH_JSON")]
@@ -124,6 +149,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             check::print(&report, args.json, &mut io::stdout())?;
             return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Certs(args) => certs::run(&args, &mut io::stdout())?,
         Command::Uninstall(args) => uninstall(args)?,
     }
     Ok(ExitCode::SUCCESS)

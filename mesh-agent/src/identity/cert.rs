@@ -2,8 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustls_pki_types::CertificateDer;
-use x509_parser::prelude::{ASN1Time, FromDer as _, GeneralName, X509Certificate, X509Name};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::{
+    ASN1Time, CertificateRevocationList, FromDer as _, GeneralName, X509Certificate, X509Name,
+};
 
 use crate::model::spiffe::SpiffeId;
 
@@ -19,6 +22,8 @@ pub(crate) const NODE_UNIT: &str = "node";
 pub(crate) struct Facts {
     /// The subject, printed.
     pub(crate) subject: String,
+    /// The issuer's name, printed.
+    pub(crate) issuer: String,
     /// The node that the subject names.
     pub(crate) subject_node: NodeName,
     /// The node that the issuer's name names.
@@ -31,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) not_after: SystemTime,
     /// The serial number in hexadecimal.
     pub(crate) serial: String,
+    /// The same as it stands in the certificate.
+    pub(crate) serial_bytes: Vec<u8>,
     /// The subject's public key (`SubjectPublicKeyInfo`, DER).
     pub(crate) public_key: Vec<u8>,
 }
@@ -60,12 +67,14 @@ impl Facts {
         }
         Ok(Self {
             subject: cert.subject().to_string(),
+            issuer: cert.issuer().to_string(),
             subject_node: NodeName::of(cert.subject()),
             issuer_node: NodeName::of(cert.issuer()),
             uris: uris(&cert)?,
             not_before: to_system(cert.validity().not_before),
             not_after: to_system(cert.validity().not_after),
             serial: format!("{:x}", cert.tbs_certificate.serial),
+            serial_bytes: cert.raw_serial().to_vec(),
             public_key: cert.public_key().raw.to_vec(),
         })
     }
@@ -100,6 +109,31 @@ impl NodeName {
             _ => Self::Ambiguous,
         }
     }
+}
+
+/// When a revocation list will have been replaced, if it says so.
+pub(crate) fn next_update(
+    der: &CertificateRevocationListDer<'_>,
+) -> Result<Option<SystemTime>, Malformed> {
+    let Ok((_rest, list)) = CertificateRevocationList::from_der(der) else { return Err(Malformed) };
+    Ok(list.next_update().map(to_system))
+}
+
+/// What the lists of `issuer` in a PEM file name, each with the time at which it was revoked.
+pub(crate) fn revoked(pem: &[u8], issuer: &str) -> Result<Vec<(Vec<u8>, SystemTime)>, Malformed> {
+    let mut all = Vec::new();
+    for der in CertificateRevocationListDer::pem_slice_iter(pem) {
+        let der = der.map_err(|_damaged| Malformed)?;
+        let Ok((_rest, list)) = CertificateRevocationList::from_der(&der) else {
+            return Err(Malformed);
+        };
+        if list.issuer().to_string() == issuer {
+            all.extend(list.iter_revoked_certificates().map(|revoked| {
+                (revoked.raw_serial().to_vec(), to_system(revoked.revocation_date))
+            }));
+        }
+    }
+    Ok(all)
 }
 
 fn uris(cert: &X509Certificate<'_>) -> Result<Vec<String>, Malformed> {

@@ -63,8 +63,8 @@ pub enum Error {
     },
     /// Peers would refuse what the node's certificate signs.
     #[error(
-        "{path} was not signed by a root in root.crt: \
-         make it again with `mesh-agent ca node`, or add the root that signed it"
+        "{path} was not signed by a root in root.crt, or is revoked by crl.pem: \
+         make it again, or add the root that signed it"
     )]
     Chain {
         /// The node's certificate.
@@ -72,6 +72,14 @@ pub enum Error {
         /// What the verification said.
         #[source]
         source: rustls::Error,
+    },
+    /// A certificate that this root cannot revoke, because another has signed it.
+    #[error("{found} was not signed by {root}, whose key is here: revoke it where it was signed")]
+    NotOurs {
+        /// Whose certificate it is.
+        found: String,
+        /// The root.
+        root: String,
     },
     /// The certificate's time is over, or has not begun.
     #[error(
@@ -94,6 +102,34 @@ pub enum Error {
         found: String,
         /// Whose it should be.
         node: String,
+    },
+    /// The authority could not be asked, or refused.
+    #[error("{address} gave no certificate for {id}: {reason}")]
+    Asked {
+        /// Where it is.
+        address: String,
+        /// For whom.
+        id: SpiffeId,
+        /// What it said, or why there was no answer.
+        reason: String,
+    },
+    /// The authority cannot be reached under this address, whatever happens.
+    #[error("`{address}` cannot be the address of an authority: {reason}")]
+    Address {
+        /// What was given.
+        address: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// The certificate in the file is for somebody else.
+    #[error("{path} is for `{found}`, and should be for {id}: put the right one there")]
+    OtherIdentity {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Its URI names.
+        found: String,
+        /// Whose it should be.
+        id: SpiffeId,
     },
     /// An identity that this authority may not vouch for.
     #[error("{id} is not of the trust domain `{ours}`")]
@@ -118,6 +154,12 @@ pub enum Error {
     /// A certificate could not be made.
     #[error("cannot make a certificate")]
     Sign(#[from] rcgen::Error),
+    /// The file with the token that shows who this agent is holds none.
+    #[error("{path} holds no token of at most 16 KiB: mount one for the audience `istio-ca` there")]
+    Token {
+        /// The file.
+        path: PathBuf,
+    },
     /// A key or a root that TLS cannot use.
     #[error("TLS cannot use the key or the roots")]
     Tls(#[from] rustls::Error),

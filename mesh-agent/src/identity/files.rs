@@ -4,12 +4,16 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rcgen::KeyPair;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
 
+use crate::identity::cert::{self, Facts};
 use crate::identity::error::Error;
+use crate::identity::trust::Lists;
 
 /// The trusted roots, PEM; several while one replaces another.
 pub(crate) const ROOT_CERT: &str = "root.crt";
@@ -19,6 +23,8 @@ pub(crate) const ROOT_KEY: &str = "root.key";
 pub(crate) const NODE_CERT: &str = "node.crt";
 /// Its private key, PEM.
 pub(crate) const NODE_KEY: &str = "node.key";
+/// Revocation lists, PEM; several issuers' one after the other. Nothing is revoked without it.
+pub(crate) const CRL: &str = "crl.pem";
 /// A request for the node's certificate, PEM.
 pub(crate) const NODE_REQUEST: &str = "node.csr";
 
@@ -40,6 +46,8 @@ pub(crate) struct Files {
     pub(crate) root_key: Option<Vec<u8>>,
     /// `node.crt` and `node.key`.
     pub(crate) node: Option<(Vec<u8>, Vec<u8>)>,
+    /// `crl.pem`.
+    pub(crate) lists: Option<Vec<u8>>,
 }
 
 impl Files {
@@ -50,7 +58,15 @@ impl Files {
         let root_key = read_if_there(&dir.join(ROOT_KEY))?;
         let cert = read_if_there(&dir.join(NODE_CERT))?;
         let key = read_if_there(&dir.join(NODE_KEY))?;
-        Ok(Self { dir: dir.to_owned(), root_cert, root_key, node: cert.zip(key) })
+        let lists = read_if_there(&dir.join(CRL))?;
+        Ok(Self { dir: dir.to_owned(), root_cert, root_key, node: cert.zip(key), lists })
+    }
+
+    /// Whether both sign alike: only what is revoked differs, if anything.
+    pub(crate) fn sign_as(&self, other: &Self) -> bool {
+        let signing =
+            |files: &'_ Self| (files.root_cert.clone(), files.root_key.clone(), files.node.clone());
+        signing(self) == signing(other)
     }
 
     /// The path of one of the files, for messages.
@@ -83,7 +99,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+/// Reads a file that may be missing.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -95,6 +112,70 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 pub(crate) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let certs: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
     (!certs.is_empty()).then_some(certs)
+}
+
+/// The roots of `pem` that are valid at `now`; those that are not are left out with a warning,
+/// because the verification of a chain does not look at the dates of its root.
+pub(crate) fn valid_roots(
+    pem: &[u8],
+    path: &Path,
+    now: SystemTime,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let bad = || Error::Pem { path: path.to_owned(), what: "certificate" };
+    let mut roots = certificates(pem).ok_or_else(bad)?;
+    let mut invalid = None;
+    let mut is_damaged = false;
+    roots.retain(|root| match Facts::read(root) {
+        Ok(facts) => match check_validity(&facts, path, now) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), root = %facts.subject, serial = %facts.serial,
+                    "a root is not valid now and is left out: remove it from the file");
+                invalid = Some(error);
+                false
+            }
+        },
+        Err(_malformed) => {
+            is_damaged = true;
+            false
+        }
+    });
+    match invalid {
+        _ if is_damaged => Err(bad()),
+        Some(error) if roots.is_empty() => Err(error),
+        _ => Ok(roots),
+    }
+}
+
+/// Whether a certificate of ours is valid at `now`.
+pub(crate) fn check_validity(facts: &Facts, path: &Path, now: SystemTime) -> Result<(), Error> {
+    if (facts.not_before..facts.not_after).contains(&now) {
+        return Ok(());
+    }
+    Err(Error::NotValidNow {
+        path: path.to_owned(),
+        from: cert::print_time(facts.not_before),
+        to: cert::print_time(facts.not_after),
+    })
+}
+
+/// The revocation lists of a PEM file; none without one. One that is out of date is used, with a
+/// warning: what it names stays revoked.
+pub(crate) fn lists(pem: Option<&[u8]>, path: &Path, now: SystemTime) -> Result<Lists, Error> {
+    let bad = || Error::Pem { path: path.to_owned(), what: "revocation list" };
+    let Some(pem) = pem else { return Ok(Lists::default()) };
+    let mut lists = Vec::new();
+    for der in CertificateRevocationListDer::pem_slice_iter(pem) {
+        let der = der.map_err(|_damaged| bad())?;
+        let next = cert::next_update(&der).map_err(|_malformed| bad())?;
+        if next.is_some_and(|next| next < now) {
+            tracing::warn!(path = %path.display(),
+                "a revocation list is out of date: what it names stays revoked; replace it");
+        }
+        let list = OwnedCertRevocationList::from_der(&der).map_err(|_malformed| bad())?;
+        lists.push(CertRevocationList::from(list));
+    }
+    if lists.is_empty() { Err(bad()) } else { Ok(lists.into()) }
 }
 
 /// The private key of a PEM file.

@@ -3,19 +3,21 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rcgen::KeyPair;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
 
+use crate::identity::authority::Embedded;
 use crate::identity::files::{self, Files};
-use crate::identity::local_ca::Authority;
 use crate::identity::root::{self, Pems, Root};
 use crate::identity::tls::{Bounds, Clients, Server, Target};
 use crate::identity::verify::{PeerError, classify};
-use crate::identity::{Identities, Identity, Options, Placement};
+use crate::identity::{Error, Identities, Identity, Options, Placement};
 use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
 
@@ -72,6 +74,7 @@ impl Mesh {
             root_cert: pems.certificate.clone().into_bytes(),
             root_key: Some(pems.key.clone().into_bytes()),
             node: None,
+            lists: None,
         };
         Self { root: Root::open(&files).unwrap(), pems }
     }
@@ -85,7 +88,13 @@ impl Mesh {
             root_cert.push_str(&mesh.pems.certificate);
         }
         let node = Some((cert.pem().into_bytes(), key.serialize_pem().into_bytes()));
-        Files { dir: "ca".into(), root_cert: root_cert.into_bytes(), root_key: None, node }
+        Files {
+            dir: "ca".into(),
+            root_cert: root_cert.into_bytes(),
+            root_key: None,
+            node,
+            lists: None,
+        }
     }
 
     /// A node's identities, for which every identity runs on every node.
@@ -103,8 +112,26 @@ pub(crate) fn options() -> Options {
 }
 
 pub(crate) fn open(files: Files, node: &str, placement: impl Placement + 'static) -> Identities {
-    let authority = Authority::from_files(files, node, clock::now()).unwrap();
-    Identities::new(authority, Arc::new(placement), options()).unwrap()
+    let authority = Embedded::from_files(files, node, None, clock::now()).unwrap();
+    Identities::new(Box::new(authority), Arc::new(placement), options()).unwrap()
+}
+
+/// The result of what does not wait.
+#[track_caller]
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(future).poll(&mut context) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+impl Identities {
+    /// The same as [`Self::ensure`], with an authority that signs here.
+    #[track_caller]
+    pub(crate) fn ensure_now(&self, id: &SpiffeId) -> Result<Arc<Identity>, Error> {
+        now(self.ensure(id))
+    }
 }
 
 /// Writes a node's directory.

@@ -1,6 +1,5 @@
 //! The embedded authority: this node's intermediate, which signs its workloads' leaves.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,16 +8,15 @@ use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
 };
-use rustls::RootCertStore;
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::server::ParsedCertificate;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 
+use crate::identity::authority::{Certificate, Life};
 use crate::identity::cert::{self, Facts, NodeName};
-use crate::identity::crypto;
+use crate::identity::chain::{self, Purpose};
 use crate::identity::error::Error;
 use crate::identity::files::{self, Files};
 use crate::identity::root::{self, BACKDATE, Root};
+use crate::identity::trust::{Anchors, Lists, Trusted};
 use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
 
@@ -29,11 +27,11 @@ const MINTED_VALIDITY: Duration = Duration::from_hours(24);
 /// Signs leaves for this node's workloads.
 ///
 /// Owns the root's or the intermediate's key, which is why it is not `Debug`.
-pub struct Authority {
+pub(crate) struct LocalCa {
     files: Files,
     node: String,
     trust_domain: Arc<str>,
-    roots: Vec<CertificateDer<'static>>,
+    trusted: Arc<Trusted>,
     signer: Signer,
 }
 
@@ -46,56 +44,47 @@ enum Signer {
 
 /// What signs a leaf.
 struct Intermediate {
-    der: CertificateDer<'static>,
+    /// Its certificate, then what is between it and the root.
+    chain: Vec<CertificateDer<'static>>,
     issuer: Issuer<'static, KeyPair>,
     not_before: SystemTime,
     not_after: SystemTime,
 }
 
-/// A leaf with its chain and its private key. Not `Debug`: it holds a key.
-pub struct Certificate {
-    /// The leaf, then the node's intermediate; no root.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's private key, made here.
-    pub key: PrivateKeyDer<'static>,
-    /// When it begins to be valid; 60 s before it was made, for nodes whose clocks are behind.
-    pub not_before: SystemTime,
-    /// When it ceases to be valid.
-    pub not_after: SystemTime,
-    /// The serial number in hexadecimal.
-    pub serial: String,
-}
-
-impl Authority {
-    /// Reads the authority's directory for the node `node`. Blocks.
+impl LocalCa {
+    /// Makes an authority of a directory's contents for the node `node` at the time `now`.
     ///
     /// `root.crt` is always there. With `root.key` this host is the authority and makes its own
-    /// intermediate; else `node.crt` and `node.key` are the intermediate. The chain is verified
-    /// the way a peer will verify it.
+    /// intermediate; else `node.crt` and `node.key` are the intermediate, and what follows in
+    /// `node.crt` is between it and the root. The chain is verified the way a peer will verify it.
+    /// `trust_domain` is for a root that names none.
     ///
     /// # Errors
     ///
     /// A file is missing, damaged, expired, of another node or does not fit the others. The error
     /// names the file and says what to do.
-    pub fn open(dir: &Path, node: &str) -> Result<Self, Error> {
-        files::warn_of_readable_keys(dir);
-        Self::from_files(Files::read(dir)?, node, clock::now())
-    }
-
-    /// Makes an authority of a directory's contents at the time `now`.
-    pub(crate) fn from_files(files: Files, node: &str, now: SystemTime) -> Result<Self, Error> {
+    pub(crate) fn from_files(
+        files: Files,
+        node: &str,
+        trust_domain: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
         root::check_node_name(node)?;
-        let roots = valid_roots(&files, now)?;
+        let root_path = files.path(files::ROOT_CERT);
+        let roots = files::valid_roots(&files.root_cert, &root_path, now)?;
+        let lists = files::lists(files.lists.as_deref(), &files.path(files::CRL), now)?;
+        let trusted = Trusted { roots, lists };
         let signer = if files.root_key.is_some() {
             let root = Box::new(Root::open(&files)?);
-            check_validity(root.facts(), files.path(files::ROOT_CERT).as_path(), now)?;
+            files::check_validity(root.facts(), files.path(files::ROOT_CERT).as_path(), now)?;
             let current = ArcSwap::from_pointee(Intermediate::mint(&root, node, now)?);
             Signer::Minted { root, current }
         } else {
             Signer::Given(Box::new(Intermediate::read(&files, node, now)?))
         };
-        let trust_domain = find_trust_domain(&signer, &roots, &files, now)?;
-        Ok(Self { files, node: node.to_owned(), trust_domain, roots, signer })
+        let trust_domain = find_trust_domain(&signer, &trusted, &files, (trust_domain, now))?;
+        let trusted = Arc::new(trusted);
+        Ok(Self { files, node: node.to_owned(), trust_domain, trusted, signer })
     }
 
     /// The files that it was made of.
@@ -104,33 +93,27 @@ impl Authority {
     }
 
     /// The node that it signs for.
-    pub fn node(&self) -> &str {
+    pub(crate) fn node(&self) -> &str {
         &self.node
     }
 
     /// The trust domain that it signs for: that of the root which signed its intermediate.
-    pub fn trust_domain(&self) -> &str {
+    pub(crate) fn trust_domain(&self) -> &str {
         &self.trust_domain
     }
 
-    /// Every trusted root; several while one replaces another.
-    pub fn roots(&self) -> &[CertificateDer<'static>] {
-        &self.roots
+    /// Every trusted root, and what is revoked.
+    pub(crate) fn trusted(&self) -> &Arc<Trusted> {
+        &self.trusted
     }
 
-    /// When it can sign no more: the end of `node.crt`, or of the root where its key is here.
-    pub fn not_after(&self) -> SystemTime {
+    /// The life of `node.crt`, or of the root where its key is here: with it ends what is signed.
+    pub(crate) fn life(&self) -> Life {
         match &self.signer {
-            Signer::Given(intermediate) => intermediate.not_after,
-            Signer::Minted { root, .. } => root.facts().not_after,
-        }
-    }
-
-    /// When it began: the beginning of the certificate that [`Self::not_after`] is about.
-    pub fn not_before(&self) -> SystemTime {
-        match &self.signer {
-            Signer::Given(intermediate) => intermediate.not_before,
-            Signer::Minted { root, .. } => root.facts().not_before,
+            Signer::Given(signer) => Life { from: signer.not_before, to: signer.not_after },
+            Signer::Minted { root, .. } => {
+                Life { from: root.facts().not_before, to: root.facts().not_after }
+            }
         }
     }
 
@@ -139,7 +122,7 @@ impl Authority {
     /// # Errors
     ///
     /// `id` is of another trust domain, or the authority has expired.
-    pub fn issue(
+    pub(crate) fn issue(
         &self,
         id: &SpiffeId,
         ttl: Duration,
@@ -169,9 +152,9 @@ impl Intermediate {
         };
         let (cert_path, key_path) = (files.path(files::NODE_CERT), files.path(files::NODE_KEY));
         let bad_cert = || Error::Pem { path: cert_path.clone(), what: "certificate" };
-        let der = files::certificates(cert).and_then(|certs| certs.into_iter().next());
-        let der = der.ok_or_else(bad_cert)?;
-        let facts = Facts::read(&der).map_err(|_malformed| bad_cert())?;
+        let chain = files::certificates(cert).ok_or_else(bad_cert)?;
+        let der = chain.first().ok_or_else(bad_cert)?;
+        let facts = Facts::read(der).map_err(|_malformed| bad_cert())?;
         let key = files::key(key)
             .ok_or_else(|| Error::Pem { path: key_path.clone(), what: "private key" })?;
         if key.subject_public_key_info() != facts.public_key {
@@ -184,21 +167,22 @@ impl Intermediate {
             };
             return Err(Error::OtherNode { path: cert_path, found, node: node.to_owned() });
         }
-        check_validity(&facts, &cert_path, now)?;
-        Self::new(der, key)
+        files::check_validity(&facts, &cert_path, now)?;
+        Self::new(chain, key)
     }
 
     fn mint(root: &Root, node: &str, now: SystemTime) -> Result<Self, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let cert = root.sign_node(node, &key, MINTED_VALIDITY, now)?;
-        Self::new(cert.into(), key)
+        Self::new(vec![cert.into()], key)
     }
 
-    fn new(der: CertificateDer<'static>, key: KeyPair) -> Result<Self, Error> {
+    fn new(chain: Vec<CertificateDer<'static>>, key: KeyPair) -> Result<Self, Error> {
+        let der = chain.first().ok_or(rcgen::Error::CouldNotParseCertificate)?;
         let facts =
-            Facts::read(&der).map_err(|_malformed| rcgen::Error::CouldNotParseCertificate)?;
-        let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        Ok(Self { der, issuer, not_before: facts.not_before, not_after: facts.not_after })
+            Facts::read(der).map_err(|_malformed| rcgen::Error::CouldNotParseCertificate)?;
+        let issuer = Issuer::from_ca_cert_der(der, key)?;
+        Ok(Self { chain, issuer, not_before: facts.not_before, not_after: facts.not_after })
     }
 
     fn half_life(&self) -> SystemTime {
@@ -229,7 +213,7 @@ impl Intermediate {
         let facts =
             Facts::read(&leaf).map_err(|_malformed| rcgen::Error::CouldNotParseCertificate)?;
         Ok(Certificate {
-            chain: vec![leaf, self.der.clone()],
+            chain: std::iter::once(leaf).chain(self.chain.iter().cloned()).collect(),
             key: key.into(),
             not_before: facts.not_before,
             not_after: facts.not_after,
@@ -238,54 +222,13 @@ impl Intermediate {
     }
 }
 
-/// The roots that are valid at `now`; those that are not are left out with a warning, because the
-/// verification of a chain does not look at the dates of its root.
-fn valid_roots(files: &Files, now: SystemTime) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let path = files.path(files::ROOT_CERT);
-    let bad = || Error::Pem { path: path.clone(), what: "certificate" };
-    let mut roots = files::certificates(&files.root_cert).ok_or_else(bad)?;
-    let mut invalid = None;
-    let mut is_damaged = false;
-    roots.retain(|root| match Facts::read(root) {
-        Ok(facts) => match check_validity(&facts, &path, now) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), root = %facts.subject, serial = %facts.serial,
-                    "a root is not valid now and is left out: remove it from the file");
-                invalid = Some(error);
-                false
-            }
-        },
-        Err(_malformed) => {
-            is_damaged = true;
-            false
-        }
-    });
-    match invalid {
-        _ if is_damaged => Err(bad()),
-        Some(error) if roots.is_empty() => Err(error),
-        _ => Ok(roots),
-    }
-}
-
-fn check_validity(facts: &Facts, path: &Path, now: SystemTime) -> Result<(), Error> {
-    if (facts.not_before..facts.not_after).contains(&now) {
-        return Ok(());
-    }
-    Err(Error::NotValidNow {
-        path: path.to_owned(),
-        from: cert::print_time(facts.not_before),
-        to: cert::print_time(facts.not_after),
-    })
-}
-
 /// Verifies a trial leaf against each root as a peer would, and asks the one that vouches for it
 /// which trust domain it is for.
 fn find_trust_domain(
     signer: &Signer,
-    roots: &[CertificateDer<'static>],
+    trusted: &Trusted,
     files: &Files,
-    now: SystemTime,
+    (given, now): (Option<&str>, SystemTime),
 ) -> Result<Arc<str>, Error> {
     let trial = SpiffeId::new("trial", "trial", "trial").expect("invariant: plain letters");
     let trial = match signer {
@@ -294,8 +237,8 @@ fn find_trust_domain(
     };
     let mut refusal = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
     let mut is_nameless = false;
-    for root in roots {
-        match verify_as_peer(&trial.chain, root, now) {
+    for root in &trusted.roots {
+        match verify_as_peer(&trial.chain, root, &trusted.lists, now) {
             Ok(()) => match Facts::read(root).ok().as_ref().and_then(Facts::trust_domain) {
                 Some(domain) => return Ok(domain.into()),
                 None => is_nameless = true,
@@ -303,30 +246,25 @@ fn find_trust_domain(
             Err(error) => refusal = error,
         }
     }
-    if is_nameless {
-        return Err(Error::NoTrustDomain { path: files.path(files::ROOT_CERT) });
+    match given {
+        Some(domain) if is_nameless => Ok(domain.into()),
+        None if is_nameless => Err(Error::NoTrustDomain { path: files.path(files::ROOT_CERT) }),
+        _ => Err(Error::Chain { path: files.path(files::NODE_CERT), source: refusal }),
     }
-    Err(Error::Chain { path: files.path(files::NODE_CERT), source: refusal })
 }
 
 fn verify_as_peer(
     chain: &[CertificateDer<'static>],
     root: &CertificateDer<'static>,
+    lists: &Lists,
     now: SystemTime,
 ) -> Result<(), rustls::Error> {
-    let mut store = RootCertStore::empty();
-    store.add(root.clone())?;
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let Some((leaf, intermediates)) = chain.split_first() else {
-        return Err(rustls::Error::NoCertificatesPresented);
-    };
-    verify_server_cert_signed_by_trust_anchor(
-        &ParsedCertificate::try_from(leaf)?,
-        &store,
-        intermediates,
-        UnixTime::since_unix_epoch(now),
-        crypto::provider().signature_verification_algorithms.all,
-    )
+    let none = rustls::Error::NoCertificatesPresented;
+    let (leaf, rest) = chain.split_first().ok_or(none)?;
+    let unusable = rustls::CertificateError::UnknownIssuer;
+    let anchors =
+        Anchors::new(std::iter::once(root.clone()), lists).map_err(|_unusable| unusable)?;
+    chain::verify((leaf, rest), &anchors, Purpose::Server, clock::for_tls(now))
 }
 
 #[cfg(test)]
@@ -345,7 +283,7 @@ mod tests {
     /// Opens the files as node-a, and compares what is wrong with them.
     #[track_caller]
     fn check(files: Files, expect: &str) {
-        let error = Authority::from_files(files, "node-a", clock::now()).err().unwrap();
+        let error = LocalCa::from_files(files, "node-a", None, clock::now()).err().unwrap();
         assert!(error.to_string().contains(expect), "{error}");
     }
 
@@ -375,7 +313,7 @@ mod tests {
         let mesh = Mesh::new("cluster.local");
         for (files, days) in [(mesh.files("node-a", &[]), 91), (authority_files(&mesh), 3651)] {
             let late = clock::now() + DAY * days;
-            let error = Authority::from_files(files, "node-a", late).err().unwrap();
+            let error = LocalCa::from_files(files, "node-a", None, late).err().unwrap();
             assert!(matches!(error, Error::NotValidNow { .. }), "{error}");
         }
     }
@@ -384,7 +322,8 @@ mod tests {
     fn a_leaf_names_the_workload_alone_and_ends_in_time() {
         let mesh = Mesh::new("cluster.local");
         let now = clock::now();
-        let authority = Authority::from_files(mesh.files("node-a", &[]), "node-a", now).unwrap();
+        let authority =
+            LocalCa::from_files(mesh.files("node-a", &[]), "node-a", None, now).unwrap();
         assert_eq!(authority.trust_domain(), "cluster.local");
         let leaf = authority.issue(&id("a"), HOUR, now).unwrap();
         let life = leaf.not_after.duration_since(leaf.not_before).unwrap();
@@ -393,17 +332,23 @@ mod tests {
         assert_eq!((facts.spiffe_id(), facts.subject.as_str()), (Some(id("a")), ""));
         assert_eq!(facts.issuer_node, NodeName::Node("node-a".to_owned()));
         let last = authority.issue(&id("a"), DAY * 365, now).unwrap();
-        assert_eq!(last.not_after, authority.not_after());
+        assert_eq!(last.not_after, authority.life().to);
     }
 
     #[test]
     fn the_intermediate_in_memory_is_made_again_at_half_its_life() {
         let mesh = Mesh::new("cluster.local");
         let now = clock::now();
-        let authority = Authority::from_files(authority_files(&mesh), "node-a", now).unwrap();
+        let authority = LocalCa::from_files(authority_files(&mesh), "node-a", None, now).unwrap();
         let issuer = |after: Duration| {
             let leaf = authority.issue(&id("a"), HOUR, now + after).unwrap();
-            verify_as_peer(&leaf.chain, &authority.roots()[0], now + after).unwrap();
+            verify_as_peer(
+                &leaf.chain,
+                &authority.trusted().roots[0],
+                &Lists::default(),
+                now + after,
+            )
+            .unwrap();
             leaf.chain[1].clone()
         };
         let first = issuer(Duration::ZERO);
@@ -419,8 +364,9 @@ mod tests {
         let short = root::init("cluster.local", HOUR).unwrap();
         let mut files = mesh.files("node-a", &[]);
         files.root_cert.extend_from_slice(short.certificate.as_bytes());
-        let roots =
-            |now| Authority::from_files(files.clone(), "node-a", now).unwrap().roots().len();
+        let roots = |now| {
+            LocalCa::from_files(files.clone(), "node-a", None, now).unwrap().trusted().roots.len()
+        };
         assert_eq!((roots(clock::now()), roots(clock::now() + HOUR * 2)), (2, 1));
     }
 }

@@ -7,15 +7,18 @@
 //!
 //! Private keys are made here and never leave; nothing in this module prints one.
 
+pub mod authority;
 pub mod crypto;
 pub(crate) mod cert;
+pub(crate) mod chain;
 mod error;
 pub(crate) mod files;
 pub(crate) mod root;
-pub mod local_ca;
+pub(crate) mod local_ca;
 mod trust;
 pub mod verify;
 mod sessions;
+pub mod standing;
 pub mod tls;
 mod rotate;
 #[cfg(test)]
@@ -33,15 +36,21 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::CertificateDer;
 
-use crate::identity::local_ca::{Authority, Certificate};
+use crate::identity::authority::{Authority, Certificate, Life};
 use crate::identity::trust::Trust;
 use crate::model::spiffe::SpiffeId;
-use crate::task::clock;
+use crate::task::{batch, clock};
 
 pub use crate::identity::error::Error;
 pub use crate::identity::root::{Pems, init as init_root};
-pub use crate::identity::trust::Placement;
+pub use crate::identity::rotate::LOW;
+pub use crate::identity::trust::{Placement, Trusted};
+
+/// Certificates that are asked for at one time. An authority that is elsewhere answers as many in
+/// the time of one; one that is here has one thread for it anyway.
+const AT_ONCE: usize = 16;
 
 /// Numbers and names that the settings choose.
 #[derive(Clone, Debug)]
@@ -62,8 +71,10 @@ pub struct Identities {
 
 struct Shared {
     options: Options,
-    authority: ArcSwap<Authority>,
+    authority: Box<dyn Authority>,
     trust: Arc<Trust>,
+    /// What `trust` was made of.
+    trusted: Mutex<Arc<Trusted>>,
     /// Bounded by the identities on the node: `retain` removes those that are gone.
     held: Mutex<HashMap<SpiffeId, Arc<Identity>>>,
     renewals: AtomicU64,
@@ -85,6 +96,8 @@ struct Current {
     serial: String,
     /// When to make the next one.
     renew_at: SystemTime,
+    /// The certificates themselves, for operators: the leaf first.
+    chain: Vec<CertificateDer<'static>>,
 }
 
 /// What an operator may know about one certificate.
@@ -98,27 +111,66 @@ pub struct Summary {
     pub not_after: SystemTime,
     /// The serial number in hexadecimal.
     pub serial: String,
+    /// The leaf, and what is between it and the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// When the next one will be made.
+    pub renew_at: SystemTime,
+}
+
+/// What an operator may know about any certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Its subject, or its URI names if that is empty.
+    pub name: String,
+    /// The serial number in hexadecimal.
+    pub serial: String,
+    /// From when to when it is valid.
+    pub life: Life,
+    /// The certificate itself, in PEM.
+    pub pem: String,
+}
+
+/// Describes a certificate; `None`: it is none.
+pub fn describe(der: &CertificateDer<'_>) -> Option<Description> {
+    let facts = cert::Facts::read(der).ok()?;
+    let name = if facts.subject.is_empty() { facts.uris.join(", ") } else { facts.subject };
+    Some(Description {
+        name,
+        serial: facts.serial,
+        life: Life { from: facts.not_before, to: facts.not_after },
+        pem: pem::encode(&pem::Pem::new("CERTIFICATE", der.as_ref())),
+    })
+}
+
+impl Summary {
+    /// From when to when it is valid.
+    pub const fn life(&self) -> Life {
+        Life { from: self.not_before, to: self.not_after }
+    }
 }
 
 impl Identities {
-    /// Signs with `authority`; `placement` says which identities peers' nodes may vouch for.
+    /// Asks `authority` for certificates; `placement` says which identities peers' nodes may vouch
+    /// for.
     ///
     /// # Errors
     ///
     /// TLS cannot use one of the roots.
     pub fn new(
-        authority: Authority,
+        authority: Box<dyn Authority>,
         placement: Arc<dyn Placement>,
         options: Options,
     ) -> Result<Self, Error> {
         let domain = authority.trust_domain().into();
         let aliases = options.trust_domain_aliases.clone();
-        let trust = Arc::new(Trust::new(domain, aliases, placement, authority.roots())?);
+        let trusted = authority.trusted();
+        let trust = Arc::new(Trust::new(domain, aliases, placement, &trusted)?);
         Ok(Self {
             shared: Arc::new(Shared {
                 options,
-                authority: ArcSwap::from_pointee(authority),
+                authority,
                 trust,
+                trusted: Mutex::new(trusted),
                 held: Mutex::default(),
                 renewals: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
@@ -133,20 +185,33 @@ impl Identities {
 
     /// The identity `id`, with a certificate that is made now if there is none.
     ///
-    /// Makes two keys and two signatures at most: below a millisecond, and no waiting.
+    /// With an authority that signs here: below a millisecond, and no waiting. With another, it
+    /// waits for the answer, which is given up after some seconds.
     ///
     /// # Errors
     ///
-    /// `id` is of another trust domain, or the authority has expired.
-    pub fn ensure(&self, id: &SpiffeId) -> Result<Arc<Identity>, Error> {
+    /// `id` is of another trust domain, or the authority gives no certificate.
+    pub async fn ensure(&self, id: &SpiffeId) -> Result<Arc<Identity>, Error> {
         if let Some(identity) = self.held().get(id) {
             return Ok(Arc::clone(identity));
         }
-        let current = ArcSwap::from_pointee(self.shared.issue(id, clock::now())?);
+        let current = ArcSwap::from_pointee(self.shared.issue(id, clock::now()).await?);
         let trust = Arc::clone(&self.shared.trust);
         let made = Arc::new(Identity { id: id.clone(), trust, current });
         // Another may have been quicker: one identity has one certificate.
         Ok(Arc::clone(self.held().entry(id.clone()).or_insert(made)))
+    }
+
+    /// The same for many: asks for up to [`AT_ONCE`] of them at a time, and returns those for which
+    /// there is none, with the reason.
+    pub async fn ensure_all(&self, ids: BTreeSet<SpiffeId>) -> HashMap<SpiffeId, Error> {
+        let missing = ids.into_iter().filter(|id| !self.held().contains_key(id)).collect();
+        let asked = batch::run(missing, AT_ONCE, |id: SpiffeId| {
+            let identities = self.clone();
+            async move { (identities.ensure(&id).await.err(), id) }
+        });
+        let asked = asked.await.into_iter();
+        asked.filter_map(|(error, id)| Some((id, error?))).collect()
     }
 
     /// Stops renewing the identities for which `keep` says no, and returns how many.
@@ -166,15 +231,19 @@ impl Identities {
         all
     }
 
-    /// When the first of the certificates in use ceases to be valid; `None` without any.
-    pub fn next_expiry(&self) -> Option<SystemTime> {
-        self.held().values().map(|identity| identity.current.load().not_after).min()
+    /// The life of the certificate that signs here; `None`: another process signs.
+    pub fn authority_life(&self) -> Option<Life> {
+        self.shared.authority.life()
     }
 
-    /// When the authority ceases to be valid: the end of `node.crt`, or of the root where its key
-    /// is here.
-    pub fn authority_expiry(&self) -> SystemTime {
-        self.shared.authority.load().not_after()
+    /// What vouches for the identities: `embedded`, `files` or `istio`.
+    pub fn authority_kind(&self) -> &'static str {
+        self.shared.authority.kind()
+    }
+
+    /// The roots that are trusted now.
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.shared.authority.trusted().roots.clone()
     }
 
     /// How many certificates were renewed since the start.
@@ -194,9 +263,22 @@ impl Identities {
 }
 
 impl Shared {
-    fn issue(&self, id: &SpiffeId, now: SystemTime) -> Result<Current, Error> {
-        let issued = self.authority.load().issue(id, self.options.leaf_ttl, now)?;
+    async fn issue(&self, id: &SpiffeId, now: SystemTime) -> Result<Current, Error> {
+        let issued = self.authority.issue(id, self.options.leaf_ttl, now).await?;
+        // Some authorities say with a certificate whom to trust.
+        self.follow()?;
         Current::new(issued, now, rand::random())
+    }
+
+    /// Trusts what the authority says now.
+    fn follow(&self) -> Result<(), Error> {
+        let trusted = self.authority.trusted();
+        let mut former = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&former, &trusted) {
+            self.trust.replace(&trusted)?;
+            *former = trusted;
+        }
+        Ok(())
     }
 }
 
@@ -214,6 +296,8 @@ impl Identity {
             not_before: current.not_before,
             not_after: current.not_after,
             serial: current.serial.clone(),
+            chain: current.chain.clone(),
+            renew_at: current.renew_at,
         }
     }
 }
@@ -223,6 +307,7 @@ impl Current {
         let key = crypto::provider().key_provider.load_private_key(issued.key)?;
         let left = issued.not_after.duration_since(now).unwrap_or_default();
         Ok(Self {
+            chain: issued.chain.clone(),
             key: Arc::new(CertifiedKey::new(issued.chain, key)),
             not_before: issued.not_before,
             not_after: issued.not_after,

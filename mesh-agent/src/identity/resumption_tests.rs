@@ -9,7 +9,7 @@ use rustls::server::ServerConnection;
 use rustls::{HandshakeKind, NamedGroup};
 use rustls_pki_types::{DnsName, ServerName};
 
-use super::fixture::{HOUR, Handshake, Mesh, clients, handshake, id, open, server, target};
+use super::fixture::{HOUR, Handshake, Mesh, clients, handshake, id, now, open, server, target};
 use super::tls::{Accept, Clients, Dial, Met, Server, Target};
 use super::verify::{PeerError, peer_error};
 use super::*;
@@ -37,8 +37,8 @@ impl Nodes {
             (open(mesh.files(name, &[]), name, placement), places)
         };
         let ((a, a_places), (b, b_places)) = (node("node-a"), node("node-b"));
-        let clients = clients(&a.ensure(&id("client")).unwrap());
-        let server = server(&b.ensure(&id("server")).unwrap());
+        let clients = clients(&a.ensure_now(&id("client")).unwrap());
+        let server = server(&b.ensure_now(&id("server")).unwrap());
         Self { a, b, a_places, b_places, clients, server, target: target(vec![id("server")]) }
     }
 
@@ -63,7 +63,7 @@ impl Nodes {
     /// Makes new certificates for all workloads of a node.
     fn rotate(node: &Identities) {
         for identity in node.held().values() {
-            let issued = node.shared.issue(identity.id(), clock::now()).unwrap();
+            let issued = now(node.shared.issue(identity.id(), clock::now())).unwrap();
             identity.current.store(Arc::new(issued));
         }
     }
@@ -72,8 +72,7 @@ impl Nodes {
     fn distrust(node: &Identities) {
         let other = Mesh::new("cluster.local");
         let roots = open(other.files("node-c", &[]), "node-c", |_: &SpiffeId, _: &str| true);
-        let roots = roots.shared.authority.load().roots().to_vec();
-        node.shared.trust.replace_roots(&roots).unwrap();
+        node.shared.trust.replace(&roots.shared.authority.trusted()).unwrap();
     }
 }
 
@@ -164,7 +163,7 @@ fn a_session_of_one_target_is_never_used_for_another() {
 #[test]
 fn a_session_of_one_identity_is_never_used_for_another() {
     let nodes = Nodes::acquainted();
-    let other = clients(&nodes.a.ensure(&id("other")).unwrap());
+    let other = clients(&nodes.a.ensure_now(&id("other")).unwrap());
     let met = Meeting::of(other.dial(&nodes.target), nodes.server.accept()).checked();
     let met = met.server.unwrap().unwrap();
     assert_eq!((met.id, met.resumed), (id("other"), false));
@@ -191,8 +190,7 @@ fn sessions_end_with_the_roots_of_either_side() {
         let nodes = Nodes::acquainted();
         let node = node(&nodes);
         // The same ones, read again: that they are the same is not looked at.
-        let roots = node.shared.authority.load().roots().to_vec();
-        node.shared.trust.replace_roots(&roots).unwrap();
+        node.shared.trust.replace(&node.shared.authority.trusted()).unwrap();
         assert!(!nodes.meet().resumed());
         assert!(nodes.meet().resumed());
     }
@@ -280,7 +278,7 @@ fn what_nobody_has_checked_is_not_resumed() {
 #[test]
 fn time_ends_what_was_verified() {
     let nodes = Nodes::new();
-    let client = nodes.a.ensure(&id("client")).unwrap();
+    let client = nodes.a.ensure_now(&id("client")).unwrap();
     let chain = client.current.load().key.cert.clone();
     let check = |now, expect| {
         assert_eq!(nodes.b.shared.trust.still_stands(&chain, now), expect, "{now:?}");

@@ -1,10 +1,12 @@
 //! Root and node certificates of the embedded authority.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, RevokedCertParams, SanType,
     SerialNumber,
 };
 
@@ -109,6 +111,53 @@ impl Root {
         Ok(params.signed_by(key, &self.issuer)?)
     }
 
+    /// A revocation list, PEM, that names `facts` and all that the former list names, and how many
+    /// it names. `path` is the former's, for messages.
+    ///
+    /// # Errors
+    ///
+    /// This root has not signed the certificate, or the former list is damaged.
+    pub(crate) fn revoke(
+        &self,
+        facts: &Facts,
+        former: Option<&[u8]>,
+        path: &Path,
+        (validity, now): (Duration, SystemTime),
+    ) -> Result<(String, usize), Error> {
+        if facts.issuer != self.facts.subject {
+            let (found, root) = (facts.subject.clone(), self.facts.subject.clone());
+            return Err(Error::NotOurs { found, root });
+        }
+        let bad = || Error::Pem { path: path.to_owned(), what: "revocation list" };
+        let mut revoked = match former {
+            Some(pem) => cert::revoked(pem, &self.facts.subject).map_err(|_malformed| bad())?,
+            None => Vec::new(),
+        };
+        if !revoked.iter().any(|(serial, _at)| *serial == facts.serial_bytes) {
+            revoked.push((facts.serial_bytes.clone(), now));
+        }
+        let time = |at| cert::from_system(at).ok_or(Error::Sign(rcgen::Error::Time));
+        let mut entries = Vec::new();
+        for (serial, at) in &revoked {
+            entries.push(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(serial),
+                revocation_time: time(*at)?.to_datetime(),
+                reason_code: None,
+                invalidity_date: None,
+            });
+        }
+        let number = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let list = CertificateRevocationListParams {
+            this_update: time(now - BACKDATE)?.to_datetime(),
+            next_update: time(now + validity)?.to_datetime(),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: entries,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok((list.signed_by(&self.issuer)?.pem()?, revoked.len()))
+    }
+
     /// Signs the certificate that a node asked for. Only the request's key is taken from it.
     ///
     /// # Errors
@@ -194,6 +243,7 @@ mod tests {
             root_cert: pems.certificate.into_bytes(),
             root_key: Some(pems.key.into_bytes()),
             node: None,
+            lists: None,
         };
         Root::open(&files).unwrap()
     }

@@ -1,22 +1,21 @@
 //! Renews certificates in time and adopts changes of the authority's directory.
 //!
-//! Owns the writing of every [`Identity`](super::Identity); ends when its scope drains.
+//! Owns the writing of every [`Identity`]; ends when its scope drains.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::failure::chain;
 use crate::identity::error::Error;
-use crate::identity::files::{self, Files};
-use crate::identity::local_ca::Authority;
-use crate::identity::{Identities, cert};
+use crate::identity::{AT_ONCE, Identities, Identity, cert};
+use crate::model::spiffe::SpiffeId;
 use crate::task::backoff::Backoff;
-use crate::task::clock;
 use crate::task::scope::Scope;
+use crate::task::{batch, clock};
 
 /// No certificate is renewed sooner than this, however short the authority's rest of life is.
 const SOONEST: Duration = Duration::from_secs(1);
@@ -24,8 +23,8 @@ const SOONEST: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between renewals that fail: a sixtieth of the default life of a leaf.
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
-/// How often an authority that will expire is mentioned.
-const REMIND_EVERY: Duration = Duration::from_hours(24);
+/// Shares of a certificate's life, in percent, below which it is mentioned and counted.
+pub const LOW: [u8; 3] = [50, 25, 10];
 
 /// When to renew a certificate that has `left` to live: at two thirds, give or take a tenth of
 /// that by `random`, so that a node's certificates, and a fleet's, do not renew all at once.
@@ -41,8 +40,8 @@ impl Identities {
     pub async fn rotate(self, scope: Scope) {
         let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         let mut refusal = None;
+        let mut alarms = Alarms::default();
         let mut is_new = false;
-        let mut remind_at = clock::now();
         let mut wait = Duration::ZERO;
         loop {
             tokio::select! {
@@ -52,64 +51,62 @@ impl Identities {
             }
             is_new |= self.reload(&mut refusal).await;
             let now = clock::now();
-            if now >= remind_at {
-                self.remind(now);
-                remind_at = now + REMIND_EVERY;
-            }
             wait = self.shared.options.poll_interval.min(self.shared.options.leaf_ttl / 4);
-            match self.renew(now, is_new) {
+            let renewed = tokio::select! {
+                biased;
+                () = scope.draining() => return,
+                renewed = self.renew(now, is_new) => renewed,
+            };
+            match renewed {
                 Ok(()) => {
                     backoff.reset();
                     is_new = false;
                 }
-                Err(error) => {
-                    tracing::error!(error = %chain(&error), "a certificate could not be renewed");
+                Err((failed, error)) => {
+                    tracing::error!(
+                        failed, error = %chain(&error),
+                        "certificates could not be renewed; those in use stay until they expire"
+                    );
                     wait = wait.min(backoff.next(rand::random()));
                 }
             }
+            alarms.raise(&self, now);
         }
     }
 
     /// Makes new certificates for those whose time has come at `now`, or for `all`. Tries every
-    /// one, and returns the last error.
-    fn renew(&self, now: SystemTime, all: bool) -> Result<(), Error> {
+    /// one, and returns how many failed, and one of the errors.
+    async fn renew(&self, now: SystemTime, all: bool) -> Result<(), (usize, Error)> {
         let due: Vec<_> = self
             .held()
             .values()
             .filter(|identity| all || now >= identity.current.load().renew_at)
             .cloned()
             .collect();
-        let mut result = Ok(());
-        for identity in due {
-            match self.shared.issue(identity.id(), now) {
-                Ok(current) => {
-                    identity.current.store(Arc::new(current));
-                    self.shared.renewals.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    self.shared.failures.fetch_add(1, Ordering::Relaxed);
-                    result = Err(error);
-                }
-            }
-        }
-        result
+        let outcomes = batch::run(due, AT_ONCE, |identity: Arc<Identity>| async move {
+            let issued = self.shared.issue(identity.id(), now).await;
+            let Ok(current) = issued else {
+                self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                return issued.err();
+            };
+            // Files that nobody has replaced hold what is in use.
+            let is_new = identity.current.load().serial != current.serial;
+            identity.current.store(Arc::new(current));
+            self.shared.renewals.fetch_add(u64::from(is_new), Ordering::Relaxed);
+            None
+        });
+        let failed: Vec<_> = outcomes.await.into_iter().flatten().collect();
+        let count = failed.len();
+        failed.into_iter().next().map_or(Ok(()), |error| Err((count, error)))
     }
 
-    /// Looks at the directory, adopts what has changed and is good, and says whether it did.
+    /// Has the authority look at its files, and says whether all certificates are to be made anew.
     ///
     /// `refusal` is the last one, so that each is logged once.
     async fn reload(&self, refusal: &mut Option<String>) -> bool {
-        let dir = self.shared.authority.load().files().dir.clone();
-        // Unowned for as long as it takes to read four small files.
-        let Ok(read) = spawn_blocking(move || Files::read(&dir)).await else { return false };
-        let outcome = read.and_then(|files| {
-            let is_new = *self.shared.authority.load().files() != files;
-            if is_new {
-                self.adopt(files, clock::now())?;
-            }
-            Ok(is_new)
-        });
-        match outcome {
+        let used = self.held().keys().cloned().collect();
+        let looked = self.shared.authority.refresh(used, clock::now()).await;
+        match looked.and_then(|is_new| self.shared.follow().map(|()| is_new)) {
             Ok(is_new) => {
                 *refusal = None;
                 is_new
@@ -124,36 +121,52 @@ impl Identities {
             }
         }
     }
+}
 
-    /// Uses the directory's contents from now on: roots and authority.
-    fn adopt(&self, files: Files, now: SystemTime) -> Result<(), Error> {
-        let node = self.shared.authority.load().node().to_owned();
-        files::warn_of_readable_keys(&files.dir);
-        let authority = Authority::from_files(files, &node, now)?;
-        let from = self.trust_domain();
-        if authority.trust_domain() != from {
-            let to = authority.trust_domain().to_owned();
-            return Err(Error::TrustDomainChanged { from: from.to_owned(), to });
-        }
-        self.shared.trust.replace_roots(authority.roots())?;
-        let roots = authority.roots().len();
-        self.shared.authority.store(Arc::new(authority));
-        tracing::info!(roots, "the authority's new files are in use");
-        Ok(())
-    }
+/// What has been said about certificates that are not renewed: each once for each share of life.
+#[derive(Default)]
+struct Alarms {
+    authority: Low,
+    leaves: HashMap<SpiffeId, Low>,
+}
 
-    /// Warns in the last third of the authority's life.
-    fn remind(&self, now: SystemTime) {
-        let authority = self.shared.authority.load();
-        let (from, to) = (authority.not_before(), authority.not_after());
-        let life = to.duration_since(from).unwrap_or_default();
-        if now >= from + life * 2 / 3 {
+/// The least share of life, in percent, that has been mentioned; `None`: none.
+type Low = Option<u8>;
+
+impl Alarms {
+    /// Warns of what has little of its life left at `now`. An authority is renewed by hand, and is
+    /// mentioned early; a workload's certificate that is in time has a third left.
+    fn raise(&mut self, identities: &Identities, now: SystemTime) {
+        if let Some(life) = identities.authority_life()
+            && let Some(share) = step(&mut self.authority, life.left(now), &LOW)
+        {
+            let expires = cert::print_time(life.to);
             tracing::warn!(
-                expires = %cert::print_time(to),
+                below_percent = share, %expires,
                 "the authority will expire: renew it with `mesh-agent ca node`, or replace the root"
             );
         }
+        let held = identities.summary();
+        self.leaves.retain(|id, _low| held.iter().any(|summary| summary.id == *id));
+        for summary in held {
+            let low = self.leaves.entry(summary.id.clone()).or_default();
+            if let Some(share) = step(low, summary.life().left(now), &LOW[1..]) {
+                let expires = cert::print_time(summary.not_after);
+                tracing::warn!(
+                    identity = %summary.id, below_percent = share, %expires,
+                    "a certificate is late: it has not been renewed"
+                );
+            }
+        }
     }
+}
+
+/// The share that is reached with `left` and has not been said yet.
+fn step(said: &mut Low, left: f64, shares: &[u8]) -> Option<u8> {
+    let reached = shares.iter().copied().filter(|share| left * 100.0 < f64::from(*share)).min();
+    let is_news = reached.is_some_and(|share| said.is_none_or(|said| share < said));
+    *said = reached;
+    reached.filter(|_| is_news)
 }
 
 #[cfg(test)]
@@ -163,12 +176,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::identity::files::{self, Files};
     use crate::identity::fixture::{
-        HOUR, Mesh, client_config, clients, handshake, id, open, server, server_config, target,
-        write,
+        HOUR, Mesh, client_config, clients, handshake, id, now, open, server, server_config,
+        target, write,
     };
     use crate::identity::verify::PeerError;
-    use crate::model::spiffe::SpiffeId;
 
     fn anywhere(_id: &SpiffeId, _node: &str) -> bool {
         true
@@ -178,8 +191,8 @@ mod tests {
     #[track_caller]
     fn check_friends(a: &Identities, b: &Identities) {
         for (client, server) in [(a, b), (b, a)] {
-            let client = client.ensure(&id("client")).unwrap();
-            let server = server.ensure(&id("server")).unwrap();
+            let client = client.ensure_now(&id("client")).unwrap();
+            let server = server.ensure_now(&id("server")).unwrap();
             let config = client_config(&client, vec![id("server")]);
             let done = handshake(config, server_config(&server));
             assert!(done.client_error.is_none(), "{:?}", done.client_error);
@@ -197,10 +210,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_next_handshake_uses_the_renewed_certificate() {
+    #[tokio::test]
+    async fn the_next_handshake_uses_the_renewed_certificate() {
         let node = Mesh::new("cluster.local").node("node-a");
-        let (a, b) = (node.ensure(&id("a")).unwrap(), node.ensure(&id("b")).unwrap());
+        let (a, b) = (node.ensure_now(&id("a")).unwrap(), node.ensure_now(&id("b")).unwrap());
         // Made once, before the renewal.
         let (client, server) = (clients(&a), server(&b));
         let serials = || {
@@ -213,16 +226,16 @@ mod tests {
         };
         let age = |by: Duration| {
             for identity in [&a, &b] {
-                let issued = node.shared.issue(identity.id(), clock::now() - by).unwrap();
+                let issued = now(node.shared.issue(identity.id(), clock::now() - by)).unwrap();
                 identity.current.store(Arc::new(issued));
             }
             serials()
         };
         let young = age(HOUR / 2);
-        node.renew(clock::now(), false).unwrap();
+        node.renew(clock::now(), false).await.unwrap();
         assert_eq!(serials(), young, "half of the life is too early");
         let before = age(HOUR * 3 / 4);
-        node.renew(clock::now(), false).unwrap();
+        node.renew(clock::now(), false).await.unwrap();
         let after = serials();
         assert_ne!(after[0], before[0]);
         assert_ne!(after[1], before[1]);
@@ -231,12 +244,21 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_authority_is_a_counted_failure_and_the_certificate_stays() {
+    fn each_alarm_is_raised_once_and_again_after_a_renewal() {
+        let mut said = None;
+        let lives = [1.0, 0.49, 0.4, 0.24, 0.05, 0.04, 1.0, 0.2, 0.0];
+        let steps: Vec<_> = lives.iter().map(|left| step(&mut said, *left, &LOW)).collect();
+        let expect = [None, Some(50), None, Some(25), Some(10), None, None, Some(25), Some(10)];
+        assert_eq!(steps, expect);
+    }
+
+    #[tokio::test]
+    async fn an_expired_authority_is_a_counted_failure_and_the_certificate_stays() {
         let node = Mesh::new("cluster.local").node("node-a");
-        let a = node.ensure(&id("a")).unwrap();
+        let a = node.ensure_now(&id("a")).unwrap();
         let before = a.summary();
-        let late = node.authority_expiry() + HOUR;
-        assert!(matches!(node.renew(late, false), Err(Error::NotValidNow { .. })));
+        let late = node.authority_life().unwrap().to + HOUR;
+        assert!(matches!(node.renew(late, false).await, Err((1, Error::NotValidNow { .. }))));
         assert_eq!((node.failures(), a.summary()), (1, before));
     }
 
@@ -255,13 +277,13 @@ mod tests {
             for n in [0, 1] {
                 write(dirs[n].path(), &signer.files(names[n], more));
                 assert!(nodes[n].reload(&mut None).await);
-                nodes[n].renew(clock::now(), true).unwrap();
+                nodes[n].renew(clock::now(), true).await.unwrap();
                 check_friends(&nodes[0], &nodes[1]);
             }
         }
         // What the old root signs is refused now.
-        let stale = old.node("node-a").ensure(&id("client")).unwrap();
-        let server = nodes[1].ensure(&id("server")).unwrap();
+        let stale = old.node("node-a").ensure_now(&id("client")).unwrap();
+        let server = nodes[1].ensure_now(&id("server")).unwrap();
         let done = handshake(client_config(&server, vec![id("client")]), server_config(&stale));
         assert!(matches!(done.client_error, Some(PeerError::UntrustedIssuer)));
     }
@@ -283,7 +305,7 @@ mod tests {
             fs::write(dir.path().join(files::NODE_CERT), bad).unwrap();
             assert!(!node.reload(&mut refusal).await);
             assert!(refusal.as_ref().unwrap().contains(reason), "{refusal:?}");
-            node.ensure(&id("a")).unwrap();
+            node.ensure_now(&id("a")).unwrap();
             check_friends(&node, &mesh.node("node-b"));
         }
         write(dir.path(), &other);
@@ -301,7 +323,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &mesh.files("node-a", &[]));
         let node = open(Files::read(dir.path()).unwrap(), "node-a", anywhere);
-        let a = node.ensure(&id("a")).unwrap();
+        let a = node.ensure_now(&id("a")).unwrap();
         let before = a.summary().serial;
         write(dir.path(), &mesh.files("node-a", &[]));
         let scope = Scope::new("identity");

@@ -16,6 +16,7 @@ use super::fixture::{
     ALPN, HOUR, Handshake, Mesh, client_config, handshake, id, open, options, server_config,
 };
 use super::*;
+use crate::identity::authority::Embedded;
 use crate::identity::crypto::provider;
 use crate::identity::files::Files;
 use crate::identity::tls::peer_identity;
@@ -103,8 +104,8 @@ fn forged(like: &Arc<Identity>, params: &CertificateParams, files: &Files) -> Ar
 #[test]
 fn both_sides_see_each_other_over_the_preferred_cryptography() {
     let mesh = Mesh::new("cluster.local");
-    let client = mesh.node("node-a").ensure(&id("client")).unwrap();
-    let server = mesh.node("node-b").ensure(&id("server")).unwrap();
+    let client = mesh.node("node-a").ensure_now(&id("client")).unwrap();
+    let server = mesh.node("node-b").ensure_now(&id("server")).unwrap();
     let done = check_accepted(&client, &server);
     assert_eq!(peer_identity(&done.client.peer_certificates().unwrap()[0]), Some(id("server")));
     assert_eq!(peer_identity(&done.server.peer_certificates().unwrap()[0]), Some(id("client")));
@@ -122,8 +123,8 @@ fn both_sides_see_each_other_over_the_preferred_cryptography() {
 #[test]
 fn the_server_prefers_aes_128_whatever_the_client_prefers() {
     let mesh = Mesh::new("cluster.local");
-    let server = mesh.node("node-b").ensure(&id("server")).unwrap();
-    let client = mesh.node("node-a").ensure(&id("client")).unwrap();
+    let server = mesh.node("node-b").ensure_now(&id("server")).unwrap();
+    let client = mesh.node("node-a").ensure_now(&id("client")).unwrap();
     let mut config = ClientConfig::clone(&client_config(&client, vec![id("server")]));
     let mut other = rustls::crypto::CryptoProvider::clone(config.crypto_provider());
     other.cipher_suites.reverse();
@@ -146,7 +147,7 @@ fn the_server_prefers_aes_128_whatever_the_client_prefers() {
 fn a_client_without_a_certificate_is_refused() {
     let mesh = Mesh::new("cluster.local");
     let node = mesh.node("node-b");
-    let server = node.ensure(&id("server")).unwrap();
+    let server = node.ensure_now(&id("server")).unwrap();
     let verifier =
         ServerVerifier { trust: Arc::clone(&server.trust), expected: [id("server")].into() };
     let mut config = ClientConfig::builder_with_provider(provider())
@@ -168,9 +169,9 @@ fn a_client_without_a_certificate_is_refused() {
 fn an_expired_leaf_and_one_from_the_future_are_refused() {
     let mesh = Mesh::new("cluster.local");
     let node = mesh.node("node-a");
-    let good = node.ensure(&id("good")).unwrap();
+    let good = node.ensure_now(&id("good")).unwrap();
     let at = |now: SystemTime| {
-        let issued = node.shared.authority.load().issue(&id("odd"), HOUR, now).unwrap();
+        let issued = fixture::now(node.shared.authority.issue(&id("odd"), HOUR, now)).unwrap();
         let current = ArcSwap::from_pointee(Current::new(issued, now, 0).unwrap());
         Arc::new(Identity { id: id("odd"), trust: Arc::clone(&good.trust), current })
     };
@@ -184,8 +185,8 @@ fn an_expired_leaf_and_one_from_the_future_are_refused() {
 
 #[test]
 fn another_root_is_refused() {
-    let ours = Mesh::new("cluster.local").node("node-a").ensure(&id("ours")).unwrap();
-    let theirs = Mesh::new("cluster.local").node("node-a").ensure(&id("theirs")).unwrap();
+    let ours = Mesh::new("cluster.local").node("node-a").ensure_now(&id("ours")).unwrap();
+    let theirs = Mesh::new("cluster.local").node("node-a").ensure_now(&id("theirs")).unwrap();
     let is_untrusted = |error: &PeerError| matches!(error, PeerError::UntrustedIssuer);
     check_server(&ours, &theirs, is_untrusted);
     // The client accepts this server, so that the server comes to judge the client.
@@ -209,7 +210,7 @@ impl Identity {
 fn another_trust_domain_is_refused_unless_it_is_an_alias() {
     let mesh = Mesh::new("cluster.local");
     let files = mesh.files("node-a", &[]);
-    let server = mesh.node("node-b").ensure(&id("server")).unwrap();
+    let server = mesh.node("node-b").ensure_now(&id("server")).unwrap();
     let params = leaf_params(&["spiffe://old.local/ns/demo/sa/client"]);
     let client = forged(&server, &params, &files);
     let is_foreign = |error: &PeerError| matches!(error, PeerError::TrustDomain { .. });
@@ -218,17 +219,17 @@ fn another_trust_domain_is_refused_unless_it_is_an_alias() {
     let mut options = options();
     options.trust_domain_aliases.insert("old.local".to_owned());
     let authority =
-        Authority::from_files(mesh.files("node-b", &[]), "node-b", clock::now()).unwrap();
+        Embedded::from_files(mesh.files("node-b", &[]), "node-b", None, clock::now()).unwrap();
     let placement = Arc::new(|_: &SpiffeId, _: &str| true);
-    let lenient = Identities::new(authority, placement, options).unwrap();
-    check_accepted(&client, &lenient.ensure(&id("server")).unwrap());
+    let lenient = Identities::new(Box::new(authority), placement, options).unwrap();
+    check_accepted(&client, &lenient.ensure_now(&id("server")).unwrap());
 }
 
 #[test]
 fn the_root_of_another_trust_domain_cannot_vouch_for_ours() {
     let (ours, theirs) = (Mesh::new("cluster.local"), Mesh::new("other.local"));
     let server = open(ours.files("node-a", &[&theirs]), "node-a", |_: &SpiffeId, _: &str| true);
-    let server = server.ensure(&id("server")).unwrap();
+    let server = server.ensure_now(&id("server")).unwrap();
     let params = leaf_params(&["spiffe://cluster.local/ns/demo/sa/admin"]);
     let client = forged(&server, &params, &theirs.files("node-b", &[]));
     let is_untrusted = |error: &PeerError| matches!(error, PeerError::UntrustedIssuer);
@@ -238,8 +239,8 @@ fn the_root_of_another_trust_domain_cannot_vouch_for_ours() {
 #[test]
 fn a_server_that_is_someone_else_is_refused() {
     let node = Mesh::new("cluster.local").node("node-a");
-    let client = node.ensure(&id("client")).unwrap();
-    let server = node.ensure(&id("server")).unwrap();
+    let client = node.ensure_now(&id("client")).unwrap();
+    let server = node.ensure_now(&id("server")).unwrap();
     let config = client_config(&client, vec![id("bank"), id("vault")]);
     let done = handshake(config, server_config(&server));
     assert_eq!(
@@ -260,10 +261,10 @@ fn a_node_cannot_vouch_for_what_it_does_not_run() {
     };
     let node_a = open(mesh.files("node-a", &[]), "node-a", only);
     let node_b = open(mesh.files("node-b", &[]), "node-b", only);
-    let (a, b) = (node_a.ensure(&id("a")).unwrap(), node_b.ensure(&id("b")).unwrap());
+    let (a, b) = (node_a.ensure_now(&id("a")).unwrap(), node_b.ensure_now(&id("b")).unwrap());
     check_accepted(&a, &b);
     check_accepted(&b, &a);
-    let stolen = node_a.ensure(&id("b")).unwrap();
+    let stolen = node_a.ensure_now(&id("b")).unwrap();
     let is_misplaced = |error: &PeerError| {
         matches!(error, PeerError::NotOnNode { id: got, node }
             if *got == id("b") && node == "node-a")
@@ -272,11 +273,49 @@ fn a_node_cannot_vouch_for_what_it_does_not_run() {
     check_client(&stolen, &b, is_misplaced, AlertDescription::CertificateUnknown);
 }
 
+/// What the root of `mesh` has revoked: the certificate of the node whose files these are.
+fn revocation(mesh: &Mesh, files: &Files) -> Vec<u8> {
+    let (cert, _key) = files.node.as_ref().unwrap();
+    let facts = cert::Facts::read(&files::certificates(cert).unwrap()[0]).unwrap();
+    let span = (HOUR, clock::now());
+    mesh.root.revoke(&facts, None, "crl.pem".as_ref(), span).unwrap().0.into_bytes()
+}
+
+#[test]
+fn what_a_revoked_node_vouches_for_is_refused_on_both_sides() {
+    let mesh = Mesh::new("cluster.local");
+    let files = mesh.files("node-a", &[]);
+    let anywhere = |_: &SpiffeId, _: &str| true;
+    let lists = Some(revocation(&mesh, &files));
+    let bad = open(files, "node-a", anywhere).ensure_now(&id("a")).unwrap();
+    let knows = Files { lists, ..mesh.files("node-b", &[]) };
+    let knows = open(knows, "node-b", anywhere).ensure_now(&id("b")).unwrap();
+    let is_revoked = |error: &PeerError| matches!(error, PeerError::Revoked);
+    check_client(&bad, &knows, is_revoked, AlertDescription::CertificateRevoked);
+    check_server(&knows, &bad, is_revoked);
+    // Others of the same root are not concerned, and who has no list accepts it.
+    check_accepted(&mesh.node("node-c").ensure_now(&id("c")).unwrap(), &knows);
+    check_accepted(&bad, &mesh.node("node-c").ensure_now(&id("c")).unwrap());
+}
+
+#[test]
+fn a_list_that_another_has_signed_or_that_is_damaged_does_not_count() {
+    let (mesh, other) = (Mesh::new("cluster.local"), Mesh::new("cluster.local"));
+    let files = mesh.files("node-a", &[]);
+    let forged = Files { lists: Some(revocation(&other, &files)), ..mesh.files("node-b", &[]) };
+    // The name is the issuer's, the signature is not: this node's own chain does not verify then.
+    let error = Embedded::from_files(forged, "node-b", None, clock::now()).err().unwrap();
+    assert!(matches!(error, Error::Chain { .. }), "{error}");
+    let damaged = Files { lists: Some(b"-----BEGIN X509 CRL-----".to_vec()), ..files };
+    let error = Embedded::from_files(damaged, "node-a", None, clock::now()).err().unwrap();
+    assert!(error.to_string().contains("crl.pem holds no revocation list in PEM"), "{error}");
+}
+
 #[test]
 fn a_leaf_that_the_root_itself_signed_is_accepted() {
     let mesh = Mesh::new("cluster.local");
     let nowhere = open(mesh.files("node-a", &[]), "node-a", |_: &SpiffeId, _: &str| false);
-    let server = nowhere.ensure(&id("server")).unwrap();
+    let server = nowhere.ensure_now(&id("server")).unwrap();
     let root = KeyPair::from_pem(&mesh.pems.key).unwrap();
     let root = Issuer::from_ca_cert_pem(&mesh.pems.certificate, root).unwrap();
     let key = KeyPair::generate().unwrap();
@@ -290,7 +329,7 @@ fn a_leaf_that_the_root_itself_signed_is_accepted() {
 fn a_leaf_cannot_sign_a_certificate() {
     let mesh = Mesh::new("cluster.local");
     let files = mesh.files("node-a", &[]);
-    let server = mesh.node("node-b").ensure(&id("server")).unwrap();
+    let server = mesh.node("node-b").ensure_now(&id("server")).unwrap();
     let (node, node_der) = intermediate(&files);
     // A workload's honest leaf, and what it signs with its key under its issuer's name.
     let mut params = leaf_params(&["spiffe://cluster.local/ns/demo/sa/client"]);
@@ -309,7 +348,7 @@ fn a_leaf_cannot_sign_a_certificate() {
 #[test]
 fn a_node_cannot_make_itself_another_node() {
     let mesh = Mesh::new("cluster.local");
-    let server = mesh.node("node-b").ensure(&id("server")).unwrap();
+    let server = mesh.node("node-b").ensure_now(&id("server")).unwrap();
     let (node, node_der) = intermediate(&mesh.files("node-a", &[]));
     let mut forged = CertificateParams::default();
     forged.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -330,7 +369,7 @@ fn a_node_cannot_make_itself_another_node() {
 #[test]
 fn an_issuer_that_two_nodes_could_be_is_refused() {
     let mesh = Mesh::new("cluster.local");
-    let server = mesh.node("node-b").ensure(&id("server")).unwrap();
+    let server = mesh.node("node-b").ensure_now(&id("server")).unwrap();
     let root = KeyPair::from_pem(&mesh.pems.key).unwrap();
     let root = Issuer::from_ca_cert_pem(&mesh.pems.certificate, root).unwrap();
     let mut two = CertificateParams::default();
@@ -352,7 +391,7 @@ fn an_issuer_that_two_nodes_could_be_is_refused() {
 fn a_certificate_without_exactly_one_spiffe_id_is_refused() {
     let mesh = Mesh::new("cluster.local");
     let files = mesh.files("node-a", &[]);
-    let server = mesh.node("node-b").ensure(&id("server")).unwrap();
+    let server = mesh.node("node-b").ensure_now(&id("server")).unwrap();
     let one = "spiffe://cluster.local/ns/demo/sa/a";
     for uris in [&[][..], &[one, "spiffe://cluster.local/ns/demo/sa/b"], &["https://a.b/c"]] {
         let client = forged(&server, &leaf_params(uris), &files);
@@ -365,7 +404,7 @@ fn a_certificate_without_exactly_one_spiffe_id_is_refused() {
 #[test]
 fn a_certificate_for_servers_only_is_no_clients() {
     let mesh = Mesh::new("cluster.local");
-    let server = mesh.node("node-b").ensure(&id("server")).unwrap();
+    let server = mesh.node("node-b").ensure_now(&id("server")).unwrap();
     let mut params = leaf_params(&["spiffe://cluster.local/ns/demo/sa/a"]);
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let client = forged(&server, &params, &mesh.files("node-a", &[]));
@@ -388,7 +427,8 @@ async fn a_refused_client_learns_it_with_its_first_read() {
     let mesh = Mesh::new("cluster.local");
     let node_a = mesh.node("node-a");
     let node_b = open(mesh.files("node-b", &[]), "node-b", |_: &SpiffeId, _: &str| false);
-    let (client, server) = (node_a.ensure(&id("a")).unwrap(), node_b.ensure(&id("b")).unwrap());
+    let (client, server) =
+        (node_a.ensure_now(&id("a")).unwrap(), node_b.ensure_now(&id("b")).unwrap());
     let (near, far) = tokio::io::duplex(16 << 10);
     let connector = TlsConnector::from(client_config(&client, vec![id("b")]));
     let acceptor = TlsAcceptor::from(server_config(&server));
@@ -424,7 +464,7 @@ fn judge(trust: &Arc<Trust>, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'
 #[test]
 fn a_damaged_certificate_is_refused_and_classified() {
     let node = Mesh::new("cluster.local").node("node-a");
-    let identity = node.ensure(&id("a")).unwrap();
+    let identity = node.ensure_now(&id("a")).unwrap();
     let chain = identity.current.load().key.cert.clone();
     proptest!(|(at in 0..chain[0].len(), bits in 1_u8.., length in 0..chain[0].len())| {
         let mut bytes = chain[0].to_vec();
@@ -437,7 +477,7 @@ fn a_damaged_certificate_is_refused_and_classified() {
 #[test]
 fn arbitrary_bytes_are_refused_and_classified() {
     let node = Mesh::new("cluster.local").node("node-a");
-    let identity = node.ensure(&id("a")).unwrap();
+    let identity = node.ensure_now(&id("a")).unwrap();
     proptest!(|(bytes in proptest::collection::vec(any::<u8>(), 0..400))| {
         judge(&identity.trust, &bytes.into(), &[]);
     });
@@ -446,13 +486,12 @@ fn arbitrary_bytes_are_refused_and_classified() {
 #[test]
 fn identities_are_made_once_and_kept_while_wanted() {
     let node = Mesh::new("cluster.local").node("node-a");
-    let (a, b) = (node.ensure(&id("a")).unwrap(), node.ensure(&id("b")).unwrap());
-    assert!(Arc::ptr_eq(&a, &node.ensure(&id("a")).unwrap()));
+    let (a, _b) = (node.ensure_now(&id("a")).unwrap(), node.ensure_now(&id("b")).unwrap());
+    assert!(Arc::ptr_eq(&a, &node.ensure_now(&id("a")).unwrap()));
     let ids: Vec<_> = node.summary().into_iter().map(|summary| summary.id).collect();
     assert_eq!(ids, [id("a"), id("b")]);
-    assert_eq!(node.next_expiry(), Some(a.summary().not_after.min(b.summary().not_after)));
     assert_eq!(node.retain(|held| *held == id("b")), 1);
-    assert!(!Arc::ptr_eq(&a, &node.ensure(&id("a")).unwrap()));
+    assert!(!Arc::ptr_eq(&a, &node.ensure_now(&id("a")).unwrap()));
     let foreign = SpiffeId::new("other.local", "demo", "a").unwrap();
-    assert!(matches!(node.ensure(&foreign), Err(Error::OtherTrustDomain { .. })));
+    assert!(matches!(node.ensure_now(&foreign), Err(Error::OtherTrustDomain { .. })));
 }

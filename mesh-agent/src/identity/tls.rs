@@ -9,7 +9,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
@@ -18,11 +17,12 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, Se
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{CommonState, ConfigBuilder, HandshakeKind, SignatureScheme, WantsVersions};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::identity::cert::Facts;
 use crate::identity::crypto::provider;
-use crate::identity::sessions::{self, Accepting, Dialing, Recent, Sessions, Tickets, lock};
+use crate::identity::sessions::{self, Accepting, Chain, Dialing, Recent, Sessions, Tickets, lock};
+use crate::identity::standing::{Judge, Standing};
 use crate::identity::trust::Bundle;
 use crate::identity::verify::{ClientVerifier, PeerError, ServerVerifier};
 use crate::identity::{Current, Identity};
@@ -110,12 +110,14 @@ pub struct Accept {
 }
 
 /// A peer after a handshake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Met {
     /// Who it is.
     pub id: SpiffeId,
     /// The handshake has resumed an earlier session.
     pub resumed: bool,
+    /// Whether it would still be accepted. To be kept with the tunnel, and asked.
+    pub standing: Arc<Standing>,
 }
 
 /// What a session must not outlive: our own certificate, which the peer keeps with it, and the
@@ -211,14 +213,16 @@ impl Dial {
     /// The server is not who it must be. `verify::peer_error` finds the reason in it.
     pub fn check(&self, session: &CommonState) -> io::Result<Met> {
         let verify = |leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
-            self.verifier.verify_server_cert(leaf, rest, &self.name, &[], now()).map(|_verified| ())
+            self.verifier
+                .verify_server_cert(leaf, rest, &self.name, &[], clock::for_tls(clock::now()))
+                .map(|_verified| ())
         };
         let met = meet(session, session.handshake_kind(), verify);
-        match sessions::chain(session.peer_certificates()) {
-            Some(chain) if met.is_ok() => self.store.verified(&chain),
-            _ => self.store.refused(),
-        }
-        met
+        let (id, resumed, chain) = met.inspect_err(|_error| self.store.refused())?;
+        self.store.verified(&chain);
+        let judge = Judge::Server(Arc::clone(&self.verifier), self.name.clone());
+        let standing = self.verifier.trust.standings.add(chain, judge);
+        Ok(Met { id, resumed, standing })
     }
 }
 
@@ -294,43 +298,41 @@ impl Accept {
     /// The client may not call us. `verify::peer_error` finds the reason in it.
     pub fn check(&self, session: &CommonState) -> io::Result<Met> {
         let verify = |leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
-            self.verifier.verify_client_cert(leaf, rest, now()).map(|_verified| ())
+            self.verifier
+                .verify_client_cert(leaf, rest, clock::for_tls(clock::now()))
+                .map(|_verified| ())
         };
-        let met = meet(session, session.handshake_kind(), verify)?;
-        if let Some(chain) = sessions::chain(session.peer_certificates()) {
-            self.store.verified(&chain);
-        }
-        Ok(met)
+        let (id, resumed, chain) = meet(session, session.handshake_kind(), verify)?;
+        self.store.verified(&chain);
+        let judge = Judge::Client(Arc::clone(&self.verifier));
+        let standing = self.verifier.trust.standings.add(chain, judge);
+        Ok(Met { id, resumed, standing })
     }
 }
 
-/// Who a peer is. rustls has verified it in a full handshake, and `verify` does in any other.
+/// Who a peer is, whether the handshake was resumed, and what it has shown. rustls has verified it
+/// in a full handshake, and `verify` does in any other.
 fn meet(
     session: &CommonState,
     kind: Option<HandshakeKind>,
     verify: impl FnOnce(&CertificateDer<'_>, &[CertificateDer<'_>]) -> Result<(), rustls::Error>,
-) -> io::Result<Met> {
-    let certs = session.peer_certificates().unwrap_or_default();
+) -> io::Result<(SpiffeId, bool, Chain)> {
     let refused = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let (leaf, rest) =
-        certs.split_first().ok_or_else(|| refused(PeerError::NoCertificate.into()))?;
+    let none = || refused(PeerError::NoCertificate.into());
+    let chain = sessions::chain(session.peer_certificates()).ok_or_else(none)?;
+    let (leaf, rest) = chain.split_first().ok_or_else(none)?;
     let full = [HandshakeKind::Full, HandshakeKind::FullWithHelloRetryRequest];
     let resumed = !kind.is_some_and(|kind| full.contains(&kind));
     if resumed {
         verify(leaf, rest).map_err(refused)?;
     }
     let id = peer_identity(leaf).ok_or_else(|| refused(PeerError::NoSpiffeId.into()))?;
-    Ok(Met { id, resumed })
+    Ok((id, resumed, chain))
 }
 
 /// The identity in a verified peer's own certificate.
 pub fn peer_identity(leaf: &CertificateDer<'_>) -> Option<SpiffeId> {
     Facts::read(leaf).ok()?.spiffe_id()
-}
-
-fn now() -> UnixTime {
-    let since = clock::now().duration_since(SystemTime::UNIX_EPOCH);
-    UnixTime::since_unix_epoch(since.unwrap_or_default())
 }
 
 fn tls13<S: rustls::ConfigSide>(

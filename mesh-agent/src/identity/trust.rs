@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
+use webpki::CertRevocationList;
 
 use crate::identity::cert::Facts;
-use crate::identity::crypto;
 use crate::identity::error::Error;
+use crate::identity::standing::Standings;
 use crate::model::spiffe::SpiffeId;
+use crate::task::clock;
 
 /// Which identities run on which node.
 ///
@@ -32,6 +32,18 @@ where
     }
 }
 
+/// What an authority says is to be trusted at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Trusted {
+    /// The roots; several while one replaces another.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// What has been revoked, by issuer.
+    pub lists: Lists,
+}
+
+/// Revocation lists. Cheap to clone.
+pub(crate) type Lists = Arc<[CertRevocationList<'static>]>;
+
 /// What verifiers ask. Shared by every TLS configuration; the roots are replaced under them.
 pub(crate) struct Trust {
     /// Our own trust domain.
@@ -40,6 +52,8 @@ pub(crate) struct Trust {
     pub(crate) aliases: BTreeSet<String>,
     /// Which identity runs where.
     pub(crate) placement: Arc<dyn Placement>,
+    /// Peers whose tunnels are open.
+    pub(crate) standings: Standings,
     bundle: ArcSwap<Bundle>,
 }
 
@@ -52,31 +66,32 @@ pub(crate) struct Bundle {
     aliases: HashMap<String, Anchors>,
 }
 
-/// Roots that may vouch for one trust domain.
+/// Roots that may vouch for one trust domain, and what has been revoked.
 #[derive(Clone)]
 pub(crate) struct Anchors {
-    /// For certificates of servers.
+    /// For certificates of both sides.
     pub(crate) roots: Arc<RootCertStore>,
-    /// For certificates of clients.
-    pub(crate) clients: Arc<dyn ClientCertVerifier>,
+    /// Of every issuer that has one.
+    pub(crate) lists: Lists,
 }
 
 impl Trust {
-    /// Trusts `roots`.
+    /// Trusts `trusted`.
     pub(crate) fn new(
         domain: Arc<str>,
         aliases: BTreeSet<String>,
         placement: Arc<dyn Placement>,
-        roots: &[CertificateDer<'static>],
+        trusted: &Trusted,
     ) -> Result<Self, Error> {
-        let bundle = ArcSwap::from_pointee(Bundle::new(roots, &domain, &aliases)?);
-        Ok(Self { domain, aliases, placement, bundle })
+        let bundle = ArcSwap::from_pointee(Bundle::new(trusted, &domain, &aliases)?);
+        Ok(Self { domain, aliases, placement, standings: Standings::default(), bundle })
     }
 
-    /// Trusts `roots` from the next handshake on, and none of the former unless they are among
-    /// them.
-    pub(crate) fn replace_roots(&self, roots: &[CertificateDer<'static>]) -> Result<(), Error> {
-        self.bundle.store(Arc::new(Bundle::new(roots, &self.domain, &self.aliases)?));
+    /// Trusts `trusted` from the next handshake on, and none of the former unless they are among
+    /// them. Tunnels of peers that would be refused now are told.
+    pub(crate) fn replace(&self, trusted: &Trusted) -> Result<(), Error> {
+        self.bundle.store(Arc::new(Bundle::new(trusted, &self.domain, &self.aliases)?));
+        self.standings.check(clock::now());
         Ok(())
     }
 
@@ -99,12 +114,9 @@ impl Trust {
 }
 
 impl Bundle {
-    fn new(
-        roots: &[CertificateDer<'static>],
-        domain: &str,
-        aliases: &BTreeSet<String>,
-    ) -> Result<Self, Error> {
-        let named: Vec<_> = roots
+    fn new(trusted: &Trusted, domain: &str, aliases: &BTreeSet<String>) -> Result<Self, Error> {
+        let named: Vec<_> = trusted
+            .roots
             .iter()
             .map(|root| {
                 let facts = Facts::read(root).ok();
@@ -115,7 +127,7 @@ impl Bundle {
             let chosen = named.iter().filter(|(_root, name)| {
                 name.as_deref().is_none_or(|name| name == domain || Some(name) == alias)
             });
-            Anchors::new(chosen.map(|(root, _name)| (*root).clone()))
+            Anchors::new(chosen.map(|(root, _name)| (*root).clone()), &trusted.lists)
         };
         let aliases = aliases
             .iter()
@@ -126,16 +138,15 @@ impl Bundle {
 }
 
 impl Anchors {
-    fn new(roots: impl Iterator<Item = CertificateDer<'static>>) -> Result<Self, Error> {
+    /// Trusts these roots.
+    pub(crate) fn new(
+        roots: impl Iterator<Item = CertificateDer<'static>>,
+        lists: &Lists,
+    ) -> Result<Self, Error> {
         let mut store = RootCertStore::empty();
         for root in roots {
             store.add(root)?;
         }
-        let roots = Arc::new(store);
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), crypto::provider())
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
-        Ok(Self { roots, clients })
+        Ok(Self { roots: Arc::new(store), lists: Arc::clone(lists) })
     }
 }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::verify_tls13_signature;
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, OtherError,
@@ -18,6 +16,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::identity::cert::{Facts, NodeName};
+use crate::identity::chain::{self, Purpose};
 use crate::identity::crypto;
 use crate::identity::trust::{Anchors, Trust};
 use crate::model::spiffe::SpiffeId;
@@ -53,6 +52,9 @@ pub enum PeerError {
     /// A certificate's time has not begun: one of the clocks is wrong.
     #[error("the peer's certificate is not valid yet")]
     NotYetValid,
+    /// A revocation list of its issuer names a certificate.
+    #[error("the peer's certificate, or the authority's that signed it, has been revoked")]
+    Revoked,
     /// The peer refused our certificate.
     #[error("the peer refused this side's certificate ({0:?})")]
     Refused(AlertDescription),
@@ -109,6 +111,7 @@ pub fn classify(error: &rustls::Error) -> Option<PeerError> {
                 Some(peer) => PeerError::clone(peer),
                 None => PeerError::InvalidChain(error.clone()),
             },
+            CertificateError::Revoked => PeerError::Revoked,
             CertificateError::UnknownIssuer => PeerError::UntrustedIssuer,
             _ => PeerError::InvalidChain(error.clone()),
         }),
@@ -221,13 +224,7 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let peer = self.trust.identify(end_entity, |anchors| {
-            verify_server_cert_signed_by_trust_anchor(
-                &ParsedCertificate::try_from(end_entity)?,
-                &anchors.roots,
-                intermediates,
-                now,
-                crypto::provider().signature_verification_algorithms.all,
-            )
+            chain::verify((end_entity, intermediates), anchors, Purpose::Server, now)
         })?;
         if !self.expected.contains(&peer.id) {
             let expected = Arc::clone(&self.expected);
@@ -280,7 +277,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let peer = self.trust.identify(end_entity, |anchors| {
-            anchors.clients.verify_client_cert(end_entity, intermediates, now).map(|_verified| ())
+            chain::verify((end_entity, intermediates), anchors, Purpose::Client, now)
         })?;
         if !self.trust.accepts(peer.id.trust_domain()) {
             let ours = Arc::clone(&self.trust.domain);

@@ -13,10 +13,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::datapath::desired::Enrolled;
 use crate::datapath::sync::{Applied, Found};
+use crate::failure::chain;
 use crate::flows::enforce::LocalNetns;
-use crate::identity::Identities;
+use crate::identity::{self, Identities};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
+use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Place, Workload};
 use crate::pods::place::{self, Spot};
 use crate::pods::{Options, listeners};
@@ -116,8 +118,9 @@ impl Pods {
             self.publish(set);
             self.release(set, gone).await;
         }
+        let refused = self.obtain(set, &wanted).await;
         for (name, workload) in wanted {
-            self.start_or_refresh(set, name, workload);
+            self.start_or_refresh(set, name, (workload, &refused)).await;
         }
         set.refresh_host();
         self.publish(set);
@@ -127,6 +130,23 @@ impl Pods {
         self.identities.retain(|id| used.contains(id));
         self.context.telemetry.retain(|name| mesh.workloads.contains_key(name));
         self.context.telemetry.set_snapshot(mesh.revision, mesh.conditions.len());
+    }
+
+    /// Has certificates made for those that are to be started now, all at one time: an authority
+    /// that is elsewhere, or down, delays each of them as long as one. Returns why some have none.
+    async fn obtain(
+        &self,
+        set: &Set,
+        wanted: &BTreeMap<&ResourceName, &Arc<Workload>>,
+    ) -> HashMap<SpiffeId, identity::Error> {
+        let now = Instant::now();
+        let new = wanted.iter().filter(|(name, workload)| {
+            !set.pods.contains_key(**name)
+                && set.is_due(name, now)
+                && place::find(&workload.place, &self.options.cgroup_root).is_ok()
+        });
+        let ids = new.map(|(_name, workload)| workload.identity.clone()).collect();
+        self.identities.ensure_all(ids).await
     }
 
     /// Takes out what is not wanted any more, or is elsewhere or someone else now.
@@ -164,7 +184,12 @@ impl Pods {
         }
     }
 
-    fn start_or_refresh(&self, set: &mut Set, name: &ResourceName, workload: &Arc<Workload>) {
+    async fn start_or_refresh(
+        &self,
+        set: &mut Set,
+        name: &ResourceName,
+        (workload, refused): (&Arc<Workload>, &HashMap<SpiffeId, identity::Error>),
+    ) {
         if let Some(pod) = set.pods.get_mut(name) {
             if !Arc::ptr_eq(&pod.workload, workload) && *pod.workload != **workload {
                 pod.refresh(workload);
@@ -172,10 +197,10 @@ impl Pods {
             return;
         }
         let now = Instant::now();
-        if set.failing.get(name).is_some_and(|(_, at)| now < *at) {
+        if !set.is_due(name, now) {
             return;
         }
-        match self.start(set, workload) {
+        match self.start(set, workload, refused).await {
             Ok(pod) => {
                 tracing::info!(workload = %name, identity = %workload.identity, "enrolled");
                 set.failing.remove(name);
@@ -195,14 +220,23 @@ impl Pods {
         }
     }
 
-    fn start(&self, set: &mut Set, workload: &Arc<Workload>) -> io::Result<Pod> {
+    async fn start(
+        &self,
+        set: &mut Set,
+        workload: &Arc<Workload>,
+        refused: &HashMap<SpiffeId, identity::Error>,
+    ) -> io::Result<Pod> {
         set.waiting.remove(&workload.name);
         let found = place::find(&workload.place, &self.options.cgroup_root)?;
         let located = self.locate(&found)?;
         let enrolled = located.enrolled(&workload.name);
         // From here on it is known whose sockets these are.
         set.waiting.insert(workload.name.clone(), enrolled);
-        let identity = self.identities.ensure(&workload.identity).map_err(io::Error::other)?;
+        if let Some(error) = refused.get(&workload.identity) {
+            return Err(io::Error::other(chain(error)));
+        }
+        let identity =
+            self.identities.ensure(&workload.identity).await.map_err(io::Error::other)?;
         let options = &self.context.options;
         let local = Local::new(Arc::clone(workload), identity, located.source, options);
         let local = Arc::new(local);
@@ -330,6 +364,11 @@ impl Set {
             (cookie, LocalNetns { cookie, netns })
         };
         self.pods.values().map(of).collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
+    /// Whether a workload may be started now: it has not just failed.
+    fn is_due(&self, name: &ResourceName, now: Instant) -> bool {
+        self.failing.get(name).is_none_or(|(_, at)| now >= *at)
     }
 
     /// Whether a workload is in the namespace with this cookie.

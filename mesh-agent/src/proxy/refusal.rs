@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::identity::standing::Standing;
 use crate::identity::verify::{PeerError, peer_error};
 use crate::io::link::Link;
 
@@ -23,14 +24,28 @@ pub type Refusal = Arc<OnceLock<PeerError>>;
 pub struct Watched<Io> {
     io: Io,
     refusal: Refusal,
+    /// Whether the peer would still be accepted.
+    standing: Arc<Standing>,
     /// Why writing failed, while the peer's last words are awaited.
     failed: Option<io::Error>,
 }
 
 impl<Io: AsyncRead + Unpin> Watched<Io> {
-    /// Leaves a refusal in `refusal`.
-    pub const fn new(io: Io, refusal: Refusal) -> Self {
-        Self { io, refusal, failed: None }
+    /// Leaves a refusal in `refusal`. Nothing more is read or written once the peer of `standing`
+    /// would be refused: a tunnel reads and writes every few seconds, if only to ask who is there.
+    pub const fn new(io: Io, refusal: Refusal, standing: Arc<Standing>) -> Self {
+        Self { io, refusal, standing, failed: None }
+    }
+
+    /// Whether the peer may still be talked to.
+    fn stands(&self) -> io::Result<()> {
+        match self.standing.fallen() {
+            None => Ok(()),
+            Some(why) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                rustls::Error::from(PeerError::clone(why)),
+            )),
+        }
     }
 
     /// Takes down what an error says about identities.
@@ -70,6 +85,7 @@ impl<Io: AsyncRead + Unpin> Watched<Io> {
 
 impl<Io: Link + AsyncRead + Unpin> Link for Watched<Io> {
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<BytesMut>>> {
+        self.stands()?;
         let result = ready!(self.io.poll_take(cx));
         Poll::Ready(result.inspect_err(|error| self.note(error)))
     }
@@ -78,6 +94,7 @@ impl<Io: Link + AsyncRead + Unpin> Link for Watched<Io> {
         if self.failed.is_some() {
             return self.last_words(cx);
         }
+        self.stands()?;
         let result = self.io.poll_give(cx, data);
         self.wrote(cx, result)
     }
@@ -89,6 +106,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.stands()?;
         let result = ready!(Pin::new(&mut self.io).poll_read(cx, buffer));
         Poll::Ready(result.inspect_err(|error| self.note(error)))
     }
@@ -103,6 +121,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
         if self.failed.is_some() {
             return self.last_words(cx);
         }
+        self.stands()?;
         let result = Pin::new(&mut self.io).poll_write(cx, data);
         self.wrote(cx, result)
     }
@@ -115,6 +134,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
         if self.failed.is_some() {
             return self.last_words(cx);
         }
+        self.stands()?;
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, data);
         self.wrote(cx, result)
     }

@@ -319,7 +319,8 @@ async fn dial(
     let error = match timeout(context.options.handshake_timeout, shaking).await {
         Ok(Ok((tls, peer, protocol))) => {
             context.telemetry.handshake_done(Role::Client, peer.resumed);
-            return Ok((Watched::new(tls, Arc::clone(&attempt.refusal)), protocol));
+            let watched = Watched::new(tls, Arc::clone(&attempt.refusal), peer.standing);
+            return Ok((watched, protocol));
         }
         Ok(Err(error)) => tunnels::Error::Tls(error),
         Err(_elapsed) => tunnels::Error::Timeout,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::identity::authority;
 use crate::settings::defaults;
 
 const EXAMPLES: &str = "\
@@ -14,7 +15,7 @@ Examples:
     mesh-agent run --node node-a --config ./mesh
 
   The same, with the access log in a file and metrics for the whole network:
-    mesh-agent run --node node-a --config ./mesh --access-log mesh.log --admin 0.0.0.0:15000
+    mesh-agent run --node node-a --config ./mesh --access-log mesh.log --metrics 0.0.0.0:15020
 
   From the environment, as a unit or container does it:
     MESH_NODE=node-a MESH_CONFIG=/etc/mesh/config mesh-agent run
@@ -34,9 +35,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", env = "MESH_CONFIG")]
     pub config: PathBuf,
 
-    /// Folder with root.crt, and root.key or node.crt and node.key
-    #[arg(long, value_name = "DIR", env = "MESH_CA", default_value = defaults::CA_DIRECTORY)]
-    pub ca: PathBuf,
+    /// Who vouches for this node's workloads.
+    #[command(flatten)]
+    pub authority: AuthorityArgs,
 
     /// Cgroup v2 whose processes are in the mesh [default: the cgroup v2 root]
     #[arg(long, value_name = "PATH", env = "MESH_CGROUP")]
@@ -46,10 +47,18 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH", env = "MESH_BPFFS", default_value = defaults::BPFFS)]
     pub bpffs: PathBuf,
 
-    /// Address of the admin server: /metrics, /readyz, /conditions and more.
-    /// It has no authentication; keep it on loopback or behind a firewall
-    #[arg(long, value_name = "ADDR", env = "MESH_ADMIN", default_value_t = defaults::ADMIN)]
-    pub admin: SocketAddr,
+    /// Unix socket of the admin server, which only its owner may open: certificates, metrics
+    /// and all the agent knows; `mesh-agent certs` asks it [default: /run/mesh-agent/NODE/admin.sock]
+    #[arg(long, value_name = "PATH", env = "MESH_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// The same at an address of loopback, for every user of this machine [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "MESH_ADMIN")]
+    pub admin: Option<SocketAddr>,
+
+    /// Address for scrapers and probes: /metrics, /readyz and /healthz alone [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "MESH_METRICS")]
+    pub metrics: Option<SocketAddr>,
 
     /// Where the access log goes: `-` is standard output, `off` nowhere, else a file to append to
     #[arg(
@@ -89,6 +98,78 @@ pub struct RunArgs {
     /// `--log info,mesh_ebpf=debug` shows it
     #[arg(long, env = "MESH_KERNEL_LOG")]
     pub kernel_log: bool,
+}
+
+/// Flags that say who vouches for the workloads; of `run` and `check`.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Authority")]
+pub struct AuthorityArgs {
+    /// Who vouches for this node's workloads
+    #[arg(long, value_enum, env = "MESH_AUTHORITY", default_value_t = AuthorityKind::Embedded)]
+    pub authority: AuthorityKind,
+
+    /// Folder with the authority's files: crl.pem, if anything is revoked;
+    /// for `embedded` also root.crt, and root.key or node.crt and node.key;
+    /// for `files` also root.crt, and NAMESPACE/ACCOUNT.crt and .key for each identity
+    #[arg(long, value_name = "DIR", env = "MESH_CA", default_value = defaults::CA_DIRECTORY)]
+    pub ca: PathBuf,
+
+    /// Trust domain of all identities [default: what the root names, otherwise cluster.local]
+    #[arg(long, value_name = "NAME", env = "MESH_TRUST_DOMAIN")]
+    pub trust_domain: Option<String>,
+
+    /// Further trust domains whose identities may call this node's workloads
+    #[arg(long, value_name = "NAME,…", env = "MESH_TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
+    pub trust_domain_aliases: Vec<String>,
+
+    /// For `istio`: where istiod or istio-csr answers
+    #[arg(long, value_name = "URL", env = "MESH_CA_ADDRESS",
+        default_value = defaults::ISTIO_ADDRESS)]
+    pub ca_address: String,
+
+    /// For `istio`: file with the token that shows who this agent is, for the audience `istio-ca`
+    #[arg(long, value_name = "FILE", env = "MESH_CA_TOKEN", default_value = defaults::ISTIO_TOKEN)]
+    pub ca_token: PathBuf,
+
+    /// For `istio`: file with the roots, of the authority itself and of the mesh
+    #[arg(long, value_name = "FILE", env = "MESH_CA_ROOTS", default_value = defaults::ISTIO_ROOTS)]
+    pub ca_roots: PathBuf,
+
+    /// For `istio`: the name of this cluster
+    #[arg(long, value_name = "NAME", env = "MESH_CA_CLUSTER",
+        default_value = defaults::ISTIO_CLUSTER)]
+    pub ca_cluster: String,
+}
+
+/// The kinds of authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum AuthorityKind {
+    /// The mesh's own: this node signs, with what `mesh-agent ca` has made.
+    Embedded,
+    /// Certificates are files, which a PKI of yours makes and renews.
+    Files,
+    /// Istio's certificate service, for each certificate over gRPC.
+    Istio,
+}
+
+impl AuthorityArgs {
+    /// What it means.
+    pub fn options(&self) -> authority::Options {
+        let domain = || self.trust_domain.clone();
+        let or_default = || domain().unwrap_or_else(|| defaults::TRUST_DOMAIN.to_owned());
+        match self.authority {
+            AuthorityKind::Embedded => authority::Options::Embedded(self.ca.clone(), domain()),
+            AuthorityKind::Files => authority::Options::Files(self.ca.clone(), or_default()),
+            AuthorityKind::Istio => authority::Options::Istio(authority::istio::Options {
+                address: self.ca_address.clone(),
+                token: self.ca_token.clone(),
+                roots: self.ca_roots.clone(),
+                lists: self.ca.join(defaults::REVOCATION_LISTS),
+                cluster: self.ca_cluster.clone(),
+                trust_domain: or_default(),
+            }),
+        }
+    }
 }
 
 /// What is spoken between two agents that speak both.

@@ -1,6 +1,5 @@
 //! Every default and limit: its unit, its reason, and the flag that changes it, if any.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -12,12 +11,32 @@ use crate::proxy::inbound::admission::budget::{Most as Handshakes, Rate};
 /// Where the authority's files are (`--ca`).
 pub const CA_DIRECTORY: &str = "/etc/mesh/ca";
 
+/// The trust domain where none is said (`--trust-domain`). Istio's default.
+pub const TRUST_DOMAIN: &str = "cluster.local";
+
+/// The file with revocation lists, in the folder of the authority's files.
+pub const REVOCATION_LISTS: &str = "crl.pem";
+
+/// Where istiod signs (`--ca-address`): ztunnel's `CA_ADDRESS` in a default installation.
+pub const ISTIO_ADDRESS: &str = "https://istiod.istio-system.svc:15012";
+
+/// Where Istio's charts mount the token for it (`--ca-token`).
+pub const ISTIO_TOKEN: &str = "/var/run/secrets/tokens/istio-token";
+
+/// Where they mount the mesh's roots (`--ca-roots`).
+pub const ISTIO_ROOTS: &str = "/var/run/secrets/istio/root-cert.pem";
+
+/// The cluster's name where none is said (`--ca-cluster`). Istio's default.
+pub const ISTIO_CLUSTER: &str = "Kubernetes";
+
 /// Where the BPF filesystem is mounted, by convention of all tools (`--bpffs`).
 pub const BPFFS: &str = "/sys/fs/bpf";
 
-/// The admin server's address (`--admin`). Loopback only, because it has no authentication; the
-/// port is that of Envoy and ztunnel, which tools know.
-pub const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+/// Below it each node's agent has a folder with its admin socket (`--admin-socket`).
+pub const RUN_DIRECTORY: &str = "/run/mesh-agent";
+
+/// The admin socket's name in that folder.
+pub const ADMIN_SOCKET: &str = "admin.sock";
 
 /// What the agent logs (`--log`).
 pub const LOG: &str = "info";

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::args::{RunArgs, Transport};
-use crate::identity::tls;
+use crate::identity::{authority, tls};
 use crate::native::session::Limits;
 use crate::telemetry::{self, Target, log};
 use crate::{datapath, hbone, identity, native, pods, proxy, tunnels};
@@ -27,10 +27,13 @@ const MAX_NODE_BYTES: usize = 64;
 pub struct Settings {
     node: String,
     config: PathBuf,
-    ca: PathBuf,
+    authority: authority::Options,
+    trust_domain_aliases: BTreeSet<String>,
     cgroup: Option<PathBuf>,
     bpffs: PathBuf,
-    admin: SocketAddr,
+    admin_socket: PathBuf,
+    admin: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     access_log: Target,
     threads: NonZeroUsize,
     drain_timeout: Duration,
@@ -43,6 +46,12 @@ pub struct Settings {
 /// Why the flags cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The admin server would answer strangers.
+    #[error(
+        "--admin {0} is not of loopback, and has no authentication: use 127.0.0.1 or [::1], \
+         or --metrics for what scrapers and probes need"
+    )]
+    Admin(SocketAddr),
     /// The access log has no place.
     #[error("--access-log is empty; use `-`, `off` or a file")]
     AccessLog,
@@ -68,9 +77,9 @@ impl Settings {
         &self.config
     }
 
-    /// Where the authority's files are.
-    pub fn ca(&self) -> &Path {
-        &self.ca
+    /// Who vouches for the workloads.
+    pub const fn authority(&self) -> &authority::Options {
+        &self.authority
     }
 
     /// This node's name: 1 to 64 letters, digits, `-` and `.`. Fit to name a folder.
@@ -88,9 +97,19 @@ impl Settings {
         &self.bpffs
     }
 
-    /// The admin server's address.
-    pub const fn admin(&self) -> SocketAddr {
+    /// The admin server's Unix socket.
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin_socket
+    }
+
+    /// The admin server's address, if it has one; of loopback.
+    pub const fn admin(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// The address for scrapers and probes, if there is one.
+    pub const fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// How many data threads, 1 to [`defaults::MAX_THREADS`].
@@ -191,11 +210,11 @@ impl Settings {
     }
 
     /// For the certificates.
-    pub const fn identity(&self) -> identity::Options {
+    pub fn identity(&self) -> identity::Options {
         identity::Options {
             leaf_ttl: self.leaf_ttl,
             poll_interval: defaults::CA_POLL_INTERVAL,
-            trust_domain_aliases: BTreeSet::new(),
+            trust_domain_aliases: self.trust_domain_aliases.clone(),
         }
     }
 
@@ -216,16 +235,23 @@ impl TryFrom<RunArgs> for Settings {
 
     fn try_from(args: RunArgs) -> Result<Self, Error> {
         log::check(&args.log)?;
+        if let Some(admin) = args.admin.filter(|admin| !admin.ip().to_canonical().is_loopback()) {
+            return Err(Error::Admin(admin));
+        }
         if args.drain_timeout > defaults::MAX_DRAIN_TIMEOUT.as_secs() {
             return Err(Error::DrainTimeout(args.drain_timeout));
         }
+        let node = node_name(args.node)?;
         Ok(Self {
-            node: node_name(args.node)?,
+            admin_socket: args.admin_socket.unwrap_or_else(|| admin_socket(&node)),
+            node,
             config: args.config,
-            ca: args.ca,
+            authority: args.authority.options(),
+            trust_domain_aliases: args.authority.trust_domain_aliases.into_iter().collect(),
             cgroup: args.cgroup,
             bpffs: args.bpffs,
             admin: args.admin,
+            metrics: args.metrics,
             access_log: access_log(&args.access_log)?,
             threads: threads(args.threads)?,
             drain_timeout: Duration::from_secs(args.drain_timeout),
@@ -235,6 +261,11 @@ impl TryFrom<RunArgs> for Settings {
             transport: args.transport,
         })
     }
+}
+
+/// Where the admin socket of a node's agent is by default.
+pub fn admin_socket(node: &str) -> PathBuf {
+    Path::new(defaults::RUN_DIRECTORY).join(node).join(defaults::ADMIN_SOCKET)
 }
 
 /// Checks a node's name, for every command that takes one.
@@ -302,9 +333,13 @@ mod tests {
     #[test]
     fn what_is_not_said_has_its_default() {
         let settings = parse(&[]).unwrap();
-        assert_eq!(settings.ca(), Path::new("/etc/mesh/ca"));
+        assert!(matches!(
+            settings.authority(),
+            authority::Options::Embedded(dir, None) if dir == Path::new("/etc/mesh/ca")
+        ));
         assert_eq!(settings.bpffs(), Path::new("/sys/fs/bpf"));
-        assert_eq!(settings.admin().to_string(), "127.0.0.1:15000");
+        assert_eq!(settings.admin_socket(), Path::new("/run/mesh-agent/node-a/admin.sock"));
+        assert_eq!((settings.admin(), settings.metrics()), (None, None));
         assert_eq!(settings.drain_timeout(), Duration::from_secs(30));
         assert_eq!(settings.telemetry().access_log, Target::Stdout);
         assert_eq!((settings.cgroup(), settings.log()), (None, "info"));
@@ -324,6 +359,8 @@ mod tests {
             "/g",
             "--admin",
             "[::1]:9",
+            "--metrics",
+            "0.0.0.0:15020",
             "--log",
             "warn,h2=error",
         ])
@@ -332,7 +369,8 @@ mod tests {
         assert_eq!(settings.threads().get(), 3);
         assert_eq!(settings.drain_timeout(), Duration::ZERO);
         assert_eq!(settings.cgroup(), Some(Path::new("/g")));
-        assert_eq!(settings.admin().to_string(), "[::1]:9");
+        assert_eq!(settings.admin().unwrap().to_string(), "[::1]:9");
+        assert_eq!(settings.metrics().unwrap().to_string(), "0.0.0.0:15020");
         let file = parse(&["--access-log", "/var/log/mesh.log"]).unwrap();
         assert_eq!(file.telemetry().access_log, Target::File("/var/log/mesh.log".into()));
     }
@@ -348,6 +386,9 @@ mod tests {
         refused(&["--threads", "257"], "is more than 256");
         refused(&["--access-log", ""], "--access-log");
         refused(&["--admin", "15000"], "--admin");
+        for stranger in ["0.0.0.0:15000", "[::]:15000", "192.0.2.1:15000", "[::ffff:192.0.2.1]:1"] {
+            refused(&["--admin", stranger], "is not of loopback");
+        }
         refused(&["--log", "a=b=c"], "--log cannot be used");
     }
 

@@ -1,6 +1,7 @@
 //! Tasks and time: nothing runs unowned.
 
 pub mod backoff;
+pub mod batch;
 pub mod clock;
 pub mod ready;
 pub mod scope;

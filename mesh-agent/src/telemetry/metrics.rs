@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -13,7 +13,7 @@ use crate::task::scope;
 use crate::telemetry::event::Reporter;
 use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
 use crate::telemetry::requests::{BOUNDS_MS, Sums};
-use crate::telemetry::{Limit, Protocol, Role, Shared, Source};
+use crate::telemetry::{CertificateCounters, Limit, Protocol, Role, Shared, Source};
 
 /// One metric, as operators see it.
 #[derive(Debug)]
@@ -108,6 +108,12 @@ catalog! {
         "Direct connections that were ended because a changed policy forbids them";
     CERTIFICATE_EXPIRY = Gauge "mesh_certificate_expiry_seconds" ["identity"]
         "When a workload's certificate expires, in Unix time";
+    AUTHORITY_EXPIRY = Gauge "mesh_authority_expiry_seconds" []
+        "When the certificate that signs on this node expires, in Unix time";
+    CERTIFICATES_BELOW = Gauge "mesh_certificates_below_life" ["of", "percent"]
+        "Certificates with less than so much of their life left";
+    RENEWALS = Counter "mesh_certificate_renewals_total" ["result"]
+        "Certificates of workloads that were renewed, or could not be";
     ACCESS_LOG_DROPPED = Counter "mesh_access_log_dropped_total" []
         "Access-log lines that were lost because the log could not be written fast enough or at all";
     SERIES_OVERFLOW = Counter "mesh_metric_series_overflow_total" []
@@ -336,14 +342,32 @@ fn encode_source(
             let mut family = describe(encoder, &KERNEL_EVENTS_LOST)?;
             sample(&mut family, &KERNEL_EVENTS_LOST, vec![], &[], lost)?;
         }
-        Source::Certificates(read) => {
-            let mut family = describe(encoder, &CERTIFICATE_EXPIRY)?;
-            for (identity, expires) in read() {
-                let unix = expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                let identity = identity.to_string();
-                sample(&mut family, &CERTIFICATE_EXPIRY, vec![], &[&identity], unix)?;
-            }
-        }
+        Source::Certificates(read) => encode_certificates(encoder, &read())?,
+    }
+    Ok(())
+}
+
+fn encode_certificates(
+    encoder: &mut DescriptorEncoder<'_>,
+    counted: &CertificateCounters,
+) -> Result<(), fmt::Error> {
+    let unix = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut family = describe(encoder, &CERTIFICATE_EXPIRY)?;
+    for (identity, expires) in &counted.expiries {
+        let identity = identity.to_string();
+        sample(&mut family, &CERTIFICATE_EXPIRY, vec![], &[&identity], unix(*expires))?;
+    }
+    if let Some(expires) = counted.authority {
+        let mut family = describe(encoder, &AUTHORITY_EXPIRY)?;
+        sample(&mut family, &AUTHORITY_EXPIRY, vec![], &[], unix(expires))?;
+    }
+    let mut family = describe(encoder, &CERTIFICATES_BELOW)?;
+    for (of, percent, count) in &counted.below {
+        sample(&mut family, &CERTIFICATES_BELOW, vec![], &[of, percent], *count)?;
+    }
+    let mut family = describe(encoder, &RENEWALS)?;
+    for (result, count) in [("renewed", counted.renewed), ("failed", counted.failed)] {
+        sample(&mut family, &RENEWALS, vec![], &[result], count)?;
     }
     Ok(())
 }

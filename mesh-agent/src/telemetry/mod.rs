@@ -78,8 +78,8 @@ pub struct OpenTunnel(Arc<Shared>, Protocol);
 pub enum Source {
     /// What the kernel programs have counted since their maps were made.
     Kernel(Box<dyn Fn() -> KernelCounters + Send + Sync>),
-    /// Which certificates are in use, and when each expires.
-    Certificates(Box<dyn Fn() -> Vec<(SpiffeId, SystemTime)> + Send + Sync>),
+    /// Which certificates are in use, and how they fare.
+    Certificates(Box<dyn Fn() -> CertificateCounters + Send + Sync>),
 }
 
 /// What the kernel programs count.
@@ -91,6 +91,21 @@ pub struct KernelCounters {
     pub arrivals: Vec<(&'static str, u64)>,
     /// Events that did not fit the ring buffer.
     pub events_lost: u64,
+}
+
+/// How certificates fare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificateCounters {
+    /// When each certificate in use expires.
+    pub expiries: Vec<(SpiffeId, SystemTime)>,
+    /// When what signs here expires; `None`: another process signs.
+    pub authority: Option<SystemTime>,
+    /// How many have less than a share of their life left: of what, of how many percent, how many.
+    pub below: Vec<(&'static str, &'static str, u64)>,
+    /// Renewals that succeeded.
+    pub renewed: u64,
+    /// Renewals that failed.
+    pub failed: u64,
 }
 
 /// This agent's part in a handshake.

@@ -179,7 +179,13 @@ fn with_everything() -> Telemetry {
     })));
     telemetry.register_source(Source::Certificates(Box::new(|| {
         let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
-        vec![(id, UNIX_EPOCH + Duration::from_secs(9))]
+        CertificateCounters {
+            expiries: vec![(id, UNIX_EPOCH + Duration::from_secs(9))],
+            authority: Some(UNIX_EPOCH + Duration::from_secs(8)),
+            below: vec![("workload", "25", 3)],
+            renewed: 5,
+            failed: 2,
+        }
     })));
     telemetry
 }
@@ -194,6 +200,10 @@ fn sources_are_asked_at_each_scrape() {
     check(&telemetry, "mesh_kernel_events_lost_total", &[" 10"]);
     let expect = [r#"{identity="spiffe://cluster.local/ns/demo/sa/echo"} 9"#];
     check(&telemetry, "mesh_certificate_expiry_seconds", &expect);
+    check(&telemetry, "mesh_authority_expiry_seconds", &[" 8"]);
+    check(&telemetry, "mesh_certificates_below_life", &[r#"{of="workload",percent="25"} 3"#]);
+    let expect = [r#"{result="failed"} 2"#, r#"{result="renewed"} 5"#];
+    check(&telemetry, "mesh_certificate_renewals_total", &expect);
 }
 
 /// What a scraper sees, not what the catalog says.

@@ -30,7 +30,7 @@ impl Configs {
     fn new() -> Self {
         let mesh = Mesh::new("cluster.local");
         let (a, b) = (mesh.node("node-a"), mesh.node("node-b"));
-        let (client, server) = (a.ensure(&id("a")).unwrap(), b.ensure(&id("b")).unwrap());
+        let (client, server) = (a.ensure_now(&id("a")).unwrap(), b.ensure_now(&id("b")).unwrap());
         Self { client: client_config(&client, vec![id("b")]), server: server_config(&server) }
     }
 
@@ -234,7 +234,7 @@ fn a_key_that_has_sealed_all_it_may_seals_no_more() {
 fn a_ticket_that_comes_after_the_handshake_resumes_it() {
     let mesh = Mesh::new("cluster.local");
     let (a, b) = (mesh.node("node-a"), mesh.node("node-b"));
-    let (a, b) = (a.ensure(&id("a")).unwrap(), b.ensure(&id("b")).unwrap());
+    let (a, b) = (a.ensure_now(&id("a")).unwrap(), b.ensure_now(&id("b")).unwrap());
     let (clients, servers) = (clients(&a), server(&b));
     run(async {
         for resumed in [false, true, true] {

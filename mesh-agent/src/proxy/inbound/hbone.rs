@@ -10,11 +10,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, Kind, Retry, Side};
+use crate::identity::standing::Standing;
+use crate::identity::tls::Met;
 use crate::identity::verify::peer_error;
 use crate::io::movable::Movable;
 use crate::io::tls::handshake;
 use crate::io::tls::stream::Stream;
-use crate::model::spiffe::SpiffeId;
 use crate::native::lanes::Ends;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
@@ -47,7 +48,7 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
     let handshake = handshake(&context, &realm, &mut local, stream).await;
     drop(place);
     match handshake {
-        Ok((mut tls, protocol, peer)) => {
+        Ok((mut tls, protocol, Met { id: peer, standing, .. })) => {
             // Not before: who has no certificate takes no place from those who have.
             let Ok(place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
                 tracing::warn!(%client, workload = %local.workload.name,
@@ -69,7 +70,7 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
             let ends = Ends { peer, local: local.workload.name.clone() };
             let home = greeted.home(&realm.lanes, &ends);
             let scope = realm.scope.clone();
-            let tunnel = Shaken { context, realm, local, client, ends, _place: place };
+            let tunnel = Shaken { context, realm, local, client, ends, standing, _place: place };
             let Some(home) = home else {
                 return Box::pin(tunnel.serve(tls, protocol, greeted)).await;
             };
@@ -96,13 +97,14 @@ struct Shaken {
     local: Arc<Local>,
     client: SocketAddr,
     ends: Ends,
+    standing: Arc<Standing>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Shaken {
     /// Serves its streams.
     async fn serve(self, tls: Tls, protocol: Protocol, greeted: Greeted) {
-        let Self { context, realm, local, client, ends, _place } = self;
+        let Self { context, realm, local, client, ends, standing, _place } = self;
         let counted = context.telemetry.tunnel_opened(protocol);
         let options = context.options.tunnels;
         let peer = ends.peer.clone();
@@ -118,8 +120,14 @@ impl Shaken {
                 };
                 realm.scope.spawn(last_hop::run(inbound, open, incoming));
             });
-        if let Err(error) = served.await {
-            tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
+        tokio::select! {
+            biased;
+            why = standing.fell() => {
+                tracing::warn!(%client, %peer, reason = %why, "a peer's tunnel is ended");
+            }
+            result = served => if let Err(error) = result {
+                tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
+            },
         }
         drop(counted);
     }
@@ -162,7 +170,7 @@ async fn handshake(
     realm: &Realm,
     local: &mut Arc<Local>,
     stream: TcpStream,
-) -> Result<(Tls, Protocol, SpiffeId), Failure> {
+) -> Result<(Tls, Protocol, Met), Failure> {
     // What is wrong with an identity is said in our words, not in those of rustls.
     let failed = |error: io::Error| match peer_error(&error) {
         Some(peer) => Failure::because(Kind::Identity, Side::Client, Retry::Never, peer),
@@ -189,7 +197,7 @@ async fn handshake(
         Err(_elapsed) => return Err(Failure::new(Kind::Timeout, Side::Client, Retry::Safe)),
     };
     context.telemetry.handshake_done(Role::Server, peer.resumed);
-    Ok((tls, protocol, peer.id))
+    Ok((tls, protocol, peer))
 }
 
 /// Reports a peer that was refused.

@@ -1,0 +1,123 @@
+//! Where the admin server listens: a Unix socket, or an address.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Only the owner may enter the socket's folder, if we make it.
+const FOLDER_MODE: u32 = 0o700;
+/// Only the owner may connect.
+const SOCKET_MODE: u32 = 0o600;
+
+/// A socket that listens. A Unix socket's file goes with it.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address.
+    Tcp(TcpListener),
+    /// A file, and the listener on it.
+    Unix(UnixFile, UnixListener),
+}
+
+/// A socket's file, which is removed with this, and its folder if that was made for it.
+#[derive(Debug)]
+pub struct UnixFile {
+    path: PathBuf,
+    made: Option<PathBuf>,
+}
+
+impl Drop for UnixFile {
+    fn drop(&mut self) {
+        // They may have been removed or replaced, and the folder may hold more: nothing is owed.
+        drop(fs::remove_file(&self.path));
+        if let Some(folder) = &self.made {
+            drop(fs::remove_dir(folder));
+        }
+    }
+}
+
+impl Listener {
+    /// Listens at an address.
+    ///
+    /// # Errors
+    ///
+    /// It is not this machine's, or taken.
+    pub fn tcp(address: SocketAddr) -> io::Result<Self> {
+        TcpListener::bind(address).map(Self::Tcp)
+    }
+
+    /// Listens on a Unix socket that only its owner may open. Its folder is made if it is missing.
+    /// The file of an agent that was killed is replaced.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be made, the path is longer than a socket's may be (107 bytes, `unix(7)`),
+    /// something else is there, or another agent listens there.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        let missing = path.parent().filter(|folder| !folder.exists());
+        if let Some(folder) = missing {
+            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+        }
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                remove_stale(path)?;
+                UnixListener::bind(path)?
+            }
+            bound => bound?,
+        };
+        // Until here the folder's mode and the umask protect it; nobody is answered yet.
+        fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+        let file = UnixFile { path: path.to_owned(), made: missing.map(Path::to_owned) };
+        Ok(Self::Unix(file, listener))
+    }
+}
+
+/// Removes a socket's file on which nobody listens.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "something else is there"));
+    }
+    match UnixStream::connect(path) {
+        Ok(_other) => Err(io::Error::new(
+            ErrorKind::AddrInUse,
+            "another agent listens there: stop it, or choose another --admin-socket",
+        )),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn only_the_owner_may_connect_and_nothing_is_left() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("node-a/admin.sock");
+        let listener = Listener::unix(&path).unwrap();
+        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
+        let second = Listener::unix(&path).unwrap_err();
+        assert!(second.to_string().contains("another agent listens there"), "{second}");
+        drop(listener);
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_file_of_an_agent_that_was_killed_is_replaced_and_nothing_else_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("admin.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(Listener::unix(&path).unwrap());
+        fs::write(&path, "a file").unwrap();
+        assert!(Listener::unix(&path).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"a file");
+    }
+}
