@@ -237,3 +237,80 @@ fn units_that_meet_on_loopback_may_go_through_the_agent() {
     eventually("the policy to be in force", DEADLINE, || (meet().totals.failed == 1).then_some(()))
         .unwrap();
 }
+
+fn told(agent: &Agent, policy: &str, reason: &str) -> f64 {
+    let labels = [("policy", policy), ("reason", reason)];
+    agent.metrics().unwrap().sum("mesh_policy_verdicts_total", &labels)
+}
+
+#[test]
+fn what_is_tried_out_or_audited_is_told_by_kernel_and_agent_and_changes_nothing() {
+    let rule = |account: &str| Rule::default().principals(&[&principal(account)]);
+    let (world, _servers) = start(|mesh| {
+        let audit = AuthorizationPolicy::audit("watch").select("app", "echo").rule(Rule::default());
+        let tried = deny("client").dry_run();
+        let direct = AuthorizationPolicy::allow("guests").select("app", "echo").rule(rule("echo"));
+        mesh.authorization(&audit).authorization(&tried).authorization(&direct.dry_run())
+    });
+    assert_eq!(error(world.client(), service(0)), None);
+    for (policy, reason) in [("demo/watch", "audited"), ("demo/no-entry", "would_deny")] {
+        eventually(policy, DEADLINE, || (told(&world.b, policy, reason) >= 1.0).then_some(()))
+            .unwrap();
+    }
+    // Within the node the agent is not asked, and tells what it hears from the kernel.
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let before = told(&world.b, "demo/watch", "audited");
+    assert_eq!(error(v1, v2.at(8080)), None);
+    eventually("the kernel's connection", DEADLINE, || {
+        let all = told(&world.b, "demo/watch", "audited") > before;
+        (all && told(&world.b, "demo/guests", "would_allow") >= 1.0).then_some(())
+    })
+    .unwrap();
+    let log = world.b.log();
+    assert!(log.contains("a policy that is not enforced has its say"), "{log}");
+}
+
+#[test]
+fn every_denial_is_counted_with_policy_rule_and_reason() {
+    let (world, _servers) = start(|mesh| mesh.authorization(&deny("client")));
+    assert!(error(world.client(), service(0)).is_some());
+    let denied = |agent: &Agent| {
+        let labels = [("policy", "demo/no-entry"), ("rule", "0"), ("reason", "rule_denies")];
+        agent.metrics().unwrap().sum("mesh_policy_verdicts_total", &labels)
+    };
+    eventually("the denial", DEADLINE, || (denied(&world.b) >= 1.0).then_some(())).unwrap();
+    // In the kernel of one node.
+    let before = denied(&world.b);
+    world.config.write(&world.on.mesh().authorization(&deny("echo"))).unwrap();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    eventually("the kernel's denial", DEADLINE, || {
+        drop(error(v1, v2.at(8080)));
+        (denied(&world.b) > before).then_some(())
+    })
+    .unwrap();
+    let line = denied_line(&world.b);
+    let cause = line["connection_termination_details"].as_str().unwrap();
+    assert!(cause.contains("`spec.rules[0]`"), "{cause}");
+}
+
+fn denied_line(agent: &Agent) -> Value {
+    let is = |line: &Value| line["failure"] == "denied" && line["source_workload"] == "v1";
+    agent.logged("the kernel's denial", is).unwrap()
+}
+
+#[test]
+fn an_istio_peer_authentication_demands_mutual_tls() {
+    let (world, _servers) = start(|mesh| mesh);
+    let outside = world.on.a.pod("outside").unwrap();
+    assert_eq!(error(&outside, world.v1().at(8080)), None);
+    let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                  metadata: {name: default, namespace: istio-system}\n\
+                  spec: {mtls: {mode: STRICT}}\n";
+    fs::write(world.config.path().join("strict.yaml"), strict).unwrap();
+    eventually("plaintext to be refused", DEADLINE, || error(&outside, world.v1().at(8080)))
+        .unwrap();
+    let labels = [("policy", "istio-system/default"), ("reason", "plaintext")];
+    let counted = world.b.metrics().unwrap().sum("mesh_policy_verdicts_total", &labels);
+    assert!(counted >= 1.0);
+    assert_eq!(error(world.client(), service(0)), None);
+}

@@ -219,8 +219,12 @@ fn a_changed_policy_ends_what_it_forbids() {
     for traffic in &mut allowed {
         assert_eq!(traffic.mark().unwrap().failed, 0);
     }
-    let metrics = world.b.metrics().unwrap();
-    assert_eq!(metrics.sum("mesh_policy_closed_connections_total", &[]).to_string(), "6");
+    // Their ends are seen before the agent has counted them.
+    eventually("all of them to be counted", DEADLINE, || {
+        let closed = world.b.metrics().ok()?.sum("mesh_policy_closed_connections_total", &[]);
+        (closed.to_string() == "6").then_some(())
+    })
+    .unwrap();
     assert!(world.b.log().contains("demo/keep-out"), "{}", world.b.log());
 }
 

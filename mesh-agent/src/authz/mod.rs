@@ -82,7 +82,78 @@ enum Match {
 ///
 /// A connection is allowed or refused only if all its requests would be.
 pub fn decide(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> Verdict {
-    let by = |action| policies.iter().filter(move |policy| policy.action == action);
+    weigh(policies, request, |policy| !policy.dry_run)
+}
+
+/// What is told of a connection or a request, and changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whose word it is.
+    pub policy: ResourceName,
+    /// The rule that matches; `None`: none does.
+    pub rule: Option<usize>,
+    /// What it says.
+    pub outcome: Outcome,
+}
+
+/// What a policy says that is not enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An `AUDIT` policy matches.
+    Audited,
+    /// With the policies that are tried out, it would be allowed.
+    WouldAllow,
+    /// With them, it would be refused.
+    WouldDeny,
+}
+
+/// What is to be told: each `AUDIT` policy that matches, and, of what is allowed now, what would
+/// become of it if the policies that are tried out were in force.
+///
+/// Of a connection that depends on its requests nothing is told: they are judged one by one.
+pub fn told(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> Vec<Told> {
+    let audits = policies.iter().filter(|policy| !policy.dry_run && policy.action == Action::Audit);
+    let audited = audits.filter_map(|policy| match matching(policy, request) {
+        (Match::Yes, rule) => {
+            Some(Told { policy: policy.name.clone(), rule: Some(rule), outcome: Outcome::Audited })
+        }
+        _ => None,
+    });
+    let mut told: Vec<_> = audited.collect();
+    let tried = |policy: &&Arc<AuthorizationPolicy>| {
+        policy.dry_run && matches!(policy.action, Action::Allow | Action::Deny)
+    };
+    let Some(first) = policies.iter().find(tried) else { return told };
+    if matches!(decide(policies, request), Verdict::Deny(_)) {
+        return told;
+    }
+    match weigh(policies, request, |_policy| true) {
+        Verdict::Deny(denial) => told.push(Told {
+            policy: denial.policy().clone(),
+            rule: denial.rule(),
+            outcome: Outcome::WouldDeny,
+        }),
+        Verdict::Allow => {
+            let allows = policies.iter().filter(tried).find_map(|policy| {
+                let (matches, rule) = matching(policy, request);
+                (matches == Match::Yes).then_some((policy, rule))
+            });
+            let rule = allows.map(|(_, rule)| rule);
+            let policy = allows.map_or(first, |(policy, _)| policy).name.clone();
+            told.push(Told { policy, rule, outcome: Outcome::WouldAllow });
+        }
+        Verdict::ByRequest(_) => {}
+    }
+    told
+}
+
+fn weigh(
+    policies: &[Arc<AuthorizationPolicy>],
+    request: &Request<'_>,
+    counts: impl Fn(&AuthorizationPolicy) -> bool + Copy,
+) -> Verdict {
+    let by =
+        |action| policies.iter().filter(move |policy| policy.action == action && counts(policy));
     let mut perhaps = None;
     for policy in by(Action::Deny) {
         match matching(policy, request) {
@@ -148,7 +219,7 @@ fn applies(action: Action, rule: &Rule, request: &Request<'_>) -> Match {
     let Some(http) = request.http else { return applies_to(rule, request, None) };
     let paths = http.paths.iter().map(|path| applies_to(rule, request, Some((http, path))));
     match action {
-        Action::Deny => paths.max(),
+        Action::Audit | Action::Deny => paths.max(),
         Action::Allow => paths.min(),
     }
     .unwrap_or(Match::No)
@@ -236,6 +307,23 @@ fn known(read: Read<'_>, is: impl Fn(&HttpRequest<'_>, &str) -> bool) -> Match {
 }
 
 impl Denial {
+    /// The rule that denies; `None`: it is the want of one that allows.
+    pub const fn rule(&self) -> Option<usize> {
+        match self {
+            Self::Matched(_, rule) => Some(*rule),
+            Self::NoneAllows(_) | Self::Unseen(_) => None,
+        }
+    }
+
+    /// The reason in one word, for metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Matched(..) => "rule_denies",
+            Self::NoneAllows(_) => "no_rule_allows",
+            Self::Unseen(_) => "requests_unseen",
+        }
+    }
+
     /// The policy that denies.
     pub const fn policy(&self) -> &ResourceName {
         match self {
@@ -244,5 +332,16 @@ impl Denial {
     }
 }
 
+impl Outcome {
+    /// It in one word, for metrics.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Audited => "audited",
+            Self::WouldAllow => "would_allow",
+            Self::WouldDeny => "would_deny",
+        }
+    }
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,7 +14,7 @@ const WEB: &str = "cluster.local/ns/shop/sa/web";
 
 fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Arc<AuthorizationPolicy> {
     let name = ResourceName::new("shop", name);
-    Arc::new(AuthorizationPolicy { name, selector: [].into(), action, rules })
+    Arc::new(AuthorizationPolicy { name, selector: [].into(), action, dry_run: false, rules })
 }
 
 fn text(text: &str) -> Text {
@@ -269,7 +269,7 @@ mod naive {
     }
 }
 
-fn principals() -> impl Strategy<Value = SpiffeId> {
+pub(crate) fn principals() -> impl Strategy<Value = SpiffeId> {
     let domain = prop::sample::select(vec!["a", "b", "ab"]);
     let namespace = prop::sample::select(vec!["x", "y", "xy", "ns"]);
     let account = prop::sample::select(vec!["x", "sa", "xx"]);
@@ -295,7 +295,7 @@ fn namespaces() -> impl Strategy<Value = Text> {
     prop::sample::select(vec!["x", "y", "xy", "x*", "*y", "*", "z"]).prop_map(text)
 }
 
-fn addresses() -> impl Strategy<Value = IpAddr> {
+pub(crate) fn addresses() -> impl Strategy<Value = IpAddr> {
     let texts = vec!["10.0.0.1", "10.0.0.2", "11.0.0.1", "fd00::1", "fd01::1", "::ffff:10.0.0.1"];
     prop::sample::select(texts).prop_map(|text| text.parse().unwrap())
 }
@@ -383,7 +383,7 @@ fn http_rules() -> impl Strategy<Value = Rule> {
     })
 }
 
-fn http_policies() -> impl Strategy<Value = Vec<Arc<AuthorizationPolicy>>> {
+pub(crate) fn http_policies() -> impl Strategy<Value = Vec<Arc<AuthorizationPolicy>>> {
     let action = prop::sample::select(vec![Action::Allow, Action::Deny]);
     let one = (action, prop::collection::vec(http_rules(), 0..3))
         .prop_map(|(action, rules)| policy("a", action, rules));
@@ -503,4 +503,51 @@ proptest! {
             prop_assert_ne!(decide(&fewer, &request), Verdict::Allow);
         }
     }
+}
+
+/// What is told with `policies` of a connection from [`WEB`].
+fn tell(policies: &[Arc<AuthorizationPolicy>]) -> Vec<(String, Option<usize>, Outcome)> {
+    let principal = id(WEB);
+    let address = "10.0.0.1".parse().unwrap();
+    let request = Request { principal: Some(&principal), address, port: 80, http: None };
+    let told = told(policies, &request).into_iter();
+    told.map(|told| (told.policy.name.to_string(), told.rule, told.outcome)).collect()
+}
+
+fn dry(policy: Arc<AuthorizationPolicy>) -> Arc<AuthorizationPolicy> {
+    Arc::new(AuthorizationPolicy { dry_run: true, ..Arc::unwrap_or_clone(policy) })
+}
+
+#[test]
+fn what_is_tried_out_or_audited_is_told_and_changes_nothing() {
+    let port = |port| Rule {
+        to: vec![Operation { ports: vec![port], ..Operation::default() }],
+        ..Rule::default()
+    };
+    let (no, yes) = (port(81), port(80));
+    let audit = policy("audit", Action::Audit, vec![no.clone(), yes.clone()]);
+    let deny = dry(policy("deny", Action::Deny, vec![yes.clone()]));
+    let allow = dry(policy("allow", Action::Allow, vec![no.clone()]));
+    let passes = dry(policy("passes", Action::Allow, vec![no.clone(), yes.clone()]));
+    let told = |name: &str, rule, outcome| (name.to_owned(), rule, outcome);
+    for (policies, expect) in [
+        (vec![], vec![]),
+        (vec![Arc::clone(&audit)], vec![told("audit", Some(1), Outcome::Audited)]),
+        (vec![dry(Arc::clone(&audit))], vec![]),
+        (vec![Arc::clone(&deny)], vec![told("deny", Some(0), Outcome::WouldDeny)]),
+        (vec![Arc::clone(&allow)], vec![told("allow", None, Outcome::WouldDeny)]),
+        (
+            vec![Arc::clone(&allow), Arc::clone(&passes)],
+            vec![told("passes", Some(1), Outcome::WouldAllow)],
+        ),
+    ] {
+        assert_eq!(tell(&policies), expect);
+        let principal = id(WEB);
+        let address = "10.0.0.1".parse().unwrap();
+        let request = Request { principal: Some(&principal), address, port: 80, http: None };
+        assert_eq!(decide(&policies, &request), Verdict::Allow);
+    }
+    // What is refused anyway is not told of twice.
+    let enforced = policy("enforced", Action::Deny, vec![yes]);
+    assert_eq!(tell(&[enforced, deny, allow]), []);
 }

@@ -10,10 +10,12 @@ use mesh_common::event::{self, Event};
 use nix::libc;
 use tokio::time::Instant;
 
+use crate::authz::{self, Denial, Request, Told, Verdict};
 use crate::datapath::events::Events;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::flows::names::Names;
 use crate::model::id::ResourceName;
+use crate::model::policy::AuthorizationPolicy;
 use crate::model::service::Service;
 use crate::model::snapshot::{Endpoints, Snapshot, Split};
 use crate::model::workload::Workload;
@@ -21,7 +23,9 @@ use crate::route;
 use crate::store::Reader;
 use crate::task::clock;
 use crate::task::scope::Scope;
-use crate::telemetry::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security, Telemetry};
+use crate::telemetry::{
+    ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Said, Security, Telemetry,
+};
 
 /// Who reports a direct connection.
 const BOTH: [Reporter; 2] = [Reporter::Destination, Reporter::Source];
@@ -67,7 +71,12 @@ pub async fn run(
         let now = clock::now();
         for event in batch.events {
             match report(event, &snapshot, &names, now) {
-                Some(report) => send(&telemetry, &report),
+                Some(report) => {
+                    send(&telemetry, &report);
+                    for said in Known::of(event, &snapshot, &names).said(event, &snapshot) {
+                        telemetry.policy_said(said);
+                    }
+                }
                 None => telemetry.events_malformed(1),
             }
         }
@@ -109,6 +118,8 @@ struct Known<'a> {
     service: Option<&'a Arc<Service>>,
     split: Option<&'a Split>,
     policy: Option<&'a ResourceName>,
+    /// Why the kernel has denied it, by the policies as they are now.
+    denial: Option<Denial>,
 }
 
 impl<'a> Known<'a> {
@@ -119,13 +130,74 @@ impl<'a> Known<'a> {
         let target = mesh.services.get(&to_socket(event.origin, event.origin_port_be));
         let namespace = source.map_or("", |source| &source.name.namespace);
         let judged = matches!(event.kind, event::OPENED | event::CLOSED | event::DENIED);
-        Self {
+        let mut known = Self {
             security: if judged { Security::Kernel } else { Security::None },
             source,
             destination: names.workload(event.destination).or_else(at_server),
             service: target.map(|target| &target.service),
             split: target.map(|target| route::select(target, namespace)),
             policy: names.policy(event.policy),
+            denial: None,
+        };
+        if event.kind == event::DENIED {
+            known.denial = known.asked(event, mesh).and_then(|(policies, request)| {
+                match authz::decide(policies, &request) {
+                    Verdict::Deny(denial) => Some(denial),
+                    Verdict::Allow | Verdict::ByRequest(_) => None,
+                }
+            });
+        }
+        known
+    }
+
+    /// The policies of the destination, and what they are asked.
+    fn asked<'s>(
+        &'s self,
+        event: &Event,
+        mesh: &'s Snapshot,
+    ) -> Option<(&'s [Arc<AuthorizationPolicy>], Request<'s>)> {
+        let destination = self.destination?;
+        let policies = &mesh.policies.get(&destination.name)?.authorization;
+        let server = to_socket(event.server, event.server_port_be);
+        let origin = to_socket(event.origin, event.origin_port_be);
+        let request = Request {
+            principal: self.source.map(|source| &source.identity),
+            address: self.client(event, origin).ip(),
+            port: server.port(),
+            http: None,
+        };
+        Some((policies, request))
+    }
+
+    /// What policies have said of it, for the metrics. What is only told is logged as well.
+    fn said(&self, event: &Event, mesh: &Snapshot) -> Vec<Said> {
+        match (event.kind, &self.denial) {
+            (event::DENIED, Some(denial)) => vec![Said {
+                policy: Some(denial.policy().clone()),
+                rule: denial.rule(),
+                reason: denial.reason(),
+            }],
+            (event::DENIED, None) => {
+                vec![Said { policy: self.policy.cloned(), rule: None, reason: "kernel" }]
+            }
+            (event::OPENED, _) => {
+                let asked = self.asked(event, mesh);
+                let told = asked.map(|(policies, request)| authz::told(policies, &request));
+                let told = told.unwrap_or_default().into_iter();
+                told.map(|Told { policy, rule, outcome }| {
+                    let name = |workload: Option<&Arc<Workload>>| {
+                        workload.map(|workload| workload.name.to_string())
+                    };
+                    tracing::info!(
+                        source = name(self.source), destination = name(self.destination),
+                        %policy, rule, outcome = outcome.reason(),
+                        "a policy that is not enforced has its say"
+                    );
+                    Said { policy: Some(policy), rule, reason: outcome.reason() }
+                })
+                .collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -193,7 +265,13 @@ impl<'a> Known<'a> {
             event::CLOSED if event.errno != 0 => {
                 Some(Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, cause()))
             }
-            event::DENIED => Some(Failure::new(Kind::Denied, Side::Mesh, Retry::Never)),
+            event::DENIED => Some(match &self.denial {
+                Some(denial) => {
+                    let cause = denial.to_string();
+                    Failure::because(Kind::Denied, Side::Mesh, Retry::Never, cause)
+                }
+                None => Failure::new(Kind::Denied, Side::Mesh, Retry::Never),
+            }),
             event::NOBODY => Some(self.split.map_or_else(no_endpoint, nobody)),
             event::FAILED_CLOSED => Some(Failure::new(Kind::NoAgent, Side::Mesh, Retry::Safe)),
             _ => None,

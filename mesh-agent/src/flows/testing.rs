@@ -33,6 +33,7 @@ pub(super) fn policy(name: &str, action: Action, from: &str) -> AuthorizationPol
     let principal = Text::Exact(format!("cluster.local/ns/demo/sa/{from}"));
     let source = Source { principals: vec![principal], ..Source::default() };
     AuthorizationPolicy {
+        dry_run: false,
         name: ResourceName::new("demo", name),
         selector: BTreeMap::new(),
         action,

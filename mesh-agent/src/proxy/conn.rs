@@ -45,6 +45,11 @@ pub struct Conn {
 }
 
 impl Conn {
+    /// Where it is reported.
+    pub const fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
     /// A connection that `client` opened to `destination`.
     pub fn new(
         telemetry: &Telemetry,

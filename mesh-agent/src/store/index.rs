@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::model::condition::{Condition, Location, Reason};
 use crate::model::http::{HttpRoute, Kind};
 use crate::model::id::ResourceName;
-use crate::model::policy::{AuthorizationPolicy, MeshPolicy};
+use crate::model::policy::{AuthorizationPolicy, MeshPolicy, PolicyKind};
 use crate::model::route::TcpRoute;
 use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::Endpoint;
@@ -24,7 +24,7 @@ pub(super) struct Index<'a> {
     pub(super) http_routes: BTreeMap<&'a ResourceName, Placed<'a, HttpRoute>>,
     pub(super) grpc_routes: BTreeMap<&'a ResourceName, Placed<'a, HttpRoute>>,
     pub(super) workloads: BTreeMap<&'a ResourceName, Placed<'a, Workload>>,
-    pub(super) mesh_policies: BTreeMap<&'a ResourceName, Placed<'a, MeshPolicy>>,
+    pub(super) mesh_policies: BTreeMap<(PolicyKind, &'a ResourceName), Placed<'a, MeshPolicy>>,
     pub(super) authorization: BTreeMap<&'a ResourceName, Placed<'a, AuthorizationPolicy>>,
     by_label: HashMap<Label<'a>, Vec<&'a Arc<Workload>>>,
 }
@@ -63,7 +63,7 @@ impl<'a> Index<'a> {
                     insert(&mut index.workloads, &workload.name, at, workload)
                 }
                 Object::MeshPolicy(policy) => {
-                    insert(&mut index.mesh_policies, &policy.name, at, policy)
+                    insert(&mut index.mesh_policies, (policy.kind, &policy.name), at, policy)
                 }
                 Object::AuthorizationPolicy(policy) => {
                     insert(&mut index.authorization, &policy.name, at, policy)
@@ -138,9 +138,9 @@ impl Family {
 }
 
 /// Adds a resource. Returns where the one is that has the name already.
-fn insert<'a, T>(
-    map: &mut BTreeMap<&'a ResourceName, Placed<'a, T>>,
-    name: &'a ResourceName,
+fn insert<'a, K: Ord, T>(
+    map: &mut BTreeMap<K, Placed<'a, T>>,
+    name: K,
     location: &'a Location,
     object: &'a Arc<T>,
 ) -> Option<&'a Location> {

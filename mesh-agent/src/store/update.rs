@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::condition::{Condition, Location};
 use crate::model::http::{self, HttpRoute};
 use crate::model::id::ResourceName;
-use crate::model::policy::{AuthorizationPolicy, MeshPolicy};
+use crate::model::policy::{AuthorizationPolicy, MeshPolicy, PolicyKind};
 use crate::model::route::TcpRoute;
 use crate::model::service::Service;
 use crate::model::workload::Workload;
@@ -42,7 +42,7 @@ pub enum Object {
     HttpRoute(Arc<HttpRoute>),
     /// A `Workload`.
     Workload(Arc<Workload>),
-    /// A `MeshPolicy`.
+    /// A `MeshPolicy`, or an Istio `PeerAuthentication`.
     MeshPolicy(Arc<MeshPolicy>),
     /// An Istio `AuthorizationPolicy`.
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
@@ -63,6 +63,8 @@ pub enum Kind {
     Workload,
     /// A `MeshPolicy`.
     MeshPolicy,
+    /// An Istio `PeerAuthentication`.
+    PeerAuthentication,
     /// An Istio `AuthorizationPolicy`.
     AuthorizationPolicy,
 }
@@ -84,7 +86,7 @@ impl Object {
             Self::TcpRoute(route) => (Kind::TcpRoute, &route.name),
             Self::HttpRoute(route) => (route.kind.into(), &route.name),
             Self::Workload(workload) => (Kind::Workload, &workload.name),
-            Self::MeshPolicy(policy) => (Kind::MeshPolicy, &policy.name),
+            Self::MeshPolicy(policy) => (policy.kind.into(), &policy.name),
             Self::AuthorizationPolicy(policy) => (Kind::AuthorizationPolicy, &policy.name),
         };
         Key { kind, name: name.clone() }
@@ -101,6 +103,7 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::Workload => "Workload",
             Self::MeshPolicy => "MeshPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
@@ -111,6 +114,15 @@ impl From<http::Kind> for Kind {
         match kind {
             http::Kind::Grpc => Self::GrpcRoute,
             http::Kind::Http => Self::HttpRoute,
+        }
+    }
+}
+
+impl From<PolicyKind> for Kind {
+    fn from(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::Mesh => Self::MeshPolicy,
+            PolicyKind::PeerAuthentication => Self::PeerAuthentication,
         }
     }
 }

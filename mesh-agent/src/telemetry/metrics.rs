@@ -106,6 +106,8 @@ catalog! {
         "Bulk transfers that were given a tunnel of their own";
     POLICY_CLOSED = Counter "mesh_policy_closed_connections_total" []
         "Direct connections that were ended because a changed policy forbids them";
+    VERDICTS = Counter "mesh_policy_verdicts_total" ["policy", "rule", "reason"]
+        "Connections and requests that policies refused, or of which they had something to tell";
     CERTIFICATE_EXPIRY = Gauge "mesh_certificate_expiry_seconds" ["identity"]
         "When a workload's certificate expires, in Unix time";
     AUTHORITY_EXPIRY = Gauge "mesh_authority_expiry_seconds" []
@@ -137,6 +139,7 @@ impl Collector for Exposition {
         encode_process(&mut encoder, &self.0)?;
         encode_tunnels(&mut encoder, &self.0)?;
         encode_refused(&mut encoder, &self.0)?;
+        encode_verdicts(&mut encoder, &self.0)?;
         encode_requests(&mut encoder, &self.0)?;
         for source in self.0.sources().iter() {
             encode_source(&mut encoder, &self.0, source)?;
@@ -307,6 +310,17 @@ fn encode_refused(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
     let mut family = describe(encoder, &HANDSHAKES_REFUSED)?;
     for (limit, number) in Limit::ALL.iter().zip(&shared.handshakes_refused) {
         sample(&mut family, &HANDSHAKES_REFUSED, vec![], &[limit.as_str()], number.get())?;
+    }
+    Ok(())
+}
+
+fn encode_verdicts(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
+    let verdicts = shared.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut family = describe(encoder, &VERDICTS)?;
+    for (said, count) in verdicts {
+        let policy = said.policy.map_or_else(|| "-".to_owned(), |policy| policy.to_string());
+        let rule = said.rule.map_or_else(|| "-".to_owned(), |rule| rule.to_string());
+        sample(&mut family, &VERDICTS, vec![], &[&policy, &rule, said.reason], count)?;
     }
     Ok(())
 }

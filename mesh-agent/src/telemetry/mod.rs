@@ -108,6 +108,27 @@ pub struct CertificateCounters {
     pub failed: u64,
 }
 
+/// What a policy has said of a connection or a request.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Said {
+    /// The policy, if it was one.
+    pub policy: Option<ResourceName>,
+    /// Its rule; `None`: it was not one of its rules.
+    pub rule: Option<usize>,
+    /// Why, in one word.
+    pub reason: &'static str,
+}
+
+impl Said {
+    /// What is counted where there are too many.
+    fn overflow(self) -> Self {
+        Self { policy: None, rule: None, reason: self.reason }
+    }
+}
+
+/// Policies, rules and reasons that are counted apart.
+const MAX_VERDICTS: usize = 10_000;
+
 /// This agent's part in a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -159,6 +180,7 @@ struct Shared {
     events_malformed: Number,
     tunnels_leased: Number,
     policy_closed: Number,
+    verdicts: Mutex<BTreeMap<Said, u64>>,
     sources: Mutex<Vec<Source>>,
 }
 
@@ -191,6 +213,7 @@ impl Telemetry {
             events_malformed: Number::default(),
             tunnels_leased: Number::default(),
             policy_closed: Number::default(),
+            verdicts: Mutex::default(),
             sources: Mutex::default(),
         });
         let mut registry = Registry::default();
@@ -246,6 +269,14 @@ impl Telemetry {
     /// Counts a handshake that a peer was not allowed to begin.
     pub fn handshake_refused(&self, limit: Limit) {
         self.shared.handshakes_refused[limit as usize].add(1);
+    }
+
+    /// Counts what a policy has said.
+    pub fn policy_said(&self, said: Said) {
+        let mut verdicts = self.shared.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = verdicts.len() >= MAX_VERDICTS;
+        let said = if is_full && !verdicts.contains_key(&said) { said.overflow() } else { said };
+        *verdicts.entry(said).or_default() += 1;
     }
 
     /// Counts a connection that failed at once, because its peer had just failed.

@@ -172,6 +172,8 @@ fn with_everything() -> Telemetry {
     telemetry.request_answered(200, "backend");
     let requests = telemetry.requests(&parties());
     requests.answered(RequestKind::well(200), Duration::from_millis(3));
+    let policy = Some(ResourceName::new("demo", "only-web"));
+    telemetry.policy_said(Said { policy, rule: Some(2), reason: "rule_denies" });
     telemetry.register_source(Source::Kernel(Box::new(|| KernelCounters {
         connects: vec![("pass", 5), ("proxy", 6)],
         arrivals: vec![("captured", 7)],
@@ -201,6 +203,8 @@ fn sources_are_asked_at_each_scrape() {
     let expect = [r#"{identity="spiffe://cluster.local/ns/demo/sa/echo"} 9"#];
     check(&telemetry, "mesh_certificate_expiry_seconds", &expect);
     check(&telemetry, "mesh_authority_expiry_seconds", &[" 8"]);
+    let expect = [r#"{policy="demo/only-web",rule="2",reason="rule_denies"} 1"#];
+    check(&telemetry, "mesh_policy_verdicts_total", &expect);
     check(&telemetry, "mesh_certificates_below_life", &[r#"{of="workload",percent="25"} 3"#]);
     let expect = [r#"{result="failed"} 2"#, r#"{result="renewed"} 5"#];
     check(&telemetry, "mesh_certificate_renewals_total", &expect);

@@ -109,6 +109,7 @@ pub struct AuthorizationPolicy {
     name: String,
     is_root: bool,
     action: &'static str,
+    is_dry: bool,
     selector: Vec<(String, String)>,
     rules: Vec<Rule>,
 }
@@ -117,7 +118,26 @@ impl AuthorizationPolicy {
     /// A policy that allows what its rules match, and nothing else.
     pub fn allow(name: &str) -> Self {
         let (selector, rules) = (Vec::new(), Vec::new());
-        Self { name: name.to_owned(), is_root: false, action: "ALLOW", selector, rules }
+        Self {
+            name: name.to_owned(),
+            is_root: false,
+            action: "ALLOW",
+            is_dry: false,
+            selector,
+            rules,
+        }
+    }
+
+    /// A policy that tells what its rules match.
+    pub fn audit(name: &str) -> Self {
+        Self { action: "AUDIT", ..Self::allow(name) }
+    }
+
+    /// Tries it out: what it would do is told, and not done.
+    #[must_use]
+    pub fn dry_run(mut self) -> Self {
+        self.is_dry = true;
+        self
     }
 
     /// A policy that denies what its rules match.
@@ -149,6 +169,9 @@ impl AuthorizationPolicy {
     pub(super) fn yaml(&self, namespace: &str) -> String {
         let namespace = if self.is_root { ROOT_NAMESPACE } else { namespace };
         let mut out = head("security.istio.io/v1", "AuthorizationPolicy", &self.name, namespace);
+        if self.is_dry {
+            line(&mut out, "  annotations: {istio.io/dry-run: 'true'}");
+        }
         line(&mut out, "spec:");
         line(&mut out, &format!("  selector: {{matchLabels: {}}}", map(&self.selector)));
         line(&mut out, &format!("  action: {}", self.action));

@@ -12,6 +12,8 @@ use mesh_common::verdict::{ALLOW, ASK_AGENT, DENY};
 use proptest::prelude::*;
 
 use super::*;
+use crate::authz::tests::{addresses, http_policies, principals};
+use crate::authz::{self, Request};
 use crate::model::http;
 use crate::model::policy::{Action, AuthorizationPolicy, Block, Operation, Rule, Text};
 use crate::model::policy::{PortPolicy, Source as From};
@@ -74,7 +76,7 @@ fn at(entries: &Entries, address: &str, port: u16) -> Option<Destination> {
 
 fn policy(action: Action, rules: Vec<Rule>) -> Arc<AuthorizationPolicy> {
     let name = ResourceName::new("demo", "policy");
-    Arc::new(AuthorizationPolicy { name, selector: BTreeMap::new(), action, rules })
+    Arc::new(AuthorizationPolicy { name, selector: BTreeMap::new(), action, dry_run: false, rules })
 }
 
 fn restrict(mesh: &mut Snapshot, name: &str, policies: Vec<Arc<AuthorizationPolicy>>) {
@@ -376,4 +378,49 @@ fn numbers_of_sets_stay_and_are_not_given_out_again() {
     assert_eq!(set(&mesh, &mut ids), None);
     mesh.services.insert(address, target);
     assert_eq!(set(&mesh, &mut ids), Some(2));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// One decision, compiled: what the kernel lets pass or refuses, the agent would let pass or
+    /// refuse for the same reason, from every address of the source, and whatever it carries.
+    #[test]
+    fn the_kernel_says_what_the_agent_says_or_asks_it(
+        policies in http_policies(), principal in principals(), port in 79_u16..84,
+        addresses in prop::collection::vec(addresses(), 1..3), shares: bool,
+    ) {
+        let source = Known {
+            identity: principal.clone(),
+            addresses: addresses.clone(),
+            ..workload("a", Some("n"), "10.0.0.1")
+        };
+        let mut mesh = mesh(vec![source, workload("c", Some("n"), "10.0.0.3")]);
+        restrict(&mut mesh, "c", policies.clone());
+        let from = if shares { unit("a", 11) } else { pod("a", 11) };
+        let entries = compile(&mesh, &[from, pod("c", 13)]);
+        let class = entries.workloads[&id("c")].class;
+        let says = if class == 0 {
+            Verdict { policy: 0, says: ALLOW, pad: 0 }
+        } else {
+            let exact = entries.verdicts.get(&VerdictKey::new(id("a"), class, port.to_be()));
+            *exact.or(entries.verdicts.get(&VerdictKey::new(id("a"), class, 0))).unwrap()
+        };
+        let agent: Vec<_> = addresses.iter().map(|address| {
+            let request =
+                Request { principal: Some(&principal), address: *address, port, http: None };
+            authz::decide(&policies, &request)
+        }).collect();
+        match says.says {
+            ALLOW => prop_assert!(agent.iter().all(|verdict| *verdict == authz::Verdict::Allow)),
+            DENY => prop_assert!(agent.iter().all(|verdict| matches!(
+                verdict, authz::Verdict::Deny(denial) if id_of(denial.policy()) == says.policy
+            ))),
+            _ => {
+                let seen = agent.iter().any(|one| matches!(one, authz::Verdict::ByRequest(_)));
+                let differs = agent.iter().any(|one| *one != agent[0]);
+                prop_assert!(seen || differs || shares, "asked in vain: {agent:?}");
+            }
+        }
+    }
 }

@@ -56,15 +56,32 @@ pub enum Acceleration {
     Sockmap,
 }
 
-/// The namespace whose policies apply to the whole mesh (Istio's root namespace, which is
-/// `istio-system` there by default).
-pub const ROOT_NAMESPACE: &str = "mesh-system";
+/// The namespaces whose policies apply to the whole mesh: ours, and Istio's by default, for those
+/// who bring its policies along.
+pub const ROOT_NAMESPACES: [&str; 2] = ["mesh-system", "istio-system"];
+
+/// Whether the policies of `namespace` apply to the whole mesh (Istio's root namespace).
+pub fn is_root(namespace: &str) -> bool {
+    ROOT_NAMESPACES.contains(&namespace)
+}
+
+/// Which document says how connections are carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PolicyKind {
+    /// A `MeshPolicy`.
+    #[default]
+    Mesh,
+    /// An Istio `PeerAuthentication`, which says `mtls` alone.
+    PeerAuthentication,
+}
 
 /// How connections of some workloads are carried. What a policy leaves out is inherited: from the
 /// policies of the namespace, then of the mesh, then the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshPolicy {
-    /// Namespace and name. In [`ROOT_NAMESPACE`] it applies to every namespace.
+    /// Which document it is.
+    pub kind: PolicyKind,
+    /// Namespace and name. In one of [`ROOT_NAMESPACES`] it applies to every namespace.
     pub name: ResourceName,
     /// `metadata.creationTimestamp`; empty: older than any. Sorts by time.
     pub created: String,
@@ -123,6 +140,8 @@ pub struct AuthorizationPolicy {
     pub selector: BTreeMap<String, String>,
     /// `spec.action`.
     pub action: Action,
+    /// The annotation `istio.io/dry-run`: what it would do is told, and not done.
+    pub dry_run: bool,
     /// `spec.rules`. None of them: the policy matches nothing (an `ALLOW` that denies all).
     pub rules: Vec<Rule>,
 }
@@ -132,6 +151,8 @@ pub struct AuthorizationPolicy {
 pub enum Action {
     /// It is allowed, unless a `DENY` matches too.
     Allow,
+    /// It is told, and nothing else.
+    Audit,
     /// It is refused.
     Deny,
 }
@@ -234,6 +255,15 @@ impl WorkloadPolicy {
             MtlsMode::Permissive | MtlsMode::Disable => FailureMode::Open,
         };
         self.failure.unwrap_or(default)
+    }
+}
+
+impl AuthorizationPolicy {
+    /// A policy that refuses everything to the workloads with these labels: in the place of one that
+    /// cannot be read.
+    pub fn deny_all(name: ResourceName, selector: BTreeMap<String, String>) -> Self {
+        let rules = vec![Rule::default()];
+        Self { name, selector, action: Action::Deny, dry_run: false, rules }
     }
 }
 

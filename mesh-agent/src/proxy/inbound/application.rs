@@ -7,11 +7,10 @@ use std::sync::Arc;
 use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::time::timeout;
 
-use crate::authz::{self, Denial, HttpRequest, Request, Verdict};
+use crate::authz::{self, Denial, HttpRequest, Request, Told, Verdict};
 use crate::datapath::kernel::Shown;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
-use crate::model::id::ResourceName;
 use crate::model::policy::{Acceleration, MtlsMode};
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
@@ -19,7 +18,7 @@ use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::store::Reader;
-use crate::telemetry::Judged;
+use crate::telemetry::{Judged, Said, Telemetry};
 
 /// Ports of the agent itself: a connection to one of them would be a loop (as ztunnel refuses).
 const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT, 15080];
@@ -52,21 +51,26 @@ pub enum Scrutiny {
 /// Why a connection may not be, or not any more.
 pub struct Forbidden {
     kind: Kind,
-    policy: Option<ResourceName>,
+    said: Said,
     cause: String,
 }
 
 impl Forbidden {
     fn by(denial: &Denial) -> Self {
-        let policy = Some(denial.policy().clone());
-        Self { kind: Kind::Denied, policy, cause: denial.to_string() }
+        Self { kind: Kind::Denied, said: said(denial), cause: denial.to_string() }
     }
 
     /// The failure, of which `conn` reports the policy.
     pub fn note(self, conn: &mut Conn) -> Failure {
-        conn.judged = Some(Judged { allowed: false, policy: self.policy });
+        conn.judged = Some(Judged { allowed: false, policy: self.said.policy.clone() });
+        conn.telemetry().policy_said(self.said);
         Failure::because(self.kind, Side::Client, Retry::Never, self.cause)
     }
+}
+
+/// What the metrics count of a denial.
+pub fn said(denial: &Denial) -> Said {
+    Said { policy: Some(denial.policy().clone()), rule: denial.rule(), reason: denial.reason() }
 }
 
 impl Arrival {
@@ -97,6 +101,7 @@ impl Arrival {
     ) -> Result<Scrutiny, Failure> {
         match self.needed(mesh, can) {
             Ok(scrutiny) => {
+                self.tell(mesh, None, conn.telemetry());
                 conn.judged = Some(Judged { allowed: true, policy: None });
                 Ok(scrutiny)
             }
@@ -144,6 +149,23 @@ impl Arrival {
         }
     }
 
+    /// Counts and logs what policies tell of the connection, or of a request on it.
+    pub fn tell(&self, mesh: &Snapshot, http: Option<&HttpRequest<'_>>, telemetry: &Telemetry) {
+        let policies = &mesh.policy(&self.local.workload.name).authorization;
+        for told in authz::told(policies, &self.request(http)) {
+            let outcome = told.outcome.reason();
+            tracing::info!(
+                client = %self.client, server = %self.to, principal = self.principal.as_ref().map(tracing::field::display),
+                policy = %told.policy, rule = told.rule, outcome,
+                method = http.map(|http| http.method),
+                path = http.and_then(|http| http.paths.first()).map(AsRef::<str>::as_ref),
+                "a policy that is not enforced has its say"
+            );
+            let Told { policy, rule, .. } = told;
+            telemetry.policy_said(Said { policy: Some(policy), rule, reason: outcome });
+        }
+    }
+
     fn request<'a>(&'a self, http: Option<&'a HttpRequest<'a>>) -> Request<'a> {
         let (address, port) = (self.client.ip(), self.to.port());
         Request { principal: self.principal.as_ref(), address, port, http }
@@ -158,7 +180,8 @@ impl Arrival {
                 Some(from) => format!("{from} demands mutual TLS on port {port}"),
                 None => format!("mutual TLS is demanded on port {port}"),
             };
-            return Err(Forbidden { kind: Kind::Plaintext, policy: from.cloned(), cause });
+            let said = Said { policy: from.cloned(), rule: None, reason: "plaintext" };
+            return Err(Forbidden { kind: Kind::Plaintext, said, cause });
         }
         match authz::decide(&policy.authorization, &self.request(None)) {
             Verdict::Allow => Ok(Scrutiny::Nothing),

@@ -39,7 +39,7 @@ use crate::proxy::http::fields::{clean, name_authority, strip};
 use crate::proxy::http::front::Front;
 use crate::proxy::http::upstream::Counted;
 use crate::proxy::http::{counting, exchange, setup};
-use crate::proxy::inbound::application::{Arrival, Scrutiny};
+use crate::proxy::inbound::application::{Arrival, Scrutiny, said};
 use crate::task::scope::Scope;
 use crate::telemetry::{Judged, RequestKind, RequestSeries};
 use crate::tunnels::Io;
@@ -310,10 +310,7 @@ async fn answered(
     clean(&mut head, point.version, upgrade.is_some());
     let Ok(host) = host(&mut head, point) else { return refused(Reason::Denied, DENIED) };
     if let Some(denial) = denial(point, &head, host.as_deref()) {
-        let arrival = &point.arrival;
-        tracing::debug!(client = %arrival.client, workload = %arrival.local.workload.name,
-            method = %head.method, path = head.uri.path(), reason = %denial, "a request is denied");
-        *locked(&point.denied) = Some(denial);
+        note(point, &head, denial);
         return refused(Reason::Denied, DENIED);
     }
     let mut turn = point.application.turn().await;
@@ -369,11 +366,27 @@ fn host(head: &mut request::Parts, point: &Point) -> Result<Option<String>, Seve
     if hosts.next().is_some() { Err(SeveralHosts) } else { Ok(host) }
 }
 
+/// Counts a request that is denied. The first one of a connection is logged for operators, so that
+/// a client cannot fill the log; the connection's line in the access log has the last one.
+fn note(point: &Point, head: &request::Parts, denial: Denial) {
+    let (client, workload) = (point.arrival.client, &point.arrival.local.workload.name);
+    point.context.telemetry.policy_said(said(&denial));
+    let former = locked(&point.denied).replace(denial.clone());
+    let (method, path) = (&head.method, head.uri.path());
+    if former.is_none() {
+        tracing::info!(%client, %workload, %method, path, reason = %denial, "a request is denied");
+    } else {
+        tracing::debug!(%client, %workload, %method, path, reason = %denial, "a request is denied");
+    }
+}
+
 /// Why a request may not be, by the policies as they are now.
 fn denial(point: &Point, head: &request::Parts, host: Option<&str>) -> Option<Denial> {
     let headers: &HeaderMap = &head.headers;
     let paths = path::forms(head.uri.path());
     let host = host.map(Cow::Borrowed);
     let http = HttpRequest { method: head.method.as_str(), host, paths, headers };
-    point.arrival.request_refusal(&point.context.mesh.load(), &http)
+    let mesh = point.context.mesh.load();
+    point.arrival.tell(&mesh, Some(&http), &point.context.telemetry);
+    point.arrival.request_refusal(&mesh, &http)
 }

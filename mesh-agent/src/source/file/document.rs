@@ -1,6 +1,6 @@
 //! One file's text into resources and conditions.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -9,10 +9,11 @@ use serde::Deserialize as _;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::model::condition::{Condition, Location, Reason};
-use crate::store::update::{Key, Kind, Resource};
+use crate::model::policy::AuthorizationPolicy;
+use crate::store::update::{Key, Kind, Object, Resource};
 
 use super::convert::{self, Problem, Problems, Written};
-use super::header::{Class, Fill, Header};
+use super::header::{Class, Fill, Header, Selected};
 use super::read::text_fingerprint;
 use super::split::{self, Piece};
 use super::yaml::{self, Unreadable};
@@ -36,6 +37,9 @@ pub(super) struct Document {
 pub(super) enum Outcome {
     /// It cannot be used. What it is about, if that could be read.
     Broken(Option<Key>),
+    /// It cannot be used, and nothing may pass that it might forbid: what is in force in its place,
+    /// unless it was good before.
+    Closed(Resource),
     /// It is none of the mesh's business.
     Foreign,
     /// It can be used.
@@ -66,7 +70,7 @@ impl Documents {
         };
         Some(self.all.get(range.clone())?.iter().cloned().map(move |mut document| {
             document.conditions.iter_mut().for_each(|condition| moved(&mut condition.location));
-            if let Outcome::Good(resource) = &mut document.outcome {
+            if let Outcome::Good(resource) | Outcome::Closed(resource) = &mut document.outcome {
                 moved(&mut resource.location);
             }
             document
@@ -111,7 +115,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&self, documents: &mut Vec<Document>) {
-        let mut header = Header::default();
+        let mut header = Header::alone();
         let fill = Fill { header: &mut header, with_items: true };
         if let Err(error) = yaml::parse(self.piece.text, fill) {
             documents.push(self.broken(&header, error));
@@ -194,9 +198,23 @@ impl Reader<'_> {
                 let location = self.location(if prefix.is_empty() { content } else { line });
                 Outcome::Good(Resource { location, object })
             }
-            None => Outcome::Broken(header.key()),
+            None => self.unusable(header, prefix.is_empty()),
         };
         Document { outcome, conditions }
+    }
+
+    /// What becomes of a document that cannot be used; `alone`: it is no item of a list.
+    fn unusable(&self, header: &Header, alone: bool) -> Outcome {
+        let key = header.key();
+        let Some(Key { kind: Kind::AuthorizationPolicy, name }) = &key else {
+            return Outcome::Broken(key);
+        };
+        // Whose workloads it is for is all that has to be known. Where that cannot be read, it is
+        // for all of its namespace.
+        let selector = if alone { Selected::read(self.piece.text) } else { BTreeMap::new() };
+        let policy = AuthorizationPolicy::deny_all(name.clone(), selector);
+        let location = self.location(self.first_line());
+        Outcome::Closed(Resource { location, object: Object::AuthorizationPolicy(policy.into()) })
     }
 
     /// Finds the lines of the fields that the conditions of converted documents name.
@@ -223,7 +241,7 @@ impl Reader<'_> {
             reason: Reason::Invalid,
             message: error.message,
         };
-        Document { outcome: Outcome::Broken(header.key()), conditions: vec![condition] }
+        Document { outcome: self.unusable(header, header.is_alone), conditions: vec![condition] }
     }
 
     fn unknown(&self, header: &Header, line: usize) -> Document {
@@ -233,8 +251,8 @@ impl Reader<'_> {
             format!(
                 "documents with apiVersion `{}` and kind `{}` are not read; write v1 Service, \
                  gateway.networking.k8s.io/v1 HTTPRoute, GRPCRoute or TCPRoute, \
-                 security.istio.io/v1 AuthorizationPolicy, or nodemesh.dev/v1alpha1 Workload or \
-                 MeshPolicy, or remove it",
+                 security.istio.io/v1 AuthorizationPolicy or PeerAuthentication, or \
+                 nodemesh.dev/v1alpha1 Workload or MeshPolicy, or remove it",
                 yaml::printable(&header.api_version),
                 yaml::printable(&header.kind)
             ),
@@ -288,6 +306,8 @@ impl<'de> DeserializeSeed<'de> for Item {
             Kind::MeshPolicy => {
                 schema::MeshPolicy::deserialize(deserializer).map(Written::MeshPolicy)
             }
+            Kind::PeerAuthentication => schema::PeerAuthentication::deserialize(deserializer)
+                .map(Written::PeerAuthentication),
             Kind::AuthorizationPolicy => schema::AuthorizationPolicy::deserialize(deserializer)
                 .map(Written::AuthorizationPolicy),
         }

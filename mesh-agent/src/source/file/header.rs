@@ -1,6 +1,8 @@
 //! What a document says it is, read as far as it can be read.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -17,6 +19,8 @@ pub(super) struct Header {
     pub(super) api_version: String,
     pub(super) kind: String,
     name: Option<ResourceName>,
+    /// It is no item of a list.
+    pub(super) is_alone: bool,
     /// Of a `List`: what is in it, and on which line of the document each begins.
     pub(super) items: Vec<(Header, usize)>,
 }
@@ -30,6 +34,11 @@ pub(super) enum Class {
 }
 
 impl Header {
+    /// That of a document that is no item of a list, before anything is read.
+    pub(super) fn alone() -> Self {
+        Self { is_alone: true, ..Self::default() }
+    }
+
     /// What the mesh does with it.
     pub(super) fn class(&self) -> Class {
         match (self.api_version.as_str(), self.kind.as_str()) {
@@ -44,6 +53,9 @@ impl Header {
             ("gateway.networking.k8s.io/v1", "GRPCRoute") => Class::Known(Kind::GrpcRoute),
             ("nodemesh.dev/v1alpha1", "Workload") => Class::Known(Kind::Workload),
             ("nodemesh.dev/v1alpha1", "MeshPolicy") => Class::Known(Kind::MeshPolicy),
+            ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
+                Class::Known(Kind::PeerAuthentication)
+            }
             (
                 "security.istio.io/v1" | "security.istio.io/v1beta1" | "nodemesh.dev/v1alpha1",
                 "AuthorizationPolicy",
@@ -118,6 +130,35 @@ impl Name {
     fn resource(self) -> Option<ResourceName> {
         let namespace = self.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
         self.name.map(|name| ResourceName::new(namespace, name))
+    }
+}
+
+/// Of a document that cannot be read as a whole, the labels of its selector.
+#[derive(Deserialize)]
+pub(super) struct Selected {
+    spec: SelectedSpec,
+}
+
+#[derive(Deserialize)]
+struct SelectedSpec {
+    selector: SelectedLabels,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SelectedLabels {
+    match_labels: BTreeMap<String, String>,
+}
+
+impl Selected {
+    /// Reads them; none if they cannot be read, or would select by something else than whole labels.
+    pub(super) fn read(text: &str) -> BTreeMap<String, String> {
+        let read = super::yaml::parse(text, PhantomData::<Self>);
+        let labels = read.map(|it| it.spec.selector.match_labels).unwrap_or_default();
+        let is_whole = |(key, value): (&String, &String)| {
+            !key.is_empty() && !key.contains('*') && !value.contains('*')
+        };
+        if labels.iter().all(is_whole) { labels } else { BTreeMap::new() }
     }
 }
 

@@ -61,6 +61,8 @@ struct Good {
     resource: Resource,
     /// How many documents of its file had this name before it did: which of several it was.
     nth: usize,
+    /// It stands in the place of a document that never was good.
+    is_closed: bool,
 }
 
 impl Good {
@@ -203,8 +205,10 @@ impl FileSource {
         // A document that has moved from another file and is broken since.
         let all = || self.files.values().flat_map(|contents| &contents.documents.all);
         for document in all() {
-            if let Outcome::Broken(Some(key)) = &document.outcome {
-                merge.keep(key);
+            match &document.outcome {
+                Outcome::Broken(Some(key)) => merge.keep(key),
+                Outcome::Closed(resource) => merge.keep(&resource.object.key()),
+                Outcome::Broken(None) | Outcome::Foreign | Outcome::Good(_) => {}
             }
         }
         for (file, contents) in &self.files {
@@ -213,15 +217,28 @@ impl FileSource {
                 merge.keep_file(file);
             }
         }
+        for document in all() {
+            if let Outcome::Closed(resource) = &document.outcome {
+                merge.close(resource);
+            }
+        }
         // Only now is it known what has stayed.
         let Merge { next, kept, mut conditions, .. } = merge;
         for document in all() {
-            let Outcome::Broken(key) = &document.outcome else { continue };
-            let stays = match key {
+            let key = match &document.outcome {
+                Outcome::Broken(key) => key.clone(),
+                Outcome::Closed(resource) => Some(resource.object.key()),
+                Outcome::Foreign | Outcome::Good(_) => continue,
+            };
+            let stays = match &key {
                 Some(key) if kept.contains(key) => {
                     "; what was last good of it stays in force".to_owned()
                 }
                 Some(key) => match next.get(key) {
+                    Some(used) if used.is_closed => {
+                        "; until then all connections to the workloads that it is for are refused"
+                            .to_owned()
+                    }
                     Some(used) => format!("; until then {} is used", used.resource.location),
                     None => "; until then it is left out".to_owned(),
                 },
@@ -276,7 +293,7 @@ impl Merge<'_> {
         };
         let goods = documents.iter().filter_map(|document| match &document.outcome {
             Outcome::Good(resource) => Some((resource.object.key(), resource)),
-            Outcome::Broken(_) | Outcome::Foreign => None,
+            Outcome::Broken(_) | Outcome::Closed(_) | Outcome::Foreign => None,
         });
         let said: BTreeSet<Key> = goods.filter(is_in_force).map(|(key, _)| key).collect();
         for document in documents {
@@ -285,17 +302,16 @@ impl Merge<'_> {
                     let key = resource.object.key();
                     let nth = nth(&key);
                     self.conditions.extend(document.conditions.iter().cloned());
-                    self.add(key, Good { resource: resource.clone(), nth });
+                    self.add(key, Good { resource: resource.clone(), nth, is_closed: false });
                 }
                 Outcome::Foreign => self.conditions.extend(document.conditions.iter().cloned()),
                 // Its conditions are told when it is known what stays.
                 Outcome::Broken(None) => {}
-                Outcome::Broken(Some(key)) => {
-                    let nth = nth(key);
-                    let was_it = |good: &Good| good.is_of(file) && good.nth == nth;
-                    if !said.contains(key) && before.get(key).is_some_and(was_it) {
-                        self.keep(key);
-                    }
+                Outcome::Broken(Some(key)) => self.keep_nth(file, key, nth(key), &said),
+                Outcome::Closed(resource) => {
+                    let key = resource.object.key();
+                    let nth = nth(&key);
+                    self.keep_nth(file, &key, nth, &said);
                 }
             }
         }
@@ -319,9 +335,26 @@ impl Merge<'_> {
         });
     }
 
+    /// Keeps what was in force under this name, if it was this one of a file's documents of the name.
+    fn keep_nth(&mut self, file: &Path, key: &Key, nth: usize, said: &BTreeSet<Key>) {
+        let was_it = |good: &Good| good.is_of(file) && good.nth == nth;
+        if !said.contains(key) && self.before.get(key).is_some_and(was_it) {
+            self.keep(key);
+        }
+    }
+
+    /// Puts what refuses everything in the place of a document that cannot be used and never was
+    /// good, unless something good has its name.
+    fn close(&mut self, resource: &Resource) {
+        let key = resource.object.key();
+        let resource = resource.clone();
+        self.next.entry(key).or_insert(Good { resource, nth: 0, is_closed: true });
+    }
+
     /// Keeps what was in force under this name, unless something good has it now.
     fn keep(&mut self, key: &Key) {
-        if let Some(before) = self.before.get(key).filter(|_| !self.next.contains_key(key)) {
+        let before = self.before.get(key).filter(|good| !good.is_closed);
+        if let Some(before) = before.filter(|_| !self.next.contains_key(key)) {
             self.next.insert(key.clone(), before.clone());
             self.kept.insert(key.clone());
         }

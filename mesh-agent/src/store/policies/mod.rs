@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::model::condition::Condition;
 use crate::model::id::ResourceName;
 use crate::model::policy::{
-    AuthorizationPolicy, MeshPolicy, PortPolicy, ROOT_NAMESPACE, WorkloadPolicy,
+    AuthorizationPolicy, MeshPolicy, PolicyKind, PortPolicy, ROOT_NAMESPACES, WorkloadPolicy,
+    is_root,
 };
 use crate::model::workload::Workload;
 use crate::store::build::conflict;
@@ -34,8 +35,8 @@ pub(super) fn resolve(
     index: &Index<'_>,
     conditions: &mut Vec<Condition>,
 ) -> HashMap<ResourceName, Arc<WorkloadPolicy>> {
-    let mesh = by_namespace(&index.mesh_policies);
-    let authorization = by_namespace(&index.authorization);
+    let mesh = by_namespace(index.mesh_policies.iter().map(|((_kind, name), one)| (*name, *one)));
+    let authorization = by_namespace(index.authorization.iter().map(|(name, one)| (*name, *one)));
     let mut shared: HashMap<(Vec<_>, Vec<_>), Arc<WorkloadPolicy>> = HashMap::new();
     let mut policies = HashMap::new();
     let mut conflicts = Conflicts::default();
@@ -43,7 +44,7 @@ pub(super) fn resolve(
         let (mut carried, authorized) =
             (in_scope(&mesh, workload), in_scope(&authorization, workload));
         let key: (Vec<_>, Vec<_>) = (
-            carried.iter().map(|(_, policy)| &policy.name).collect(),
+            carried.iter().map(|(_, policy)| (policy.kind, &policy.name)).collect(),
             authorized.iter().map(|(_, policy)| &policy.name).collect(),
         );
         let policy = shared.entry(key).or_insert_with(|| {
@@ -57,8 +58,8 @@ pub(super) fn resolve(
         });
         policies.insert((*name).clone(), Arc::clone(policy));
     }
-    for ((loser, field), (placed, message)) in conflicts.0 {
-        let key = Key { kind: Kind::MeshPolicy, name: loser.clone() };
+    for ((kind, loser, field), (placed, message)) in conflicts.0 {
+        let key = Key { kind: kind.into(), name: loser.clone() };
         conditions.push(conflict(placed.0, &key, &field, message));
     }
     policies
@@ -84,11 +85,11 @@ impl Scoped for AuthorizationPolicy {
 type ByNamespace<'a, T> = HashMap<&'a str, Vec<Placed<'a, T>>>;
 
 fn by_namespace<'a, T: Scoped>(
-    policies: &BTreeMap<&'a ResourceName, Placed<'a, T>>,
+    policies: impl Iterator<Item = (&'a ResourceName, Placed<'a, T>)>,
 ) -> ByNamespace<'a, T> {
     let mut map: ByNamespace<'a, T> = HashMap::new();
     for (name, placed) in policies {
-        map.entry(&name.namespace).or_default().push(*placed);
+        map.entry(&name.namespace).or_default().push(placed);
     }
     map
 }
@@ -98,7 +99,8 @@ fn in_scope<'a, T: Scoped>(
     policies: &ByNamespace<'a, T>,
     workload: &Workload,
 ) -> Vec<Placed<'a, T>> {
-    let namespaces = BTreeSet::from([&*workload.name.namespace, ROOT_NAMESPACE]);
+    let mut namespaces = BTreeSet::from(ROOT_NAMESPACES);
+    namespaces.insert(&workload.name.namespace);
     let near = namespaces.iter().filter_map(|namespace| policies.get(namespace)).flatten();
     near.filter(|(_, policy)| {
         policy.selector().iter().all(|(key, value)| workload.labels.get(key) == Some(value))
@@ -108,8 +110,7 @@ fn in_scope<'a, T: Scoped>(
 }
 
 fn level(policy: &MeshPolicy) -> Level {
-    let is_root = &*policy.name.namespace == ROOT_NAMESPACE;
-    match (is_root, policy.selector.is_empty()) {
+    match (is_root(&policy.name.namespace), policy.selector.is_empty()) {
         (false, false) => Level::Selected,
         (true, false) => Level::RootSelected,
         (false, true) => Level::Namespace,
@@ -124,7 +125,9 @@ fn order(policy: &MeshPolicy) -> (Level, &str, &ResourceName) {
 
 /// Settings that have no effect, by policy and field: where the policy is, and why.
 #[derive(Default)]
-struct Conflicts<'a>(BTreeMap<(&'a ResourceName, String), (Placed<'a, MeshPolicy>, String)>);
+struct Conflicts<'a>(
+    BTreeMap<(PolicyKind, &'a ResourceName, String), (Placed<'a, MeshPolicy>, String)>,
+);
 
 /// Resolves the settings of one workload.
 struct Resolver<'r, 'a> {
@@ -190,7 +193,7 @@ impl<'a> Resolver<'_, 'a> {
                     .filter_map(|placed| get(placed.1).map(|value| (value, *placed)));
                 let Some((value, (_, winner))) = set.next() else { continue };
                 for (_, loser) in set {
-                    self.conflict(field, loser, &winner.name);
+                    self.conflict(field, loser, winner);
                 }
                 return Some((value, &winner.name));
             }
@@ -198,13 +201,15 @@ impl<'a> Resolver<'_, 'a> {
         None
     }
 
-    fn conflict(&mut self, field: &str, loser: Placed<'a, MeshPolicy>, winner: &ResourceName) {
-        let key = (&loser.1.name, field.to_owned());
+    fn conflict(&mut self, field: &str, loser: Placed<'a, MeshPolicy>, winner: &MeshPolicy) {
+        let key = (loser.1.kind, &loser.1.name, field.to_owned());
         self.conflicts.0.entry(key).or_insert_with(|| {
             let message = format!(
-                "MeshPolicy {winner} is older, or first by name, and says this already for \
+                "{kind} {winner} is older, or first by name, and says this already for \
                  Workload {}; remove one of them or select other workloads",
-                self.workload.name
+                self.workload.name,
+                kind = Kind::from(winner.kind).as_str(),
+                winner = winner.name,
             );
             (loser, message)
         });

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::condition::{Location, Reason};
-use crate::model::policy::{Acceleration, Action, FailureMode, MtlsMode, SameNode};
+use crate::model::policy::{Acceleration, Action, FailureMode, MtlsMode, PolicyKind, SameNode};
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Place;
@@ -38,6 +38,7 @@ fn workload(text: &str) -> Object {
 fn policy(text: &str) -> MeshPolicy {
     let (name, selector) = named(text);
     MeshPolicy {
+        kind: PolicyKind::Mesh,
         name,
         created: String::new(),
         selector,
@@ -56,7 +57,7 @@ fn mtls(text: &str, mode: MtlsMode) -> MeshPolicy {
 
 fn authorization(text: &str) -> AuthorizationPolicy {
     let (name, selector) = named(text);
-    AuthorizationPolicy { name, selector, action: Action::Allow, rules: Vec::new() }
+    AuthorizationPolicy { name, selector, action: Action::Allow, dry_run: false, rules: Vec::new() }
 }
 
 fn snapshot(objects: Vec<Object>) -> Snapshot {
@@ -159,6 +160,7 @@ fn every_setting_is_inherited_for_itself() {
     let near = MeshPolicy { same_node: Some(SameNode::Mtls), ..policy("shop/near web") };
     let own = MeshPolicy { failure: Some(FailureMode::Closed), ..policy("shop/own") };
     let far = MeshPolicy {
+        kind: PolicyKind::Mesh,
         mtls: Some(MtlsMode::Strict),
         same_node: Some(SameNode::Agent),
         failure: Some(FailureMode::Open),
@@ -185,6 +187,7 @@ fn every_setting_is_inherited_for_itself() {
 #[test]
 fn a_ports_setting_wins_at_its_level_only() {
     let port = |text: &str, port: u16, mode| MeshPolicy {
+        kind: PolicyKind::Mesh,
         port_mtls: [(port, mode)].into(),
         ..policy(text)
     };
@@ -212,6 +215,7 @@ fn a_ports_setting_wins_at_its_level_only() {
 #[test]
 fn a_ports_way_inside_the_node_is_inherited_too() {
     let near = MeshPolicy {
+        kind: PolicyKind::Mesh,
         port_same_node: [(80, SameNode::Direct)].into(),
         port_mtls: [(81, MtlsMode::Strict)].into(),
         ..policy("shop/near web")
@@ -267,6 +271,7 @@ fn policies() -> impl Strategy<Value = Vec<MeshPolicy>> {
     let created = prop::sample::select(vec!["", "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"]);
     let one = (scope, name, app, created, prop::option::of(modes()), prop::option::of(modes()));
     let one = one.prop_map(|(scope, name, app, created, mode, port)| MeshPolicy {
+        kind: PolicyKind::Mesh,
         created: created.to_owned(),
         mtls: mode,
         port_mtls: port.map(|mode| (80, mode)).into_iter().collect(),

@@ -1,8 +1,8 @@
-//! nodemesh.dev/v1alpha1 `MeshPolicy`.
+//! nodemesh.dev/v1alpha1 `MeshPolicy`, and Istio's `PeerAuthentication`, which says a part of it.
 
 use std::collections::BTreeMap;
 
-use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, SameNode};
+use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode};
 
 use super::super::schema;
 use super::super::yaml::printable;
@@ -32,9 +32,27 @@ const ACCELERATION: &[(&str, Option<Acceleration>)] =
     &[("none", Some(Acceleration::Off)), ("sockmap", Some(Acceleration::Sockmap))];
 
 pub(super) fn convert(written: schema::MeshPolicy, problems: &mut Problems) -> Option<MeshPolicy> {
-    let name = check::name(&written.metadata, check::is_subdomain, problems);
-    let created = check::created(&written.metadata, problems);
     let spec = written.spec.unwrap_or_default();
+    resolve(PolicyKind::Mesh, &written.metadata, spec, problems)
+}
+
+/// Istio's document of the same settings.
+pub(super) fn peer_authentication(
+    written: schema::PeerAuthentication,
+    problems: &mut Problems,
+) -> Option<MeshPolicy> {
+    let spec = written.spec.unwrap_or_default().into();
+    resolve(PolicyKind::PeerAuthentication, &written.metadata, spec, problems)
+}
+
+fn resolve(
+    kind: PolicyKind,
+    metadata: &schema::Metadata,
+    spec: schema::MeshPolicySpec,
+    problems: &mut Problems,
+) -> Option<MeshPolicy> {
+    let name = check::name(metadata, check::is_subdomain, problems);
+    let created = check::created(metadata, problems);
     let selector = check::selector(spec.selector, problems);
     let mtls = spec.mtls.and_then(|mtls| mtls.mode);
     let by_port = spec.port_level_mtls.into_iter().flatten();
@@ -52,6 +70,7 @@ pub(super) fn convert(written: schema::MeshPolicy, problems: &mut Problems) -> O
         problems.invalid(*path, message);
     }
     Some(MeshPolicy {
+        kind,
         name: name?,
         created,
         selector,

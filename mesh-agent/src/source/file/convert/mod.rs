@@ -27,6 +27,7 @@ pub(super) enum Written {
     GrpcRoute(schema::GrpcRoute),
     Workload(schema::Workload),
     MeshPolicy(schema::MeshPolicy),
+    PeerAuthentication(schema::PeerAuthentication),
     AuthorizationPolicy(schema::AuthorizationPolicy),
 }
 
@@ -99,6 +100,8 @@ pub(super) fn convert(
         Written::Workload(workload) => workload::convert(workload, trust_domain, problems)
             .map(|workload| Object::Workload(Arc::new(workload))),
         Written::MeshPolicy(policy) => mesh_policy::convert(policy, problems)
+            .map(|policy| Object::MeshPolicy(Arc::new(policy))),
+        Written::PeerAuthentication(policy) => mesh_policy::peer_authentication(policy, problems)
             .map(|policy| Object::MeshPolicy(Arc::new(policy))),
         Written::AuthorizationPolicy(policy) => authorization::convert(policy, problems)
             .map(|policy| Object::AuthorizationPolicy(Arc::new(policy))),

@@ -43,6 +43,36 @@ pub(in crate::source::file) struct MeshPolicy {
     status: IgnoredAny,
 }
 
+/// A security.istio.io/v1 `PeerAuthentication`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "the fields that are read past are listed to be known")]
+pub(in crate::source::file) struct PeerAuthentication {
+    api_version: IgnoredAny,
+    kind: IgnoredAny,
+    pub(in crate::source::file) metadata: Metadata,
+    pub(in crate::source::file) spec: Option<PeerAuthenticationSpec>,
+    #[serde(default)]
+    status: IgnoredAny,
+}
+
+/// Istio `PeerAuthentication`, as of 1.28.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(in crate::source::file) struct PeerAuthenticationSpec {
+    mtls: Option<Mtls>,
+    port_level_mtls: Option<BTreeMap<String, Mtls>>,
+    selector: Option<Selector>,
+}
+
+impl From<PeerAuthenticationSpec> for MeshPolicySpec {
+    /// The same words for the same things; the rest is not said.
+    fn from(spec: PeerAuthenticationSpec) -> Self {
+        let PeerAuthenticationSpec { mtls, port_level_mtls, selector } = spec;
+        Self { mtls, port_level_mtls, selector, ..Self::default() }
+    }
+}
+
 /// `spec` of a `MeshPolicy`; what Istio's `PeerAuthentication` has too has the same names.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

@@ -26,7 +26,7 @@ pub(super) fn convert(
     let is_dry = annotations.dry_run.is_some_and(|value| value == "true");
     let mut spec = written.spec.unwrap_or_default();
     let selector = check::selector(spec.selector.take(), problems);
-    let force = force(&spec, is_dry, problems)?;
+    let force = force(&spec, problems)?;
     let (action, rules) = match force {
         Force::Nothing => (Action::Deny, Vec::new()),
         Force::Everything => (Action::Deny, vec![Rule::default()]),
@@ -35,7 +35,7 @@ pub(super) fn convert(
             (action, reader.rules(spec.rules.unwrap_or_default()))
         }
     };
-    Some(AuthorizationPolicy { name, selector, action, rules })
+    Some(AuthorizationPolicy { name, selector, action, dry_run: is_dry, rules })
 }
 
 /// What of a policy is put in force.
@@ -49,7 +49,7 @@ enum Force {
 }
 
 /// Says what is put in force; `None` if the document is wrong.
-fn force(spec: &AuthorizationSpec, is_dry: bool, problems: &mut Problems) -> Option<Force> {
+fn force(spec: &AuthorizationSpec, problems: &mut Problems) -> Option<Force> {
     let action = spec.action.as_deref().unwrap_or("ALLOW");
     if spec.provider.is_some() && action != "CUSTOM" {
         let message = "only the action CUSTOM has a provider; remove it";
@@ -57,12 +57,6 @@ fn force(spec: &AuthorizationSpec, is_dry: bool, problems: &mut Problems) -> Opt
     }
     let mut unsupported =
         |path: &str, message: &str| problems.note(path, Reason::UnsupportedValue, message);
-    if is_dry {
-        let message = "policies are not tried out here, so it has no effect; remove the \
-                       annotation istio.io/dry-run to put it in force";
-        unsupported("metadata.annotations", message);
-        return Some(Force::Nothing);
-    }
     let targets = spec.target_ref.iter().map(|target| ("spec.targetRef".to_owned(), target));
     let list = spec.target_refs.iter().flatten().enumerate();
     let list = list.map(|(i, target)| (format!("spec.targetRefs[{i}]"), target));
@@ -84,12 +78,7 @@ fn force(spec: &AuthorizationSpec, is_dry: bool, problems: &mut Problems) -> Opt
     match action {
         "ALLOW" => Some(Force::Rules(Action::Allow)),
         "DENY" => Some(Force::Rules(Action::Deny)),
-        "AUDIT" => {
-            let message = "there is no audit log here, so it has no effect; remove it, or see the \
-                           access log";
-            unsupported("spec.action", message);
-            Some(Force::Nothing)
-        }
+        "AUDIT" => Some(Force::Rules(Action::Audit)),
         "CUSTOM" => {
             let message = "no other authorizer is asked here, so that it denies all connections \
                            to its workloads; write ALLOW or DENY";
@@ -98,7 +87,7 @@ fn force(spec: &AuthorizationSpec, is_dry: bool, problems: &mut Problems) -> Opt
         }
         other => {
             let message = format!(
-                "`{}` is not an action; write ALLOW or DENY, in capital letters",
+                "`{}` is not an action; write ALLOW, DENY or AUDIT, in capital letters",
                 printable(other)
             );
             problems.invalid("spec.action", message);
@@ -287,8 +276,9 @@ impl Reader<'_> {
                 "this rule denies without regard to it, which is more than is written; remove \
                  this, or the rule"
             }
+            Action::Audit => "this rule matches nothing; remove this, or the rule",
         };
-        self.never |= self.action == Action::Allow;
+        self.never |= self.action != Action::Deny;
         let message = format!("`{what}` is not known here, so that {effect}");
         self.problems.note(path, Reason::UnsupportedValue, message);
     }

@@ -221,7 +221,6 @@ fn what_cannot_be_enforced_denies_or_has_no_effect() {
     };
     check("action: CUSTOM, provider: {name: opa}", &everything, "spec.action");
     check("action: CUSTOM", &everything, "spec.action");
-    check("action: AUDIT", &[], "spec.action");
     check("targetRef: {kind: Service, name: web}", &everything, "spec.targetRef");
     let two = "targetRefs: [{kind: Gateway, name: web}, {kind: Service, name: web}]";
     check(two, &everything, "spec.targetRefs[1]");
@@ -230,16 +229,27 @@ fn what_cannot_be_enforced_denies_or_has_no_effect() {
 }
 
 #[test]
-fn a_dry_run_has_no_effect() {
-    let check = |value: &str, rules: &[Rule], notes: usize| {
+fn a_dry_run_is_marked_as_one() {
+    let check = |value: &str, is_dry: bool| {
         let (policy, problems) = read(
             &format!("{{istio.io/dry-run: '{value}', other: x}}"),
             "{action: DENY, rules: [{}]}",
         );
-        assert_eq!((policy.unwrap().rules.as_slice(), problems.0.len()), (rules, notes), "{value}");
+        let policy = policy.unwrap();
+        assert_eq!((policy.dry_run, policy.rules.len(), problems.0.len()), (is_dry, 1, 0));
     };
-    check("true", &[], 1);
-    check("false", &[Rule::default()], 0);
+    check("true", true);
+    check("false", false);
+}
+
+#[test]
+fn what_an_audit_cannot_know_it_does_not_tell() {
+    let spec = "{action: AUDIT, rules: [{}, {from: [{source: {requestPrincipals: ['*']}}]}]}";
+    let (policy, problems) = read("{}", spec);
+    let policy = policy.unwrap();
+    let never: Vec<_> = policy.rules.iter().map(|rule| rule.never).collect();
+    assert_eq!((policy.action, never), (Action::Audit, vec![false, true]));
+    assert!(problems.0[0].message.contains("this rule matches nothing"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The source as its users see it: files in, updates out.
 
+mod policies;
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::id::ResourceName;
-use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, SameNode};
+use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode};
 use crate::model::service::AppProtocol;
 use crate::model::workload::Place;
 use crate::store::update::Object;
@@ -597,6 +599,7 @@ fn a_mesh_policy_is_taken_over() {
     let update = lab.source.load();
     assert_eq!(update.conditions, []);
     let expect = MeshPolicy {
+        kind: PolicyKind::Mesh,
         name: ResourceName::new("shop", "web"),
         created: "2026-01-31T12:00:00Z".to_owned(),
         selector: [("app".to_owned(), "web".to_owned())].into(),

@@ -1,0 +1,67 @@
+//! Policies of Istio's, and what becomes of those that cannot be read.
+
+use super::Lab;
+use crate::model::policy::Rule;
+use crate::store::update::Object;
+
+#[test]
+fn a_peer_authentication_says_a_part_of_a_mesh_policy() {
+    let mut lab = Lab::new();
+    lab.write(
+        "a.yaml",
+        "\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  mtls: {mode: STRICT}
+  portLevelMtls: {8080: {mode: DISABLE}}
+---
+apiVersion: nodemesh.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: web, namespace: shop}
+---
+apiVersion: security.istio.io/v1beta1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {sameNode: direct}
+",
+    );
+    let expect = ["MeshPolicy shop/web ", "PeerAuthentication shop/web Strict"];
+    let conditions = lab.check(&expect, 1);
+    assert!(conditions[0].message.contains("there is no field `sameNode`"), "{conditions:?}");
+}
+
+/// What is in force of a broken `AuthorizationPolicy`, with how many labels, and what is said.
+#[track_caller]
+fn closed(lab: &mut Lab, text: &str, labels: usize) {
+    lab.write("a.yaml", text);
+    let conditions = lab.check(&["AuthorizationPolicy shop/web Deny"], 1);
+    let end = "until then all connections to the workloads that it is for are refused";
+    assert!(conditions[0].message.ends_with(end), "{conditions:?}");
+    let update = lab.source.load();
+    let Object::AuthorizationPolicy(policy) = &update.resources[0].object else { panic!() };
+    assert_eq!((policy.selector.len(), policy.rules.as_slice()), (labels, &[Rule::default()][..]));
+}
+
+#[test]
+fn an_authorization_policy_that_never_was_good_refuses_everything_in_its_scope() {
+    let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                metadata: {name: web, namespace: shop}\n";
+    let selector = "selector: {matchLabels: {app: web}}";
+    let mut lab = Lab::new();
+    // A field that there is not, a value that may not be, and no YAML from some place on.
+    closed(&mut lab, &format!("{head}spec: {{{selector}, acton: ALLOW}}\n"), 1);
+    closed(&mut lab, &format!("{head}spec: {{{selector}, action: allow}}\n"), 1);
+    closed(&mut lab, &format!("{head}spec: {{selector: web, action: ALLOW}}\n"), 0);
+    closed(&mut lab, &format!("{head}spec: {{selector: {{matchLabels: {{app: 'w*'}}}}}}\n"), 0);
+    // Once it is good it stays so, and what is gone is gone.
+    lab.write("a.yaml", &format!("{head}spec: {{{selector}, rules: [{{}}]}}\n"));
+    lab.check(&["AuthorizationPolicy shop/web Allow"], 0);
+    lab.write("a.yaml", &format!("{head}spec: {{{selector}, action: allow}}\n"));
+    let conditions = lab.check(&["AuthorizationPolicy shop/web Allow"], 1);
+    assert!(conditions[0].message.ends_with("what was last good of it stays in force"));
+    lab.write("a.yaml", "");
+    lab.check(&[], 0);
+}
