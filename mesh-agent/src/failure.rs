@@ -36,6 +36,8 @@ pub enum Kind {
     Connect,
     /// An authorization policy of the destination does not allow it.
     Denied,
+    /// The destination is not the mesh's, and the source may connect to nothing else.
+    Egress,
     /// The peer's certificate is not one that this connection may use: another identity than the
     /// destination's, another trust domain, or a node on which that identity does not run.
     Identity,
@@ -130,6 +132,7 @@ impl Kind {
     pub const ALL: &[Self] = &[
         Self::Connect,
         Self::Denied,
+        Self::Egress,
         Self::Identity,
         Self::Internal,
         Self::NoAgent,
@@ -150,6 +153,7 @@ impl Kind {
         match self {
             Self::Connect => "connect",
             Self::Denied => "denied",
+            Self::Egress => "egress",
             Self::Identity => "identity",
             Self::Internal => "internal",
             Self::NoAgent => "no_agent",
@@ -170,7 +174,7 @@ impl Kind {
     pub const fn response_flags(self) -> &'static str {
         match self {
             Self::Connect => "UF",
-            Self::Denied | Self::Plaintext => "DENY",
+            Self::Denied | Self::Egress | Self::Plaintext => "DENY",
             Self::Identity => "IDENTITY_ERROR",
             Self::Internal | Self::Shutdown => "DC",
             Self::NoAgent => "LH",
@@ -188,7 +192,7 @@ impl Kind {
     /// but 403 for a policy's refusal: ztunnel's 401 does not tell it from a wrong identity).
     pub const fn connect_status(self) -> u16 {
         match self {
-            Self::Denied | Self::Plaintext => 403,
+            Self::Denied | Self::Egress | Self::Plaintext => 403,
             Self::Identity => 401,
             Self::NoOrigin | Self::Protocol => 400,
             Self::Timeout => 504,

@@ -47,6 +47,12 @@ pub const fn is_loopback(addr: Addr) -> bool {
     }
 }
 
+/// Whether the address is `0.0.0.0` (mapped) or `::`: a connection to it stays on this host.
+#[inline]
+pub const fn is_unspecified(addr: Addr) -> bool {
+    matches!(addr, [0, 0, 0 | MAPPED, 0])
+}
+
 /// Conversions for the agent, which has the standard library's types.
 #[cfg(feature = "user")]
 pub mod user {

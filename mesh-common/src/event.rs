@@ -57,5 +57,10 @@ pub const FAILED_CLOSED: u32 = 5;
 /// `Event::kind`: the agent did not answer, and the connection went past it.
 pub const FAILED_OPEN: u32 = 6;
 
+/// `Event::kind`: `connect()` was denied, because the mesh does not know the destination.
+pub const OUTSIDE_DENIED: u32 = 7;
+/// `Event::kind`: `connect()` to a destination that the mesh does not know went on.
+pub const OUTSIDE: u32 = 8;
+
 /// `Event::flags`: bytes took the shorter way.
 pub const ACCELERATED: u32 = 1;

@@ -22,6 +22,9 @@ pub const INBOUND: &str = "INBOUND";
 /// Hash: [`DestinationKey`](crate::destination::DestinationKey) of a probe's port to the id of its
 /// workload.
 pub const PROBES: &str = "PROBES";
+/// Trie: [`ExternalKey`](crate::external::ExternalKey) of addresses outside of the mesh that may be
+/// connected to.
+pub const EXTERNALS: &str = "EXTERNALS";
 /// Hash of sockets: [`ListenerKey`] to the agent's listener.
 pub const LISTENERS: &str = "LISTENERS";
 /// Array of one: when the agent last said that it works, in ns of `CLOCK_MONOTONIC`.
@@ -60,6 +63,7 @@ pub const ALL: &[&str] = &[
     PORTS,
     INBOUND,
     PROBES,
+    EXTERNALS,
     LISTENERS,
     HEARTBEAT,
     ORIGINS,
@@ -84,6 +88,8 @@ pub const MAX_SETS: usize = 65_536;
 pub const MAX_VERDICTS: usize = 1 << 20;
 /// Ports with settings of their own on one node.
 pub const MAX_PORTS: usize = 65_536;
+/// Networks outside of the mesh × ports × namespaces that may connect to them.
+pub const MAX_EXTERNALS: usize = 65_536;
 /// Listeners of the agent: kinds × families × namespaces.
 pub const MAX_LISTENERS: usize = 4 * MAX_SOURCES;
 /// Connections between `connect()` and `accept()`. The oldest is forgotten beyond this, and that

@@ -43,6 +43,11 @@ pub const NODE: u32 = 4;
 /// somebody else.
 pub const WAITING: u32 = 8;
 
+/// `Source::flags`: connections to what the mesh does not know are reported.
+pub const REPORT_OUTSIDE: u32 = 1 << 4;
+/// `Source::flags`: connections to what the mesh does not know are denied.
+pub const DENY_OUTSIDE: u32 = 1 << 5;
+
 /// The deepest cgroup that is looked at, counted from the root (0). systemd nests 4 to 6 levels,
 /// Kubernetes 5; the kernel's loop needs a bound.
 pub const MAX_CGROUP_LEVEL: u32 = 12;

@@ -26,11 +26,15 @@ pub const REFUSED: u32 = 10;
 pub const ARRIVED_OPEN: u32 = 11;
 /// Events that did not fit the ring buffer.
 pub const EVENTS_LOST: u32 = 12;
+/// `connect()`s to what the mesh does not know that were denied.
+pub const OUTSIDE_DENIED: u32 = 13;
+/// `connect()`s to what the mesh does not know that were reported.
+pub const OUTSIDE: u32 = 14;
 /// The number of counters.
-pub const COUNT: usize = 13;
+pub const COUNT: usize = 15;
 
 /// The label value of each counter of `connect()`s, in `mesh_kernel_connects_total`.
-pub const VERDICTS: [(u32, &str); 9] = [
+pub const VERDICTS: [(u32, &str); 11] = [
     (PROXY, "proxy"),
     (PASS, "pass"),
     (NO_MEMORY, "no_memory"),
@@ -40,6 +44,8 @@ pub const VERDICTS: [(u32, &str); 9] = [
     (FAILED_OPEN, "failed_open"),
     (FAILED_CLOSED, "failed_closed"),
     (PROBE, "probe"),
+    (OUTSIDE_DENIED, "outside_denied"),
+    (OUTSIDE, "outside"),
 ];
 
 /// The label value of each counter of arrivals, in `mesh_kernel_arrivals_total`.

@@ -92,13 +92,23 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
     };
     let decision = decide(&ask.caller, asked, ask.to.1, &Kernel);
     let role = match decision.verdict {
-        Action::Pass => {
+        Action::Pass | Action::Outside => {
             // The same socket may have been redirected by an earlier, failed connect().
             if remembered != 0 {
                 ctx::forget(context);
             }
-            count(stats::PASS);
+            if decision.verdict == Action::Outside {
+                count(stats::OUTSIDE);
+                events::refused(event::OUTSIDE, &source, ask.to, &decision);
+            } else {
+                count(stats::PASS);
+            }
             return Outcome::Allow;
+        }
+        Action::OutsideDenied => {
+            count(stats::OUTSIDE_DENIED);
+            events::refused(event::OUTSIDE_DENIED, &source, ask.to, &decision);
+            return Outcome::Deny;
         }
         Action::Deny => {
             count(stats::DENIED);

@@ -1,13 +1,17 @@
 //! The maps, as the decision asks them.
 
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use mesh_common::backend::Slot;
 use mesh_common::connect::Maps;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
+use mesh_common::external::{ALL_BITS, ExternalKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{Inbound, PortKey, Workload};
 
-use crate::maps::{BACKENDS, CONSUMERS, DESTINATIONS, INBOUND, PORTS, VERDICTS, WORKLOADS};
+use crate::maps::{
+    BACKENDS, CONSUMERS, DESTINATIONS, EXTERNALS, INBOUND, PORTS, VERDICTS, WORKLOADS,
+};
 
 /// All of them.
 pub(crate) struct Kernel;
@@ -48,6 +52,11 @@ impl Maps for Kernel {
     fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
         // SAFETY: as in `destination`.
         unsafe { VERDICTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn external(&self, key: &ExternalKey) -> bool {
+        EXTERNALS.get(&Key::new(ALL_BITS, *key)).is_some()
     }
 
     #[inline(always)]

@@ -37,6 +37,8 @@ mod authorities;
 #[cfg(test)]
 mod authorization;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod bare_metal;
 #[cfg(test)]
 mod http;

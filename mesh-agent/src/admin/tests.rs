@@ -94,6 +94,7 @@ fn snapshot() -> Snapshot {
         services: [("10.96.0.10:80".parse().unwrap(), Arc::new(target))].into(),
         placements: HashMap::new(),
         policies: HashMap::new(),
+        externals: Vec::new(),
         acceleration: vec![(
             Location { file: "policy.yaml".into(), document: 1, line: 1 },
             ResourceName::new("demo", "fast"),

@@ -90,7 +90,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let kernel = Arc::clone(&loaded.kernel);
     heartbeat::start(Arc::clone(&kernel), workers.runtimes().clone(), &control)
         .context("starting the heartbeat")?;
-    control.spawn(sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone()));
+    let syncing = sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone());
+    control.spawn(Box::pin(syncing));
     let node: Arc<str> = settings.node().into();
     let events = Events::new(events);
     control.spawn(Box::pin(flows::report::run(

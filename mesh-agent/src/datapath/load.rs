@@ -5,10 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
+use mesh_common::external::ExternalKey;
 use mesh_common::source::{Source, SourceKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{Inbound, PortKey, Workload};
@@ -40,6 +42,8 @@ pub struct Loaded {
     pub inbound: HashMap<MapData, PortKey, Inbound>,
     /// `PROBES`.
     pub probes: HashMap<MapData, DestinationKey, u64>,
+    /// `EXTERNALS`.
+    pub externals: LpmTrie<MapData, ExternalKey, u32>,
     /// The switch of acceleration.
     pub acceleration: Acceleration,
     /// What connections ask.
@@ -106,6 +110,7 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
             ports: take(&mut ebpf, maps::PORTS)?,
             inbound: take(&mut ebpf, maps::INBOUND)?,
             probes: take(&mut ebpf, maps::PROBES)?,
+            externals: take(&mut ebpf, maps::EXTERNALS)?,
             acceleration,
             predecessors: Predecessors { node, keep: folder },
             kernel,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
+use mesh_common::external::ExternalKey;
 use mesh_common::source::{Source, SourceKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{ACCELERATE, Inbound, PortKey, Workload};
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use crate::datapath::accel::Acceleration;
 use crate::datapath::desired::{Enrolled, Entries, SetIds, entries};
 use crate::datapath::load::{Loaded, Predecessors};
-use crate::datapath::tables::{SetTable, Table};
+use crate::datapath::tables::{SetTable, Table, Trie};
 use crate::store::Reader;
 use crate::task::scope::Scope;
 
@@ -96,6 +97,7 @@ struct Tables {
     ports: Table<PortKey, u32>,
     inbound: Table<PortKey, Inbound>,
     probes: Table<DestinationKey, u64>,
+    externals: Trie<ExternalKey>,
 }
 
 impl Tables {
@@ -111,6 +113,7 @@ impl Tables {
             ports: Table::adopt(loaded.ports, "PORTS"),
             inbound: Table::adopt(loaded.inbound, "INBOUND"),
             probes: Table::adopt(loaded.probes, "PROBES"),
+            externals: Trie::adopt(loaded.externals, "EXTERNALS"),
         };
         (tables, loaded.ebpf, loaded.acceleration, loaded.predecessors)
     }
@@ -133,6 +136,7 @@ impl Tables {
             & self.consumers.add(&want.consumers)
             & self.ports.add(&want.ports)
             & self.probes.bring_to(&want.probes)
+            & self.externals.bring_to(&want.externals)
             & self.workloads.bring_to(&want.workloads)
             & self.destinations.bring_to(&want.destinations);
         // A source that is captured must find all destinations; one that is not captured any more

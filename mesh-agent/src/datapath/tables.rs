@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError};
 use mesh_common::backend::Slot;
 
@@ -17,6 +18,43 @@ pub(super) struct Table<K: Pod, V: Pod> {
     map: HashMap<MapData, K, V>,
     have: BTreeMap<K, V>,
     name: &'static str,
+}
+
+/// A trie, and what it holds: a value of 1 for each key with the number of its bits that count.
+#[derive(Debug)]
+pub(super) struct Trie<K: Pod> {
+    map: LpmTrie<MapData, K, u32>,
+    have: BTreeSet<(K, u32)>,
+    name: &'static str,
+}
+
+impl<K: Pod + Ord> Trie<K> {
+    /// Takes over what the map holds.
+    pub(super) fn adopt(map: LpmTrie<MapData, K, u32>, name: &'static str) -> Self {
+        let keys = map.keys().filter_map(Result::ok);
+        let have = keys.map(|key| (key.data(), key.prefix_len())).collect();
+        Self { map, have, name }
+    }
+
+    /// Makes the map hold `want`. False: the kernel refused a part of it.
+    pub(super) fn bring_to(&mut self, want: &BTreeSet<(K, u32)>) -> bool {
+        let mut refused = Vec::new();
+        let new: Vec<_> = want.difference(&self.have).copied().collect();
+        for (data, bits) in new {
+            match self.map.insert(&Key::new(bits, data), 1, 0) {
+                Ok(()) => drop(self.have.insert((data, bits))),
+                Err(error) => refused.push(error),
+            }
+        }
+        let gone: Vec<_> = self.have.difference(want).copied().collect();
+        for (data, bits) in gone {
+            match self.map.remove(&Key::new(bits, data)) {
+                Ok(()) | Err(MapError::KeyNotFound) => drop(self.have.remove(&(data, bits))),
+                Err(error) => refused.push(error),
+            }
+        }
+        report(self.name, &refused)
+    }
 }
 
 /// The sets of backends, and what they hold.

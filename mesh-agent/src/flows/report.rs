@@ -105,7 +105,9 @@ pub fn report(event: &Event, mesh: &Snapshot, names: &Names, now: SystemTime) ->
         | event::DENIED
         | event::NOBODY
         | event::FAILED_CLOSED
-        | event::FAILED_OPEN => Report::Only(Box::new(end(Reporter::Source))),
+        | event::FAILED_OPEN
+        | event::OUTSIDE
+        | event::OUTSIDE_DENIED => Report::Only(Box::new(end(Reporter::Source))),
         _ => return None,
     })
 }
@@ -237,7 +239,11 @@ impl<'a> Known<'a> {
             upstream_local: None,
             route: self.split.filter(|_| at_source).and_then(|split| split.route.clone()),
             failure: self.failure(event),
-            path: if event.kind == event::FAILED_OPEN { Path::Bypass } else { Path::Direct },
+            path: match event.kind {
+                event::FAILED_OPEN => Path::Bypass,
+                event::OUTSIDE | event::OUTSIDE_DENIED => Path::Outside,
+                _ => Path::Direct,
+            },
             judged,
             srtt: (event.srtt_us != 0).then(|| Duration::from_micros(event.srtt_us.into())),
             trace: None,
@@ -272,6 +278,11 @@ impl<'a> Known<'a> {
                 }
                 None => Failure::new(Kind::Denied, Side::Mesh, Retry::Never),
             }),
+            event::OUTSIDE_DENIED => {
+                let cause = "its namespace may connect to what the mesh knows only \
+                             (`spec.egress: registry-only`), and no ServiceEntry has the address";
+                Some(Failure::because(Kind::Egress, Side::Mesh, Retry::Never, cause))
+            }
             event::NOBODY => Some(self.split.map_or_else(no_endpoint, nobody)),
             event::FAILED_CLOSED => Some(Failure::new(Kind::NoAgent, Side::Mesh, Retry::Safe)),
             _ => None,
@@ -490,7 +501,7 @@ mod tests {
             assert_eq!(name(&end.parties.destination), (None, None));
             assert_eq!(end.judged, Some(Judged { allowed: true, policy: None }));
         }
-        for kind in [0, 7, u32::MAX] {
+        for kind in [0, 9, u32::MAX] {
             assert!(told(&event(kind), &mesh()).is_none());
         }
     }

@@ -19,6 +19,7 @@
 pub mod condition;
 pub mod id;
 pub mod policy;
+pub mod external;
 pub mod http;
 pub mod route;
 pub mod service;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location};
+use crate::model::external::External;
 use crate::model::http::rules::HttpRules;
 use crate::model::id::ResourceName;
 use crate::model::policy::WorkloadPolicy;
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub placements: HashMap<SpiffeId, BTreeSet<Arc<str>>>,
     /// What is in force for each workload; see [`Snapshot::policy`].
     pub policies: HashMap<ResourceName, Arc<WorkloadPolicy>>,
+    /// What lies outside and is known, by name.
+    pub externals: Vec<Arc<External>>,
     /// The documents that ask for acceleration, which a kernel may not have.
     pub acceleration: Vec<(Location, ResourceName)>,
     /// What is wrong.

@@ -394,7 +394,7 @@ mod tests {
         for failed in Kind::ALL {
             let (seen, _retry) = kind(&tunnels::Error::Refused(failed.connect_status()));
             let expect = match failed {
-                Kind::Denied | Kind::Plaintext => Kind::Denied,
+                Kind::Denied | Kind::Egress | Kind::Plaintext => Kind::Denied,
                 Kind::Identity => Kind::Identity,
                 Kind::NoOrigin | Kind::Protocol => Kind::Protocol,
                 Kind::Timeout => Kind::Timeout,

@@ -47,6 +47,7 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
         services,
         placements,
         policies,
+        externals: index.externals.values().map(|(_, one)| Arc::clone(one)).collect(),
         acceleration,
         conditions,
     }

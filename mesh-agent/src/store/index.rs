@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location, Reason};
+use crate::model::external::External;
 use crate::model::http::{HttpRoute, Kind};
 use crate::model::id::ResourceName;
 use crate::model::policy::{AuthorizationPolicy, MeshPolicy, PolicyKind};
@@ -26,6 +27,7 @@ pub(super) struct Index<'a> {
     pub(super) workloads: BTreeMap<&'a ResourceName, Placed<'a, Workload>>,
     pub(super) mesh_policies: BTreeMap<(PolicyKind, &'a ResourceName), Placed<'a, MeshPolicy>>,
     pub(super) authorization: BTreeMap<&'a ResourceName, Placed<'a, AuthorizationPolicy>>,
+    pub(super) externals: BTreeMap<&'a ResourceName, Placed<'a, External>>,
     by_label: HashMap<Label<'a>, Vec<&'a Arc<Workload>>>,
 }
 
@@ -45,6 +47,7 @@ impl<'a> Index<'a> {
             workloads: BTreeMap::new(),
             mesh_policies: BTreeMap::new(),
             authorization: BTreeMap::new(),
+            externals: BTreeMap::new(),
             by_label: HashMap::new(),
         };
         for resource in updates.values().flat_map(|update| &update.resources) {
@@ -67,6 +70,9 @@ impl<'a> Index<'a> {
                 }
                 Object::AuthorizationPolicy(policy) => {
                     insert(&mut index.authorization, &policy.name, at, policy)
+                }
+                Object::External(external) => {
+                    insert(&mut index.externals, &external.name, at, external)
                 }
             };
             if let Some(other) = other {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location};
+use crate::model::external::External;
 use crate::model::http::{self, HttpRoute};
 use crate::model::id::ResourceName;
 use crate::model::policy::{AuthorizationPolicy, MeshPolicy, PolicyKind};
@@ -46,6 +47,8 @@ pub enum Object {
     MeshPolicy(Arc<MeshPolicy>),
     /// An Istio `AuthorizationPolicy`.
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    /// An Istio `ServiceEntry`.
+    External(Arc<External>),
 }
 
 /// The kinds of resources.
@@ -67,6 +70,8 @@ pub enum Kind {
     PeerAuthentication,
     /// An Istio `AuthorizationPolicy`.
     AuthorizationPolicy,
+    /// An Istio `ServiceEntry`.
+    ServiceEntry,
 }
 
 /// What identifies a resource. Prints as `Service default/echo`.
@@ -88,6 +93,7 @@ impl Object {
             Self::Workload(workload) => (Kind::Workload, &workload.name),
             Self::MeshPolicy(policy) => (policy.kind.into(), &policy.name),
             Self::AuthorizationPolicy(policy) => (Kind::AuthorizationPolicy, &policy.name),
+            Self::External(external) => (Kind::ServiceEntry, &external.name),
         };
         Key { kind, name: name.clone() }
     }
@@ -105,6 +111,7 @@ impl Kind {
             Self::MeshPolicy => "MeshPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::ServiceEntry => "ServiceEntry",
         }
     }
 }

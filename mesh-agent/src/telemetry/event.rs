@@ -91,6 +91,8 @@ pub enum Path {
     Direct,
     /// The kernel, past an agent that did not answer.
     Bypass,
+    /// The kernel, to what the mesh does not know.
+    Outside,
 }
 
 /// What the destination's policies said.
@@ -155,6 +157,7 @@ impl Path {
             Self::Agent => "agent",
             Self::Direct => "direct",
             Self::Bypass => "bypass",
+            Self::Outside => "outside",
         }
     }
 }

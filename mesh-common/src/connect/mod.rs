@@ -3,7 +3,8 @@
 use crate::addr::{self, Addr};
 use crate::backend::{self, Pick, Slot};
 use crate::destination::{ASK, ConsumerKey, Destination, DestinationKey, HAS_CONSUMERS};
-use crate::source::Source;
+use crate::external::ExternalKey;
+use crate::source::{DENY_OUTSIDE, REPORT_OUTSIDE, Source};
 use crate::verdict::{ALLOW, DENY, Verdict, VerdictKey};
 use crate::workload::{
     ACCELERATE, BY_PORT, FAIL_OPEN, Inbound, PortKey, STRICT, VIA_AGENT, Workload,
@@ -34,6 +35,8 @@ pub trait Maps {
     fn port(&self, key: &PortKey) -> Option<u32>;
     /// `VERDICTS`.
     fn verdict(&self, key: &VerdictKey) -> Option<Verdict>;
+    /// Whether `EXTERNALS` has a network with the address of `key`.
+    fn external(&self, key: &ExternalKey) -> bool;
     /// `INBOUND`.
     fn inbound(&self, key: &PortKey) -> Option<Inbound>;
     /// A random number, uniform over 32 bits.
@@ -76,6 +79,10 @@ pub enum Action {
     Deny,
     /// Nobody serves the share that was picked.
     Nobody,
+    /// Leave the destination as it is, and report it: the mesh does not know it.
+    Outside,
+    /// The mesh does not know the destination, and the caller may connect to nothing else.
+    OutsideDenied,
 }
 
 impl Decision {
@@ -105,7 +112,7 @@ pub fn decide(caller: &Caller, addr: Addr, port_be: u16, maps: &impl Maps) -> De
         None => {
             // Units of one host reach each other by loopback too, and are kept apart there as well.
             if !caller.shares || !addr::is_loopback(addr) {
-                return Decision::only(Action::Pass);
+                return Decision::only(outside(&caller.source, addr, port_be, maps));
             }
             let Some(inbound) = maps.inbound(&PortKey::new(caller.netns, port_be)) else {
                 return Decision::only(Action::Pass);
@@ -142,6 +149,28 @@ pub fn decide(caller: &Caller, addr: Addr, port_be: u16, maps: &impl Maps) -> De
         }
     }
     authorize(caller, addr, endpoint, maps)
+}
+
+/// What becomes of a connection to what the mesh does not know.
+#[inline(always)]
+fn outside(source: &Source, addr: Addr, port_be: u16, maps: &impl Maps) -> Action {
+    if source.flags & (REPORT_OUTSIDE | DENY_OUTSIDE) == 0 {
+        return Action::Pass;
+    }
+    // What stays in the caller's own namespace is nobody else's business.
+    if addr::is_loopback(addr) || addr::is_unspecified(addr) {
+        return Action::Pass;
+    }
+    let known =
+        |namespace: u64, port_be: u16| maps.external(&ExternalKey::new(namespace, port_be, addr));
+    if known(0, 0)
+        || known(0, port_be)
+        || known(source.namespace, 0)
+        || known(source.namespace, port_be)
+    {
+        return Action::Pass;
+    }
+    if source.flags & DENY_OUTSIDE != 0 { Action::OutsideDenied } else { Action::Outside }
 }
 
 /// The set that the caller's namespace picks from.

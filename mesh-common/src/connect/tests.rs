@@ -23,6 +23,7 @@ struct World {
     ports: BTreeMap<PortKey, u32>,
     verdicts: BTreeMap<VerdictKey, Verdict>,
     inbound: BTreeMap<PortKey, Inbound>,
+    externals: Vec<(ExternalKey, u32)>,
 }
 
 impl Maps for World {
@@ -43,6 +44,18 @@ impl Maps for World {
     }
     fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
         self.verdicts.get(key).copied()
+    }
+    fn external(&self, key: &ExternalKey) -> bool {
+        let bits = |key: &ExternalKey| {
+            let words = key.namespace.iter().chain([&key.port_be]).chain(&key.addr);
+            let bytes = words.flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+            bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect()
+        };
+        let asked: Vec<u8> = bits(key);
+        self.externals.iter().any(|(known, prefix)| {
+            let (known, prefix): (Vec<u8>, _) = (bits(known), usize::try_from(*prefix).unwrap());
+            known[..prefix] == asked[..prefix]
+        })
     }
     fn inbound(&self, key: &PortKey) -> Option<Inbound> {
         self.inbound.get(key).copied()
@@ -234,4 +247,40 @@ fn only_open_goes_past_the_agent_and_only_where_plaintext_is_acceptable() {
     check(&world, FAIL_OPEN, false);
     world.sets.clear();
     check(&world, FAIL_OPEN, false);
+}
+
+#[test]
+fn what_the_mesh_does_not_know_is_denied_or_reported_where_that_is_asked_for() {
+    let mut world = world();
+    let to = |world: &World, flags, last, port: u16| {
+        decide(&caller(flags, false), addr(last), port.to_be(), world).verdict
+    };
+    assert_eq!(to(&world, 0, 3, 443), Action::Pass);
+    assert_eq!(to(&world, REPORT_OUTSIDE, 3, 443), Action::Outside);
+    assert_eq!(to(&world, DENY_OUTSIDE, 3, 443), Action::OutsideDenied);
+    assert_eq!(to(&world, REPORT_OUTSIDE | DENY_OUTSIDE, 3, 443), Action::OutsideDenied);
+    // What the mesh knows is decided as ever, and what stays in the namespace passes.
+    assert_eq!(to(&world, DENY_OUTSIDE, 2, 8080), Action::Direct);
+    let loopback = from_v4_be(0x7f00_0001_u32.to_be());
+    for inside in [loopback, [0, 0, 0, 1_u32.to_be()], [0; 4], from_v4_be(0)] {
+        let decision = decide(&caller(DENY_OUTSIDE, false), inside, PORT, &world);
+        assert_eq!(decision.verdict, Action::Pass);
+    }
+    // The caller's namespace is 3.
+    for (namespace, port, known) in
+        [(0, 0, true), (0, 443, true), (3, 0, true), (3, 443, true), (0, 80, false), (4, 0, false)]
+    {
+        let key = ExternalKey::new(namespace, u16::to_be(port), addr(3));
+        world.externals = vec![(key, crate::external::ALL_BITS)];
+        let expect = if known { Action::Pass } else { Action::OutsideDenied };
+        assert_eq!(to(&world, DENY_OUTSIDE, 3, 443), expect, "{namespace} {port}");
+        assert_eq!(to(&world, DENY_OUTSIDE, 4, 443), Action::OutsideDenied);
+    }
+    let network = ExternalKey::new(0, 0, from_v4_be(u32::from_be_bytes([10, 0, 0, 0]).to_be()));
+    world.externals = vec![(network, crate::external::prefix_bits(96 + 8))];
+    let at = |bytes: [u8; 4]| {
+        let to = from_v4_be(u32::from_be_bytes(bytes).to_be());
+        decide(&caller(DENY_OUTSIDE, false), to, PORT, &world).verdict
+    };
+    assert_eq!((at([10, 9, 8, 7]), at([11, 9, 8, 7])), (Action::Pass, Action::OutsideDenied));
 }

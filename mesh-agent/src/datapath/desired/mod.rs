@@ -1,17 +1,21 @@
 //! Which entries the maps should hold, by the snapshot and this node's workloads. Pure.
 
 mod destinations;
+mod externals;
 mod ids;
 mod ports;
 mod sets;
 mod verdicts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::addr::user::from_ip;
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
-use mesh_common::source::{BY_CGROUP, CGROUP, ENROLLED, NODE, Source, SourceKey, WAITING};
+use mesh_common::external::ExternalKey;
+use mesh_common::source::{
+    BY_CGROUP, CGROUP, DENY_OUTSIDE, ENROLLED, NODE, REPORT_OUTSIDE, Source, SourceKey, WAITING,
+};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{
     ACCELERATE, BY_PORT, CAPTURE, FAIL_CLOSED, FAIL_OPEN, Inbound, PortKey, STRICT, VIA_AGENT,
@@ -22,7 +26,7 @@ use self::ids::Ids;
 pub use self::ids::id_of;
 pub use self::sets::SetIds;
 use crate::model::id::ResourceName;
-use crate::model::policy::{Acceleration, FailureMode, MtlsMode, SameNode, WorkloadPolicy};
+use crate::model::policy::{Acceleration, Egress, FailureMode, MtlsMode, SameNode, WorkloadPolicy};
 use crate::model::snapshot::Snapshot;
 
 /// A workload of this node that was found.
@@ -60,6 +64,8 @@ pub struct Entries {
     pub inbound: BTreeMap<PortKey, Inbound>,
     /// `PROBES`.
     pub probes: BTreeMap<DestinationKey, u64>,
+    /// `EXTERNALS`, with how many bits of each count.
+    pub externals: BTreeSet<(ExternalKey, u32)>,
 }
 
 /// What the maps should hold; `node` is the cookie of the agent's own namespace, `sets` which
@@ -110,6 +116,9 @@ pub fn entries(mesh: &Snapshot, enrolled: &[Enrolled], node: u64, sets: &mut Set
         wanted.sources.entry(SourceKey::netns(node)).or_insert(own);
     }
     classes.verdicts(mesh, enrolled, &ids, &mut wanted.verdicts);
+    if wanted.sources.values().any(|source| source.flags & (REPORT_OUTSIDE | DENY_OUTSIDE) != 0) {
+        wanted.externals = externals::known(mesh);
+    }
     destinations::add(mesh, enrolled, &ids, &by_port, sets, &mut wanted);
     wanted
 }
@@ -124,6 +133,11 @@ fn source(local: &Enrolled, id: u64, policy: &WorkloadPolicy) -> Source {
     if policy.same_node != SameNode::Direct || id == 0 {
         flags |= VIA_AGENT;
     }
+    flags |= match policy.egress {
+        Egress::Open => 0,
+        Egress::Log => REPORT_OUTSIDE,
+        Egress::RegistryOnly => DENY_OUTSIDE,
+    };
     Source { workload: id, namespace: id_of(&local.name.namespace), flags, pad: 0 }
 }
 

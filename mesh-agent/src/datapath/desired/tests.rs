@@ -14,8 +14,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::authz::tests::{addresses, http_policies, principals};
 use crate::authz::{self, Request};
+use crate::model::external::External;
 use crate::model::http;
-use crate::model::policy::{Action, AuthorizationPolicy, Block, Operation, Rule, Text};
+use crate::model::policy::{Action, AuthorizationPolicy, Block, Egress, Operation, Rule, Text};
 use crate::model::policy::{PortPolicy, Source as From};
 use crate::model::service::Service;
 use crate::model::snapshot::{Backend, Endpoint, Endpoints, Split, Target};
@@ -286,6 +287,9 @@ impl Maps for Kernel<'_> {
     fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
         self.0.verdicts.get(key).copied()
     }
+    fn external(&self, key: &ExternalKey) -> bool {
+        self.0.externals.contains(&(*key, mesh_common::external::ALL_BITS))
+    }
     fn inbound(&self, key: &PortKey) -> Option<Inbound> {
         self.0.inbound.get(key).copied()
     }
@@ -422,5 +426,32 @@ proptest! {
                 prop_assert!(seen || differs || shares, "asked in vain: {agent:?}");
             }
         }
+    }
+}
+
+#[test]
+fn what_lies_outside_is_known_only_where_somebody_asks() {
+    let mut mesh = three();
+    let block = |network: [u8; 4], prefix| Block { network: network.into(), prefix };
+    let external = External {
+        name: ResourceName::new("demo", "api"),
+        blocks: vec![block([192, 0, 2, 0], 24)],
+        ports: vec![443],
+        exported_to: Some(vec!["demo".into()]),
+    };
+    mesh.externals = vec![Arc::new(external)];
+    assert!(compile(&mesh, &[pod("here", 42)]).externals.is_empty());
+    for (egress, flag) in [(Egress::Log, REPORT_OUTSIDE), (Egress::RegistryOnly, DENY_OUTSIDE)] {
+        let policy = WorkloadPolicy { egress, ..WorkloadPolicy::default() };
+        mesh.policies.insert(ResourceName::new("demo", "here"), Arc::new(policy));
+        let entries = compile(&mesh, &[pod("here", 42)]);
+        let source = entries.sources[&SourceKey::netns(42)];
+        assert_eq!(source.flags & (REPORT_OUTSIDE | DENY_OUTSIDE), flag);
+        let network = from_ip([192, 0, 2, 0].into());
+        let listed = ExternalKey::new(id_of(&"demo"), 443_u16.to_be(), network);
+        // A workload without an agent is known as well.
+        let bare = ExternalKey::new(0, 0, from_ip([10, 0, 0, 3].into()));
+        let expect = [(listed, 96 + 96 + 24), (bare, 96 + 128)];
+        assert_eq!(entries.externals, expect.into());
     }
 }

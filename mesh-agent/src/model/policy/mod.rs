@@ -56,6 +56,18 @@ pub enum Acceleration {
     Sockmap,
 }
 
+/// What becomes of connections to what the mesh does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Egress {
+    /// They are none of its business.
+    #[default]
+    Open,
+    /// They are reported.
+    Log,
+    /// They are denied (Istio's `REGISTRY_ONLY`).
+    RegistryOnly,
+}
+
 /// The namespaces whose policies apply to the whole mesh: ours, and Istio's by default, for those
 /// who bring its policies along.
 pub const ROOT_NAMESPACES: [&str; 2] = ["mesh-system", "istio-system"];
@@ -99,6 +111,8 @@ pub struct MeshPolicy {
     pub failure: Option<FailureMode>,
     /// `spec.acceleration`.
     pub acceleration: Option<Acceleration>,
+    /// `spec.egress`.
+    pub egress: Option<Egress>,
 }
 
 /// What is in force for one workload, with every default filled in. Resolved once per snapshot.
@@ -116,6 +130,8 @@ pub struct WorkloadPolicy {
     pub failure: Option<FailureMode>,
     /// For the workload's connections, whoever opens them.
     pub acceleration: Acceleration,
+    /// For connections that the workload opens to what the mesh does not know.
+    pub egress: Egress,
     /// The policies whose scope the workload is in, by name; both actions.
     pub authorization: Vec<Arc<AuthorizationPolicy>>,
 }

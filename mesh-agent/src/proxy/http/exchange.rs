@@ -173,7 +173,7 @@ fn late(chosen: &Chosen) -> Refusal {
 /// That an endpoint cannot be reached.
 pub fn unreached(endpoint: &Endpoint, failure: &Failure) -> Refusal {
     let reason = match failure.kind {
-        Kind::Denied | Kind::Plaintext => Reason::Denied,
+        Kind::Denied | Kind::Egress | Kind::Plaintext => Reason::Denied,
         Kind::Timeout => Reason::Timeout,
         _ => Reason::Unreachable,
     };

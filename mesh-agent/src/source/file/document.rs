@@ -251,7 +251,8 @@ impl Reader<'_> {
             format!(
                 "documents with apiVersion `{}` and kind `{}` are not read; write v1 Service, \
                  gateway.networking.k8s.io/v1 HTTPRoute, GRPCRoute or TCPRoute, \
-                 security.istio.io/v1 AuthorizationPolicy or PeerAuthentication, or \
+                 security.istio.io/v1 AuthorizationPolicy or PeerAuthentication, \
+                 networking.istio.io/v1 ServiceEntry, or \
                  nodemesh.dev/v1alpha1 Workload or MeshPolicy, or remove it",
                 yaml::printable(&header.api_version),
                 yaml::printable(&header.kind)
@@ -305,6 +306,9 @@ impl<'de> DeserializeSeed<'de> for Item {
             Kind::Workload => schema::Workload::deserialize(deserializer).map(Written::Workload),
             Kind::MeshPolicy => {
                 schema::MeshPolicy::deserialize(deserializer).map(Written::MeshPolicy)
+            }
+            Kind::ServiceEntry => {
+                schema::ServiceEntry::deserialize(deserializer).map(Written::ServiceEntry)
             }
             Kind::PeerAuthentication => schema::PeerAuthentication::deserialize(deserializer)
                 .map(Written::PeerAuthentication),

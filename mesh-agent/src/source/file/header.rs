@@ -53,6 +53,12 @@ impl Header {
             ("gateway.networking.k8s.io/v1", "GRPCRoute") => Class::Known(Kind::GrpcRoute),
             ("nodemesh.dev/v1alpha1", "Workload") => Class::Known(Kind::Workload),
             ("nodemesh.dev/v1alpha1", "MeshPolicy") => Class::Known(Kind::MeshPolicy),
+            (
+                "networking.istio.io/v1"
+                | "networking.istio.io/v1beta1"
+                | "networking.istio.io/v1alpha3",
+                "ServiceEntry",
+            ) => Class::Known(Kind::ServiceEntry),
             ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
                 Class::Known(Kind::PeerAuthentication)
             }

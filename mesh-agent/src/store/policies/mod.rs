@@ -143,6 +143,7 @@ impl<'a> Resolver<'_, 'a> {
         let same_node = self.first(&[("spec.sameNode", &|policy| policy.same_node)]);
         let failure = self.first(&[("spec.failureMode", &|policy| policy.failure)]);
         let acceleration = self.first(&[("spec.acceleration", &|policy| policy.acceleration)]);
+        let egress = self.first(&[("spec.egress", &|policy| policy.egress)]);
         let ports: BTreeSet<u16> = self
             .policies
             .iter()
@@ -157,6 +158,7 @@ impl<'a> Resolver<'_, 'a> {
             ports,
             failure: failure.map(|(mode, _)| mode),
             acceleration: acceleration.map(|(mode, _)| mode).unwrap_or_default(),
+            egress: egress.map(|(mode, _)| mode).unwrap_or_default(),
             authorization: Vec::new(),
         }
     }

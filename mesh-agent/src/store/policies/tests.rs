@@ -48,6 +48,7 @@ fn policy(text: &str) -> MeshPolicy {
         port_same_node: BTreeMap::new(),
         failure: None,
         acceleration: None,
+        egress: None,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode};
+use crate::model::policy::{
+    Acceleration, Egress, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode,
+};
 
 use super::super::schema;
 use super::super::yaml::printable;
@@ -26,6 +28,12 @@ const FAILURE: &[(&str, Option<FailureMode>)] = &[
     ("closed", Some(FailureMode::Closed)),
     ("open", Some(FailureMode::Open)),
     ("static", Some(FailureMode::Static)),
+];
+
+const EGRESS: &[(&str, Option<Egress>)] = &[
+    ("open", Some(Egress::Open)),
+    ("log", Some(Egress::Log)),
+    ("registry-only", Some(Egress::RegistryOnly)),
 ];
 
 const ACCELERATION: &[(&str, Option<Acceleration>)] =
@@ -79,6 +87,7 @@ fn resolve(
         same_node: word("spec.sameNode", SAME_NODE, spec.same_node, problems),
         port_same_node,
         failure: word("spec.failureMode", FAILURE, spec.failure_mode, problems),
+        egress: word("spec.egress", EGRESS, spec.egress, problems),
         acceleration: word("spec.acceleration", ACCELERATION, spec.acceleration, problems),
     })
 }

@@ -6,6 +6,7 @@ mod authorization;
 mod http_route;
 mod mesh_policy;
 mod service;
+mod service_entry;
 mod tcp_route;
 mod workload;
 
@@ -28,6 +29,7 @@ pub(super) enum Written {
     Workload(schema::Workload),
     MeshPolicy(schema::MeshPolicy),
     PeerAuthentication(schema::PeerAuthentication),
+    ServiceEntry(schema::ServiceEntry),
     AuthorizationPolicy(schema::AuthorizationPolicy),
 }
 
@@ -103,6 +105,8 @@ pub(super) fn convert(
             .map(|policy| Object::MeshPolicy(Arc::new(policy))),
         Written::PeerAuthentication(policy) => mesh_policy::peer_authentication(policy, problems)
             .map(|policy| Object::MeshPolicy(Arc::new(policy))),
+        Written::ServiceEntry(entry) => service_entry::convert(entry, problems)
+            .map(|external| Object::External(Arc::new(external))),
         Written::AuthorizationPolicy(policy) => authorization::convert(policy, problems)
             .map(|policy| Object::AuthorizationPolicy(Arc::new(policy))),
     };

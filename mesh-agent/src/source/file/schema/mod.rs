@@ -17,7 +17,7 @@ pub(super) use http_route::{
 };
 pub(super) use policy::{
     AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationSpec, Condition,
-    List, MeshPolicy, MeshPolicySpec, Operation, PeerAuthentication, Selector,
+    List, MeshPolicy, MeshPolicySpec, Operation, PeerAuthentication, Selector, ServiceEntry,
 };
 
 /// `metadata` (`k8s.io/apimachinery`, meta/v1 `ObjectMeta`).

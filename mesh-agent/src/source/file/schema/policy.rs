@@ -78,6 +78,7 @@ impl From<PeerAuthenticationSpec> for MeshPolicySpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(in crate::source::file) struct MeshPolicySpec {
     pub(in crate::source::file) acceleration: Option<String>,
+    pub(in crate::source::file) egress: Option<String>,
     pub(in crate::source::file) failure_mode: Option<String>,
     pub(in crate::source::file) mtls: Option<Mtls>,
     pub(in crate::source::file) port_level_mtls: Option<BTreeMap<String, Mtls>>,
@@ -91,6 +92,44 @@ pub(in crate::source::file) struct MeshPolicySpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(in crate::source::file) struct Mtls {
     pub(in crate::source::file) mode: Option<String>,
+}
+
+/// A networking.istio.io/v1 `ServiceEntry`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "the fields that are read past are listed to be known")]
+pub(in crate::source::file) struct ServiceEntry {
+    api_version: IgnoredAny,
+    kind: IgnoredAny,
+    pub(in crate::source::file) metadata: Metadata,
+    pub(in crate::source::file) spec: Option<ServiceEntrySpec>,
+    #[serde(default)]
+    status: IgnoredAny,
+}
+
+/// Istio `ServiceEntry`, as of 1.28.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(in crate::source::file) struct ServiceEntrySpec {
+    pub(in crate::source::file) addresses: Vec<String>,
+    pub(in crate::source::file) endpoints: Option<IgnoredAny>,
+    pub(in crate::source::file) export_to: Option<Vec<String>>,
+    pub(in crate::source::file) hosts: Vec<String>,
+    pub(in crate::source::file) location: Option<String>,
+    pub(in crate::source::file) ports: Vec<ExternalPort>,
+    pub(in crate::source::file) resolution: Option<String>,
+    pub(in crate::source::file) subject_alt_names: Option<IgnoredAny>,
+    pub(in crate::source::file) workload_selector: Option<IgnoredAny>,
+}
+
+/// Istio `ServicePort`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(in crate::source::file) struct ExternalPort {
+    name: IgnoredAny,
+    pub(in crate::source::file) number: u32,
+    pub(in crate::source::file) protocol: Option<String>,
+    target_port: IgnoredAny,
 }
 
 /// A security.istio.io/v1 `AuthorizationPolicy`.

@@ -11,7 +11,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::id::ResourceName;
-use crate::model::policy::{Acceleration, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode};
+use crate::model::policy::{
+    Acceleration, Egress, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode,
+};
 use crate::model::service::AppProtocol;
 use crate::model::workload::Place;
 use crate::store::update::Object;
@@ -65,6 +67,7 @@ fn word(object: &Object) -> String {
         Object::HttpRoute(route) => Some(route.rules.len().to_string()),
         Object::Workload(workload) => workload.addresses.first().map(ToString::to_string),
         Object::MeshPolicy(policy) => policy.mtls.map(|mode| format!("{mode:?}")),
+        Object::External(external) => Some(format!("{} blocks", external.blocks.len())),
         Object::AuthorizationPolicy(policy) => Some(format!("{:?}", policy.action)),
     };
     format!("{} {}", object.key(), number.unwrap_or_default())
@@ -577,6 +580,7 @@ spec:
   portLevelSameNode: {9090: mtls, 9091: direct}
   failureMode: closed
   acceleration: sockmap
+  egress: registry-only
 ";
 
 const RULES: &str = "\
@@ -609,6 +613,7 @@ fn a_mesh_policy_is_taken_over() {
         port_same_node: [(9090, SameNode::Mtls), (9091, SameNode::Direct)].into(),
         failure: Some(FailureMode::Closed),
         acceleration: Some(Acceleration::Sockmap),
+        egress: Some(Egress::RegistryOnly),
     };
     let objects: Vec<_> = update.resources.into_iter().map(|resource| resource.object).collect();
     assert_eq!(objects, [Object::MeshPolicy(expect.into())]);

@@ -65,3 +65,29 @@ fn an_authorization_policy_that_never_was_good_refuses_everything_in_its_scope()
     lab.write("a.yaml", "");
     lab.check(&[], 0);
 }
+
+#[test]
+fn a_service_entry_is_its_addresses() {
+    let head = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+                metadata: {name: api, namespace: shop}\n";
+    let mut lab = Lab::new();
+    let spec = "{hosts: [api.example.com], addresses: [192.0.2.7/24, '2001:db8::/32'], \
+                location: MESH_EXTERNAL, resolution: NONE, exportTo: [., other], \
+                ports: [{number: 443, name: tls, protocol: TLS}, {number: 53, protocol: UDP}]}";
+    lab.write("a.yaml", &format!("{head}spec: {spec}\n"));
+    lab.check(&["ServiceEntry shop/api 2 blocks"], 0);
+    let update = lab.source.load();
+    let Object::External(external) = &update.resources[0].object else { panic!() };
+    assert_eq!(external.ports, [443]);
+    let namespaces: Vec<_> = external.exported_to.as_ref().unwrap().iter().map(|n| &**n).collect();
+    assert_eq!(namespaces, ["shop", "other"]);
+    assert_eq!(external.blocks[0].network.to_string(), "192.0.2.0");
+    lab.write("a.yaml", &format!("{head}spec: {{addresses: [192.0.2.1], resolution: DNS}}\n"));
+    let conditions = lab.check(&["ServiceEntry shop/api 1 blocks"], 1);
+    assert_eq!(conditions[0].field, "spec.resolution");
+    for wrong in ["{hosts: [a]}", "{addresses: [a]}", "{addresses: [::], ports: [{number: 0}]}"] {
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &format!("{head}spec: {wrong}\n"));
+        lab.check(&[], 1);
+    }
+}

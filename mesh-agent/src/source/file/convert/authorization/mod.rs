@@ -15,7 +15,7 @@ use super::super::schema::{self, AuthorizationSpec, IntOrString, List};
 use super::super::yaml::printable;
 use super::{Problems, check};
 
-mod value;
+pub(super) mod value;
 
 pub(super) fn convert(
     written: schema::AuthorizationPolicy,

@@ -67,7 +67,7 @@ pub(super) fn header(key: &str) -> Option<HeaderName> {
 }
 
 /// An address, or a block of them such as `10.0.0.0/8`.
-pub(super) fn block(path: &str, text: &str, problems: &mut Problems) -> Option<Block> {
+pub(in super::super) fn block(path: &str, text: &str, problems: &mut Problems) -> Option<Block> {
     let block = match text.split_once('/') {
         None => text.parse().ok().map(|address: IpAddr| (address, width(address))),
         Some((address, prefix)) => address.parse().ok().zip(prefix.parse().ok()),
