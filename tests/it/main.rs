@@ -29,6 +29,8 @@ mod transport;
 #[cfg(test)]
 mod arrivals;
 #[cfg(test)]
+mod confinement;
+#[cfg(test)]
 mod direct;
 #[cfg(test)]
 mod failure_modes;

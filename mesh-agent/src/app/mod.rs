@@ -27,7 +27,7 @@ use crate::proxy::realm::Locals;
 use crate::settings::{Settings, VERSION, defaults};
 use crate::source::file::FileSource;
 use crate::store::{self, Reader};
-use crate::sys::{cgroup, socket};
+use crate::sys::{cgroup, confine, socket};
 use crate::task::clock;
 use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
@@ -44,6 +44,8 @@ const CONTROL_DRAIN: Duration = Duration::from_secs(2);
 /// Something that the agent cannot run without could not be had; the chain of causes says what.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     log::init(settings.log()).context("setting up the log")?;
+    // Before there is another thread: capabilities are a thread's.
+    confine::drop_capabilities().context("giving up capabilities")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("starting the control runtime")?.block_on(Box::pin(serve(settings)))
 }
@@ -131,6 +133,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     for (listener, surface) in admin {
         control.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), control.clone()))));
     }
+    confine::forbid_system_calls().context("giving up system calls")?;
     tracing::info!(
         node = settings.node(),
         version = VERSION,

@@ -10,6 +10,7 @@ use rcgen::KeyPair;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
+use zeroize::Zeroizing;
 
 use crate::identity::cert::{self, Facts};
 use crate::identity::error::Error;
@@ -33,6 +34,9 @@ const PRIVATE: u32 = 0o600;
 /// Everybody may read.
 const PUBLIC: u32 = 0o644;
 
+/// The contents of a private key's file, which leave no copy where they were.
+pub(crate) type Secret = Zeroizing<Vec<u8>>;
+
 /// The directory's contents at one moment.
 ///
 /// Equal contents mean that nothing changed. Not `Debug`: it holds keys.
@@ -43,9 +47,9 @@ pub(crate) struct Files {
     /// `root.crt`.
     pub(crate) root_cert: Vec<u8>,
     /// `root.key`, where this host is the authority.
-    pub(crate) root_key: Option<Vec<u8>>,
+    pub(crate) root_key: Option<Secret>,
     /// `node.crt` and `node.key`.
-    pub(crate) node: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) node: Option<(Vec<u8>, Secret)>,
     /// `crl.pem`.
     pub(crate) lists: Option<Vec<u8>>,
 }
@@ -55,9 +59,9 @@ impl Files {
     pub(crate) fn read(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(ROOT_CERT);
         let root_cert = read_if_there(&path)?.ok_or(Error::NoRoot { path })?;
-        let root_key = read_if_there(&dir.join(ROOT_KEY))?;
+        let root_key = read_if_there(&dir.join(ROOT_KEY))?.map(Secret::new);
         let cert = read_if_there(&dir.join(NODE_CERT))?;
-        let key = read_if_there(&dir.join(NODE_KEY))?;
+        let key = read_if_there(&dir.join(NODE_KEY))?.map(Secret::new);
         let lists = read_if_there(&dir.join(CRL))?;
         Ok(Self { dir: dir.to_owned(), root_cert, root_key, node: cert.zip(key), lists })
     }

@@ -72,7 +72,7 @@ impl Mesh {
         let files = Files {
             dir: "ca".into(),
             root_cert: pems.certificate.clone().into_bytes(),
-            root_key: Some(pems.key.clone().into_bytes()),
+            root_key: Some(pems.key.clone().into_bytes().into()),
             node: None,
             lists: None,
         };
@@ -87,7 +87,7 @@ impl Mesh {
         for mesh in more {
             root_cert.push_str(&mesh.pems.certificate);
         }
-        let node = Some((cert.pem().into_bytes(), key.serialize_pem().into_bytes()));
+        let node = Some((cert.pem().into_bytes(), key.serialize_pem().into_bytes().into()));
         Files {
             dir: "ca".into(),
             root_cert: root_cert.into_bytes(),

@@ -274,7 +274,7 @@ mod tests {
 
     fn authority_files(mesh: &Mesh) -> Files {
         Files {
-            root_key: Some(mesh.pems.key.clone().into_bytes()),
+            root_key: Some(mesh.pems.key.clone().into_bytes().into()),
             node: None,
             ..mesh.files("node-a", &[])
         }
@@ -304,7 +304,7 @@ mod tests {
         let odd = Files { root_cert: good.node.clone().unwrap().0, ..good };
         check(odd, "ca/root.crt has no root with the URI name");
         let stolen =
-            Files { root_key: Some(other.pems.key.into_bytes()), ..authority_files(&mesh) };
+            Files { root_key: Some(other.pems.key.into_bytes().into()), ..authority_files(&mesh) };
         check(stolen, "ca/root.key is not the key of ca/root.crt");
     }
 

@@ -35,8 +35,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
+use zeroize::Zeroize as _;
 
 use crate::identity::authority::{Authority, Certificate, Life};
 use crate::identity::trust::Trust;
@@ -304,7 +306,11 @@ impl Identity {
 
 impl Current {
     fn new(issued: Certificate, now: SystemTime, random: u32) -> Result<Self, Error> {
-        let key = crypto::provider().key_provider.load_private_key(issued.key)?;
+        let mut der = issued.key;
+        let key = any_supported_type(&der);
+        // TLS has a copy of its own, which is erased with it.
+        der.zeroize();
+        let key = key?;
         let left = issued.not_after.duration_since(now).unwrap_or_default();
         Ok(Self {
             chain: issued.chain.clone(),

@@ -241,7 +241,7 @@ mod tests {
         let files = Files {
             dir: "ca".into(),
             root_cert: pems.certificate.into_bytes(),
-            root_key: Some(pems.key.into_bytes()),
+            root_key: Some(pems.key.into_bytes().into()),
             node: None,
             lists: None,
         };

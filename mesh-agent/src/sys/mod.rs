@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod bpffs;
 pub mod caps;
 pub mod cgroup;
+pub mod confine;
 pub mod diag;
 pub mod heap;
 pub mod netlink;

@@ -14,7 +14,7 @@ use crate::identity::authority::{Authority, Certificate, Life, Pending};
 use crate::identity::cert::Facts;
 use crate::identity::chain::{self, Purpose};
 use crate::identity::error::Error;
-use crate::identity::files::{self, CRL, ROOT_CERT};
+use crate::identity::files::{self, CRL, ROOT_CERT, Secret};
 use crate::identity::trust::{Anchors, Trusted};
 use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
@@ -23,7 +23,7 @@ use crate::task::clock;
 #[derive(Clone, PartialEq, Eq)]
 struct Pair {
     cert: Vec<u8>,
-    key: Vec<u8>,
+    key: Secret,
 }
 
 /// The trusted roots and revocation lists, as they stand in their files.
@@ -75,7 +75,7 @@ impl Leaves {
 
     fn read_pair(dir: &Path, id: &SpiffeId) -> Result<Pair, Error> {
         let (cert, key) = Self::paths(dir, id);
-        Ok(Pair { cert: files::read(&cert)?, key: files::read(&key)? })
+        Ok(Pair { cert: files::read(&cert)?, key: Secret::new(files::read(&key)?) })
     }
 
     /// The pair as a certificate, verified the way a peer will verify it.
