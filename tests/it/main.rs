@@ -11,6 +11,8 @@ mod check;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod interop;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod lifecycle;
@@ -22,6 +24,8 @@ mod reload;
 mod rotation;
 #[cfg(test)]
 mod routes;
+#[cfg(test)]
+mod security;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]

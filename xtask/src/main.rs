@@ -9,6 +9,7 @@ mod run;
 mod fuzz;
 mod compat;
 mod conformance;
+mod security;
 mod ci;
 mod tidy;
 
@@ -78,6 +79,8 @@ enum Verb {
     ///
     /// They are ours, written from what Gateway API's assert, and have its names.
     Conformance(Conformance),
+    /// Attack agents that serve, in some fifty ways, and see that each is refused (root)
+    Security(Security),
     /// Check the rules that no lint can express: layers, file sizes, names
     Tidy,
     /// Run every check that CI runs
@@ -130,6 +133,14 @@ struct Conformance {
     json: bool,
 }
 
+/// How the attacks are reported.
+#[derive(Args, Debug)]
+struct Security {
+    /// Print the result as one JSON object as well, on the last line
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     match dispatch(Cli::parse().verb) {
         Ok(code) => code,
@@ -161,6 +172,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
         Verb::Fuzz(fuzz) => fuzz::run(&workspace, &fuzz)?,
         Verb::Compat(options) => return compat::run(&workspace, &options),
+        Verb::Security(options) => return security::run(&workspace, &options),
         Verb::Conformance(options) => return conformance::run(&workspace, &options),
         Verb::Tidy => tidy::check(&workspace.root)?,
         Verb::Ci { skip_tests } => ci::run(&workspace, skip_tests)?,

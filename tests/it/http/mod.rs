@@ -1,6 +1,6 @@
 //! HTTP and gRPC between two agents: routes of Gateway API, and what is not to be noticed.
 
-mod suite;
+pub(crate) mod suite;
 
 mod lab;
 mod conformance;

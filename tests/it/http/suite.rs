@@ -15,23 +15,23 @@ use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
 
 /// The namespace of the services, and of the client.
-pub(super) const NAMESPACE: &str = "gateway-conformance-mesh";
+pub(crate) const NAMESPACE: &str = "gateway-conformance-mesh";
 
 /// The namespace of the other client.
-pub(super) const CONSUMER: &str = "gateway-conformance-mesh-consumer";
+pub(crate) const CONSUMER: &str = "gateway-conformance-mesh-consumer";
 
 /// The port of HTTP of the workloads, and another one of the services.
-pub(super) const HTTP: u16 = 8080;
+pub(crate) const HTTP: u16 = 8080;
 
 /// The port of gRPC.
-pub(super) const GRPC: u16 = 7070;
+pub(crate) const GRPC: u16 = 7070;
 
 /// A port of which nothing is said.
-pub(super) const PLAIN: u16 = 9090;
+pub(crate) const PLAIN: u16 = 9090;
 
 /// The services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum To {
+pub(crate) enum To {
     /// `echo`: both versions.
     Echo,
     /// `echo-v1`.
@@ -44,7 +44,7 @@ pub(super) enum To {
 
 impl To {
     /// Its name.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Echo => "echo",
             Self::V1 => "echo-v1",
@@ -54,7 +54,7 @@ impl To {
     }
 
     /// Its address, with a port.
-    pub(super) const fn at(self, port: u16) -> SocketAddr {
+    pub(crate) const fn at(self, port: u16) -> SocketAddr {
         let last = match self {
             Self::Echo => 10,
             Self::V1 => 11,
@@ -83,7 +83,7 @@ impl To {
 
 /// Agents, servers and clients. What is started last ends first.
 #[derive(Debug)]
-pub(super) struct Suite {
+pub(crate) struct Suite {
     /// The servers of `echo-v1` and `echo-v2`, at [`HTTP`] and [`GRPC`].
     pub servers: [Web; 2],
     /// The client's agent.
@@ -105,7 +105,7 @@ pub(super) struct Suite {
 
 impl Suite {
     /// Starts all of it, with these routes.
-    pub(super) fn start(routes: &[String]) -> Self {
+    pub(crate) fn start(routes: &[String]) -> Self {
         let lab = Lab::new().unwrap();
         let (a, b) = (lab.node("a").unwrap(), lab.node("b").unwrap());
         let (client, consumer) = (a.pod("client").unwrap(), a.pod("consumer").unwrap());
@@ -124,14 +124,14 @@ impl Suite {
     }
 
     /// Replaces the routes. Agents follow when they have read them.
-    pub(super) fn write(&self, routes: &[String]) {
+    pub(crate) fn write(&self, routes: &[String]) {
         let mesh = mesh(&self.client, &self.consumer, &self.versions, routes);
         self.config.write(&mesh).unwrap();
     }
 
     /// Replaces the routes, and waits until the client's agent has them in force: whatever it decides
     /// from then on, it decides by them.
-    pub(super) fn apply(&self, routes: &[String]) {
+    pub(crate) fn apply(&self, routes: &[String]) {
         let revision = || self.a.metrics().unwrap().sum("mesh_applied_revision", &[]);
         let before = revision();
         self.write(routes);
@@ -141,19 +141,19 @@ impl Suite {
 
     /// Asks once from the client.
     #[track_caller]
-    pub(super) fn ask(&self, to: SocketAddr, ask: &Ask) -> Answer {
+    pub(crate) fn ask(&self, to: SocketAddr, ask: &Ask) -> Answer {
         let mut answers = http::ask(&self.client, to, std::slice::from_ref(ask)).unwrap();
         assert_eq!(answers.len(), 1, "{ask:?}");
         answers.remove(0)
     }
 
     /// Asks all of it from the client, one after the other.
-    pub(super) fn all(&self, to: SocketAddr, asks: &[Ask]) -> Vec<Answer> {
+    pub(crate) fn all(&self, to: SocketAddr, asks: &[Ask]) -> Vec<Answer> {
         http::ask(&self.client, to, asks).unwrap()
     }
 
     /// Asks many times, and counts who answered.
-    pub(super) fn tally(&self, to: SocketAddr, ask: &Ask) -> Tally {
+    pub(crate) fn tally(&self, to: SocketAddr, ask: &Ask) -> Tally {
         Tally::of(&http::ask(&self.client, to, std::slice::from_ref(ask)).unwrap())
     }
 }
@@ -173,11 +173,11 @@ fn mesh(client: &Pod, consumer: &Pod, versions: &[Pod; 2], routes: &[String]) ->
 }
 
 /// A route of HTTP of the service `echo`'s port 80, called `test`, with these rules.
-pub(super) fn route(rules: &str) -> String {
+pub(crate) fn route(rules: &str) -> String {
     http::route::http(NAMESPACE, "test", "name: echo, port: 80", rules)
 }
 
 /// A route of gRPC of the service `echo`'s port 7070, called `test`, with these rules.
-pub(super) fn grpc_route(rules: &str) -> String {
+pub(crate) fn grpc_route(rules: &str) -> String {
     http::route::grpc(NAMESPACE, "test", "name: echo, port: 7070", rules)
 }

@@ -1,0 +1,110 @@
+//! Attacks, each of which has to be refused, to leave its reason where operators look, and to leave
+//! the agent serving. `cargo xtask security` runs and counts them.
+//!
+//! An attack is one call of [`Arena::attack`]. The tests are sorted by who attacks, as the threat
+//! model in `SECURITY.md` is.
+
+mod authors;
+mod peers;
+mod pods;
+mod requests;
+mod strangers;
+mod users;
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use mesh_tests::agent::Agent;
+use mesh_tests::expect::eventually;
+use mesh_tests::process::DEADLINE;
+
+/// Names the file to which each attack adds a line when it begins and when it was refused.
+const REPORT: &str = "MESH_ATTACKS";
+
+/// Where a refusal leaves its reason.
+#[derive(Clone, Copy, Debug)]
+enum Trace<'a> {
+    /// In a line of the access log that has all of these words.
+    Access(&'a [&'a str]),
+    /// In a line of the agent's log that has all of these words.
+    Log(&'a [&'a str]),
+    /// In a condition of `/conditions` that has all of these words.
+    Condition(&'a [&'a str]),
+    /// In what the attacker is told.
+    Told,
+}
+
+/// What an attacker is told; most are told nothing that matters.
+trait Told {
+    fn told(self) -> Option<String>;
+}
+
+impl Told for () {
+    fn told(self) -> Option<String> {
+        None
+    }
+}
+
+impl Told for String {
+    fn told(self) -> Option<String> {
+        Some(self)
+    }
+}
+
+/// An agent under attack, and how it is seen that it still serves.
+struct Arena<'a> {
+    /// Who attacks, in the words of the threat model.
+    by: &'static str,
+    agent: &'a Agent,
+    serves: &'a dyn Fn(),
+}
+
+impl Arena<'_> {
+    /// One attack: `act` does it and asserts that it is refused.
+    #[track_caller]
+    fn attack<T: Told>(&self, name: &str, trace: Trace<'_>, act: impl FnOnce() -> T) {
+        note(false, self.by, name, "");
+        let access = self.agent.access_log().unwrap().len();
+        let log = self.agent.log().len();
+        let conditions = || {
+            let conditions = self.agent.conditions().ok()?;
+            let all = conditions.as_array()?.iter().map(ToString::to_string);
+            Some(all.collect::<Vec<_>>())
+        };
+        let former = conditions().unwrap();
+        let told = act().told();
+        let what = format!("the reason of `{name}`");
+        let has = |line: &str, words: &[&str]| words.iter().all(|word| line.contains(word));
+        let found = || match trace {
+            Trace::Access(words) => {
+                let lines = self.agent.access_log().ok()?;
+                let mut new = lines.iter().skip(access).map(ToString::to_string);
+                new.rfind(|line| has(line, words))
+            }
+            Trace::Log(words) => {
+                let log = self.agent.log().split_off(log);
+                log.lines().rfind(|line| has(line, words)).map(str::to_owned)
+            }
+            Trace::Condition(words) => {
+                conditions()?.into_iter().find(|line| has(line, words) && !former.contains(line))
+            }
+            Trace::Told => told.clone(),
+        };
+        let Ok(reason) = eventually(&what, DEADLINE, found) else {
+            panic!("no reason for `{name}`: {trace:?}\n{}", self.agent.log());
+        };
+        (self.serves)();
+        note(true, self.by, name, &reason);
+    }
+}
+
+/// Adds a line to the report, if one is asked for: whether it was refused, and by whom it is, its
+/// name and the reason, as strings of JSON, between tabs.
+fn note(refused: bool, by: &str, name: &str, reason: &str) {
+    let Some(path) = std::env::var_os(REPORT) else { return };
+    let [by, name, reason] = [by, name, reason].map(serde_json::Value::from);
+    let line = format!("{}\t{by}\t{name}\t{reason}\n", u8::from(refused));
+    let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+    // In one call: tests run side by side.
+    file.write_all(line.as_bytes()).unwrap();
+}

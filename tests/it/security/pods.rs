@@ -1,0 +1,121 @@
+//! A malicious pod: runs in a workload's namespace and cgroup, without privileges over the node.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use mesh_tests::apps::{Client, Server};
+use mesh_tests::fixture::{Machines, TRUST_DOMAIN, World, service};
+use mesh_tests::mesh::{AuthorizationPolicy, MeshPolicy, Rule};
+use mesh_tests::pod::Pod;
+use mesh_tests::process::{inside, run};
+
+use super::{Arena, Trace};
+
+/// Debian's own Python.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// What a connection meets; `None`: an answer.
+fn error(from: &Pod, to: SocketAddr) -> Option<String> {
+    Client::to(to).echo("x").run(from).unwrap().totals.errors.into_keys().next()
+}
+
+fn serves(world: &World) {
+    assert_eq!(error(world.client(), service(0)), None);
+}
+
+/// Runs a program of Python in a pod, as one of its processes.
+fn python(pod: &Pod, program: &str) -> String {
+    let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
+    command.args(["exec", "--", PYTHON, "-c", program]).stdin(Stdio::null());
+    run(&mut command).unwrap()
+}
+
+/// Everybody demands mutual TLS, `v1` takes nobody on its node, and nothing else is reached.
+fn world() -> (World, Vec<Server>) {
+    let machines = Machines::new(2).unwrap();
+    let strict = MeshPolicy::new("strict").mtls("STRICT");
+    let guests = format!("{TRUST_DOMAIN}/ns/demo/sa/client");
+    let only = AuthorizationPolicy::allow("guests").select("version", "v1");
+    let only = only.rule(Rule::default().principals(&[&guests]));
+    let mesh = machines.mesh().policy(&strict).authorization(&only);
+    let world = machines.start(&mesh).unwrap();
+    let servers = world.serve().unwrap();
+    (world, servers)
+}
+
+#[test]
+fn a_pod_does_not_get_around_the_mesh() {
+    let (world, _servers) = world();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let outside = world.on.b.pod("outside").unwrap();
+    let arena = Arena { by: "pod", agent: &world.b, serves: &|| serves(&world) };
+    for (name, to) in [
+        ("plaintext from outside of the mesh, by IPv4", v1.at(8080)),
+        ("plaintext from outside of the mesh, by IPv6", v1.at6(8080)),
+    ] {
+        arena.attack(name, Trace::Access(&["plaintext", "demo/strict"]), || {
+            assert!(error(&outside, to).is_some());
+        });
+    }
+    let name = "a neighbor that no policy allows, by its address";
+    arena.attack(name, Trace::Access(&["denied", "demo/guests"]), || {
+        assert!(error(v2, v1.at(8080)).unwrap().ends_with(" EPERM"));
+    });
+    let name = "the same by the service, which picks the neighbor";
+    arena.attack(name, Trace::Access(&["denied", "demo/guests"]), || {
+        let mut to = service(0);
+        to.set_ip(mesh_tests::fixture::vip4(1).into());
+        assert!(error(v2, to).unwrap().ends_with(" EPERM"));
+    });
+    let name = "the same by MPTCP";
+    arena.attack(name, Trace::Access(&["denied", "demo/guests"]), || {
+        let program = format!(
+            "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\n\
+             print(s.connect_ex(('{}', 8080)))\n",
+            v1.v4()
+        );
+        assert_eq!(python(v2, &program).trim(), "1");
+    });
+    let name = "a listener of the agent in its own namespace, asked directly";
+    arena.attack(name, Trace::Access(&["no_origin"]), || {
+        let met = python(
+            v2,
+            "import socket\ns = socket.create_connection(('127.0.0.1', 15001), 10)\n\
+             try:\n s.sendall(b'hello')\n print('got', s.recv(100))\n\
+             except OSError as e:\n print('refused', e.errno)\n",
+        );
+        assert!(met.contains("refused") || met.contains("got b''"), "{met}");
+    });
+}
+
+#[test]
+fn a_pod_does_not_get_out_of_the_mesh() {
+    let (world, _servers) = world();
+    let outside = world.on.b.pod("outside").unwrap();
+    let _outside = Server::echo(&outside, 8080, "outside").unwrap();
+    let egress = "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\n\
+                  metadata: {name: egress, namespace: demo}\nspec: {egress: registry-only}\n";
+    world.config.write_file("egress.yaml", egress).unwrap();
+    mesh_tests::expect::eventually("the rule", mesh_tests::process::DEADLINE, || {
+        error(world.client(), outside.at(8080)).filter(|met| met.ends_with(" EPERM"))
+    })
+    .unwrap();
+    let arena = Arena { by: "pod", agent: &world.a, serves: &|| serves(&world) };
+    for (name, to) in [
+        ("a destination that is not registered, by IPv4", outside.at(8080)),
+        ("a destination that is not registered, by IPv6", outside.at6(8080)),
+    ] {
+        arena.attack(name, Trace::Access(&["egress", "no ServiceEntry"]), || {
+            assert!(error(world.client(), to).unwrap().ends_with(" EPERM"));
+        });
+    }
+    let name = "a destination that is not registered, by a socket that does not wait";
+    arena.attack(name, Trace::Access(&["egress", "no ServiceEntry"]), || {
+        let program = format!(
+            "import socket\ns = socket.socket()\ns.setblocking(False)\n\
+             print(s.connect_ex(('{}', 8080)))\n",
+            outside.v4()
+        );
+        assert_eq!(python(world.client(), &program).trim(), "1");
+    });
+}
