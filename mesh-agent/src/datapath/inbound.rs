@@ -1,9 +1,11 @@
 //! The program that sees what arrives in a namespace: one copy a namespace, with its cookie in it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::programs::SkLookup;
 
@@ -20,12 +22,15 @@ const SK_LOOKUP: u32 = 36;
 #[derive(Debug)]
 pub(super) struct Copies {
     folder: PathBuf,
+    /// The cookies of namespaces that this process has attached one to. Workloads share namespaces,
+    /// units of one host all do, and a copy takes the verifier a tenth of a second.
+    done: Mutex<BTreeSet<u64>>,
 }
 
 impl Copies {
     /// Links are pinned in `folder`, beside the maps.
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), done: Mutex::default() }
     }
 
     /// Attaches a copy to the namespace `netns`, or gives the link that is there the new program.
@@ -40,6 +45,11 @@ impl Copies {
         shared: bool,
     ) -> io::Result<()> {
         let path = self.folder.join(format!("{PREFIX}{cookie}"));
+        // Held until it is attached: nobody is told that it is before. Taken by one task.
+        let mut done = self.done();
+        if done.contains(&cookie) && path.exists() {
+            return Ok(());
+        }
         let mut loader = load::loader(&self.folder);
         let shared = u8::from(shared);
         loader.override_global("NETNS", &cookie, true).override_global("SHARED", &shared, true);
@@ -51,12 +61,20 @@ impl Copies {
             .ok_or_else(|| io::Error::other("the object has no program for arrivals"))?;
         program.load().map_err(io::Error::other)?;
         let fd = program.fd().map_err(io::Error::other)?;
-        links::put(&path, fd, netns, SK_LOOKUP)
+        links::put(&path, fd, netns, SK_LOOKUP)?;
+        done.insert(cookie);
+        Ok(())
+    }
+
+    /// No code panics while it holds the lock.
+    fn done(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Detaches the copies of namespaces for which `wanted` is false, also those that a predecessor
     /// left.
     pub(super) fn retain(&self, wanted: impl Fn(u64) -> bool) {
+        self.done().retain(|cookie| wanted(*cookie));
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned());

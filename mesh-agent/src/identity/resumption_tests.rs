@@ -367,7 +367,7 @@ fn cost(nodes: &Nodes) -> (Duration, Duration, bool) {
     (ours, theirs, met.resumed)
 }
 
-/// Prints what handshakes cost, of as many as `MESH_HANDSHAKES` says:
+/// Prints what handshakes and renewals cost, of as many as `MESH_HANDSHAKES` says:
 /// `MESH_HANDSHAKES=2000 cargo test --release -p mesh-agent --lib handshakes_cost -- --nocapture`.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test has no settings")]
@@ -393,4 +393,13 @@ fn handshakes_cost_processor_time() {
         let kind = if resumed { "resumed" } else { "full" };
         println!("{kind}: client {client} us, server {server} us");
     }
+    let mut renewals: Vec<_> = (0..count)
+        .map(|_| {
+            let mut spent = Duration::ZERO;
+            timed(&mut spent, || Nodes::rotate(&nodes.a));
+            spent
+        })
+        .collect();
+    renewals.sort_unstable();
+    println!("renewal: {} us", renewals[renewals.len() / 2].as_micros());
 }

@@ -45,6 +45,9 @@ pub struct Local {
     pub clients: Arc<tls::Clients>,
     /// TLS towards peers that connect to it.
     pub server: Arc<tls::Server>,
+    /// Places for tunnels of peers. Of this workload: units share a namespace, and there may be a
+    /// thousand of them.
+    pub tunnels: Arc<Semaphore>,
 }
 
 /// A namespace and its workloads.
@@ -55,8 +58,6 @@ pub struct Realm {
     pub cookie: u64,
     /// Which peers may begin a handshake.
     admission: Mutex<Admission>,
-    /// Places for tunnels of peers.
-    pub tunnels: Arc<Semaphore>,
     /// The tunnels of peers that have streams which may be continued on another.
     pub lanes: Lanes,
     /// Peers that could not be reached.
@@ -120,7 +121,8 @@ impl Local {
         let clients = tls::Clients::new(Arc::clone(&identity), alpn.clone(), bounds);
         let server = tls::Server::new(Arc::clone(&identity), alpn, bounds);
         let (clients, server) = (Arc::new(clients), Arc::new(server));
-        Self { workload, identity, source, clients, server }
+        let tunnels = Arc::new(Semaphore::new(options.max_tunnels));
+        Self { workload, identity, source, clients, server, tunnels }
     }
 
     /// The same of which something else has changed than its identity.
@@ -132,6 +134,7 @@ impl Local {
             source: self.source,
             clients: Arc::clone(&self.clients),
             server: Arc::clone(&self.server),
+            tunnels: Arc::clone(&self.tunnels),
         }
     }
 }
@@ -151,7 +154,6 @@ impl Realm {
             cookie,
             admission: Mutex::new(Admission::new(context.options.handshakes)),
             breaker: Mutex::new(Breaker::new(context.options.breaker)),
-            tunnels: Arc::new(Semaphore::new(context.options.max_tunnels)),
             lanes: Lanes::default(),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
             http: context.runtimes.all().iter().map(|_| http::pool::Pool::default()).collect(),

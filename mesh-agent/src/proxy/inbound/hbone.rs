@@ -50,7 +50,7 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
     match handshake {
         Ok((mut tls, protocol, Met { id: peer, standing, .. })) => {
             // Not before: who has no certificate takes no place from those who have.
-            let Ok(place) = Arc::clone(&realm.tunnels).try_acquire_owned() else {
+            let Ok(place) = Arc::clone(&local.tunnels).try_acquire_owned() else {
                 tracing::warn!(%client, workload = %local.workload.name,
                     "a peer's tunnel is refused: the workload has as many as it may");
                 return;
