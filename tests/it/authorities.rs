@@ -12,7 +12,7 @@ use mesh_tests::expect::eventually;
 use mesh_tests::istio_ca::{ADDRESS, IstioCa, Manner};
 use mesh_tests::node::Node;
 use mesh_tests::pair::{PORT, Pair, TRUST_DOMAIN, hello, spiffe};
-use mesh_tests::pki::Signer;
+use mesh_tests::pki::{Authority, Signer};
 use mesh_tests::process::{DEADLINE, run};
 use serde_json::Value;
 
@@ -235,4 +235,80 @@ fn a_node_that_is_revoked_is_refused_and_the_others_are_not() {
     let failed = [("side", "server"), ("reason", "identity")];
     assert!(b.metrics().unwrap().sum("mesh_handshakes_failed_total", &failed) > 0.0);
     assert!(said(&b, "refused a peer's agent").contains("has been revoked"));
+}
+
+#[test]
+fn a_root_is_replaced_and_no_connection_ends() {
+    let pair = Pair::new().unwrap();
+    let args = ["--leaf-ttl", TTL];
+    let (a, b) = (pair.agent(&pair.a, &args).unwrap(), pair.agent(&pair.b, &args).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let traffic = hello().traffic(&pair.client).unwrap();
+    let (mut held, opened) = hello().times(3, 3).hold(&pair.client).unwrap();
+    assert_eq!((opened.connections, opened.failed), (3, 0));
+
+    let new = Authority::init(&pair.lab.state().join("new"), TRUST_DOMAIN).unwrap();
+    let roots = |authorities: &[&Authority]| -> String {
+        let read =
+            |authority: &&Authority| fs::read_to_string(authority.root().join("root.crt")).unwrap();
+        authorities.iter().map(read).collect()
+    };
+    let folder = |node: &Node| pair.lab.state().join("ca").join(node.name());
+    let adopted = |count: usize| {
+        for agent in [&a, &b] {
+            eventually("the new files", RENEWED, || {
+                (agent.log().matches("new files are in use").count() >= count).then_some(())
+            })
+            .unwrap();
+        }
+    };
+    // Both are trusted; then the new one signs; then the old one goes.
+    for node in [&pair.a, &pair.b] {
+        fs::write(folder(node).join("root.crt"), roots(&[&pair.authority, &new])).unwrap();
+    }
+    adopted(1);
+    for node in [&pair.a, &pair.b] {
+        let signed = new.node(node.name()).unwrap();
+        for name in ["node.key", "node.crt"] {
+            fs::copy(signed.join(name), folder(node).join(name)).unwrap();
+        }
+    }
+    eventually("certificates of the new root", RENEWED, || {
+        let dump = certs(&a, &["--json"]);
+        let report: Value = serde_json::from_str(&dump).unwrap();
+        let issuers = report["certificates"][0]["issuers"].to_string();
+        let signed = fs::read(folder(&pair.a).join("node.crt")).unwrap();
+        let shown = certificate_serial(&signed);
+        issuers.contains(&shown).then_some(())
+    })
+    .unwrap();
+    for node in [&pair.a, &pair.b] {
+        fs::write(folder(node).join("root.crt"), roots(&[&new])).unwrap();
+    }
+    eventually("one root", RENEWED, || {
+        let one = |agent: &Agent| {
+            let report: Value = serde_json::from_str(&certs(agent, &["--json"])).unwrap();
+            report["roots"].as_array().unwrap().len() == 1
+        };
+        (one(&a) && one(&b)).then_some(())
+    })
+    .unwrap();
+    // A connection of now, by a tunnel that is made now, and those of before.
+    assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
+    assert_eq!(held.mark().unwrap().failed, 0);
+    let all = traffic.stop().unwrap();
+    assert!(all.connections > 0);
+    assert_eq!(all.failed, 0, "{:?}", all.errors);
+}
+
+/// The serial number of a certificate in PEM, in hexadecimal.
+fn certificate_serial(pem: &[u8]) -> String {
+    let mut command = Command::new(agent::binary().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("root.crt"), pem).unwrap();
+    // Without a key it fails, after it has printed what is there.
+    let output = command.args(["ca", "show", "--dir"]).arg(folder.path()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rest = text.split("serial ").nth(1).unwrap();
+    rest.split_whitespace().next().unwrap().to_owned()
 }

@@ -1,5 +1,5 @@
-//! Whether peers whose tunnels are open would still be accepted, when other roots or revocation
-//! lists come into force. A tunnel may live for days: that its handshake was good is not enough.
+//! Whether peers whose tunnels are open have been revoked since. A tunnel may live for days: that its
+//! handshake was good is not enough.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,13 +42,13 @@ pub(crate) struct Standings {
 }
 
 impl Standing {
-    /// Why the peer would be refused now; `None`: it would not. Costs a load: it may be asked for
+    /// Why the peer may not go on; `None`: it may. Costs a load: it may be asked for
     /// each read and write.
     pub fn fallen(&self) -> Option<&PeerError> {
         if self.has_fallen.load(Ordering::Relaxed) { self.why.get() } else { None }
     }
 
-    /// Waits until the peer would be refused.
+    /// Waits until the peer may not go on.
     pub async fn fell(&self) -> &PeerError {
         loop {
             let told = self.told.notified();
@@ -68,14 +68,12 @@ impl Standing {
                 verifier.verify_server_cert(leaf, rest, name, &[], now).map(drop)
             }
         };
-        let Err(error) = verified else { return };
-        let why = match classify(&error) {
-            // It has been renewed since: the tunnel was made while it was good.
-            Some(PeerError::Expired) => return,
-            Some(why) => why,
-            None => PeerError::InvalidChain(error),
+        // What was good when the tunnel was made, and is only out of date, has been renewed since: a
+        // certificate expires within the hour, and a root is replaced without a connection that ends.
+        // The next handshake asks for the new one. Only what is taken back ends what goes on.
+        let Some(why @ PeerError::Revoked) = verified.err().as_ref().and_then(classify) else {
+            return;
         };
-        // The first reason stays.
         let _second: Result<(), PeerError> = self.why.set(why);
         self.has_fallen.store(true, Ordering::Relaxed);
         self.told.notify_waiters();

@@ -88,7 +88,7 @@ impl Trust {
     }
 
     /// Trusts `trusted` from the next handshake on, and none of the former unless they are among
-    /// them. Tunnels of peers that would be refused now are told.
+    /// them. Tunnels of peers that are revoked now are told.
     pub(crate) fn replace(&self, trusted: &Trusted) -> Result<(), Error> {
         self.bundle.store(Arc::new(Bundle::new(trusted, &self.domain, &self.aliases)?));
         self.standings.check(clock::now());

@@ -32,7 +32,7 @@ pub struct Watched<Io> {
 
 impl<Io: AsyncRead + Unpin> Watched<Io> {
     /// Leaves a refusal in `refusal`. Nothing more is read or written once the peer of `standing`
-    /// would be refused: a tunnel reads and writes every few seconds, if only to ask who is there.
+    /// is revoked: a tunnel reads and writes every few seconds, if only to ask who is there.
     pub const fn new(io: Io, refusal: Refusal, standing: Arc<Standing>) -> Self {
         Self { io, refusal, standing, failed: None }
     }
