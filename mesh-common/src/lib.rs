@@ -12,6 +12,7 @@ pub mod accel;
 pub mod addr;
 pub mod backend;
 pub mod connect;
+pub mod coverage;
 pub mod event;
 pub mod external;
 pub mod flow;

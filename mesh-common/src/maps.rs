@@ -52,6 +52,9 @@ pub const FAST: &str = "FAST";
 /// Array of one: 0 if nothing is accelerated.
 pub const SWITCH: &str = "SWITCH";
 
+/// Per-CPU hash: [`CoverKey`](crate::coverage::CoverKey) to a count. Not pinned: it counts for one agent.
+pub const COVERAGE: &str = "COVERAGE";
+
 /// Every map that is pinned.
 pub const ALL: &[&str] = &[
     SOURCES,
@@ -90,6 +93,8 @@ pub const MAX_VERDICTS: usize = 1 << 20;
 pub const MAX_PORTS: usize = 65_536;
 /// Networks outside of the mesh × ports × namespaces that may connect to them.
 pub const MAX_EXTERNALS: usize = 65_536;
+/// Workloads × ways in which connections go.
+pub const MAX_COVERED: usize = 10 * MAX_SOURCES;
 /// Listeners of the agent: kinds × families × namespaces.
 pub const MAX_LISTENERS: usize = 4 * MAX_SOURCES;
 /// Connections between `connect()` and `accept()`. The oldest is forgotten beyond this, and that

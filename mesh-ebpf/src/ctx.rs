@@ -9,13 +9,14 @@ use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{
-    SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext,
+    SkLookupContext, SkMsgContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
 };
 use mesh_common::addr::{self, Addr};
+use mesh_common::coverage::CoverKey;
 use mesh_common::maps::{ListenerKey, MAX_LISTENERS};
 use mesh_common::record::Record;
 
-use crate::maps::SOCKETS;
+use crate::maps::{OBSERVED, SOCKETS};
 
 /// `AF_INET`.
 const AF_INET: u32 = 2;
@@ -239,6 +240,66 @@ pub(crate) fn ops_remember(ctx: &SockOpsContext, record: &mut Record) -> bool {
         )
     };
     !kept.is_null()
+}
+
+/// What kind of socket is made (`SOCK_…`), and of which protocol (`IPPROTO_…`).
+#[inline(always)]
+pub(crate) fn made(ctx: &SockContext) -> (u32, u32) {
+    (field!(ctx.sock, type_), field!(ctx.sock, protocol))
+}
+
+/// The cookie of the network namespace in which it is made.
+#[inline(always)]
+pub(crate) fn made_netns(ctx: &SockContext) -> u64 {
+    // SAFETY: the helper takes the hook's own context.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// Notes for the observer how the connection of a socket goes. Without memory it is not counted.
+#[inline(always)]
+pub(crate) fn observe(ctx: &SockOpsContext, key: &mut CoverKey) {
+    let sk: *mut bpf_sock = field!(ctx.ops, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return;
+    }
+    let wanted = *key;
+    // SAFETY: a full socket, checked above; the helper copies the value.
+    let kept = unsafe {
+        bpf_sk_storage_get(
+            addr_of!(OBSERVED).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::from_mut(key).cast(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+    };
+    let kept: *mut CoverKey = kept.cast();
+    if !kept.is_null() {
+        // SAFETY: not null, and the storage of the socket. An earlier connect() may have left another.
+        unsafe {
+            *kept = wanted;
+        }
+    }
+}
+
+/// What the observer has noted.
+#[inline(always)]
+pub(crate) fn observed(ctx: &SockOpsContext) -> Option<CoverKey> {
+    let sk: *mut bpf_sock = field!(ctx.ops, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: a full socket, checked above; without the flag the helper only looks up.
+    let found = unsafe {
+        bpf_sk_storage_get(
+            addr_of!(OBSERVED).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            0,
+        )
+    };
+    let found: *mut CoverKey = found.cast();
+    // SAFETY: null, or the storage of the socket.
+    unsafe { found.as_ref() }.copied()
 }
 
 /// Has the hook called when the socket's state changes.

@@ -14,16 +14,17 @@ mod events;
 mod inbound;
 mod lookup;
 mod maps;
+mod observe;
 mod owner;
 mod peername;
 mod sockops;
 
 use aya_ebpf::macros::{
-    btf_tracepoint, cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops,
+    btf_tracepoint, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops,
 };
 use aya_ebpf::programs::{
-    BtfTracePointContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext,
-    SockoptContext,
+    BtfTracePointContext, SkLookupContext, SkMsgContext, SockAddrContext, SockContext,
+    SockOpsContext, SockoptContext,
 };
 
 /// Runs on every IPv4 `connect()` below the agent's cgroup.
@@ -57,6 +58,20 @@ fn mesh_sockops(ctx: SockOpsContext) -> u32 {
     // The return value is not looked at for the two operations that are handled; 0 for the others
     // means "no opinion" (for example on the initial time-out).
     0
+}
+
+/// The observer: runs on the same occasions as `mesh_sockops`, for every cgroup of the machine.
+#[sock_ops]
+fn mesh_observe(ctx: SockOpsContext) -> u32 {
+    observe::connection(&ctx);
+    0
+}
+
+/// The observer: runs when a socket is made, in every cgroup of the machine.
+#[cgroup_sock(sock_create)]
+fn mesh_observe_made(ctx: SockContext) -> i32 {
+    observe::made(&ctx);
+    1
 }
 
 /// Runs when a connection arrives in the workload's namespace, before anything listens.

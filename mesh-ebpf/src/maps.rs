@@ -4,17 +4,19 @@ use core::ptr::null;
 
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{
-    Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash,
+    Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
+    SkStorage, SockHash,
 };
 use aya_ebpf::macros::btf_map;
 use mesh_common::accel::{Fast, Tally};
 use mesh_common::backend::Slot;
+use mesh_common::coverage::CoverKey;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::event::Event;
 use mesh_common::external::ExternalKey;
 use mesh_common::maps::{
-    EVENT_BYTES, ListenerKey, MAX_ACCELERATED, MAX_DESTINATIONS, MAX_EXTERNALS, MAX_LISTENERS,
-    MAX_PENDING, MAX_PORTS, MAX_SETS, MAX_SOURCES, MAX_VERDICTS,
+    EVENT_BYTES, ListenerKey, MAX_ACCELERATED, MAX_COVERED, MAX_DESTINATIONS, MAX_EXTERNALS,
+    MAX_LISTENERS, MAX_PENDING, MAX_PORTS, MAX_SETS, MAX_SOURCES, MAX_VERDICTS,
 };
 use mesh_common::record::{ConnKey, FlowKey, Record};
 use mesh_common::source::{Source, SourceKey};
@@ -58,6 +60,13 @@ pub(crate) static PROBES: HashMap<DestinationKey, u64, MAX_PORTS, ON_DEMAND> = H
 
 #[btf_map]
 pub(crate) static EXTERNALS: LpmTrie<ExternalKey, u32, MAX_EXTERNALS> = LpmTrie::new();
+
+#[btf_map]
+pub(crate) static COVERAGE: PerCpuHashMap<CoverKey, u64, MAX_COVERED, ON_DEMAND> =
+    PerCpuHashMap::new();
+
+#[btf_map]
+pub(crate) static OBSERVED: SkStorage<CoverKey> = SkStorage::new();
 
 #[btf_map]
 pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();

@@ -33,7 +33,7 @@ pub(crate) fn owner(netns: u64) -> Owner {
 
 /// The workload whose cgroup the calling task is in, or below. The innermost one counts.
 #[inline(always)]
-fn by_cgroup() -> Option<(SourceKey, Source)> {
+pub(crate) fn by_cgroup() -> Option<(SourceKey, Source)> {
     // SAFETY: a helper without arguments.
     let own = SourceKey::cgroup(unsafe { bpf_get_current_cgroup_id() });
     if let Some(source) = get(own) {

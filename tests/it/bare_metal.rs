@@ -141,6 +141,23 @@ fn units_of_one_host_are_kept_apart() {
 }
 
 #[test]
+fn a_unit_that_has_gone_to_another_namespace_is_seen() {
+    let hosts = start();
+    // A process in the unit's cgroup, and in the namespace of nobody.
+    let elsewhere = hosts.host.pod("elsewhere").unwrap();
+    let to = hosts.near.at(1);
+    let client = Client::to(to).arg("--timeout").arg("1");
+    let listener = Server::start(&hosts.near, &["echo", "--listen", "[::]:1"]).unwrap();
+    drop(client.run_in(elsewhere.netns(), &folder(&hosts.host, "job")).unwrap());
+    let seen = || {
+        let labels = [("workload", "job"), ("how", "other_namespace")];
+        hosts.a.metrics().unwrap().sum("mesh_coverage_connections_total", &labels)
+    };
+    eventually("the observer", DEADLINE, || (seen() >= 1.0).then_some(())).unwrap();
+    listener.stop().unwrap();
+}
+
+#[test]
 fn units_are_reached_from_pods_and_from_other_nodes() {
     let hosts = start();
     for (pod, port, expect) in [

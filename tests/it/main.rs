@@ -35,6 +35,8 @@ mod arrivals;
 #[cfg(test)]
 mod confinement;
 #[cfg(test)]
+mod coverage;
+#[cfg(test)]
 mod direct;
 #[cfg(test)]
 mod failure_modes;

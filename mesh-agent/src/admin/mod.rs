@@ -9,9 +9,12 @@ mod dump;
 mod listener;
 mod server;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use serde::Serialize;
 
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
@@ -26,6 +29,8 @@ pub use self::server::{Surface, serve};
 pub struct State {
     /// The certificates in use.
     pub certificates: Arc<dyn Fn() -> Certificates + Send + Sync>,
+    /// How connections of this node's workloads went.
+    pub coverage: Arc<dyn Fn() -> Vec<Covered> + Send + Sync>,
     /// Whether the agent is ready.
     pub ready: Ready,
     /// The snapshot in force.
@@ -36,6 +41,40 @@ pub struct State {
     pub no_acceleration: Arc<dyn Fn() -> Option<Arc<str>> + Send + Sync>,
     /// The agent's version.
     pub version: &'static str,
+}
+
+/// How connections of one workload went.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Covered {
+    /// `<namespace>/<name>`.
+    pub workload: String,
+    /// Those that it opened.
+    pub outbound: Way,
+    /// Those that it took.
+    pub inbound: Way,
+    /// Sockets that it made and that no hook redirects, by kind.
+    pub sockets: BTreeMap<&'static str, u64>,
+}
+
+/// How connections of one direction went.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Way {
+    /// Through the agent, as the observer has seen them.
+    pub agent: u64,
+    /// Of those that the agent says it carried, with mutual TLS.
+    pub mutual_tls: u64,
+    /// Of those, in plaintext.
+    pub plaintext: u64,
+    /// Straight between workloads of this node, authorized in the kernel.
+    pub direct: u64,
+    /// Past the mesh: straight to or from others, where an agent should have been between.
+    pub bypassed: u64,
+    /// From another network namespace than the workload's, where no hook looks for it.
+    pub other_namespace: u64,
+    /// To what the mesh does not know.
+    pub outside: u64,
 }
 
 /// Certificates, without keys, and who makes them.

@@ -47,6 +47,7 @@ const PATHS: &[(&str, &str)] = &[
     ("/certs", "the certificates in use, and who makes them (JSON)"),
     ("/conditions", "what is wrong with the configuration (JSON)"),
     ("/config_dump", "workloads, services and certificates, as ztunnel prints them (JSON)"),
+    ("/coverage", "how connections of this node's workloads really went (JSON)"),
     ("/healthz", "200 while the agent runs"),
     ("/healthz/ready", "the same as /readyz"),
     ("/metrics", "metrics (OpenMetrics)"),
@@ -172,6 +173,7 @@ pub(super) fn respond(
     }
     match path {
         "/certs" => json(StatusCode::OK, &certs::report(&(state.certificates)(), clock::now())),
+        "/coverage" => json(StatusCode::OK, &(state.coverage)()),
         "/conditions" => {
             let (snapshot, lacks) = ((state.snapshot)(), (state.no_acceleration)());
             json(StatusCode::OK, &dump::conditions(&snapshot, lacks.as_deref()))

@@ -119,6 +119,7 @@ fn state() -> State {
     });
     State {
         no_acceleration: Arc::new(|| None),
+        coverage: Arc::new(Vec::new),
         certificates: Arc::new(|| {
             let info = CertificateInfo {
                 pem: "PEM".to_owned(),

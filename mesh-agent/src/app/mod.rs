@@ -1,6 +1,7 @@
 //! Puts it together: start order, and its mirror image, stop order.
 
 mod certificates;
+mod coverage;
 mod logs;
 mod memory;
 mod shutdown;
@@ -77,7 +78,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         handshakes: Node::new(options.node_handshakes),
         options,
     });
-    register(&telemetry, &loaded.kernel, &identities);
+    register(&telemetry, &loaded.kernel, &identities, &mesh);
     if settings.kernel_log() {
         logs::forward(&mut loaded.ebpf, &control).context("opening the kernel programs' log")?;
     }
@@ -90,6 +91,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (namespaces_tx, namespaces) = watch::channel(Arc::default());
     let own = socket::current_netns_cookie().context("reading the namespace's cookie")?;
     let kernel = Arc::clone(&loaded.kernel);
+    let observed = Arc::clone(&kernel);
     heartbeat::start(Arc::clone(&kernel), workers.runtimes().clone(), &control)
         .context("starting the heartbeat")?;
     let syncing = sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone());
@@ -129,7 +131,12 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     control.spawn(memory::run(telemetry.clone(), control.clone()));
     let staying = ready.gate("not stopping");
     staying.pass();
-    let state = admin_state(&mesh, &identities, &telemetry, &ready, &applied);
+    let mut state = admin_state(&mesh, &identities, &telemetry, &ready, &applied);
+    state.coverage = {
+        let (mesh, telemetry) = (mesh.clone(), telemetry.clone());
+        let node = settings.node().to_owned();
+        Arc::new(move || coverage::shown(&observed, &mesh.load(), &telemetry, &node))
+    };
     for (listener, surface) in admin {
         control.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), control.clone()))));
     }
@@ -189,7 +196,11 @@ fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> 
 }
 
 /// Lets the metrics ask the kernel and the certificates.
-fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities) {
+fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities, mesh: &Reader) {
+    let (observed, mesh) = (Arc::clone(kernel), mesh.clone());
+    telemetry.register_source(Source::Coverage(Box::new(move || {
+        coverage::counts(&observed, &mesh.load())
+    })));
     let kernel = Arc::clone(kernel);
     telemetry.register_source(Source::Kernel(Box::new(move || {
         kernel.counters().unwrap_or_else(|error| {
@@ -222,6 +233,7 @@ fn admin_state(
     let (mesh, identities, applied) = (mesh.clone(), identities.clone(), applied.clone());
     admin::State {
         certificates: Arc::new(move || certificates::shown(&identities)),
+        coverage: Arc::new(Vec::new),
         ready: ready.clone(),
         snapshot: Arc::new(move || mesh.load()),
         telemetry: telemetry.clone(),

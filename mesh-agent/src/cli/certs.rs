@@ -91,7 +91,7 @@ fn valid_for(seconds: u64) -> String {
 }
 
 /// Columns as wide as what is in them; the last one ends the line.
-fn table<const N: usize>(text: &mut String, rows: &[[String; N]]) {
+pub(super) fn table<const N: usize>(text: &mut String, rows: &[[String; N]]) {
     let widths: [usize; N] = std::array::from_fn(|column| {
         rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
     });

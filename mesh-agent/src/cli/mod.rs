@@ -3,6 +3,7 @@
 mod ask;
 pub mod ca;
 pub mod certs;
+pub mod coverage;
 pub mod check;
 pub mod check_report;
 
@@ -24,7 +25,7 @@ A mesh on one machine, from nothing:
   mesh-agent check --config DIR  see whether this machine and the configuration are fit
   mesh-agent run --node NAME --config DIR
 
-Every flag of run, check, certs and uninstall can be given in the environment: --drain-timeout is
+Every flag of run, check, certs, coverage and uninstall can be given in the environment: --drain-timeout is
 MESH_DRAIN_TIMEOUT.";
 
 const CHECK_EXAMPLES: &str = "\
@@ -63,6 +64,8 @@ pub enum Command {
     Ca(ca::Args),
     /// Shows the certificates that this node's agent uses
     Certs(AskArgs),
+    /// Shows how connections of this node's workloads really went: mutual TLS, direct, past the mesh
+    Coverage(AskArgs),
     /// Says what is wrong with this machine or the configuration, before it hurts
     Check(CheckArgs),
     /// Removes what an agent left in the kernel
@@ -150,6 +153,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Certs(args) => certs::run(&args, &mut io::stdout())?,
+        Command::Coverage(args) => coverage::run(&args, &mut io::stdout())?,
         Command::Uninstall(args) => uninstall(args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ use mesh_common::stats;
 use crate::datapath::Error;
 use crate::datapath::inbound::Copies;
 use crate::datapath::load::{data, take};
+use crate::datapath::observe::Coverage;
 use crate::sys::bpf::SharedMap;
 use crate::telemetry::KernelCounters;
 
@@ -27,6 +28,7 @@ pub struct Kernel {
     heartbeat: SharedMap<u32, u64>,
     counters: PerCpuArray<MapData, u64>,
     copies: Copies,
+    coverage: Coverage,
 }
 
 /// How the agent's connection to an application of the same namespace looks from there.
@@ -45,8 +47,9 @@ impl fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn new(ebpf: &mut Ebpf, folder: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(ebpf: &mut Ebpf, folder: &Path, coverage: Coverage) -> Result<Self, Error> {
         Ok(Self {
+            coverage,
             counters: take(ebpf, maps::COUNTERS)?,
             origins: share(ebpf, maps::ORIGINS)?,
             sockets: share(ebpf, maps::SOCKETS)?,
@@ -54,6 +57,11 @@ impl Kernel {
             heartbeat: share(ebpf, maps::HEARTBEAT)?,
             copies: Copies::new(folder),
         })
+    }
+
+    /// How connections of workloads went, as the observer has seen them.
+    pub const fn coverage(&self) -> &Coverage {
+        &self.coverage
     }
 
     /// Says that the agent worked at `now_ns` of `CLOCK_MONOTONIC`.

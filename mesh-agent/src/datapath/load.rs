@@ -18,8 +18,9 @@ use mesh_common::{ABI_VERSION, maps};
 
 use crate::datapath::accel::Acceleration;
 use crate::datapath::kernel::Kernel;
+use crate::datapath::observe::Coverage;
 use crate::datapath::{Error, Options, accel, links, object};
-use crate::sys::{bpffs, caps};
+use crate::sys::{bpffs, caps, cgroup};
 
 /// The loaded kernel side, for the one task that writes its maps. The maps by their names.
 #[derive(Debug)]
@@ -93,12 +94,16 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
     // A helper that older kernels would refuse; without it nothing is accelerated, either.
     let knows_mptcp = u8::from(caps::kernel_version().is_ok_and(|version| version >= (5, 19)));
     loader.override_global("KNOWS_MPTCP", &knows_mptcp, true);
+    // Its connections are not a workload's.
+    let own = cgroup::own(&options.cgroup_root).and_then(|own| cgroup::id(&own)).unwrap_or(0);
+    loader.override_global("AGENT_CGROUP", &own, true);
     let mut ebpf = loader.load(bytes).map_err(Box::new)?;
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
 
     let events: RingBuf<MapData> = take(&mut ebpf, maps::EVENTS)?;
     let acceleration = Acceleration::new(&ebpf, &options.cgroup, &folder)?;
-    let kernel = Arc::new(Kernel::new(&mut ebpf, &folder)?);
+    let coverage = Coverage::start(&mut ebpf, &options.cgroup_root)?;
+    let kernel = Arc::new(Kernel::new(&mut ebpf, &folder, coverage)?);
     Ok((
         Loaded {
             sources: take(&mut ebpf, maps::SOURCES)?,

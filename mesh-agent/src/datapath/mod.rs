@@ -4,6 +4,7 @@
 //! nothing else does; [`Kernel`] is what connections ask, from any thread.
 
 pub mod object;
+pub mod observe;
 pub mod load;
 pub mod links;
 pub mod accel;
@@ -29,6 +30,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// The cgroup v2 folder below which sockets are watched.
     pub cgroup: PathBuf,
+    /// Where cgroup v2 is mounted.
+    pub cgroup_root: PathBuf,
     /// How much the kernel programs log: 0 nothing, 5 everything (aya-log's levels).
     pub log_level: u8,
 }

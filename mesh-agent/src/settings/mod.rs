@@ -196,6 +196,7 @@ impl Settings {
             node: self.node.clone(),
             bpffs: self.bpffs.clone(),
             cgroup: self.cgroup.clone().unwrap_or_else(|| cgroup_root.to_owned()),
+            cgroup_root: cgroup_root.to_owned(),
             log_level: if self.kernel_log { KERNEL_LOG_DEBUG } else { 0 },
         }
     }

@@ -105,7 +105,7 @@ pub struct Judged {
 }
 
 /// Which end of a connection an agent serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reporter {
     /// The end that was connected to.
     Destination,

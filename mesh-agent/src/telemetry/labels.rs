@@ -78,8 +78,9 @@ pub(super) struct Counters {
     pub(super) values: Values,
     /// Workloads that must exist for the series to be worth keeping.
     workloads: [Option<ResourceName>; 2],
-    /// Of connections that nobody here keeps a list of: what is opened and closed need not add up.
-    unlisted: bool,
+    /// Of those that the kernel has decided nobody here keeps a list: what is opened and closed need
+    /// not add up.
+    security: Security,
     opened: AtomicU64,
     /// The first is for connections that did not fail, the others are by [`Kind`].
     ends: [Ends; KINDS + 1],
@@ -135,7 +136,7 @@ impl Table {
             shards: std::array::from_fn(|_| Mutex::default()),
             series: Mutex::default(),
             most,
-            overflow: Arc::new(Counters::new(overflow, [None, None], false)),
+            overflow: Arc::new(Counters::new(overflow, [None, None], Security::None)),
             overflowed: AtomicU64::new(0),
         }
     }
@@ -180,8 +181,8 @@ impl Table {
             None if series.len() < self.most => {
                 let workloads =
                     [&parties.source, &parties.destination].map(|peer| peer.name().cloned());
-                let unlisted = parties.security == Security::Kernel;
-                let counters = Arc::new(Counters::new(Arc::clone(&values), workloads, unlisted));
+                let security = parties.security;
+                let counters = Arc::new(Counters::new(Arc::clone(&values), workloads, security));
                 series.insert(values, Arc::clone(&counters));
                 counters
             }
@@ -218,6 +219,30 @@ impl Table {
         all
     }
 
+    /// Of each series that an agent carried: who reports it, whose it is for the reporter, whether it
+    /// was mutual TLS, and how many were opened.
+    pub(super) fn carried(&self) -> Vec<(Reporter, ResourceName, bool, u64)> {
+        let series = lock(&self.series);
+        let all = series.values().filter_map(|counters| {
+            // What the kernel has let pass is not carried.
+            let is_mutual = match counters.security {
+                Security::Kernel => return None,
+                Security::MutualTls => true,
+                Security::None => false,
+            };
+            // The first of the labels.
+            let is_source = **counters.values.first()? == *Reporter::Source.as_str();
+            let [source, destination] = &counters.workloads;
+            let (reporter, own) = if is_source {
+                (Reporter::Source, source)
+            } else {
+                (Reporter::Destination, destination)
+            };
+            Some((reporter, own.clone()?, is_mutual, counters.opened.load(Ordering::Relaxed)))
+        });
+        all.collect()
+    }
+
     /// Connections that were counted in the series beyond the limit.
     pub(super) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
@@ -225,11 +250,11 @@ impl Table {
 }
 
 impl Counters {
-    fn new(values: Values, workloads: [Option<ResourceName>; 2], unlisted: bool) -> Self {
+    fn new(values: Values, workloads: [Option<ResourceName>; 2], security: Security) -> Self {
         Self {
             values,
             workloads,
-            unlisted,
+            security,
             opened: AtomicU64::new(0),
             ends: std::array::from_fn(|_| Ends::default()),
             requests: Requests::default(),
@@ -277,7 +302,7 @@ impl Counters {
 
     fn is_open(&self) -> bool {
         let closed: u64 = self.ends.iter().map(|ends| ends.closed.load(Ordering::Relaxed)).sum();
-        !self.unlisted && self.opened() > closed
+        self.security != Security::Kernel && self.opened() > closed
     }
 }
 

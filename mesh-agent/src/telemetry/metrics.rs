@@ -13,7 +13,7 @@ use crate::task::scope;
 use crate::telemetry::event::Reporter;
 use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
 use crate::telemetry::requests::{BOUNDS_MS, Sums};
-use crate::telemetry::{CertificateCounters, Limit, Protocol, Role, Shared, Source};
+use crate::telemetry::{CertificateCounters, CoverageCount, Limit, Protocol, Role, Shared, Source};
 
 /// One metric, as operators see it.
 #[derive(Debug)]
@@ -108,6 +108,9 @@ catalog! {
         "Direct connections that were ended because a changed policy forbids them";
     VERDICTS = Counter "mesh_policy_verdicts_total" ["policy", "rule", "reason"]
         "Connections and requests that policies refused, or of which they had something to tell";
+    COVERAGE = Counter "mesh_coverage_connections_total"
+        ["workload", "workload_namespace", "direction", "how"]
+        "Connections of workloads as an observer sees them, by the way that they really went";
     CERTIFICATE_EXPIRY = Gauge "mesh_certificate_expiry_seconds" ["identity"]
         "When a workload's certificate expires, in Unix time";
     AUTHORITY_EXPIRY = Gauge "mesh_authority_expiry_seconds" []
@@ -355,6 +358,13 @@ fn encode_source(
             let lost = counted.events_lost + shared.events_malformed.get();
             let mut family = describe(encoder, &KERNEL_EVENTS_LOST)?;
             sample(&mut family, &KERNEL_EVENTS_LOST, vec![], &[], lost)?;
+        }
+        Source::Coverage(read) => {
+            let mut family = describe(encoder, &COVERAGE)?;
+            for CoverageCount { workload, direction, how, count } in read() {
+                let values = [&*workload.name, &*workload.namespace, direction, how];
+                sample(&mut family, &COVERAGE, vec![], &values, count)?;
+            }
         }
         Source::Certificates(read) => encode_certificates(encoder, &read())?,
     }

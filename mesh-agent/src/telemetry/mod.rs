@@ -80,6 +80,30 @@ pub enum Source {
     Kernel(Box<dyn Fn() -> KernelCounters + Send + Sync>),
     /// Which certificates are in use, and how they fare.
     Certificates(Box<dyn Fn() -> CertificateCounters + Send + Sync>),
+    /// How connections of workloads went, as an observer sees them.
+    Coverage(Box<dyn Fn() -> Vec<CoverageCount> + Send + Sync>),
+}
+
+/// How often connections of a workload went one way.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CoverageCount {
+    /// Whose.
+    pub workload: ResourceName,
+    /// `outbound`, `inbound`, or `socket` for sockets that no hook redirects.
+    pub direction: &'static str,
+    /// The way, in one word.
+    pub how: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
+/// How many connections an agent has carried for a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Secured {
+    /// With mutual TLS.
+    pub mutual_tls: u64,
+    /// In plaintext.
+    pub plaintext: u64,
 }
 
 /// What the kernel programs count.
@@ -271,6 +295,19 @@ impl Telemetry {
         self.shared.handshakes_refused[limit as usize].add(1);
     }
 
+    /// How many connections this agent has carried for each workload: as their source's agent, and
+    /// as their destination's.
+    pub fn secured(&self) -> BTreeMap<(Reporter, ResourceName), Secured> {
+        let mut all = BTreeMap::<_, Secured>::new();
+        for (reporter, workload, is_mutual_tls, opened) in self.shared.series.carried() {
+            let secured = all.entry((reporter, workload)).or_default();
+            let count =
+                if is_mutual_tls { &mut secured.mutual_tls } else { &mut secured.plaintext };
+            *count += opened;
+        }
+        all
+    }
+
     /// Counts what a policy has said.
     pub fn policy_said(&self, said: Said) {
         let mut verdicts = self.shared.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -431,6 +468,7 @@ impl fmt::Debug for Source {
         f.write_str(match self {
             Self::Kernel(_) => "Kernel",
             Self::Certificates(_) => "Certificates",
+            Self::Coverage(_) => "Coverage",
         })
     }
 }

@@ -179,6 +179,10 @@ fn with_everything() -> Telemetry {
         arrivals: vec![("captured", 7)],
         events_lost: 8,
     })));
+    telemetry.register_source(Source::Coverage(Box::new(|| {
+        let workload = ResourceName::new("demo", "echo");
+        vec![CoverageCount { workload, direction: "outbound", how: "agent", count: 4 }]
+    })));
     telemetry.register_source(Source::Certificates(Box::new(|| {
         let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
         CertificateCounters {
@@ -202,6 +206,9 @@ fn sources_are_asked_at_each_scrape() {
     check(&telemetry, "mesh_kernel_events_lost_total", &[" 10"]);
     let expect = [r#"{identity="spiffe://cluster.local/ns/demo/sa/echo"} 9"#];
     check(&telemetry, "mesh_certificate_expiry_seconds", &expect);
+    let expect =
+        [r#"{workload="echo",workload_namespace="demo",direction="outbound",how="agent"} 4"#];
+    check(&telemetry, "mesh_coverage_connections_total", &expect);
     check(&telemetry, "mesh_authority_expiry_seconds", &[" 8"]);
     let expect = [r#"{policy="demo/only-web",rule="2",reason="rule_denies"} 1"#];
     check(&telemetry, "mesh_policy_verdicts_total", &expect);

@@ -284,3 +284,41 @@ fn what_the_mesh_does_not_know_is_denied_or_reported_where_that_is_asked_for() {
     };
     assert_eq!((at([10, 9, 8, 7]), at([11, 9, 8, 7])), (Action::Pass, Action::OutsideDenied));
 }
+
+#[test]
+fn the_observer_sees_where_connections_really_go() {
+    use crate::coverage::{
+        FROM_AGENT, FROM_DIRECT, FROM_OTHERS, TO_AGENT, TO_BYPASS, TO_DIRECT, TO_OUTSIDE, inbound,
+        outbound,
+    };
+    use crate::{HBONE_PORT, OUTBOUND_PORT};
+    let mut world = world();
+    serve(&mut world, 1, OTHER);
+    let own = DestinationKey::any_tcp_port(addr(1));
+    world.destinations.insert(own, destination(HERE, CALLER, 0, 0));
+    let far = DestinationKey::any_tcp_port(addr(4));
+    world.destinations.insert(far, destination(0, 0, 0, 0));
+    let loopback = from_v4_be(0x7f00_0001_u32.to_be());
+    for (to, port, expect) in [
+        (loopback, OUTBOUND_PORT, Some(TO_AGENT)),
+        (loopback, 8080, None),
+        (addr(1), 8080, None),
+        (addr(2), 8080, Some(TO_DIRECT)),
+        (addr(3), 8080, Some(TO_OUTSIDE)),
+        (addr(4), 8080, Some(TO_BYPASS)),
+        // Nobody has a virtual address: who comes here, has not been redirected.
+        (addr(9), 80, Some(TO_BYPASS)),
+    ] {
+        assert_eq!(outbound(&caller(0, false), to, port.to_be(), &world), expect, "{to:?} {port}");
+    }
+    world.inbound.insert(PortKey::new(HERE, 0), Inbound { workload: CALLER, flags: 0, pad: 0 });
+    for (port, remote, expect) in [
+        (8080, addr(1), Some((CALLER, FROM_AGENT))),
+        (8080, addr(2), Some((CALLER, FROM_DIRECT))),
+        (8080, addr(3), Some((CALLER, FROM_OTHERS))),
+        (HBONE_PORT, addr(3), None),
+    ] {
+        assert_eq!(inbound(HERE, (addr(1), port.to_be()), remote, &world), expect, "{port}");
+    }
+    assert_eq!(inbound(99, (addr(1), PORT), addr(3), &world), None);
+}

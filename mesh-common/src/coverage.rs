@@ -1,0 +1,107 @@
+//! How connections of workloads went, as an observer sees them that has no part in redirecting: by
+//! their ends on the wire, and by the configuration. Pure, so that it is tested on the host.
+
+use crate::addr::{self, Addr};
+use crate::connect::{Caller, Maps};
+use crate::destination::DestinationKey;
+use crate::workload::PortKey;
+use crate::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+
+abi! {
+    /// Key of `COVERAGE`, whose value is a count.
+    pub struct CoverKey[16] {
+        /// The workload's [id](crate::workload::id).
+        pub workload: u64,
+        /// How it went: one of the constants below.
+        pub how: u32,
+        /// Explicit padding; always zero, because keys compare by bytes.
+        pub pad: u32,
+    }
+}
+
+/// To the agent's listener.
+pub const TO_AGENT: u32 = 1;
+/// Straight to a workload of this node.
+pub const TO_DIRECT: u32 = 2;
+/// Straight to a destination of the mesh that should have had the agent.
+pub const TO_BYPASS: u32 = 3;
+/// To what the mesh does not know.
+pub const TO_OUTSIDE: u32 = 4;
+/// From the agent, which connects from the workload's own address.
+pub const FROM_AGENT: u32 = 5;
+/// Straight from a workload of this node.
+pub const FROM_DIRECT: u32 = 6;
+/// Straight from anybody else.
+pub const FROM_OTHERS: u32 = 7;
+/// A raw socket was made: what it sends, no hook sees.
+pub const RAW: u32 = 8;
+/// A socket of MPTCP was made.
+pub const MPTCP: u32 = 9;
+
+/// From a network namespace that is not the workload's, by a process in its cgroup.
+pub const TO_ELSEWHERE: u32 = 10;
+
+/// Direction and word of each, as metrics and people see it.
+pub const HOW: [(u32, &str, &str); 10] = [
+    (TO_AGENT, "outbound", "agent"),
+    (TO_DIRECT, "outbound", "direct"),
+    (TO_BYPASS, "outbound", "bypassed"),
+    (TO_OUTSIDE, "outbound", "outside"),
+    (FROM_AGENT, "inbound", "agent"),
+    (FROM_DIRECT, "inbound", "direct"),
+    (FROM_OTHERS, "inbound", "bypassed"),
+    (TO_ELSEWHERE, "outbound", "other_namespace"),
+    (RAW, "socket", "raw"),
+    (MPTCP, "socket", "mptcp"),
+];
+
+/// How a connection goes that a workload opens to `to`, where it really goes. `None`: it stays within
+/// the workload.
+#[inline(always)]
+pub fn outbound(caller: &Caller, to: Addr, port_be: u16, maps: &impl Maps) -> Option<u32> {
+    if addr::is_listener_loopback(to) && port_be == OUTBOUND_PORT.to_be() {
+        return Some(TO_AGENT);
+    }
+    if addr::is_loopback(to) || addr::is_unspecified(to) {
+        return None;
+    }
+    let found = match maps.destination(&DestinationKey::tcp(to, port_be)) {
+        None => maps.destination(&DestinationKey::any_tcp_port(to)),
+        found => found,
+    };
+    let Some(found) = found else { return Some(TO_OUTSIDE) };
+    if found.owner == caller.netns || found.workload == caller.source.workload {
+        return None;
+    }
+    // Only a workload of this node has an id there.
+    Some(if found.set == 0 && found.workload != 0 { TO_DIRECT } else { TO_BYPASS })
+}
+
+/// Whose a connection is that has arrived in the namespace `netns`, and how it came. `None`: it is for
+/// the agent itself, or for nobody that the mesh knows.
+#[inline(always)]
+pub fn inbound(
+    netns: u64,
+    local: (Addr, u16),
+    remote: Addr,
+    maps: &impl Maps,
+) -> Option<(u64, u32)> {
+    let (own, port_be) = local;
+    let port = u16::from_be(port_be);
+    if port == OUTBOUND_PORT || port == PLAINTEXT_PORT || port == HBONE_PORT {
+        return None;
+    }
+    let known = match maps.inbound(&PortKey::new(netns, port_be)) {
+        None => maps.inbound(&PortKey::new(netns, 0)),
+        found => found,
+    };
+    let workload = known?.workload;
+    if remote == own {
+        return Some((workload, FROM_AGENT));
+    }
+    let how = match maps.destination(&DestinationKey::any_tcp_port(remote)) {
+        Some(found) if found.workload != 0 => FROM_DIRECT,
+        _ => FROM_OTHERS,
+    };
+    Some((workload, how))
+}
