@@ -80,8 +80,9 @@ fn a_pod_does_not_get_around_the_mesh() {
     arena.attack(name, Trace::Access(&["no_origin"]), || {
         let met = python(
             v2,
-            "import socket\ns = socket.create_connection(('127.0.0.1', 15001), 10)\n\
-             try:\n s.sendall(b'hello')\n print('got', s.recv(100))\n\
+            "import socket\n\
+             try:\n s = socket.create_connection(('127.0.0.1', 15001), 10)\n \
+             s.sendall(b'hello')\n print('got', s.recv(100))\n\
              except OSError as e:\n print('refused', e.errno)\n",
         );
         assert!(met.contains("refused") || met.contains("got b''"), "{met}");
