@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::HOST_PACKAGES;
+use crate::run::{self, HOST_PACKAGES};
 use crate::{Compat, Workspace, process, setup};
 
 /// Which transport the agents prefer: `MESH_TRANSPORT`.
@@ -235,22 +235,13 @@ impl Lab<'_> {
             Version::New => self.new,
             Version::Old => self.old,
         });
-        let output = process::cargo(self.workspace)
-            .args(["test", "--quiet"])
-            .args(HOST_PACKAGES)
-            .args(["--test", "it", "--", "--exact", "--format", "pretty"])
-            .args(tests)
-            .env("MESH_AGENT_BIN", first)
-            .env("MESH_LAB_PEER_AGENT", others)
-            .env("MESH_TRANSPORT", transport.name())
-            // What it says is why, not where.
-            .env("RUST_BACKTRACE", "0")
-            .output()
-            .context("running the tests")?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !said.contains("test result:") {
-            bail!("the tests did not run:\n{}", String::from_utf8_lossy(&output.stderr).trim());
-        }
+        let args = [&["--exact"], tests].concat().into_iter().map(str::to_owned);
+        let args: Vec<_> = args.collect();
+        let (_all_passed, said) = run::lab_tests(self.workspace, &args, |command| {
+            command.env("MESH_AGENT_BIN", first);
+            command.env("MESH_LAB_PEER_AGENT", others);
+            command.env("MESH_TRANSPORT", transport.name());
+        })?;
         Ok(said)
     }
 }

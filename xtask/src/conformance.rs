@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
 use crate::compat::passed;
-use crate::run::HOST_PACKAGES;
-use crate::{Conformance, Workspace, process, setup};
+use crate::{Conformance, Workspace, process, run};
 
 /// The tests: what Gateway API v1.6 calls them (`conformance/tests/mesh`, `ShortName`), and what they
 /// are called in `tests/it/http/conformance`.
@@ -53,36 +52,16 @@ struct Outcome {
 ///
 /// We are not root, or something does not build or start.
 pub(crate) fn run(workspace: &Workspace, options: &Conformance) -> Result<ExitCode> {
-    if !process::is_root() {
-        bail!("network namespaces and kernel programs need root: run it with sudo");
-    }
-    setup::run(workspace)?;
-    process::step(
-        "building the agent and its tests (2 to 10 min the first time)",
-        process::cargo(workspace).arg("build").args(HOST_PACKAGES).args(["--bins", "--tests"]),
-    )?;
+    run::prepare_lab(workspace)?;
     let started = process::now();
     eprintln!("• {} tests of Gateway API between two nodes", CASES.len());
     let tests = CASES.map(|(_, test)| path(test));
-    let output = process::cargo(workspace)
-        .args(["test", "--quiet"])
-        .args(HOST_PACKAGES)
-        .args(["--test", "it", "--", "--exact", "--format", "pretty"])
-        .args(&tests)
-        // What it says is why, not where.
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .context("running the tests")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    if !said.contains("test result:") {
-        bail!("the tests did not run:\n{}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+    let args = [vec!["--exact".to_owned()], tests.to_vec()].concat();
+    let (_all_passed, said) = run::lab_tests(workspace, &args, |_command| {})?;
     let outcomes = CASES.map(|(name, test)| Outcome { name, ok: passed(&said, &path(test)) });
     let ok = outcomes.iter().all(|outcome| outcome.ok);
     if !ok {
-        for line in said.lines() {
-            eprintln!("    {line}");
-        }
+        run::quote(&said);
     }
     eprintln!("{} tests ({})", if ok { "✓" } else { "✗" }, process::seconds(started.elapsed()));
     print!("{}", table(&outcomes));

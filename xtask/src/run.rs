@@ -39,6 +39,54 @@ pub(crate) fn tests(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     process::show("integration tests", cargo("test").args(["--test", "it"]).args(filter))
 }
 
+/// Builds the agent and its tests for a report of some of them.
+///
+/// # Errors
+///
+/// We are not root, or something does not build.
+pub(crate) fn prepare_lab(workspace: &Workspace) -> Result<()> {
+    if !process::is_root() {
+        bail!("network namespaces and kernel programs need root: run it with sudo");
+    }
+    setup::run(workspace)?;
+    process::step(
+        "building the agent and its tests (2 to 10 min the first time)",
+        process::cargo(workspace).arg("build").args(HOST_PACKAGES).args(["--bins", "--tests"]),
+    )
+}
+
+/// Runs integration tests for a report: `args` are for the test program, `change` adds to the
+/// command. Returns whether all passed, and what they said.
+///
+/// # Errors
+///
+/// They did not run.
+pub(crate) fn lab_tests(
+    workspace: &Workspace,
+    args: &[String],
+    change: impl FnOnce(&mut Command),
+) -> Result<(bool, String)> {
+    let mut command = process::cargo(workspace);
+    command.args(["test", "--quiet"]).args(HOST_PACKAGES);
+    command.args(["--test", "it", "--", "--format", "pretty"]).args(args);
+    // What it says is why, not where.
+    command.env("RUST_BACKTRACE", "0");
+    change(&mut command);
+    let output = command.output().context("running the tests")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !said.contains("test result:") {
+        bail!("the tests did not run:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok((output.status.success(), said))
+}
+
+/// Prints what tests said that did not pass.
+pub(crate) fn quote(said: &str) {
+    for line in said.lines() {
+        eprintln!("    {line}");
+    }
+}
+
 /// Which binaries a program is run from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Build {

@@ -7,8 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::HOST_PACKAGES;
-use crate::{Security, Workspace, process, setup};
+use crate::{Security, Workspace, process, run, setup};
 
 /// What the tests are below.
 const TESTS: &str = "security::";
@@ -29,39 +28,20 @@ struct Attack {
 ///
 /// We are not root, or something does not build or start.
 pub(crate) fn run(workspace: &Workspace, options: &Security) -> Result<ExitCode> {
-    if !process::is_root() {
-        bail!("network namespaces and kernel programs need root: run it with sudo");
-    }
-    setup::run(workspace)?;
+    run::prepare_lab(workspace)?;
     setup::clients()?;
-    process::step(
-        "building the agent and its tests (2 to 10 min the first time)",
-        process::cargo(workspace).arg("build").args(HOST_PACKAGES).args(["--bins", "--tests"]),
-    )?;
     let path = workspace.target_dir.join("attacks.tsv");
     drop(fs::remove_file(&path));
     let started = process::now();
     eprintln!("• attacks on agents that serve (1 min)");
-    let output = process::cargo(workspace)
-        .args(["test", "--quiet"])
-        .args(HOST_PACKAGES)
-        .args(["--test", "it", "--", "--format", "pretty", TESTS])
-        .env("MESH_ATTACKS", &path)
-        // What it says is why, not where.
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .context("running the tests")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    if !said.contains("test result:") {
-        bail!("the tests did not run:\n{}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+    let (passed, said) = run::lab_tests(workspace, &[TESTS.to_owned()], |command| {
+        command.env("MESH_ATTACKS", &path);
+    })?;
     let lines = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let attacks = merge(&lines)?;
-    let ok = output.status.success() && attacks.iter().all(|attack| attack.refused);
+    let ok = passed && attacks.iter().all(|attack| attack.refused);
     if !ok {
-        for line in said.lines() {
-            eprintln!("    {line}");
-        }
+        run::quote(&said);
     }
     eprintln!("{} attacks ({})", if ok { "✓" } else { "✗" }, process::seconds(started.elapsed()));
     print!("{}", table(&attacks));

@@ -131,12 +131,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     control.spawn(memory::run(telemetry.clone(), control.clone()));
     let staying = ready.gate("not stopping");
     staying.pass();
-    let mut state = admin_state(&mesh, &identities, &telemetry, &ready, &applied);
-    state.coverage = {
+    let covered = {
         let (mesh, telemetry) = (mesh.clone(), telemetry.clone());
         let node = settings.node().to_owned();
-        Arc::new(move || coverage::shown(&observed, &mesh.load(), &telemetry, &node))
+        move || coverage::shown(&observed, &mesh.load(), &telemetry, &node)
     };
+    let watched = (Arc::new(covered) as Covering, &applied);
+    let state = admin_state(&mesh, &identities, &telemetry, &ready, watched);
     for (listener, surface) in admin {
         control.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), control.clone()))));
     }
@@ -223,17 +224,20 @@ async fn watch_applied(mut applied: watch::Receiver<Applied>, telemetry: Telemet
     }
 }
 
+/// Says how connections went.
+type Covering = Arc<dyn Fn() -> Vec<admin::Covered> + Send + Sync>;
+
 fn admin_state(
     mesh: &Reader,
     identities: &Identities,
     telemetry: &Telemetry,
     ready: &Ready,
-    applied: &watch::Receiver<Applied>,
+    (coverage, applied): (Covering, &watch::Receiver<Applied>),
 ) -> admin::State {
     let (mesh, identities, applied) = (mesh.clone(), identities.clone(), applied.clone());
     admin::State {
         certificates: Arc::new(move || certificates::shown(&identities)),
-        coverage: Arc::new(Vec::new),
+        coverage,
         ready: ready.clone(),
         snapshot: Arc::new(move || mesh.load()),
         telemetry: telemetry.clone(),

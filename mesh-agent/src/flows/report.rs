@@ -10,7 +10,7 @@ use mesh_common::event::{self, Event};
 use nix::libc;
 use tokio::time::Instant;
 
-use crate::authz::{self, Denial, Request, Told, Verdict};
+use crate::authz::{self, Denial, Request, Verdict};
 use crate::datapath::events::Events;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::flows::names::Names;
@@ -174,11 +174,7 @@ impl<'a> Known<'a> {
     /// What policies have said of it, for the metrics. What is only told is logged as well.
     fn said(&self, event: &Event, mesh: &Snapshot) -> Vec<Said> {
         match (event.kind, &self.denial) {
-            (event::DENIED, Some(denial)) => vec![Said {
-                policy: Some(denial.policy().clone()),
-                rule: denial.rule(),
-                reason: denial.reason(),
-            }],
+            (event::DENIED, Some(denial)) => vec![denial.into()],
             (event::DENIED, None) => {
                 vec![Said { policy: self.policy.cloned(), rule: None, reason: "kernel" }]
             }
@@ -186,16 +182,16 @@ impl<'a> Known<'a> {
                 let asked = self.asked(event, mesh);
                 let told = asked.map(|(policies, request)| authz::told(policies, &request));
                 let told = told.unwrap_or_default().into_iter();
-                told.map(|Told { policy, rule, outcome }| {
+                told.map(|told| {
                     let name = |workload: Option<&Arc<Workload>>| {
                         workload.map(|workload| workload.name.to_string())
                     };
                     tracing::info!(
                         source = name(self.source), destination = name(self.destination),
-                        %policy, rule, outcome = outcome.reason(),
+                        policy = %told.policy, rule = told.rule, outcome = told.outcome.reason(),
                         "a policy that is not enforced has its say"
                     );
-                    Said { policy: Some(policy), rule, reason: outcome.reason() }
+                    told.into()
                 })
                 .collect()
             }

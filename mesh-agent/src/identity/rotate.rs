@@ -147,9 +147,11 @@ impl Alarms {
             );
         }
         let held = identities.summary();
-        self.leaves.retain(|id, _low| held.iter().any(|summary| summary.id == *id));
+        // Only those that there are now are remembered.
+        let mut former = std::mem::take(&mut self.leaves);
         for summary in held {
-            let low = self.leaves.entry(summary.id.clone()).or_default();
+            let low = former.remove(&summary.id).unwrap_or_default();
+            let low = self.leaves.entry(summary.id.clone()).or_insert(low);
             if let Some(share) = step(low, summary.life().left(now), &LOW[1..]) {
                 let expires = cert::print_time(summary.not_after);
                 tracing::warn!(

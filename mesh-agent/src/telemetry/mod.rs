@@ -14,6 +14,7 @@ mod labels;
 pub mod log;
 mod metrics;
 mod requests;
+mod said;
 mod sink;
 mod time;
 
@@ -30,6 +31,7 @@ use prometheus_client::registry::Registry;
 pub use self::event::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security};
 pub use self::labels::NO_FLAGS;
 pub use self::requests::{RequestKind, RequestSeries};
+pub use self::said::Said;
 pub use self::sink::Target;
 pub use self::time::rfc3339;
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -131,27 +133,6 @@ pub struct CertificateCounters {
     /// Renewals that failed.
     pub failed: u64,
 }
-
-/// What a policy has said of a connection or a request.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Said {
-    /// The policy, if it was one.
-    pub policy: Option<ResourceName>,
-    /// Its rule; `None`: it was not one of its rules.
-    pub rule: Option<usize>,
-    /// Why, in one word.
-    pub reason: &'static str,
-}
-
-impl Said {
-    /// What is counted where there are too many.
-    fn overflow(self) -> Self {
-        Self { policy: None, rule: None, reason: self.reason }
-    }
-}
-
-/// Policies, rules and reasons that are counted apart.
-const MAX_VERDICTS: usize = 10_000;
 
 /// This agent's part in a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,7 +292,7 @@ impl Telemetry {
     /// Counts what a policy has said.
     pub fn policy_said(&self, said: Said) {
         let mut verdicts = self.shared.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = verdicts.len() >= MAX_VERDICTS;
+        let is_full = verdicts.len() >= said::MAX_VERDICTS;
         let said = if is_full && !verdicts.contains_key(&said) { said.overflow() } else { said };
         *verdicts.entry(said).or_default() += 1;
     }

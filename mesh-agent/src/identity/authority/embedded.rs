@@ -1,5 +1,6 @@
 //! The mesh's own authority: signs here with what is in its directory, and follows the directory.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -89,7 +90,7 @@ impl Authority for Embedded {
         Box::pin(async move { self.current.load().issue(id, ttl, now) })
     }
 
-    fn refresh(&self, _used: Vec<SpiffeId>, now: SystemTime) -> Pending<'_, bool> {
+    fn refresh(&self, _used: HashSet<SpiffeId>, now: SystemTime) -> Pending<'_, bool> {
         Box::pin(async move {
             let dir = self.dir.clone();
             // Unowned for as long as it takes to read five small files.

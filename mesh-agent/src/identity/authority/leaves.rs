@@ -1,6 +1,6 @@
 //! Certificates that a PKI of one's own has made, and renews, as files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -182,7 +182,7 @@ impl Authority for Leaves {
         })
     }
 
-    fn refresh(&self, used: Vec<SpiffeId>, now: SystemTime) -> Pending<'_, bool> {
+    fn refresh(&self, used: HashSet<SpiffeId>, now: SystemTime) -> Pending<'_, bool> {
         Box::pin(async move {
             let former = {
                 let mut seen = self.seen();
@@ -251,7 +251,7 @@ mod tests {
         assert!(issue(&leaves, "web").err().unwrap().to_string().contains("demo/web.crt"));
         write(dir, &mesh, "web");
         let first = issue(&leaves, "web").unwrap();
-        let used = vec![id("web")];
+        let used = HashSet::from([id("web")]);
         assert!(!leaves.refresh(used.clone(), clock::now()).await.unwrap());
         write(dir, &mesh, "web");
         assert!(leaves.refresh(used.clone(), clock::now()).await.unwrap());
@@ -259,7 +259,7 @@ mod tests {
         // What is not used any more is not looked at.
         fs::remove_dir_all(dir.join("demo")).unwrap();
         assert!(leaves.refresh(used, clock::now()).await.is_err());
-        assert!(!leaves.refresh(Vec::new(), clock::now()).await.unwrap());
+        assert!(!leaves.refresh(HashSet::new(), clock::now()).await.unwrap());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod embedded;
 pub mod istio;
 mod leaves;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ pub trait Authority: Send + Sync {
     /// # Errors
     ///
     /// What has changed is not good; what was good before stays in use.
-    fn refresh(&self, used: Vec<SpiffeId>, now: SystemTime) -> Pending<'_, bool>;
+    fn refresh(&self, used: HashSet<SpiffeId>, now: SystemTime) -> Pending<'_, bool>;
 
     /// The life of the certificate that signs here; `None`: another process signs.
     fn life(&self) -> Option<Life>;

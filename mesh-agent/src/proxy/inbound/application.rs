@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::time::timeout;
 
-use crate::authz::{self, Denial, HttpRequest, Request, Told, Verdict};
+use crate::authz::{self, Denial, HttpRequest, Request, Verdict};
 use crate::datapath::kernel::Shown;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
@@ -57,7 +57,7 @@ pub struct Forbidden {
 
 impl Forbidden {
     fn by(denial: &Denial) -> Self {
-        Self { kind: Kind::Denied, said: said(denial), cause: denial.to_string() }
+        Self { kind: Kind::Denied, said: denial.into(), cause: denial.to_string() }
     }
 
     /// The failure, of which `conn` reports the policy.
@@ -66,11 +66,6 @@ impl Forbidden {
         conn.telemetry().policy_said(self.said);
         Failure::because(self.kind, Side::Client, Retry::Never, self.cause)
     }
-}
-
-/// What the metrics count of a denial.
-pub fn said(denial: &Denial) -> Said {
-    Said { policy: Some(denial.policy().clone()), rule: denial.rule(), reason: denial.reason() }
 }
 
 impl Arrival {
@@ -161,8 +156,7 @@ impl Arrival {
                 path = http.and_then(|http| http.paths.first()).map(AsRef::<str>::as_ref),
                 "a policy that is not enforced has its say"
             );
-            let Told { policy, rule, .. } = told;
-            telemetry.policy_said(Said { policy: Some(policy), rule, reason: outcome });
+            telemetry.policy_said(told.into());
         }
     }
 

@@ -39,7 +39,7 @@ use crate::proxy::http::fields::{clean, name_authority, strip};
 use crate::proxy::http::front::Front;
 use crate::proxy::http::upstream::Counted;
 use crate::proxy::http::{counting, exchange, setup};
-use crate::proxy::inbound::application::{Arrival, Scrutiny, said};
+use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::task::scope::Scope;
 use crate::telemetry::{Judged, RequestKind, RequestSeries};
 use crate::tunnels::Io;
@@ -370,7 +370,7 @@ fn host(head: &mut request::Parts, point: &Point) -> Result<Option<String>, Seve
 /// a client cannot fill the log; the connection's line in the access log has the last one.
 fn note(point: &Point, head: &request::Parts, denial: Denial) {
     let (client, workload) = (point.arrival.client, &point.arrival.local.workload.name);
-    point.context.telemetry.policy_said(said(&denial));
+    point.context.telemetry.policy_said((&denial).into());
     let former = locked(&point.denied).replace(denial.clone());
     let (method, path) = (&head.method, head.uri.path());
     if former.is_none() {

@@ -6,6 +6,7 @@
 mod answer;
 mod message;
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -269,7 +270,7 @@ impl Authority for Istio {
         Box::pin(self.ask(id, ttl, now))
     }
 
-    fn refresh(&self, _used: Vec<SpiffeId>, now: SystemTime) -> Pending<'_, bool> {
+    fn refresh(&self, _used: HashSet<SpiffeId>, now: SystemTime) -> Pending<'_, bool> {
         Box::pin(async move {
             let (roots, lists) = (self.options.roots.clone(), self.options.lists.clone());
             let read = spawn_blocking(move || {
