@@ -2,9 +2,13 @@
 
 use std::future::pending;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use tokio::io::Interest;
+use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 
 use crate::io::chunk::Chunks;
 use crate::sys::socket;
@@ -44,6 +48,43 @@ impl Leg {
     /// Both directions ended in order: dropping closes (FIN) from now on.
     pub const fn complete(&mut self) {
         self.complete = true;
+    }
+}
+
+/// How long a client is listened to that is not heard any more.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Waits for the end of a client that was told the last it is told, and shut down to. What it says is
+/// read and dropped, for if it were left the kernel would answer it with a reset, which takes from the
+/// client what it has not read yet (RFC 9112, section 9.6).
+#[derive(Debug)]
+pub struct Linger {
+    until: Pin<Box<Sleep>>,
+}
+
+impl Default for Linger {
+    fn default() -> Self {
+        Self { until: Box::pin(sleep(LINGER)) }
+    }
+}
+
+impl Linger {
+    /// Ready when the client has ended, or goes on for too long: it is reset then, which it has asked
+    /// for.
+    ///
+    /// # Errors
+    ///
+    /// The socket failed.
+    pub fn poll(&mut self, client: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.until.as_mut().poll(cx).is_pending() {
+            let mut unheard = [0; 4096];
+            let mut unheard = ReadBuf::new(&mut unheard);
+            ready!(Pin::new(&mut *client).poll_read(cx, &mut unheard))?;
+            if unheard.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

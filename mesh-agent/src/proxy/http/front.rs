@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::io::leg::Leg;
+use crate::io::leg::{Leg, Linger};
 
 /// A socket to an application. It is reset when it is dropped, unless it was shut down before.
 #[derive(Debug)]
@@ -15,17 +15,29 @@ pub struct Front {
     /// What was read already, and how much of it was asked for since.
     before: Vec<u8>,
     given: usize,
+    end: End,
+}
+
+/// How a connection ends.
+#[derive(Debug)]
+enum End {
+    /// At once.
+    Now,
+    /// When the client has ended it too, or was waited for.
+    Waits,
+    /// The wait has begun.
+    Waiting(Linger),
 }
 
 impl Front {
-    /// Of a client, or of an application.
-    pub const fn new(leg: Leg) -> Self {
-        Self::after(leg, Vec::new())
+    /// Of an application that is asked.
+    pub const fn of_server(leg: Leg) -> Self {
+        Self { leg, before: Vec::new(), given: 0, end: End::Now }
     }
 
-    /// Of which `before` was read already.
-    pub const fn after(leg: Leg, before: Vec<u8>) -> Self {
-        Self { leg, before, given: 0 }
+    /// Of a client, of which `before` was read already.
+    pub const fn of_client(leg: Leg, before: Vec<u8>) -> Self {
+        Self { leg, before, given: 0, end: End::Waits }
     }
 }
 
@@ -76,8 +88,17 @@ impl AsyncWrite for Front {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(self.leg.stream()).poll_shutdown(cx))?;
-        self.leg.complete();
-        Poll::Ready(Ok(()))
+        let this = &mut *self;
+        if matches!(this.end, End::Now | End::Waits) {
+            ready!(Pin::new(this.leg.stream()).poll_shutdown(cx))?;
+            this.leg.complete();
+        }
+        if matches!(this.end, End::Waits) {
+            this.end = End::Waiting(Linger::default());
+        }
+        match &mut this.end {
+            End::Waiting(linger) => linger.poll(this.leg.stream(), cx),
+            End::Now | End::Waits => Poll::Ready(Ok(())),
+        }
     }
 }

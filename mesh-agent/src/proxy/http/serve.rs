@@ -76,7 +76,7 @@ pub async fn accept(
         }
     }
     // Those that never come here do not carry its state.
-    if let Err(error) = Box::pin(run(site, Front::after(leg, read), version)).await {
+    if let Err(error) = Box::pin(run(site, Front::of_client(leg, read), version)).await {
         failed(&error);
     }
     Ok(None)

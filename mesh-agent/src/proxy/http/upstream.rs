@@ -162,7 +162,7 @@ async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kep
         let ends = (site.client, endpoint.address);
         let (leg, opened) = Box::pin(same_node::open(context, local, ends, resident, conn)).await?;
         let kept = Kept { _lease: None, opened: Some(opened) };
-        return Ok((Box::new(Front::new(leg)), kept));
+        return Ok((Box::new(Front::of_server(leg)), kept));
     }
     let hostname = to.service.as_ref().map(|service| &*service.hostname);
     let from = Reach {
@@ -180,7 +180,7 @@ async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kep
         let (stream, lease) = match reach(context, from, endpoint).await? {
             Upstream::Plain(leg) => {
                 let kept = Kept { _lease: None, opened: None };
-                return Ok((Box::new(Front::new(leg)), kept));
+                return Ok((Box::new(Front::of_server(leg)), kept));
             }
             Upstream::Mesh(stream, lease) => (stream, lease),
         };

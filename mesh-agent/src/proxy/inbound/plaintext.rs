@@ -86,7 +86,7 @@ async fn looked_at(
     conn: &mut Conn,
 ) -> Result<(), Failure> {
     let application = arrival.connect(&context, conn).await?;
-    requests::serve(context, arrival, (Front::new(leg), application), conn).await
+    requests::serve(context, arrival, (Front::of_client(leg, Vec::new()), application), conn).await
 }
 
 /// Whether somebody has connected to the listener itself: the kernel gave it nothing.

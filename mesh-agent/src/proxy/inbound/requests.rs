@@ -103,7 +103,8 @@ pub async fn serve(
     };
     let (read, write) = tokio::io::split(io);
     let client = tokio::io::join(io::Cursor::new(first).chain(read), write);
-    let application = Counted::new(Box::new(Front::new(application)), Arc::clone(&conn.carried));
+    let application =
+        Counted::new(Box::new(Front::of_server(application)), Arc::clone(&conn.carried));
     let (application, driving) = begin(version, application, &arrival.realm.scope).await?;
     let series = conn.requests();
     let (upgraded, denied) = (Mutex::default(), Mutex::default());

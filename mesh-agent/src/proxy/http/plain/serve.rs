@@ -1,15 +1,15 @@
 //! Speaks with a client as long as its requests are plain.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use crate::io::leg::Leg;
+use crate::io::leg::{Leg, Linger};
 use crate::proxy::http::Site;
 use crate::proxy::http::answer::Refusal;
 use crate::proxy::http::plain::buffer::{Buffer, FIRST_BYTES};
@@ -17,11 +17,6 @@ use crate::proxy::http::plain::choose::{Asked, Choice, Way, choose};
 use crate::proxy::http::plain::exchange::{self, After};
 use crate::proxy::http::plain::head::{Look, look};
 use crate::proxy::http::setup::HEAD_TIMEOUT;
-
-/// How long, and for how much, a client is listened to that is not heard any more: it must get the
-/// answer before it learns that nobody listens (RFC 9112, section 9.6).
-const LINGER: Duration = Duration::from_secs(5);
-const LINGER_BYTES: u64 = 1024 * 1024;
 
 /// What a client does next.
 enum Next {
@@ -53,8 +48,9 @@ pub async fn run(site: &Arc<Site>, leg: &mut Leg) -> io::Result<Option<Vec<u8>>>
             After::Next => {}
             After::Close => break,
             After::Linger => {
-                // If it says more than that it is reset, which it has asked for.
-                Box::pin(timeout(LINGER, linger(leg.stream()))).await.unwrap_or(Ok(()))?;
+                leg.stream().shutdown().await?;
+                let mut linger = Linger::default();
+                poll_fn(|cx| linger.poll(leg.stream(), cx)).await?;
                 break;
             }
         }
@@ -98,11 +94,4 @@ async fn next(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-}
-
-/// Reads what a client still says until it has heard the end.
-async fn linger(client: &mut TcpStream) -> io::Result<()> {
-    client.shutdown().await?;
-    tokio::io::copy(&mut client.take(LINGER_BYTES), &mut tokio::io::sink()).await?;
-    Ok(())
 }
