@@ -38,11 +38,14 @@ pub const RAW: u32 = 8;
 /// A socket of MPTCP was made.
 pub const MPTCP: u32 = 9;
 
+/// Was open when the workload was enrolled: no hook has seen it being opened. Counted by the agent.
+pub const EARLIER: u32 = 11;
+
 /// From a network namespace that is not the workload's, by a process in its cgroup.
 pub const TO_ELSEWHERE: u32 = 10;
 
 /// Direction and word of each, as metrics and people see it.
-pub const HOW: [(u32, &str, &str); 10] = [
+pub const HOW: [(u32, &str, &str); 11] = [
     (TO_AGENT, "outbound", "agent"),
     (TO_DIRECT, "outbound", "direct"),
     (TO_BYPASS, "outbound", "bypassed"),
@@ -53,6 +56,7 @@ pub const HOW: [(u32, &str, &str); 10] = [
     (TO_ELSEWHERE, "outbound", "other_namespace"),
     (RAW, "socket", "raw"),
     (MPTCP, "socket", "mptcp"),
+    (EARLIER, "socket", "earlier"),
 ];
 
 /// How a connection goes that a workload opens to `to`, where it really goes. `None`: it stays within

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use mesh_tests::agent::{self, Agent};
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::expect::eventually;
-use mesh_tests::fixture::{World, service};
+use mesh_tests::fixture::{Machines, World, service};
 use mesh_tests::mesh::MeshPolicy;
 use mesh_tests::pod::Pod;
 use mesh_tests::process::{DEADLINE, inside, run};
@@ -107,4 +107,22 @@ fn what_goes_past_the_mesh_is_seen() {
     let client = covered(&world.a, "demo/client", |it| it["sockets"]["raw"] == 1);
     assert_eq!(client["sockets"]["mptcp"], 1);
     assert_eq!(Client::to(service(0)).echo("x").run(world.client()).unwrap().totals.failed, 0);
+}
+
+#[test]
+fn connections_from_before_the_enrolment_are_counted_and_stay() {
+    let on = Machines::new(2).unwrap();
+    let first = &on.versions[0];
+    let _server = Server::echo(first, 8080, "v1").unwrap();
+    let client = Client::to(first.at(8080)).echo("x").times(3, 3);
+    let (mut held, opened) = client.hold(&on.client).unwrap();
+    assert_eq!((opened.connections, opened.failed), (3, 0), "{:?}", opened.errors);
+    let mesh = on.mesh();
+    let world = on.start(&mesh).unwrap();
+    for (agent, workload) in [(&world.a, "demo/client"), (&world.b, "demo/v1")] {
+        covered(agent, workload, |it| it["sockets"]["earlier"] == 3);
+    }
+    covered(&world.b, "demo/v2", |it| it["sockets"].as_object().unwrap().is_empty());
+    let again = held.mark().unwrap();
+    assert_eq!((again.connections, again.failed), (3, 0), "{:?}", again.errors);
 }

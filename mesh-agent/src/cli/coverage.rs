@@ -94,11 +94,15 @@ fn text(all: &[Covered]) -> String {
     for Covered { workload, sockets, .. } in all {
         for (kind, count) in sockets {
             text += workload;
-            text += " has made ";
+            if kind == "earlier" {
+                text += " had connections before it was enrolled, which stay as they are: ";
+            } else {
+                text += " has made sockets that no hook redirects, of kind ";
+                text += kind;
+                text += ": ";
+            }
             text += &count.to_string();
-            text += " sockets of kind ";
-            text += kind;
-            text += ", which no hook redirects\n";
+            text += "\n";
         }
     }
     text
@@ -125,13 +129,14 @@ mod tests {
                 "otherNamespace": 0, "outside": 7},
             "inbound": {"agent": 0, "mutualTls": 0, "direct": 0, "bypassed": 0,
                 "otherNamespace": 0, "outside": 0},
-            "sockets": {"raw": 2},
+            "sockets": {"earlier": 3, "raw": 2},
         }]);
         let expect = "\
 WORKLOAD  DIRECTION  CONNECTIONS  MTLS    DIRECT  PLAINTEXT  BYPASSED  OUTSIDE
 demo/web  out        10           50.0 %  30.0 %  10.0 %     10.0 %    7
 demo/web  in         0            -       -       -          -         0
-demo/web has made 2 sockets of kind raw, which no hook redirects
+demo/web had connections before it was enrolled, which stay as they are: 3
+demo/web has made sockets that no hook redirects, of kind raw: 2
 ";
         assert_eq!(text(&serde_json::from_value::<Vec<Covered>>(all).unwrap()), expect);
     }

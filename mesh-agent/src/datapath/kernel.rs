@@ -11,12 +11,15 @@ use aya::maps::{MapData, MapError, PerCpuArray};
 use mesh_common::addr::user::from_ip;
 use mesh_common::maps::{self, ListenerKey};
 use mesh_common::record::{AGENT, CAN_ACCELERATE, ConnKey, Record};
+use mesh_common::source::SourceKey;
 use mesh_common::stats;
 
 use crate::datapath::Error;
+use crate::datapath::desired::id_of;
 use crate::datapath::inbound::Copies;
 use crate::datapath::load::{data, take};
-use crate::datapath::observe::Coverage;
+use crate::datapath::observe::{self, Coverage};
+use crate::model::id::ResourceName;
 use crate::sys::bpf::SharedMap;
 use crate::telemetry::KernelCounters;
 
@@ -62,6 +65,21 @@ impl Kernel {
     /// How connections of workloads went, as the observer has seen them.
     pub const fn coverage(&self) -> &Coverage {
         &self.coverage
+    }
+
+    /// Counts the connections of a workload that are open before it is enrolled: they stay as they
+    /// are. `source`: whose they are, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// The kernel cannot be asked for sockets, or its map is full.
+    pub fn count_earlier(&self, workload: &ResourceName, source: SourceKey) -> io::Result<()> {
+        let found = observe::undecided(self.sockets().as_fd(), source).map_err(io::Error::other)?;
+        if found == 0 {
+            return Ok(());
+        }
+        tracing::info!(%workload, connections = found, "open before it was enrolled: they stay as they are");
+        self.coverage.earlier(id_of(workload), found)
     }
 
     /// Says that the agent worked at `now_ns` of `CLOCK_MONOTONIC`.

@@ -3,22 +3,28 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuHashMap};
+use aya::maps::{MapData, PerCpuHashMap, PerCpuValues};
 use aya::programs::links::CgroupAttachMode;
 use aya::programs::{CgroupSock, ProgramError, SockOps};
-use mesh_common::coverage::{CoverKey, HOW};
+use aya::util::nr_cpus;
+use mesh_common::coverage::{CoverKey, EARLIER, HOW};
 use mesh_common::maps;
+use mesh_common::source::{CGROUP, SourceKey};
 
 use crate::datapath::Error;
 use crate::datapath::load::take;
 use crate::failure::chain;
+use crate::sys::diag::{self, Diag, Socket};
 
 /// What the observer has counted: by workload's id and way. Readable from any thread.
 pub struct Coverage {
-    counts: PerCpuHashMap<MapData, CoverKey, u64>,
+    counts: Mutex<PerCpuHashMap<MapData, CoverKey, u64>>,
 }
 
 impl fmt::Debug for Coverage {
@@ -51,12 +57,33 @@ impl Coverage {
         if let Err(error) = attach(ebpf, root) {
             tracing::warn!(error = %chain(&error), "connections are not observed: coverage is unknown");
         }
-        Ok(Self { counts: take(ebpf, maps::COVERAGE)? })
+        Ok(Self { counts: Mutex::new(take(ebpf, maps::COVERAGE)?) })
+    }
+
+    /// Adds `count` connections of a workload that were open when it was enrolled.
+    ///
+    /// # Errors
+    ///
+    /// The map is full.
+    pub(super) fn earlier(&self, workload: u64, count: u64) -> io::Result<()> {
+        let key = CoverKey { workload, how: EARLIER, pad: 0 };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody else writes it.
+        let mut by_cpu: Vec<u64> = match counts.get(&key, 0) {
+            Ok(before) => before.to_vec(),
+            Err(_none) => vec![0; nr_cpus().map_err(|(_file, error)| error)?],
+        };
+        if let Some(first) = by_cpu.first_mut() {
+            *first = first.saturating_add(count);
+        }
+        let by_cpu = PerCpuValues::try_from(by_cpu)?;
+        counts.insert(key, by_cpu, 0).map_err(io::Error::other)
     }
 
     /// What was counted so far, in no particular order.
     pub fn counts(&self) -> Vec<Covered> {
-        let known = self.counts.iter().filter_map(Result::ok);
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = counts.iter().filter_map(Result::ok);
         known
             .filter_map(|(key, by_cpu)| {
                 let count = by_cpu.iter().sum();
@@ -65,6 +92,23 @@ impl Coverage {
             })
             .collect()
     }
+}
+
+/// How many connections of `source`, which is in the calling thread's namespace, are open without a
+/// value in the socket storage `known`: nobody has decided about them.
+pub(super) fn undecided(known: BorrowedFd<'_>, source: SourceKey) -> Result<u64, diag::Error> {
+    let mut count = 0;
+    Diag::open()?.without_storage(known, |socket, cgroup| {
+        let is_its_own = source.kind != CGROUP || source.id == cgroup;
+        count += u64::from(is_its_own && leaves(&socket));
+    })?;
+    Ok(count)
+}
+
+/// Whether a connection leaves where it was opened: others are not the mesh's.
+fn leaves(socket: &Socket) -> bool {
+    let (local, remote) = (socket.local().ip(), socket.remote().ip());
+    local != remote && !local.is_loopback() && !remote.is_loopback()
 }
 
 fn attach(ebpf: &mut Ebpf, root: &Path) -> Result<(), ProgramError> {

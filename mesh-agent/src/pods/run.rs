@@ -226,10 +226,16 @@ impl Pods {
         workload: &Arc<Workload>,
         refused: &HashMap<SpiffeId, identity::Error>,
     ) -> io::Result<Pod> {
-        set.waiting.remove(&workload.name);
+        let is_new = set.waiting.remove(&workload.name).is_none();
         let found = place::find(&workload.place, &self.options.cgroup_root)?;
         let located = self.locate(&found)?;
         let enrolled = located.enrolled(&workload.name);
+        if is_new && let Err(error) = self.count_earlier(&workload.name, &located) {
+            tracing::warn!(
+                workload = %workload.name, error = %chain(&error),
+                "the connections that were open before it was enrolled are not counted"
+            );
+        }
         // From here on it is known whose sockets these are.
         set.waiting.insert(workload.name.clone(), enrolled);
         if let Some(error) = refused.get(&workload.identity) {
@@ -273,6 +279,15 @@ impl Pods {
                 self.context.kernel.watch_arrivals(netns.as_fd(), cookie, false)?;
                 Ok(Located { source: SourceKey::netns(cookie), cookie, netns: Some(netns) })
             }
+        }
+    }
+
+    /// Counts the connections that a workload has already: the mesh has no part in them.
+    fn count_earlier(&self, workload: &ResourceName, located: &Located) -> io::Result<()> {
+        let count = || self.context.kernel.count_earlier(workload, located.source);
+        match &located.netns {
+            None => count(),
+            Some(netns) => netns.enter(count)?,
         }
     }
 

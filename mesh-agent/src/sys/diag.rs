@@ -31,6 +31,8 @@ const SK_BPF_STORAGES: u16 = 20;
 const BPF_STORAGE: u16 = 1;
 /// `SK_DIAG_BPF_STORAGE_MAP_VALUE`.
 const MAP_VALUE: u16 = 3;
+/// `INET_DIAG_CGROUP_ID`; since Linux 5.9.
+const CGROUP_ID: u16 = 21;
 /// Bytes of `struct inet_diag_sockid`.
 const ID_BYTES: usize = 48;
 /// Where the cookie is in it: the lower half, and the upper one.
@@ -123,6 +125,26 @@ impl Diag {
         self.dump(Some(map), |socket, attributes| {
             let Some(bytes) = storage(attributes) else { return Ok(()) };
             each(socket, value(bytes).ok_or(Malformed)?);
+            Ok(())
+        })
+    }
+
+    /// Gives `each` every TCP socket, of either family, that is or becomes a connection and has no
+    /// value in the socket storage `map`, with the id of its cgroup (0 where the kernel does not say
+    /// it: before Linux 5.9).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Diag::with_storage`].
+    pub fn without_storage(
+        &mut self,
+        map: BorrowedFd<'_>,
+        mut each: impl FnMut(Socket, u64),
+    ) -> Result<(), Error> {
+        self.dump(Some(map), |socket, attributes| {
+            if storage(attributes.clone()).is_none() {
+                each(socket, attributes.find(CGROUP_ID).and_then(value).unwrap_or_default());
+            }
             Ok(())
         })
     }
@@ -287,7 +309,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sys::bpf;
+    use crate::sys::{bpf, cgroup};
 
     /// A connection on the loopback interface: client, server, and the listener.
     fn connection(addr: &str) -> (TcpStream, TcpStream, TcpListener) {
@@ -339,6 +361,23 @@ mod tests {
     #[test]
     fn finds_an_ipv4_connection_of_ipv6_sockets() {
         check("[::ffff:127.0.0.1]:0");
+    }
+
+    #[test]
+    fn the_kernel_says_whose_cgroup_a_socket_is_of() {
+        let (client, _server, _listener) = connection("127.0.0.1:0");
+        let ends = (canonical(client.local_addr()), canonical(client.peer_addr()));
+        let mut of_client = None;
+        let mut diag = Diag::open().unwrap();
+        diag.dump(None, |socket, attributes| {
+            if (socket.local(), socket.remote()) == ends {
+                of_client = attributes.find(CGROUP_ID).and_then(value);
+            }
+            Ok(())
+        })
+        .unwrap();
+        let own = cgroup::own(&cgroup::root().unwrap()).unwrap();
+        assert_eq!(of_client, Some(cgroup::id(&own).unwrap()));
     }
 
     #[test]
