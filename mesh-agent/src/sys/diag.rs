@@ -31,7 +31,7 @@ const SK_BPF_STORAGES: u16 = 20;
 const BPF_STORAGE: u16 = 1;
 /// `SK_DIAG_BPF_STORAGE_MAP_VALUE`.
 const MAP_VALUE: u16 = 3;
-/// `INET_DIAG_CGROUP_ID`; since Linux 5.9.
+/// `INET_DIAG_CGROUP_ID` (`include/uapi/linux/inet_diag.h`).
 const CGROUP_ID: u16 = 21;
 /// Bytes of `struct inet_diag_sockid`.
 const ID_BYTES: usize = 48;
@@ -131,7 +131,7 @@ impl Diag {
 
     /// Gives `each` every TCP socket, of either family, that is or becomes a connection and has no
     /// value in the socket storage `map`, with the id of its cgroup (0 where the kernel does not say
-    /// it: before Linux 5.9).
+    /// it: it is built without cgroups, or older than the attribute).
     ///
     /// # Errors
     ///
