@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use crate::admin::{self, Listener, Surface};
 use crate::datapath::events::Events;
@@ -115,6 +116,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     control.spawn(Box::pin(enforcer.run(control.clone())));
     control.spawn(identities.clone().rotate(control.clone()));
+    control.spawn(review_peers(identities.clone(), mesh.clone(), control.clone()));
     let pods = Pods {
         options: settings.pods(&cgroup_root),
         context,
@@ -213,6 +215,20 @@ fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities
     telemetry.register_source(Source::Certificates(Box::new(move || {
         certificates::counters(&identities, clock::now())
     })));
+}
+
+/// Looks whether the peers of open tunnels are still placed where they were, with each change of the
+/// mesh, and whether their certificates have expired.
+async fn review_peers(identities: Identities, mut mesh: Reader, scope: Scope) {
+    loop {
+        identities.review_peers(clock::now());
+        tokio::select! {
+            biased;
+            () = scope.draining() => return,
+            is_open = mesh.changed() => if !is_open { return },
+            () = sleep(defaults::PEER_REVIEW_INTERVAL) => {}
+        }
+    }
 }
 
 /// Says in the metrics what is in force in the kernel; passes `gate` with the first.

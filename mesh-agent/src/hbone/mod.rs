@@ -4,7 +4,6 @@
 //! tunnel comes here: by `identity`.
 
 pub mod connect;
-pub mod load;
 pub mod stream;
 pub mod tunnel;
 pub mod server;
@@ -19,10 +18,6 @@ pub struct Options {
     pub max_streams: u32,
     /// Tunnels to one peer that may be open because all of them carry bulk.
     pub max_connections: usize,
-    /// How long after a stream became a bulk transfer further ones are expected.
-    pub bulk_memory: Duration,
-    /// How long no other tunnel is opened after one could not be.
-    pub again: Duration,
     /// Bytes the peer may send on one stream before we take them (RFC 9113, section 5.2).
     pub stream_window_bytes: u32,
     /// The same for the whole tunnel. `max_streams` times the stream's, so that streams that are
@@ -57,6 +52,9 @@ pub enum Error {
     /// The tunnel has taken its last stream.
     #[error("the tunnel takes no more streams")]
     Closed,
+    /// The peer's certificate was revoked, or expired too long ago.
+    #[error("the peer's certificate is not valid any more")]
+    Distrusted,
     /// The request cannot be written.
     #[error("cannot ask for the stream")]
     Open(#[source] io::Error),

@@ -1,5 +1,7 @@
 //! Takes the tunnels of peers.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
@@ -9,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::hbone::connect::{self, Open, RequestError};
 use crate::hbone::stream::Stream;
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
-use crate::task::scope::Scope;
+use crate::task::ending::Ending;
 
 /// The largest list of headers of a request, in bytes (what ztunnel allows).
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
@@ -41,22 +43,28 @@ impl Incoming {
     }
 }
 
+impl Incoming {
+    /// Resets the stream as one that was not looked at (RFC 9113, section 8.7).
+    pub fn refuse_untaken(mut self) {
+        self.respond.send_reset(Reason::REFUSED_STREAM);
+    }
+}
+
 fn answer(status: StatusCode) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = status;
     response
 }
 
-/// Serves one tunnel until the peer closes it; `handle` is given each stream. When `scope` drains
-/// no new streams are taken, and the tunnel ends with the last one that is open.
+/// Serves one tunnel until the peer closes it; `handle` is given each stream.
 ///
 /// # Errors
 ///
-/// The peer broke HTTP/2.
+/// The peer broke HTTP/2, or is not trusted any more.
 pub async fn serve<Io>(
     io: Io,
     options: &Options,
-    scope: &Scope,
+    ending: Ending<'_, impl Future<Output = ()>, impl Future<Output = ()>>,
     handle: impl Fn(Result<Open, RequestError>, Incoming),
 ) -> Result<(), Error>
 where
@@ -73,21 +81,29 @@ where
         .max_header_list_size(MAX_HEADER_BYTES)
         .handshake(io)
         .await?;
-    let mut draining = false;
+    let (mut draining, mut retired) = (pin!(ending.scope.draining()), pin!(ending.retired));
+    let mut cut = pin!(ending.cut);
+    let mut is_retired = false;
     loop {
         let next = tokio::select! {
             biased;
-            () = scope.draining(), if !draining => {
+            () = &mut cut => return Err(Error::Distrusted),
+            () = &mut draining, if !is_retired => {
                 connection.graceful_shutdown();
-                draining = true;
+                is_retired = true;
+                continue;
+            }
+            () = &mut retired, if !is_retired => {
+                connection.graceful_shutdown();
+                is_retired = true;
                 continue;
             }
             next = connection.accept() => next,
         };
         let Some(next) = next else { return Ok(()) };
-        let (request, mut respond) = next?;
-        if draining {
-            respond.send_reset(Reason::REFUSED_STREAM);
+        let (request, respond) = next?;
+        if is_retired {
+            Incoming { respond, receive: Request::into_body(request) }.refuse_untaken();
             continue;
         }
         let open = connect::parse(&request);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
-use crate::hbone::load::Meter;
+use crate::io::load::Meter;
 use crate::io::relay::{Broken, Incoming, Outgoing};
 
 /// Both halves of one `CONNECT` stream.

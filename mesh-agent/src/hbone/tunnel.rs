@@ -11,9 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::hbone::connect::{self, Open};
-use crate::hbone::load::{Load, Meter};
 use crate::hbone::stream::Stream;
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
+use crate::io::load::{Load, Meter};
 use crate::task::scope::Scope;
 use crate::telemetry::OpenTunnel;
 
@@ -96,7 +96,7 @@ impl Tunnel {
     }
 
     /// Takes no more streams, and ends with the last one.
-    fn retire(&self) {
+    pub fn retire(&self) {
         self.closed.store(true, Ordering::Release);
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
     }

@@ -108,6 +108,7 @@ pub(crate) fn options() -> Options {
         leaf_ttl: HOUR,
         poll_interval: Duration::from_secs(30),
         trust_domain_aliases: BTreeSet::new(),
+        stale_timeout: Duration::from_hours(1),
     }
 }
 

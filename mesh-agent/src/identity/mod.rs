@@ -63,6 +63,9 @@ pub struct Options {
     pub poll_interval: Duration,
     /// Trust domains besides our own whose identities may call us.
     pub trust_domain_aliases: BTreeSet<String>,
+    /// How long connections of a peer may go on after its certificate has expired, or its identity
+    /// has left the node that signed it.
+    pub stale_timeout: Duration,
 }
 
 /// The certificates of this node's workloads. Cheap to clone; all clones are one.
@@ -251,6 +254,13 @@ impl Identities {
     /// How many certificates were renewed since the start.
     pub fn renewals(&self) -> u64 {
         self.shared.renewals.load(Ordering::Relaxed)
+    }
+
+    /// Asks of all peers with open tunnels whether time and placement still allow them. To be called
+    /// when the placement changes, and every few seconds.
+    pub fn review_peers(&self, now: SystemTime) {
+        let trust = &self.shared.trust;
+        trust.standings.review(trust, now, self.shared.options.stale_timeout);
     }
 
     /// How many renewals failed since the start.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
@@ -73,6 +74,8 @@ struct Known {
 /// What all handshakes with one target share.
 struct Client {
     config: ClientConfig,
+    /// When our certificate ceases to be valid.
+    not_after: SystemTime,
     verifier: Arc<ServerVerifier>,
     tickets: Arc<Tickets>,
 }
@@ -81,6 +84,7 @@ struct Client {
 #[must_use = "it says who is there"]
 pub struct Dial {
     config: Arc<ClientConfig>,
+    not_after: SystemTime,
     name: ServerName<'static>,
     verifier: Arc<ServerVerifier>,
     store: Arc<Dialing>,
@@ -153,7 +157,8 @@ impl Clients {
         let mut config = client.config.clone();
         config.resumption = Resumption::store(Arc::<Dialing>::clone(&store));
         let (config, name) = (Arc::new(config), target.name.clone());
-        Dial { config, name, verifier: Arc::clone(&client.verifier), store }
+        let (not_after, verifier) = (client.not_after, Arc::clone(&client.verifier));
+        Dial { config, not_after, name, verifier, store }
     }
 
     fn client(&self, target: &Target) -> Arc<Client> {
@@ -188,7 +193,8 @@ impl Clients {
         // `io::tls` seals and opens records itself.
         config.enable_secret_extraction = true;
         let tickets = Tickets::new(Arc::clone(trust), target.name.clone(), self.bounds.tickets);
-        Client { config, verifier, tickets: Arc::new(tickets) }
+        let not_after = current.not_after;
+        Client { config, not_after, verifier, tickets: Arc::new(tickets) }
     }
 }
 
@@ -201,6 +207,11 @@ impl Dial {
     /// For the handshake.
     pub fn name(&self) -> ServerName<'static> {
         self.name.clone()
+    }
+
+    /// When the certificate that we show ceases to be valid.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// Who is there, once the handshake is over. To be called before a byte is sent or believed.

@@ -185,7 +185,8 @@ impl Trust {
 }
 
 /// A peer with a valid chain.
-struct Peer {
+#[derive(Debug)]
+pub(crate) struct Peer {
     id: SpiffeId,
     /// The issuer's name. It is true because the chain is valid: the issuer's certificate bears
     /// it, the root gave it, and path length 0 keeps a node from making further authorities.
@@ -193,8 +194,13 @@ struct Peer {
 }
 
 impl Peer {
+    /// The peer of a leaf whose chain is valid; `None`: it has no identity.
+    pub(crate) fn of(facts: Facts) -> Option<Self> {
+        Some(Self { id: facts.spiffe_id()?, signed_by: facts.issuer_node })
+    }
+
     /// Keeps a node to the identities that it runs.
-    fn check_node(&self, trust: &Trust) -> Result<(), PeerError> {
+    pub(crate) fn check_node(&self, trust: &Trust) -> Result<(), PeerError> {
         match &self.signed_by {
             NodeName::Foreign => Ok(()),
             NodeName::Ambiguous => Err(PeerError::UntrustedIssuer),

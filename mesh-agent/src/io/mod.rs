@@ -5,7 +5,7 @@ pub mod chunk;
 pub mod leg;
 pub mod copy;
 pub mod relay;
-pub mod movable;
 pub mod duplex;
 pub mod link;
+pub mod load;
 pub mod tls;

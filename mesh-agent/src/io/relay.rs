@@ -136,6 +136,14 @@ async fn relay(
             tokio::select! {
                 biased;
                 done = &mut upload => {
+                    if let Err(error @ RelayError::Peer(_)) = done {
+                        // The peer takes nothing more. All that it has sent before its end is still
+                        // to be given to the application; if there was no end, that fails as well.
+                        if !is_down {
+                            download.await?;
+                        }
+                        return Err(error);
+                    }
                     done?;
                     is_up.store(true, Ordering::Relaxed);
                     break;

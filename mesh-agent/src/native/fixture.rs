@@ -13,7 +13,7 @@ pub(super) fn options() -> Options {
         limits: Limits { streams: 64, window: 1 << 16, growth: 1 << 22 },
         clients: Bounds { peer: most, workload: most },
         servers: Bounds { peer: most, workload: most },
-        max_lanes: 4,
+        max_tunnels: 4,
         max_output_bytes: 1 << 19,
         idle_timeout: Duration::from_mins(1),
         ping_interval: Duration::from_mins(1),

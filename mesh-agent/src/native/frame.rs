@@ -34,8 +34,6 @@ const PING: u8 = 0x08;
 /// The type of a [`Frame::Pong`].
 pub const PONG: u8 = 0x09;
 const GO_AWAY: u8 = 0x8a;
-const CONTINUE: u8 = 0x8b;
-const MOVED: u8 = 0x8c;
 
 /// Fields of [`Frame::Open`].
 const DESTINATION: u8 = 0x81;
@@ -46,8 +44,6 @@ const TRACE: u8 = 0x04;
 /// Fields of [`Frame::Hello`].
 const STREAMS: u8 = 0x01;
 const WINDOW: u8 = 0x02;
-const NAME: u8 = 0x03;
-const LANE_OF: u8 = 0x04;
 
 /// One frame. Numbers of streams are 1 and more; 0 is the tunnel itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,24 +68,8 @@ pub enum Frame {
     Pong(u64),
     /// Its sender takes no streams after the given one, and closes when the last has ended.
     GoAway(u32, u32),
-    /// The client asks for a stream that goes on with one of another tunnel.
-    Continue(u32, Continued),
-    /// No more bytes from this side on this stream: what follows is on the one that continues it.
-    Moved(u32),
-}
-
-/// The name that a server gives to a tunnel: 16 random bytes, so that nobody who was not told can
-/// name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Name(pub [u8; 16]);
-
-/// A stream of another tunnel between the same two identities.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Continued {
-    /// The tunnel.
-    pub tunnel: Name,
-    /// Its stream.
-    pub stream: u32,
+    /// A frame of an unknown type, which may be skipped. Its payload follows and is dropped.
+    Skipped(u8),
 }
 
 /// Why a stream was reset, or a tunnel ends. Codes from 100 on are statuses of HTTP, with the
@@ -114,11 +94,6 @@ pub struct Hello {
     pub streams: u32,
     /// How many bytes the peer may send on a new stream before it is given more.
     pub window: u32,
-    /// From a server that lets streams of this tunnel be continued on another: what the client
-    /// calls it by there.
-    pub name: Option<Name>,
-    /// From a client whose tunnel is for streams that were begun on another: that one's name.
-    pub lane_of: Option<Name>,
 }
 
 /// What a stream is for.
@@ -136,7 +111,7 @@ pub struct Open {
 
 impl Hello {
     /// What is valid until a peer has said otherwise, and the least that it may say.
-    pub const LEAST: Self = Self { streams: 64, window: 64 * 1024, name: None, lane_of: None };
+    pub const LEAST: Self = Self { streams: 64, window: 64 * 1024 };
 }
 
 /// What a peer sent that it must not. The tunnel ends with it.
@@ -244,7 +219,7 @@ impl Decoder {
             }
             input.advance(HEADER_BYTES);
             self.state = State::Skip(length);
-            return Ok(None);
+            return Ok(Some(Frame::Skipped(kind)));
         }
         if input.len() < HEADER_BYTES + length {
             return Ok(None);
@@ -257,7 +232,6 @@ impl Decoder {
 
 const fn is_known(kind: u8) -> bool {
     matches!(kind, HELLO | OPEN | ACCEPT | DATA | END | RESET | CREDIT | PING | PONG | GO_AWAY)
-        || matches!(kind, CONTINUE | MOVED)
 }
 
 /// Reads a frame that is not data.
@@ -276,11 +250,6 @@ fn control(kind: u8, stream: u32, mut payload: Bytes) -> Option<Frame> {
         PING => Frame::Ping(payload.try_get_u64().ok()?),
         PONG => Frame::Pong(payload.try_get_u64().ok()?),
         GO_AWAY => Frame::GoAway(payload.try_get_u32().ok()?, payload.try_get_u32().ok()?),
-        CONTINUE => {
-            let tunnel = name(&mut payload)?;
-            Frame::Continue(stream, Continued { tunnel, stream: payload.try_get_u32().ok()? })
-        }
-        MOVED => Frame::Moved(stream),
         _ => return None,
     };
     // What a later version adds at the end of these is ignored.
@@ -300,8 +269,6 @@ fn hello(payload: &mut Bytes) -> Option<Hello> {
         match field(payload)? {
             (STREAMS, mut value) => hello.streams = value.try_get_u32().ok()?,
             (WINDOW, mut value) => hello.window = value.try_get_u32().ok()?,
-            (NAME, mut value) => hello.name = Some(name(&mut value)?),
-            (LANE_OF, mut value) => hello.lane_of = Some(name(&mut value)?),
             (other, _) if other & CRITICAL != 0 => return None,
             _ => {}
         }
@@ -310,12 +277,6 @@ fn hello(payload: &mut Bytes) -> Option<Hello> {
     let valid = hello.streams >= least.streams
         && (least.window..=i32::MAX.cast_unsigned()).contains(&hello.window);
     valid.then_some(hello)
-}
-
-fn name(value: &mut Bytes) -> Option<Name> {
-    let mut name = Name([0; 16]);
-    value.try_copy_to_slice(&mut name.0).ok()?;
-    Some(name)
 }
 
 fn open(payload: &mut Bytes) -> Option<Open> {
@@ -353,18 +314,9 @@ pub fn put_data(out: &mut BytesMut, stream: u32, length: usize) {
 pub fn put(out: &mut BytesMut, frame: &Frame) {
     match frame {
         Frame::Hello(hello) => {
-            let names = [(NAME, hello.name), (LANE_OF, hello.lane_of)];
-            let named = names.iter().filter(|(_, name)| name.is_some()).count();
-            put_header(out, HELLO, 0, 12 + 18 * named);
+            put_header(out, HELLO, 0, 12);
             put_number(out, STREAMS, hello.streams);
             put_number(out, WINDOW, hello.window);
-            for (field, name) in names {
-                if let Some(Name(name)) = name {
-                    out.put_u8(field);
-                    out.put_u8(16);
-                    out.put_slice(&name);
-                }
-            }
         }
         Frame::Open(stream, open) => {
             let mut payload = BytesMut::with_capacity(64);
@@ -415,12 +367,7 @@ pub fn put(out: &mut BytesMut, frame: &Frame) {
             out.put_u32(*last);
             out.put_u32(*code);
         }
-        Frame::Continue(stream, Continued { tunnel: Name(tunnel), stream: of }) => {
-            put_header(out, CONTINUE, *stream, 20);
-            out.put_slice(tunnel);
-            out.put_u32(*of);
-        }
-        Frame::Moved(stream) => put_header(out, MOVED, *stream, 0),
+        Frame::Skipped(kind) => put_header(out, *kind, 0, 0),
     }
 }
 
@@ -476,17 +423,11 @@ mod tests {
         )
     }
 
-    fn any_name() -> impl Strategy<Value = Option<Name>> {
-        prop::option::of(any::<[u8; 16]>().prop_map(Name))
-    }
-
     fn any_frame() -> impl Strategy<Value = Frame> {
         let stream = || 1_u32..;
         prop_oneof![
-            (Hello::LEAST.streams.., Hello::LEAST.window..1 << 31, any_name(), any_name())
-                .prop_map(|(streams, window, name, lane_of)| {
-                    Frame::Hello(Hello { streams, window, name, lane_of })
-                }),
+            (Hello::LEAST.streams.., Hello::LEAST.window..1 << 31)
+                .prop_map(|(streams, window)| Frame::Hello(Hello { streams, window })),
             (stream(), any_open()).prop_map(|(stream, open)| Frame::Open(stream, open)),
             stream().prop_map(Frame::Accept),
             (stream(), prop::collection::vec(any::<u8>(), 1..5_000))
@@ -497,10 +438,7 @@ mod tests {
             any::<u64>().prop_map(Frame::Ping),
             any::<u64>().prop_map(Frame::Pong),
             (any::<u32>(), any::<u32>()).prop_map(|(last, code)| Frame::GoAway(last, code)),
-            (stream(), any::<[u8; 16]>(), any::<u32>()).prop_map(|(stream, name, of)| {
-                Frame::Continue(stream, Continued { tunnel: Name(name), stream: of })
-            }),
-            stream().prop_map(Frame::Moved),
+            Just(Frame::Skipped(0x7f)),
         ]
     }
 
@@ -571,7 +509,7 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_document() {
         let mut out = BytesMut::new();
-        put(&mut out, &Frame::Hello(Hello { streams: 1_000, window: 1 << 16, ..Hello::LEAST }));
+        put(&mut out, &Frame::Hello(Hello { streams: 1_000, window: 1 << 16 }));
         assert_eq!(
             out.as_ref(),
             b"\x00\x00\x0c\x81\x00\x00\x00\x00\x01\x04\x00\x00\x03\xe8\x02\x04\x00\x01\x00\x00"
@@ -592,16 +530,6 @@ mod tests {
         out.clear();
         put(&mut out, &Frame::Reset(1, code::CANCEL));
         assert_eq!(out.as_ref(), b"\x00\x00\x04\x86\x00\x00\x00\x01\x00\x00\x00\x01");
-        out.clear();
-        let of = Continued { tunnel: Name(*b"0123456789abcdef"), stream: 7 };
-        put(&mut out, &Frame::Continue(1, of));
-        assert_eq!(
-            out.as_ref(),
-            b"\x00\x00\x14\x8b\x00\x00\x00\x010123456789abcdef\x00\x00\x00\x07"
-        );
-        out.clear();
-        put(&mut out, &Frame::Moved(7));
-        assert_eq!(out.as_ref(), b"\x00\x00\x00\x8c\x00\x00\x00\x07");
     }
 
     #[track_caller]
@@ -613,7 +541,7 @@ mod tests {
     #[test]
     fn unknown_frames_are_skipped_unless_they_say_otherwise() {
         let known = b"\0\0\0\x85\0\0\0\x07";
-        let end = [Frame::End(7)];
+        let end = [Frame::Skipped(0x7f), Frame::End(7)];
         check(&[b"\0\0\x03\x7f\0\0\0\x07abc".as_slice(), known].concat(), Ok(&end));
         check(&[b"\0\0\0\x7f\0\0\0\0".as_slice(), known].concat(), Ok(&end));
         check(

@@ -3,7 +3,6 @@
 //! It is negotiated by [`ALPN`]; a peer that does not offer it is spoken to by HBONE.
 //! `docs/transport.md` specifies it byte by byte. [`frame`], [`output`], [`inbox`] and [`session`]
 //! are the protocol, as functions of bytes; [`tunnel`] and [`stream`] do the input and the output.
-//! A stream that turns out to be a bulk transfer goes on with a tunnel of its own ([`lanes`]).
 
 pub mod frame;
 mod by_number;
@@ -13,10 +12,10 @@ pub mod session;
 #[cfg(any(test, feature = "test-support"))]
 pub mod pair;
 mod shared;
+mod sync;
 pub mod tunnel;
+pub mod lease;
 pub mod quota;
-pub mod lanes;
-pub mod part;
 pub mod stream;
 #[cfg(test)]
 mod fixture;
@@ -42,9 +41,8 @@ pub struct Options {
     /// What peers that a workload has connected to may use of its agent. It opens as many streams
     /// as its application asks for: only bytes are bounded.
     pub servers: Bounds,
-    /// Tunnels to one peer, of one data thread, that bulk transfers have alone. Further ones stay
-    /// where they are.
-    pub max_lanes: usize,
+    /// Tunnels of one data thread to one peer: further ones are opened because the others carry bulk.
+    pub max_tunnels: usize,
     /// Bytes that may wait to be written before streams are held up.
     pub max_output_bytes: usize,
     /// How long a tunnel without streams is kept.
@@ -61,6 +59,9 @@ pub enum Error {
     /// The peer has closed the tunnel.
     #[error("the peer's agent has closed the tunnel")]
     Closed,
+    /// The peer's certificate was revoked, or expired too long ago.
+    #[error("the peer's certificate is not valid any more")]
+    Distrusted,
     /// The peer asks for more answers than it reads.
     #[error("the peer's agent asks for more than it reads")]
     Flood,
@@ -112,7 +113,7 @@ impl Error {
             Self::Closed | Self::Flood | Self::Full | Self::Io(_) | Self::Silent => true,
             Self::Lost(error) => error.is_stale_tunnel(),
             Self::Reset(code) => *code == code::NOT_TAKEN,
-            Self::Unread | Self::Violation(_) => false,
+            Self::Distrusted | Self::Unread | Self::Violation(_) => false,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::native::frame::{Continued, Hello, Name, Open, code};
+use crate::native::frame::{Hello, Open, code};
 use crate::native::inbox::{Inbox, Parts};
 use crate::native::session::{Event, Limits, MAX_WINDOW_BYTES, Session, Side};
 
@@ -42,31 +42,9 @@ fn pattern(side: usize, stream: u32, position: usize, length: usize) -> Bytes {
     PATTERN.slice(start..start + length)
 }
 
-/// Whether a stream continues one of another tunnel.
-fn goes_on(stream: u32) -> bool {
-    stream.is_multiple_of(2)
-}
-
 fn open() -> Open {
     let destination = ([10, 0, 0, 2], 80).into();
     Open { destination, client: None, hostname: None, trace: None }
-}
-
-fn continued(stream: u32) -> Continued {
-    Continued { tunnel: Name([7; 16]), stream }
-}
-
-fn asked(stream: u32) -> Event {
-    if goes_on(stream) {
-        Event::Continue(stream, continued(stream))
-    } else {
-        Event::Open(stream, open())
-    }
-}
-
-/// Whether the last that a side says on a stream is that it goes on elsewhere.
-fn is_moved(side: usize, stream: u32) -> bool {
-    (size(stream) + side).is_multiple_of(3)
 }
 
 /// What one side's application knows of a stream.
@@ -91,11 +69,14 @@ pub(super) struct Half {
     reset: Option<u32>,
     /// It was reset by the peer.
     was_reset: bool,
+    /// The peer had ended it before: what came is there to be read.
+    was_complete: bool,
 }
 
 impl Half {
     fn is_over(&self) -> bool {
-        self.is_reset() || (self.sent_end && self.got_end && self.unread == 0)
+        let is_cut = self.reset.is_some() || (self.was_reset && !self.was_complete);
+        is_cut || (self.sent_end && self.got_end && self.unread == 0)
     }
 
     fn is_reset(&self) -> bool {
@@ -191,10 +172,7 @@ impl Pair {
         let most = if greeted { server.limits.streams } else { Hello::LEAST.streams };
         let expect = !client.went && !client.gone && client.live() < size(most);
         assert_eq!(client.session.has_room(), expect);
-        let stream = match client.halves.last_key_value().map_or(1, |(last, _)| last + 1) {
-            stream if goes_on(stream) => client.session.go_on(continued(stream)),
-            _ => client.session.open(open()),
-        };
+        let stream = client.session.open(open());
         assert_eq!(stream.is_some(), expect);
         if let Some(stream) = stream {
             assert!(client.halves.insert(stream, Half::default()).is_none());
@@ -266,17 +244,13 @@ impl Pair {
         end.session.taken(stream, read);
     }
 
-    /// The application sends nothing more on a stream, or goes on with it elsewhere.
+    /// The application sends nothing more on a stream.
     pub fn end(&mut self, side: usize, stream: u32) {
         let end = &mut self.ends[side];
         if side == SERVER && !end.half(stream).accepted {
             return;
         }
-        let ended = if is_moved(side, stream) {
-            end.session.moved(stream)
-        } else {
-            end.session.end(stream)
-        };
+        let ended = end.session.end(stream);
         let half = end.half(stream);
         assert_eq!(ended.is_err(), half.is_over() || half.sent_end);
         half.sent_end = true;
@@ -337,9 +311,9 @@ impl Pair {
     fn happened(&mut self, side: usize, event: Event) {
         let [client, server] = &mut self.ends;
         let (end, peer) = if side == CLIENT { (client, server) } else { (server, client) };
-        match event.clone() {
-            Event::Open(stream, _) | Event::Continue(stream, _) => {
-                assert_eq!(event, asked(stream));
+        match event {
+            Event::Open(stream, asked) => {
+                assert_eq!(asked, open());
                 assert!(side == SERVER && !end.went);
                 assert!(peer.halves.contains_key(&stream));
                 assert!(end.halves.insert(stream, Half::default()).is_none());
@@ -360,8 +334,7 @@ impl Pair {
                 half.unread += data.len();
                 half.inbox.push(data);
             }
-            Event::Ended(stream) | Event::Moved(stream) => {
-                assert_eq!(is_moved(1 - side, stream), event == Event::Moved(stream));
+            Event::Ended(stream) => {
                 let half = end.half(stream);
                 assert!(!half.is_over() && !half.got_end);
                 let theirs = &peer.halves[&stream];
@@ -378,6 +351,9 @@ impl Pair {
                 };
                 assert_eq!(expect, Some(code));
                 half.was_reset = true;
+                half.was_complete = half.got_end;
+                // Our direction is over with it.
+                half.sent_end |= half.got_end;
             }
             Event::Credit(stream) => {
                 let half = end.half(stream);

@@ -4,7 +4,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::model::id::ResourceName;
+use crate::model::spiffe::SpiffeId;
 
 /// The most of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,28 @@ pub struct Bounds {
 pub struct Quotas<Peer, Workload> {
     peers: HashMap<Peer, Weak<Quota>>,
     workloads: HashMap<Workload, Weak<Quota>>,
+}
+
+/// The two ends of a tunnel that a peer has opened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ends {
+    /// The identity that the peer has proved.
+    pub peer: SpiffeId,
+    /// The workload whose certificate it was shown.
+    pub local: ResourceName,
+}
+
+/// Quotas of the peers that have connected to a namespace's workloads, on all data threads.
+#[derive(Debug, Default)]
+pub struct ClientQuotas(Mutex<Quotas<Ends, ResourceName>>);
+
+impl ClientQuotas {
+    /// The quota of a peer: one for all its tunnels to a workload.
+    pub fn of(&self, ends: &Ends, bounds: Bounds) -> Arc<Quota> {
+        // A panic elsewhere leaves the tables whole: each change is one call.
+        let mut quotas = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        quotas.of(ends, &ends.local, bounds)
+    }
 }
 
 /// What is in use, and the most of it.

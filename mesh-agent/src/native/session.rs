@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::native::by_number::ByNumber;
-use crate::native::frame::{Continued, Decoder, Frame, Hello, Name, Open, PONG, Violation, code};
+use crate::native::frame::{Decoder, Frame, Hello, Open, PONG, Violation, code};
 use crate::native::output::Output;
 
 /// The largest window that a stream grows to: 10 Gbit/s at a round trip of 0.8 ms.
@@ -44,17 +44,14 @@ pub struct Limits {
 pub enum Event {
     /// The peer asks for a stream.
     Open(u32, Open),
-    /// The peer asks for a stream that goes on with one of another tunnel.
-    Continue(u32, Continued),
     /// The peer has accepted a stream.
     Accepted(u32),
     /// Bytes of a stream.
     Data(u32, Bytes),
     /// The peer sends no more on a stream.
     Ended(u32),
-    /// The peer sends no more on this stream, but goes on with the one that continues it.
-    Moved(u32),
-    /// A stream is over, for a [`code`].
+    /// The peer takes no more of a stream, for a [`code`], and sends no more. What came before the
+    /// peer's own end is as good as before.
     Reset(u32, u32),
     /// More may be sent on a stream.
     Credit(u32),
@@ -107,23 +104,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// A tunnel on which nothing was said, and whose streams stay on it. Its hello waits to be
-    /// written.
-    pub fn new(side: Side, limits: Limits) -> Self {
-        Self::named(side, limits, None)
-    }
-
-    /// A tunnel on which nothing was said. A server gives its name, if it lets streams be continued
-    /// on another; a client the name of that other, if the tunnel is for these. Its hello waits to
-    /// be written.
-    pub fn named(side: Side, mut limits: Limits, name: Option<Name>) -> Self {
+    /// A tunnel on which nothing was said. Its hello waits to be written.
+    pub fn new(side: Side, mut limits: Limits) -> Self {
         // A peer sends as much before it knows better.
         limits.streams = limits.streams.max(Hello::LEAST.streams);
         limits.window = limits.window.clamp(Hello::LEAST.window, MAX_CREDIT);
         let mut output = Output::default();
-        let (name, lane_of) = if side == Side::Server { (name, None) } else { (None, name) };
         let Limits { streams, window, .. } = limits;
-        output.frame(&Frame::Hello(Hello { streams, window, name, lane_of }));
+        output.frame(&Frame::Hello(Hello { streams, window }));
         Self {
             side,
             limits,
@@ -174,11 +162,6 @@ impl Session {
         self.theirs.unwrap_or(Hello::LEAST).streams
     }
 
-    /// How the peer calls this tunnel, if it lets streams be continued on another.
-    pub fn name(&self) -> Option<Name> {
-        self.theirs?.name
-    }
-
     /// Whether a stream could be opened.
     pub fn has_room(&self) -> bool {
         let most = self.most_streams();
@@ -211,8 +194,8 @@ impl Session {
     fn take(&mut self, frame: Frame) -> Result<Option<Event>, Violation> {
         let event = match frame {
             Frame::Hello(_) => return Err(Violation::Hello),
-            Frame::Open(stream, open) => return self.asked(stream, Event::Open(stream, open)),
-            Frame::Continue(stream, of) => return self.asked(stream, Event::Continue(stream, of)),
+            Frame::Skipped(_) => return Ok(None),
+            Frame::Open(stream, open) => return self.asked(stream, open),
             Frame::Accept(stream) => {
                 let server = self.side == Side::Server;
                 let Some(flow) = self.flow(stream)? else { return Ok(None) };
@@ -233,15 +216,8 @@ impl Session {
                 flow.allowed = left.ok_or(Violation::Window(stream))?;
                 Event::Data(stream, data)
             }
-            Frame::End(stream) => return self.got_last(stream, Event::Ended(stream)),
-            Frame::Moved(stream) => return self.got_last(stream, Event::Moved(stream)),
-            Frame::Reset(stream, code) => {
-                if self.flow(stream)?.is_none_or(|flow| flow.has_ended()) {
-                    return Ok(None);
-                }
-                self.forget(stream);
-                Event::Reset(stream, code)
-            }
+            Frame::End(stream) => return self.receive_end(stream),
+            Frame::Reset(stream, code) => return self.receive_reset(stream, code),
             Frame::Credit(stream, bytes) => {
                 let Some(flow) = self.flow(stream)? else { return Ok(None) };
                 flow.add_credit(bytes).ok_or(Violation::Window(stream))?;
@@ -277,7 +253,7 @@ impl Session {
     }
 
     /// The peer sends nothing more on a stream.
-    fn got_last(&mut self, stream: u32, event: Event) -> Result<Option<Event>, Violation> {
+    fn receive_end(&mut self, stream: u32) -> Result<Option<Event>, Violation> {
         let side = self.side;
         let Some(flow) = self.flow(stream)? else { return Ok(None) };
         if !flow.may_receive(side) {
@@ -285,10 +261,26 @@ impl Session {
         }
         flow.got_end = true;
         self.forget_if_over(stream);
-        Ok(Some(event))
+        Ok(Some(Event::Ended(stream)))
     }
 
-    fn asked(&mut self, stream: u32, event: Event) -> Result<Option<Event>, Violation> {
+    /// The peer neither takes nor sends any more on a stream. After its end that is about our
+    /// direction alone: all that it had to say has come, and is there to be read. The stream keeps
+    /// its window until then.
+    fn receive_reset(&mut self, stream: u32, code: u32) -> Result<Option<Event>, Violation> {
+        let Some(flow) = self.flow(stream)?.filter(|flow| !flow.has_ended()) else {
+            return Ok(None);
+        };
+        if flow.got_end {
+            flow.sent_end = true;
+            self.forget_if_over(stream);
+        } else {
+            self.forget(stream);
+        }
+        Ok(Some(Event::Reset(stream, code)))
+    }
+
+    fn asked(&mut self, stream: u32, open: Open) -> Result<Option<Event>, Violation> {
         if self.side == Side::Client || Some(stream) != self.last.checked_add(1) {
             return Err(Violation::NotOpen(stream));
         }
@@ -300,7 +292,7 @@ impl Session {
             return Ok(None);
         }
         self.insert(stream);
-        Ok(Some(event))
+        Ok(Some(Event::Open(stream, open)))
     }
 
     fn insert(&mut self, stream: u32) {
@@ -350,25 +342,14 @@ impl Session {
 
     /// Opens a stream, if there is room.
     pub fn open(&mut self, open: Open) -> Option<u32> {
-        let stream = self.next()?;
-        self.output.frame(&Frame::Open(stream, open));
-        Some(stream)
-    }
-
-    /// Opens a stream that goes on with one of another tunnel, if there is room.
-    pub fn go_on(&mut self, with: Continued) -> Option<u32> {
-        let stream = self.next()?;
-        self.output.frame(&Frame::Continue(stream, with));
-        Some(stream)
-    }
-
-    fn next(&mut self) -> Option<u32> {
         if self.side == Side::Server || !self.has_room() {
             return None;
         }
         self.last += 1;
-        self.insert(self.last);
-        Some(self.last)
+        let stream = self.last;
+        self.insert(stream);
+        self.output.frame(&Frame::Open(stream, open));
+        Some(stream)
     }
 
     /// Accepts a stream that the peer has asked for.
@@ -404,22 +385,9 @@ impl Session {
     ///
     /// The stream is over.
     pub fn end(&mut self, stream: u32) -> Result<(), Over> {
-        self.send_last(stream, &Frame::End(stream))
-    }
-
-    /// Sends no more on a stream: what follows is on the one that continues it.
-    ///
-    /// # Errors
-    ///
-    /// The stream is over.
-    pub fn moved(&mut self, stream: u32) -> Result<(), Over> {
-        self.send_last(stream, &Frame::Moved(stream))
-    }
-
-    fn send_last(&mut self, stream: u32, frame: &Frame) -> Result<(), Over> {
         let flow = self.flows.get_mut(&stream).filter(|flow| !flow.sent_end).ok_or(Over)?;
         flow.sent_end = true;
-        self.output.frame(frame);
+        self.output.frame(&Frame::End(stream));
         self.forget_if_over(stream);
         Ok(())
     }

@@ -1,4 +1,9 @@
-//! What a tunnel's task and its streams share: the session, and what each stream waits for.
+//! The state of a tunnel: its session, and for each stream what came, what waits and who waits.
+//!
+//! It is behind one lock, and owns all of its streams: a [`Stream`] is a number. No function here
+//! takes another tunnel's lock, nor does anything that is dropped here.
+//!
+//! [`Stream`]: crate::native::stream::Stream
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -6,34 +11,33 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use crate::io::bulk::Bulk;
 use crate::io::link::Link;
+use crate::io::load::{Load, Meter};
 use crate::native::Error;
 use crate::native::by_number::ByNumber;
-use crate::native::frame::{Continued, Open, Violation, code};
+use crate::native::frame::{Open, Violation, code};
 use crate::native::inbox::Inbox;
-use crate::native::part::Part;
 use crate::native::quota::{Quota, Share};
 use crate::native::session::{Event, Session};
 
-/// What the task and the streams share.
+/// All that the tunnel's task and its streams share.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) session: Session,
     /// What the peer may use.
     pub(super) quota: Option<Arc<Quota>>,
+    /// Streams that an application holds, and those that it has let go of and that have not ended.
     pub(super) slots: ByNumber<Slot>,
     /// Why the tunnel is over.
     pub(super) failed: Option<Arc<Error>>,
-    /// Places that are taken, of streams that are open or will be.
-    pub(super) leases: usize,
+    /// The streams that we have opened, as far as the choice of the next one's tunnel depends on it.
+    pub(super) load: Arc<Load>,
     /// No more streams.
     pub(super) retired: bool,
     /// Streams wait for what is to be written to become less.
     pub(super) starving: bool,
     /// The number of the last ping, and whether it was answered.
     pub(super) ping: (u64, bool),
-    pub(super) driver: Option<Waker>,
     /// When the peer was last heard.
     pub(super) heard: Instant,
 }
@@ -48,18 +52,18 @@ pub(super) struct Slot {
     pub(super) unconfirmed: Vec<Bytes>,
     pub(super) accepted: bool,
     pub(super) ended: bool,
-    /// The peer goes on with the stream that continues this one.
-    pub(super) moved: bool,
-    /// The stream that continues this one.
-    pub(super) next: Option<Arc<Part>>,
-    /// Whether it is a bulk transfer, which gets a TLS connection of its own.
-    pub(super) bulk: Bulk,
+    /// Counts it among the streams that we have opened.
+    pub(super) meter: Option<Arc<Meter>>,
     pub(super) cut: Option<Cut>,
+    /// Nobody holds it any more, and it has sent its end. So many ticks have passed since.
+    pub(super) released: Option<u8>,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
-    /// Waits for it to have carried as much as a bulk transfer does.
-    pub(super) mover: Option<Waker>,
 }
+
+/// Ticks after which a stream that nobody holds does not wait for its peer's end any longer: more
+/// than one full [`ping_interval`](crate::native::Options::ping_interval).
+const LINGER_TICKS: u8 = 2;
 
 /// Why a stream is over before its ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,32 +82,76 @@ impl Slot {
     }
 
     /// Notes how much was sent or read at once.
-    pub(super) fn carry(&mut self, bytes: usize) {
-        self.bulk.carry(bytes);
-        self.wake_mover();
+    pub(super) fn carry(&self, bytes: usize) {
+        if let Some(meter) = &self.meter {
+            meter.carry(bytes);
+        }
     }
 
-    fn wake_mover(&mut self) {
-        if self.bulk.is_bulk()
-            && let Some(mover) = self.mover.take()
-        {
-            mover.wake();
+    /// Whether bytes that have come may be read. After a reset they may not, unless they are all
+    /// that the peer had to say: a reset that follows an end is about the other direction.
+    pub(super) fn is_readable(&self) -> bool {
+        match self.cut {
+            None => true,
+            Some(Cut::Reset(_)) => self.ended,
+            Some(Cut::Unread) => false,
         }
+    }
+
+    /// Ends the stream before its ends.
+    fn cut(&mut self, cut: Cut) {
+        self.cut = Some(cut);
+        if !self.is_readable() {
+            self.inbox = Inbox::default();
+            if let Some(share) = &mut self.share {
+                share.read();
+            }
+        }
+        self.wake();
     }
 }
 
 impl Core {
-    /// Whether another stream may be opened.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether another stream may be opened beside `leases` that are open or will be.
+    pub(super) fn has_room(&self, leases: usize) -> bool {
         let most = usize::try_from(self.session.most_streams()).unwrap_or(usize::MAX);
-        !self.retired && self.failed.is_none() && self.leases < most
+        !self.retired && self.failed.is_none() && leases < most
     }
 
-    /// Lets the task run: there is something to write, or to end.
-    pub(super) fn wake_driver(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
+    /// Whether the peer has ended a stream, and then said that it wants nothing more either: it is
+    /// content, as an application that closes its socket after its answer.
+    pub(super) fn is_content(&self, stream: u32) -> bool {
+        let slot = self.slots.get(&stream);
+        slot.is_some_and(|slot| slot.ended && slot.cut == Some(Cut::Reset(code::NONE)))
+    }
+
+    /// Nobody holds a stream any more.
+    ///
+    /// If all was said and taken on our side, the peer may end its direction in its own time, as after
+    /// close(2): what it still sends is answered by a reset. Otherwise the stream is reset now.
+    pub(super) fn release(&mut self, stream: u32) {
+        let Some(slot) = self.slots.get_mut(&stream) else { return };
+        let has_said_all = self.session.has(stream) && self.session.has_sent_last(stream);
+        if has_said_all && slot.cut.is_none() && slot.inbox.is_empty() {
+            slot.released = Some(0);
+            return;
         }
+        self.session.reset(stream, code::CANCEL);
+        self.slots.remove(&stream);
+    }
+
+    /// Ends streams that nobody holds and whose peer has not ended them in time.
+    pub(super) fn end_released(&mut self) {
+        let Self { session, slots, .. } = self;
+        slots.retain(|stream, slot| {
+            let Some(ticks) = &mut slot.released else { return true };
+            *ticks = ticks.saturating_add(1);
+            let waits = *ticks < LINGER_TICKS;
+            if !waits {
+                session.reset(*stream, code::NONE);
+            }
+            waits
+        });
     }
 
     /// Why a stream is over, if it is.
@@ -119,7 +167,7 @@ impl Core {
     /// Refuses streams that the peer has opened beyond what it may, counting also those that it has
     /// reset and that are still being worked on: a peer that opens and resets in a loop must not
     /// leave more behind than one that does not. And those beyond what the peer may have in all.
-    pub(super) fn refuse_excess(&mut self, asked: &mut Vec<(u32, Asks)>) {
+    pub(super) fn refuse_excess(&mut self, asked: &mut Vec<(u32, Open)>) {
         let most = usize::try_from(self.session.allowed_streams()).unwrap_or(usize::MAX);
         while self.slots.len() > most
             && let Some((stream, _)) = asked.pop()
@@ -142,30 +190,29 @@ impl Core {
         });
     }
 
-    /// Gives up streams whose bytes are more than the peer may leave unread in all.
-    pub(super) fn reset_excess(&mut self, streams: &[u32]) {
-        for stream in streams {
+    /// Gives up streams whose bytes are more than the peer may leave unread in all, and those that
+    /// nobody holds and to which the peer still sends.
+    pub(super) fn reset_excess(&mut self, rest: &Rest) {
+        for stream in &rest.excess {
             let Some(slot) = self.slots.get_mut(stream).filter(|slot| slot.cut.is_none()) else {
                 continue;
             };
             tracing::debug!(stream, "a peer's stream is reset: too much is unread");
             self.session.reset(*stream, code::UNAVAILABLE);
-            slot.cut = Some(Cut::Unread);
-            slot.inbox = Inbox::default();
-            if let Some(share) = &mut slot.share {
-                share.read();
-            }
-            slot.wake();
+            slot.cut(Cut::Unread);
+        }
+        for stream in &rest.late {
+            self.session.reset(*stream, code::NONE);
+            self.slots.remove(stream);
         }
     }
 
     /// The peer takes no more streams, and has not looked at those after `last`.
-    pub(super) fn gone(&mut self, last: u32) {
+    pub(super) fn refuse_after(&mut self, last: u32) {
         self.retired = true;
         for (stream, slot) in self.slots.iter_mut().filter(|(stream, _)| **stream > last) {
             self.session.give_up(*stream);
-            slot.cut = Some(Cut::Reset(code::NOT_TAKEN));
-            slot.wake();
+            slot.cut(Cut::Reset(code::NOT_TAKEN));
         }
     }
 
@@ -182,11 +229,9 @@ impl Core {
     /// Notes what has happened. Streams that the peer asks for are left in `asked`.
     pub(super) fn note(slots: &mut ByNumber<Slot>, event: Event, rest: &mut Rest) {
         let (Event::Open(stream, _)
-        | Event::Continue(stream, _)
         | Event::Accepted(stream)
         | Event::Data(stream, _)
         | Event::Ended(stream)
-        | Event::Moved(stream)
         | Event::Reset(stream, _)
         | Event::Credit(stream)) = event
         else {
@@ -197,20 +242,20 @@ impl Core {
             }
             return;
         };
-        match event {
-            Event::Open(_, open) => {
-                slots.insert(stream, Slot::default());
-                rest.asked.push((stream, Asks::Open(open)));
-                return;
-            }
-            Event::Continue(_, of) => {
-                slots.insert(stream, Slot::default());
-                rest.asked.push((stream, Asks::Continue(of)));
-                return;
-            }
-            _ => {}
+        if let Event::Open(_, open) = event {
+            slots.insert(stream, Slot::default());
+            rest.asked.push((stream, open));
+            return;
         }
         let Some(slot) = slots.get_mut(&stream) else { return };
+        if slot.released.is_some() {
+            match event {
+                Event::Data(..) => rest.late.push(stream),
+                Event::Ended(_) | Event::Reset(..) => drop(slots.remove(&stream)),
+                _ => {}
+            }
+            return;
+        }
         match event {
             Event::Credit(_) => {
                 if let Some(writer) = slot.writer.take() {
@@ -219,8 +264,7 @@ impl Core {
                 return;
             }
             Event::Reset(_, code) => {
-                slot.cut = Some(Cut::Reset(code));
-                slot.wake();
+                slot.cut(Cut::Reset(code));
                 return;
             }
             Event::Data(_, data) => {
@@ -232,13 +276,11 @@ impl Core {
             Event::Accepted(_) => {
                 slot.accepted = true;
                 slot.unconfirmed = Vec::new();
-                slot.wake_mover();
                 if let Some(writer) = slot.writer.take() {
                     writer.wake();
                 }
             }
             Event::Ended(_) => slot.ended = true,
-            Event::Moved(_) => slot.moved = true,
             _ => {}
         }
         if let Some(reader) = slot.reader.take() {
@@ -263,21 +305,15 @@ impl Core {
     }
 }
 
-/// What a peer asks for.
-#[derive(Debug)]
-pub(super) enum Asks {
-    /// A connection to an application.
-    Open(Open),
-    /// To go on with a stream of another tunnel.
-    Continue(Continued),
-}
-
 /// What is not for a stream that there is.
 #[derive(Default)]
 pub(super) struct Rest {
     /// Streams of which more is unread than the peer may leave.
     pub(super) excess: Vec<u32>,
-    pub(super) asked: Vec<(u32, Asks)>,
+    /// Streams that nobody holds, and to which the peer has sent.
+    pub(super) late: Vec<u32>,
+    /// Streams that the peer asks for.
+    pub(super) asked: Vec<(u32, Open)>,
     pub(super) gone: Option<u32>,
     pub(super) pong: Option<u64>,
 }

@@ -1,28 +1,35 @@
-//! A stream of a tunnel, as its application's task holds it.
+//! A stream of a tunnel, as its application's task holds it: a number, and the tunnel that owns all
+//! the rest.
 //!
-//! It begins as one [`Part`] on one tunnel. If it turns out to be a bulk transfer it goes on with a
-//! second part, on a tunnel that it has alone: each direction as soon as its sender has something to
-//! send and knows of it.
+//! Each direction has an explicit end: [`Outgoing::end`] for the one, the peer's for the other.
+//! Dropping a stream says nothing to anybody: it tells the tunnel's task that nobody holds the stream
+//! any more, and that task decides what the peer has to be told ([`Core::release`]).
+//!
+//! [`Core::release`]: crate::native::shared::Core::release
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
+use crate::io::load::Meter;
 use crate::io::relay::{Broken, Incoming, Outgoing};
 use crate::native::Error;
-use crate::native::frame::{Continued, Hello, code};
+use crate::native::frame::{Hello, code};
 use crate::native::inbox::Parts;
-use crate::native::part::{Came, Part};
 use crate::native::shared::{Core, Cut};
-use crate::native::tunnel::Lease;
+use crate::native::tunnel::Tunnel;
 
 /// What may be sent before the peer has accepted a stream.
 const MAX_UNCONFIRMED_BYTES: usize = Hello::LEAST.window as usize;
 
-/// A stream. Dropped before both its ends, it is reset.
+/// A stream. Dropped before it has sent its end, it is reset; after that, the peer may end its own
+/// direction in its own time, but what it still sends is not taken.
 #[derive(Debug)]
-pub struct Stream(Part);
+pub struct Stream {
+    tunnel: Arc<Tunnel>,
+    number: u32,
+}
 
 /// A stream that a peer asks for, and that waits for its answer.
 #[derive(Debug)]
@@ -30,29 +37,20 @@ pub struct Asked(pub(super) Stream);
 
 /// The half of a stream that goes to the peer.
 #[derive(Debug)]
-pub struct Sender {
-    stream: Arc<Stream>,
-    /// What it has gone on with.
-    next: Option<Arc<Part>>,
-}
+pub struct Sender(Arc<Stream>);
 
 /// The half that comes from it.
 #[derive(Debug)]
-pub struct Receiver {
-    stream: Arc<Stream>,
-    /// What it has gone on with.
-    next: Option<Arc<Part>>,
-}
+pub struct Receiver(Arc<Stream>);
 
 impl Stream {
-    pub(super) const fn of(part: Part) -> Self {
-        Self(part)
+    pub(super) const fn new(tunnel: Arc<Tunnel>, number: u32) -> Self {
+        Self { tunnel, number }
     }
 
     /// Both halves.
     pub fn split(self: &Arc<Self>) -> (Sender, Receiver) {
-        let sender = Sender { stream: Arc::clone(self), next: None };
-        (sender, Receiver { stream: Arc::clone(self), next: None })
+        (Sender(Arc::clone(self)), Receiver(Arc::clone(self)))
     }
 
     /// Sends what was sent before on a stream that was not taken.
@@ -61,20 +59,22 @@ impl Stream {
     ///
     /// The stream was reset, or its tunnel failed.
     pub fn send_again(&self, sent: Vec<Bytes>) -> Result<(), Broken> {
-        let mut core = self.0.tunnel.lock();
+        let mut core = self.tunnel.lock();
         for mut data in sent {
             // It is not more than any peer lets us send on a new stream.
-            core.send(self.0.number, &mut data)?;
+            core.send(self.number, &mut data)?;
         }
+        drop(core);
+        self.tunnel.wake_driver();
         Ok(())
     }
 
     /// What was sent on a stream that the peer has not looked at: it may be sent again on another.
     /// `None`: the application may have seen it.
     pub fn untaken(&self) -> Option<Vec<Bytes>> {
-        let mut core = self.0.tunnel.lock();
+        let mut core = self.tunnel.lock();
         let is_lost = core.failed.is_some();
-        let slot = core.slots.get_mut(&self.0.number).filter(|slot| !slot.accepted)?;
+        let slot = core.slots.get_mut(&self.number).filter(|slot| !slot.accepted)?;
         let untaken = slot.cut == Some(Cut::Reset(code::NOT_TAKEN))
             || (slot.cut.is_none() && is_lost && slot.unconfirmed.is_empty());
         untaken.then(|| std::mem::take(&mut slot.unconfirmed))
@@ -82,11 +82,16 @@ impl Stream {
 
     /// The code with which the peer has refused the stream, if it has.
     pub fn refusal(&self) -> Option<u32> {
-        let core = self.0.tunnel.lock();
-        match core.slots.get(&self.0.number).filter(|slot| !slot.accepted)?.cut? {
+        let core = self.tunnel.lock();
+        match core.slots.get(&self.number).filter(|slot| !slot.accepted)?.cut? {
             Cut::Reset(code) => Some(code),
             Cut::Unread => None,
         }
+    }
+
+    /// Counts the stream among those of its tunnel; `None` for a stream of a peer.
+    pub fn meter(&self) -> Option<Arc<Meter>> {
+        self.tunnel.lock().slots.get(&self.number)?.meter.clone()
     }
 
     /// Resolves when the peer has accepted the stream.
@@ -95,34 +100,26 @@ impl Stream {
     ///
     /// It has refused, or the tunnel failed.
     pub fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.0.poll_accepted(cx)
-    }
-
-    /// Resolves when the stream is a bulk transfer, and its peer lets it be continued on another
-    /// tunnel: with what to ask for there.
-    pub fn poll_bulk(&self, cx: &mut Context<'_>) -> Poll<Continued> {
-        let stream = self.0.number;
-        let mut core = self.0.tunnel.lock();
-        let name = core.session.name();
-        let Some(slot) = core.slots.get_mut(&stream) else { return Poll::Pending };
-        match name {
-            Some(tunnel) if slot.accepted && slot.bulk.is_bulk() => {
-                Poll::Ready(Continued { tunnel, stream })
-            }
-            _ => remember(&mut slot.mover, cx),
+        let mut core = self.tunnel.lock();
+        if let Some(error) = core.broken(self.number) {
+            return Poll::Ready(Err(error));
+        }
+        match core.slots.get_mut(&self.number) {
+            Some(slot) if slot.accepted => Poll::Ready(Ok(())),
+            Some(slot) => remember(&mut slot.reader, cx),
+            None => Poll::Ready(Err(Error::Closed)),
         }
     }
 
-    /// Goes on with a stream of `lease`, which was asked for with what [`Stream::poll_bulk`] gave:
-    /// until its peer has accepted that, everything stays as it is.
-    ///
-    /// # Errors
-    ///
-    /// The tunnel failed, or the peer refused: the stream stays where it is.
-    pub async fn go_on(&self, lease: Lease, with: Continued) -> Result<(), Error> {
-        let next = lease.go_on(with).await?;
-        self.0.go_on(Arc::new(next));
-        Ok(())
+    fn reset(&self, code: u32) {
+        self.tunnel.lock().session.reset(self.number, code);
+        self.tunnel.wake_driver();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.tunnel.release(self.number);
     }
 }
 
@@ -133,17 +130,28 @@ impl Asked {
     ///
     /// The peer has given it up.
     pub fn accept(self) -> Result<Stream, Error> {
-        self.0.0.accept()?;
-        Ok(self.0)
+        let Self(stream) = self;
+        stream.tunnel.lock().accept(stream.number)?;
+        stream.tunnel.wake_driver();
+        Ok(stream)
     }
 
     /// Says no.
     pub fn refuse(self, code: u32) {
-        self.0.0.reset(code);
+        self.0.reset(code);
     }
 }
 
 impl Core {
+    /// Says yes to a stream that the peer has asked for.
+    fn accept(&mut self, stream: u32) -> Result<(), Error> {
+        self.session.accept(stream)?;
+        if let Some(slot) = self.slots.get_mut(&stream) {
+            slot.accepted = true;
+        }
+        Ok(())
+    }
+
     /// Sends as much as may be sent, and takes it off. False: nothing may.
     pub(super) fn send(&mut self, stream: u32, data: &mut Bytes) -> Result<bool, Broken> {
         let Some(slot) = self.slots.get_mut(&stream) else {
@@ -161,39 +169,62 @@ impl Core {
             }
             sent
         };
-        if sent == 0 {
-            return Ok(false);
+        if sent > 0 {
+            slot.carry(sent);
         }
-        slot.carry(sent);
-        self.wake_driver();
-        Ok(true)
+        Ok(sent > 0)
     }
 }
 
 impl Outgoing for Sender {
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
-        if self.next.is_none() {
-            self.next = self.stream.0.leave()?;
+        let Stream { tunnel, number } = &*self.0;
+        let mut core = tunnel.lock();
+        if core.is_content(*number) {
+            // As TCP does with bytes to a peer that has closed: nobody is there to read them.
+            data.clear();
+            return Poll::Ready(Ok(()));
         }
-        self.next.as_deref().unwrap_or(&self.stream.0).poll_send(cx, data)
+        if let Some(error) = core.broken(*number) {
+            return Poll::Ready(Err(Broken::because(error)));
+        }
+        let sent = !tunnel.is_full(&mut core) && core.send(*number, data)?;
+        if !sent && let Some(slot) = core.slots.get_mut(number) {
+            return remember(&mut slot.writer, cx);
+        }
+        drop(core);
+        tunnel.wake_driver();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        self.next.as_deref().unwrap_or(&self.stream.0).poll_closed(cx)
+        let Stream { tunnel, number } = &*self.0;
+        let mut core = tunnel.lock();
+        if core.is_content(*number) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = core.broken(*number) {
+            return Poll::Ready(Err(Broken::because(error)));
+        }
+        match core.slots.get_mut(number) {
+            Some(slot) => remember(&mut slot.writer, cx),
+            None => Poll::Ready(Err(Broken::because(Error::Closed))),
+        }
     }
 
     fn end(&mut self) -> Result<(), Broken> {
-        if self.next.is_none() {
-            self.next = self.stream.0.leave()?;
+        let Stream { tunnel, number } = &*self.0;
+        let mut core = tunnel.lock();
+        if !core.is_content(*number) {
+            core.session.end(*number).map_err(Broken::because)?;
         }
-        self.next.as_deref().unwrap_or(&self.stream.0).end()
+        drop(core);
+        tunnel.wake_driver();
+        Ok(())
     }
 
     fn reset(&mut self) {
-        if let Some(next) = &self.next {
-            next.reset(code::CANCEL);
-        }
-        self.stream.0.reset(code::CANCEL);
+        self.0.reset(code::CANCEL);
     }
 }
 
@@ -201,26 +232,46 @@ impl Incoming for Receiver {
     type Data = Parts;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Parts, Broken>>> {
-        loop {
-            let part = self.next.as_deref().unwrap_or(&self.stream.0);
-            return Poll::Ready(match ready!(part.poll_data(cx)) {
-                Came::Moved(next) => {
-                    self.next = Some(next);
-                    continue;
+        let Stream { tunnel, number } = &*self.0;
+        let mut core = tunnel.lock();
+        let error = core.broken(*number);
+        let Some(slot) = core.slots.get_mut(number) else {
+            return Poll::Ready(Some(Err(Broken::because(Error::Closed))));
+        };
+        if slot.is_readable() {
+            let parts = slot.inbox.take();
+            if parts.has_remaining() {
+                if let Some(share) = &mut slot.share {
+                    share.read();
                 }
-                Came::Data(parts) => Some(Ok(parts)),
-                Came::End => None,
-                Came::Broken(error) => Some(Err(Broken::because(error))),
-            });
+                slot.carry(parts.remaining());
+                return Poll::Ready(Some(Ok(parts)));
+            }
+            if slot.ended {
+                return Poll::Ready(None);
+            }
+        }
+        match error {
+            Some(error) => Poll::Ready(Some(Err(Broken::because(error)))),
+            None => remember(&mut slot.reader, cx),
         }
     }
 
     fn is_last(&self) -> bool {
-        self.next.as_deref().unwrap_or(&self.stream.0).is_last()
+        let core = self.0.tunnel.lock();
+        core.slots.get(&self.0.number).is_some_and(|slot| slot.ended && slot.inbox.is_empty())
     }
 
     fn taken(&mut self, bytes: usize) -> Result<(), Broken> {
-        self.next.as_deref().unwrap_or(&self.stream.0).taken(bytes);
+        let Stream { tunnel, number } = &*self.0;
+        let mut core = tunnel.lock();
+        let before = core.session.waiting();
+        core.session.taken(*number, bytes);
+        let has_credit = core.session.waiting() > before;
+        drop(core);
+        if has_credit {
+            tunnel.wake_driver();
+        }
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::identity::{Identity, tls};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
-use crate::native::lanes::Lanes;
+use crate::native::quota::ClientQuotas;
 use crate::proxy::breaker::Breaker;
 use crate::proxy::http;
 use crate::proxy::http::plain::wires::Wires;
@@ -58,8 +58,8 @@ pub struct Realm {
     pub cookie: u64,
     /// Which peers may begin a handshake.
     admission: Mutex<Admission>,
-    /// The tunnels of peers that have streams which may be continued on another.
-    pub lanes: Lanes,
+    /// What peers use by the native transport.
+    pub quotas: ClientQuotas,
     /// Peers that could not be reached.
     breaker: Mutex<Breaker<Key>>,
     /// Which data thread each of the applications' connections is on.
@@ -154,7 +154,7 @@ impl Realm {
             cookie,
             admission: Mutex::new(Admission::new(context.options.handshakes)),
             breaker: Mutex::new(Breaker::new(context.options.breaker)),
-            lanes: Lanes::default(),
+            quotas: ClientQuotas::default(),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
             http: context.runtimes.all().iter().map(|_| http::pool::Pool::default()).collect(),
             wires: context.runtimes.all().iter().map(|_| Wires::default()).collect(),

@@ -9,7 +9,6 @@ use mesh_common::HBONE_PORT;
 use rustls::CommonState;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -21,8 +20,6 @@ use crate::io::tls;
 use crate::io::tls::handshake;
 use crate::model::snapshot::Endpoint;
 use crate::model::trace::Trace;
-use crate::native;
-use crate::native::frame::Name;
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::refusal::{Refusal, Watched};
@@ -30,7 +27,7 @@ use crate::proxy::server_name;
 use crate::sys::socket;
 use crate::telemetry::{Protocol, Role};
 use crate::tunnels::pool::{Key, Pool};
-use crate::tunnels::{self, Lease, Stream};
+use crate::tunnels::{self, Dialed, Lease, Stream, Validity};
 
 /// A TLS connection to a peer's agent.
 type Tls = Watched<tls::stream::Stream<TcpStream>>;
@@ -193,7 +190,7 @@ impl Way {
     }
 
     /// See [`dial`].
-    async fn dial(&self, attempt: &Attempt) -> Result<(Tls, Protocol), tunnels::Error> {
+    async fn dial(&self, attempt: &Attempt) -> Result<Dialed<Tls>, tunnels::Error> {
         let from = Reach {
             realm: &self.realm,
             worker: self.worker,
@@ -205,35 +202,6 @@ impl Way {
         };
         dial(&self.context, from, &self.key, attempt).await
     }
-}
-
-/// A tunnel that a stream to `endpoint`, which was begun on the tunnel `of`, has alone. `None`: it
-/// cannot be had. `owners` are the realm and the workload of `from`.
-pub async fn lane(
-    context: &Arc<Context>,
-    owners: (&Arc<Realm>, &Arc<Local>),
-    from: Reach<'_>,
-    endpoint: &Endpoint,
-    of: Name,
-) -> Option<native::tunnel::Lease> {
-    let way = Way::new(context, owners, from, endpoint);
-    let scope = way.realm.scope.clone();
-    let (tell, told) = oneshot::channel();
-    scope.spawn(Box::pin(async move {
-        let Some(pool) = way.pool() else { return };
-        // Where it fails the stream stays where it is: nobody waits for the peer, nobody is told.
-        let attempt = Attempt::default();
-        let opening = pool.lane(&way.key, of, || way.dial(&attempt));
-        tokio::select! {
-            biased;
-            () = way.realm.scope.draining() => {}
-            lease = opening => {
-                // If the stream has ended meanwhile, the next one has the tunnel.
-                let _unsent = tell.send(lease);
-            }
-        }
-    }));
-    told.await.ok().flatten()
 }
 
 /// Opens another tunnel to where `endpoint` is, in the background, if all that there are carry bulk
@@ -291,7 +259,7 @@ async fn dial(
     from: Reach<'_>,
     key: &Key,
     attempt: &Attempt,
-) -> Result<(Tls, Protocol), tunnels::Error> {
+) -> Result<Dialed<Tls>, tunnels::Error> {
     // A connection that may dial may do so on a second tunnel too.
     if !attempt.dialed.load(Ordering::Relaxed) {
         let held = from.realm.breaker().held(key, Instant::now());
@@ -319,8 +287,9 @@ async fn dial(
     let error = match timeout(context.options.handshake_timeout, shaking).await {
         Ok(Ok((tls, peer, protocol))) => {
             context.telemetry.handshake_done(Role::Client, peer.resumed);
-            let watched = Watched::new(tls, Arc::clone(&attempt.refusal), peer.standing);
-            return Ok((watched, protocol));
+            let validity = Validity { ours: dial.not_after(), peer: Arc::clone(&peer.standing) };
+            let io = Watched::new(tls, Arc::clone(&attempt.refusal), peer.standing);
+            return Ok(Dialed { io, protocol, validity });
         }
         Ok(Err(error)) => tunnels::Error::Tls(error),
         Err(_elapsed) => tunnels::Error::Timeout,

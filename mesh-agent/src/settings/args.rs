@@ -89,6 +89,12 @@ pub struct RunArgs {
         value_parser = clap::value_parser!(u64).range(defaults::LEAF_TTL_RANGE))]
     pub leaf_ttl: u64,
 
+    /// How long open connections of a peer may go on after its certificate has expired, or its
+    /// workload has left the node that signed it. It opens no new ones meanwhile
+    #[arg(long, value_name = "SECONDS", env = "MESH_EXPIRED_PEER_TIMEOUT",
+        default_value_t = defaults::EXPIRED_PEER_TIMEOUT.as_secs())]
+    pub expired_peer_timeout: u64,
+
     /// What the agent logs to standard error: a level, or levels by module
     /// (for example `info,mesh_agent::hbone=debug`)
     #[arg(long, value_name = "FILTER", env = "MESH_LOG", default_value = defaults::LOG)]

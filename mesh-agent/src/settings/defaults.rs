@@ -80,11 +80,11 @@ pub const HBONE_MAX_CONNECTIONS: usize = 4;
 /// For how long after a stream turned out to be bulk the next ones are expected to be, and are
 /// spread over the tunnels that there are. Transfers that a program repeats follow within seconds;
 /// what is spread in vain keeps surplus tunnels from becoming idle for as long.
-pub const HBONE_BULK_MEMORY: Duration = Duration::from_secs(10);
+pub const BULK_MEMORY: Duration = Duration::from_secs(10);
 
 /// How long after another tunnel for bulk could not be opened it is not tried again: at worst a
 /// handshake a second that a peer refuses, as with [`BREAKER`].
-pub const HBONE_AGAIN: Duration = Duration::from_secs(1);
+pub const TUNNEL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Bytes that may be under way on one stream (RFC 9113, section 5.2): 1 MiB fills 10 Gbit/s at a
 /// round trip of 0.8 ms.
@@ -134,9 +134,9 @@ pub const NATIVE_SERVERS: Bounds = Bounds {
     workload: Most { streams: usize::MAX, bytes: 2 << 30 },
 };
 
-/// Bulk transfers of one data thread to one peer that have a TLS connection of their own; further
-/// ones share. On as many, 25 Gbit/s are still 400 Mbit/s for each.
-pub const NATIVE_MAX_LANES: usize = 64;
+/// Tunnels of the native transport of one data thread to one peer, of which all but the first are
+/// opened because the others carry bulk. 8 × 8 threads = 64 of a peer's [`MAX_TUNNELS`].
+pub const NATIVE_MAX_TUNNELS: usize = 8;
 
 /// Bytes that may wait to be written on a tunnel before its streams are held up: two of the largest
 /// reads.
@@ -230,6 +230,15 @@ pub const LEAF_TTL: Duration = Duration::from_hours(1);
 /// What `--leaf-ttl` may be, in seconds. Below ten a renewal could come too late on a busy machine;
 /// above a day a certificate is not short-lived any more.
 pub const LEAF_TTL_RANGE: std::ops::RangeInclusive<u64> = 10..=86_400;
+
+/// How long connections of a peer may go on after its certificate has expired. A connection that an
+/// application keeps for hours stays on the tunnel on which it was opened, and so with the
+/// certificate of then: a day ends those of a stolen certificate, and few others.
+pub const EXPIRED_PEER_TIMEOUT: Duration = Duration::from_hours(24);
+
+/// How often peers with open tunnels are asked for their certificate's time: a new stream is refused
+/// in the moment that it expires, and its tunnel retired as much later at most.
+pub const PEER_REVIEW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Series of connections in the metrics: pairs of workloads. 10,000 × 1.5 KiB = 15 MiB at worst.
 pub const MAX_SERIES: usize = 10_000;

@@ -40,6 +40,7 @@ pub struct Settings {
     log: String,
     kernel_log: bool,
     leaf_ttl: Duration,
+    stale_timeout: Duration,
     transport: Transport,
 }
 
@@ -149,7 +150,7 @@ impl Settings {
             },
             clients: defaults::NATIVE_CLIENTS,
             servers: defaults::NATIVE_SERVERS,
-            max_lanes: defaults::NATIVE_MAX_LANES,
+            max_tunnels: defaults::NATIVE_MAX_TUNNELS,
             max_output_bytes: defaults::NATIVE_MAX_OUTPUT_BYTES,
             idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
             ping_interval: defaults::PING_INTERVAL,
@@ -158,8 +159,6 @@ impl Settings {
         let hbone = hbone::Options {
             max_streams: defaults::TUNNEL_MAX_STREAMS,
             max_connections: defaults::HBONE_MAX_CONNECTIONS,
-            bulk_memory: defaults::HBONE_BULK_MEMORY,
-            again: defaults::HBONE_AGAIN,
             stream_window_bytes: defaults::STREAM_WINDOW_BYTES,
             tunnel_window_bytes: defaults::TUNNEL_WINDOW_BYTES,
             max_frame_bytes: defaults::MAX_FRAME_BYTES,
@@ -173,6 +172,8 @@ impl Settings {
                 native: (self.transport == Transport::Native).then_some(native),
                 hbone,
                 answer_timeout: defaults::ANSWER_TIMEOUT,
+                bulk_memory: defaults::BULK_MEMORY,
+                again: defaults::TUNNEL_AGAIN,
             },
             sessions: tls::Bounds {
                 targets: defaults::SESSION_TARGETS,
@@ -216,6 +217,7 @@ impl Settings {
             leaf_ttl: self.leaf_ttl,
             poll_interval: defaults::CA_POLL_INTERVAL,
             trust_domain_aliases: self.trust_domain_aliases.clone(),
+            stale_timeout: self.stale_timeout,
         }
     }
 
@@ -259,6 +261,7 @@ impl TryFrom<RunArgs> for Settings {
             log: args.log,
             kernel_log: args.kernel_log,
             leaf_ttl: Duration::from_secs(args.leaf_ttl),
+            stale_timeout: Duration::from_secs(args.expired_peer_timeout),
             transport: args.transport,
         })
     }

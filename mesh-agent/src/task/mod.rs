@@ -4,5 +4,6 @@ pub mod backoff;
 pub mod batch;
 pub mod clock;
 pub mod ready;
+pub mod ending;
 pub mod scope;
 pub mod worker;

@@ -102,8 +102,6 @@ catalog! {
         "Connections that arrived at workloads, by the kernel program's verdict";
     KERNEL_EVENTS_LOST = Counter "mesh_kernel_events_lost_total" []
         "Reports of the kernel about direct connections that were lost";
-    TUNNELS_LEASED = Counter "mesh_tunnels_leased_total" []
-        "Bulk transfers that were given a tunnel of their own";
     POLICY_CLOSED = Counter "mesh_policy_closed_connections_total" []
         "Direct connections that were ended because a changed policy forbids them";
     VERDICTS = Counter "mesh_policy_verdicts_total" ["policy", "rule", "reason"]
@@ -262,7 +260,6 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
         (&CONDITIONS, shared.conditions.get()),
         (&ACCESS_LOG_DROPPED, shared.access_log.dropped()),
         (&SERIES_OVERFLOW, shared.series.overflowed()),
-        (&TUNNELS_LEASED, shared.tunnels_leased.get()),
         (&POLICY_CLOSED, shared.policy_closed.get()),
         (&DIALS_HELD, shared.dials_held.get()),
         (&TASK_PANICS, scope::panics()),

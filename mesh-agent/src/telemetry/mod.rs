@@ -183,7 +183,6 @@ struct Shared {
     applied_revision: Number,
     conditions: Number,
     events_malformed: Number,
-    tunnels_leased: Number,
     policy_closed: Number,
     verdicts: Mutex<BTreeMap<Said, u64>>,
     sources: Mutex<Vec<Source>>,
@@ -216,7 +215,6 @@ impl Telemetry {
             applied_revision: Number::default(),
             conditions: Number::default(),
             events_malformed: Number::default(),
-            tunnels_leased: Number::default(),
             policy_closed: Number::default(),
             verdicts: Mutex::default(),
             sources: Mutex::default(),
@@ -254,11 +252,6 @@ impl Telemetry {
         self.shared.tunnels_open[protocol as usize].add(1);
         self.shared.tunnels_opened[protocol as usize].add(1);
         OpenTunnel(Arc::clone(&self.shared), protocol)
-    }
-
-    /// Counts a bulk transfer that was given a tunnel of its own.
-    pub fn tunnel_leased(&self) {
-        self.shared.tunnels_leased.add(1);
     }
 
     /// Counts a handshake that succeeded. `resumed`: it went on with an earlier session.

@@ -123,7 +123,6 @@ fn the_agents_own_numbers_are_what_was_set() {
     telemetry.set_snapshot(7, 3);
     telemetry.set_applied_revision(6);
     telemetry.policy_closed(4);
-    telemetry.tunnel_leased();
     telemetry.handshake_failed(Role::Server, Kind::Tls);
     telemetry.handshake_done(Role::Client, true);
     telemetry.handshake_refused(Limit::TotalRate);
@@ -135,7 +134,6 @@ fn the_agents_own_numbers_are_what_was_set() {
     check(&telemetry, "mesh_applied_revision", &[" 6"]);
     check(&telemetry, "mesh_conditions", &[" 3"]);
     check(&telemetry, "mesh_policy_closed_connections_total", &[" 4"]);
-    check(&telemetry, "mesh_tunnels_leased_total", &[" 1"]);
     let open = [r#"{protocol="hbone"} 0"#, r#"{protocol="native"} 1"#];
     check(&telemetry, "mesh_tunnels_open", &open);
     let opened = [r#"{protocol="hbone"} 0"#, r#"{protocol="native"} 2"#];

@@ -7,8 +7,7 @@ pub struct Carried {
     pub has_room: bool,
     /// Streams that are open.
     pub streams: u32,
-    /// Those of them that are bulk transfers, which hold up the others. None of the native
-    /// transport: there they have tunnels that they have alone.
+    /// Those of them that are bulk transfers, which hold up the others.
     pub bulk: u32,
     /// One of its streams became a bulk transfer a short while ago.
     pub had_bulk: bool,

@@ -9,24 +9,24 @@ use std::future::{pending, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use crate::hbone;
 use crate::hbone::connect::{Open, RequestError};
+use crate::identity::standing::Standing;
 use crate::io::duplex::Duplex;
 use crate::io::leg::Leg;
 use crate::io::link::Link;
+use crate::io::load::{Load, Meter};
 use crate::io::relay::{self, RelayError};
 use crate::native;
-use crate::native::frame::{Name, code};
-use crate::native::lanes::{Ends, Lanes};
-use crate::native::quota::Quota;
-use crate::native::tunnel::Served;
+use crate::native::frame::code;
+use crate::native::quota::{Bounds, Quota};
+use crate::task::ending::Ending;
 use crate::task::scope::Scope;
 use crate::telemetry::{OpenTunnel, Protocol};
 use crate::tunnels::choice::Carried;
@@ -40,6 +40,10 @@ pub struct Options {
     pub hbone: hbone::Options,
     /// How long a peer may take to answer for its application.
     pub answer_timeout: Duration,
+    /// How long it is remembered that a tunnel has carried bulk: more is expected for so long.
+    pub bulk_memory: Duration,
+    /// After how long another tunnel is tried again that could not be opened.
+    pub again: Duration,
 }
 
 /// The protocols that are offered in TLS, the better one first.
@@ -86,7 +90,7 @@ impl From<hbone::Error> for Error {
             hbone::Error::Open(error) => Self::Connect(error),
             hbone::Error::H2(error) => Self::H2(error),
             hbone::Error::Refused(status) => Self::Refused(status),
-            hbone::Error::Closed => Self::Timeout,
+            hbone::Error::Closed | hbone::Error::Distrusted => Self::Timeout,
         }
     }
 }
@@ -114,6 +118,32 @@ impl Error {
     }
 }
 
+/// A TLS connection to a peer's agent, from which a tunnel is made.
+#[derive(Debug)]
+pub struct Dialed<Io> {
+    /// The connection.
+    pub io: Io,
+    /// The protocol that was agreed on.
+    pub protocol: Protocol,
+    /// How long new streams may be opened on it.
+    pub validity: Validity,
+}
+
+/// How long a tunnel takes new streams, as far as certificates go.
+#[derive(Clone, Debug)]
+pub struct Validity {
+    /// When our certificate ceases to be valid: the peer takes no streams from then on.
+    pub ours: SystemTime,
+    /// The peer.
+    pub peer: Arc<Standing>,
+}
+
+impl Validity {
+    fn is_over(&self, now: SystemTime) -> bool {
+        now > self.ours || self.peer.stale(now).is_some()
+    }
+}
+
 /// One connection to a peer's agent.
 #[derive(Clone, Debug)]
 enum Tunnel {
@@ -127,7 +157,7 @@ pub enum Lease {
     /// Of HBONE.
     Hbone(hbone::tunnel::Lease),
     /// Of the native transport.
-    Native(native::tunnel::Lease),
+    Native(native::lease::Lease),
 }
 
 /// A stream that a peer has accepted, or we have.
@@ -170,32 +200,18 @@ async fn unanswered(stream: &native::stream::Stream, patience: Duration) {
     }
 }
 
-/// Moves a stream that turns out to be a bulk transfer to a tunnel that it has alone, if there is
-/// one. If not, it stays where it is.
-async fn moved<Lane>(stream: &native::stream::Stream, lane: impl FnOnce(Name) -> Lane) -> Infallible
-where
-    Lane: Future<Output = Option<native::tunnel::Lease>>,
-{
-    let with = poll_fn(|cx| stream.poll_bulk(cx)).await;
-    // Most streams never come here.
-    let moving = async {
-        let Some(lease) = lane(with.tunnel).await else { return };
-        if let Err(error) = stream.go_on(lease, with).await {
-            tracing::debug!(%error, "a bulk transfer stays where it is");
-        }
-    };
-    Box::pin(moving).await;
-    pending().await
-}
-
-/// What a peer's streams are moved to: the peer asks for it.
-pub async fn no_lane(_name: Name) -> Option<native::tunnel::Lease> {
-    pending().await
+/// How many bytes a stream has carried.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts<'a> {
+    /// Those that the application has sent.
+    pub to_peer: &'a AtomicU64,
+    /// Those that it was given.
+    pub from_peer: &'a AtomicU64,
 }
 
 /// Says, whenever the tunnel of a stream has become worse for those to come, that another may be
 /// needed.
-async fn crowding(meter: Option<&hbone::load::Meter>, another: impl Fn()) -> Infallible {
+async fn crowding(meter: Option<&Meter>, another: impl Fn()) -> Infallible {
     let Some(meter) = meter else { return pending().await };
     loop {
         meter.crowds().await;
@@ -212,43 +228,10 @@ pub enum Incoming {
     Native(native::stream::Asked),
 }
 
-/// A tunnel that a peer has opened, as far as its protocol has to know more.
-#[derive(Debug)]
-pub enum Greeted {
-    /// HBONE: nothing.
-    Hbone,
-    /// The native transport: its hello.
-    Native(native::frame::Hello, native::tunnel::Input),
-}
-
-/// Hears what a peer says first, if its protocol has something to say first.
-///
-/// # Errors
-///
-/// The peer broke the protocol, or went away.
-pub async fn greet((io, protocol): (&mut impl Link, Protocol)) -> Result<Greeted, Error> {
-    match protocol {
-        Protocol::Hbone => Ok(Greeted::Hbone),
-        Protocol::Native => {
-            let (hello, input) = native::tunnel::hello(io).await?;
-            Ok(Greeted::Native(hello, input))
-        }
-    }
-}
-
-impl Greeted {
-    /// The data thread that the tunnel belongs to, if it is for streams of one that there is.
-    pub fn home(&self, lanes: &Lanes, ends: &Ends) -> Option<Handle> {
-        match self {
-            Self::Hbone => None,
-            Self::Native(hello, _) => lanes.home_of(hello.lane_of?, ends),
-        }
-    }
-}
-
 impl Tunnel {
     async fn start<Io>(
-        (io, protocol): (Io, Protocol),
+        io: Io,
+        protocol: Protocol,
         options: &Options,
         quota: Option<Arc<Quota>>,
         scope: &Scope,
@@ -258,7 +241,7 @@ impl Tunnel {
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
-            let start = native::tunnel::Tunnel::start((io, None), native, quota, scope, counted);
+            let start = native::tunnel::Tunnel::start(io, native, quota, scope, counted);
             let (tunnel, lease) = start;
             return Ok((Self::Native(tunnel), Lease::Native(lease)));
         }
@@ -276,18 +259,37 @@ impl Tunnel {
 
     /// What it carries, as far as the choice of the next stream's tunnel depends on it.
     fn carried(&self, options: &Options, now: Instant) -> Carried {
+        let of = |load: &Load, has_room| {
+            let since = load.last_bulk().map(|last| now.saturating_duration_since(last));
+            Carried {
+                has_room,
+                streams: load.streams(),
+                bulk: load.bulk(),
+                had_bulk: since.is_some_and(|since| since < options.bulk_memory),
+            }
+        };
         match self {
             Self::Hbone(tunnel) => {
-                let (load, options) = (tunnel.load(), &options.hbone);
-                let since = load.last_bulk().map(|last| now.saturating_duration_since(last));
-                Carried {
-                    has_room: load.streams() < options.max_streams,
-                    streams: load.streams(),
-                    bulk: load.bulk(),
-                    had_bulk: since.is_some_and(|since| since < options.bulk_memory),
-                }
+                let load = tunnel.load();
+                of(load, load.streams() < options.hbone.max_streams)
             }
-            Self::Native(tunnel) => Carried { has_room: tunnel.has_room(), ..Carried::default() },
+            Self::Native(tunnel) => of(&tunnel.load(), tunnel.has_room()),
+        }
+    }
+
+    /// The most tunnels of this kind to one peer.
+    const fn most(&self, options: &Options) -> usize {
+        match (self, &options.native) {
+            (Self::Native(_), Some(native)) => native.max_tunnels,
+            _ => options.hbone.max_connections,
+        }
+    }
+
+    /// Takes no more streams, and ends with the last one.
+    fn retire(&self) {
+        match self {
+            Self::Hbone(tunnel) => tunnel.retire(),
+            Self::Native(tunnel) => tunnel.retire(),
         }
     }
 
@@ -316,11 +318,10 @@ impl Lease {
     }
 
     /// Its tunnel was chosen although it carries bulk, because all do.
-    fn note_crowd(&self) {
+    fn note_crowd(&mut self) {
         match self {
             Self::Hbone(lease) => lease.note_crowd(),
-            // It carries none that is held up: such streams get a tunnel that they have alone.
-            Self::Native(_) => {}
+            Self::Native(lease) => lease.note_crowd(),
         }
     }
 
@@ -337,23 +338,20 @@ impl Stream {
     /// Copies both ways until both sides have closed; see [`relay::both_ways`]. What was sent on an
     /// earlier stream that was not taken is sent before all else.
     ///
-    /// If it turns out to be a bulk transfer, `lane` is asked for a tunnel to move it to; where
-    /// streams cannot be moved, `another` is told that those to come may need another one.
+    /// `another` is told when the streams to come may need another tunnel than this one's.
     ///
     /// # Errors
     ///
     /// One side closed abruptly, or the peer did not take the stream.
-    pub async fn relay<Lane>(
+    pub async fn relay(
         self,
         application: &mut Leg,
         again: Vec<Bytes>,
-        (to_peer, from_peer): (&AtomicU64, &AtomicU64),
+        carried: Counts<'_>,
         answer_timeout: Duration,
-        (lane, another): (impl FnOnce(Name) -> Lane, impl Fn()),
-    ) -> Result<(), Ended>
-    where
-        Lane: Future<Output = Option<native::tunnel::Lease>>,
-    {
+        another: impl Fn(),
+    ) -> Result<(), Ended> {
+        let Counts { to_peer, from_peer } = carried;
         let stream = match self {
             Self::Hbone(stream) => {
                 let meter = stream.meter.clone();
@@ -368,11 +366,12 @@ impl Stream {
             Self::Native(stream) => Arc::new(stream),
         };
         stream.send_again(again).map_err(RelayError::Peer)?;
+        let meter = stream.meter();
         let copied = tokio::select! {
             biased;
             copied = relay::both_ways(application, stream.split(), to_peer, from_peer) => copied,
             () = unanswered(&stream, answer_timeout) => return Err(Ended::Refused(Error::Timeout)),
-            never = moved(&stream, lane) => match never {},
+            never = crowding(meter.as_deref(), another) => match never {},
         };
         copied.map_err(|error| {
             if matches!(error, RelayError::Application(_)) {
@@ -430,6 +429,14 @@ impl Incoming {
         })
     }
 
+    /// Says that it was not looked at: it may be tried on another tunnel.
+    pub fn refuse_untaken(self) {
+        match self {
+            Self::Hbone(incoming) => incoming.refuse_untaken(),
+            Self::Native(asked) => asked.refuse(code::NOT_TAKEN),
+        }
+    }
+
     /// Says no, with a status of HTTP.
     pub fn refuse(self, status: u16) {
         match self {
@@ -439,33 +446,33 @@ impl Incoming {
     }
 }
 
-/// Serves one tunnel until the peer closes it; `handle` is given each stream. When `scope` drains
-/// no new streams are taken, and the tunnel ends with the last one that is open.
+/// Serves one tunnel until the peer closes it; `handle` is given each stream. What the peer may use
+/// by the native transport is within `quota`.
 ///
 /// # Errors
 ///
-/// The peer broke the protocol.
+/// The peer broke the protocol, or is not trusted any more.
 pub async fn serve<Io>(
-    (io, greeted): (Io, Greeted),
-    (ends, lanes): (Ends, &Lanes),
+    (io, protocol): (Io, Protocol),
+    quota: impl FnOnce(Bounds) -> Arc<Quota>,
     options: &Options,
-    scope: &Scope,
+    ending: Ending<'_, impl Future<Output = ()>, impl Future<Output = ()>>,
     handle: impl Fn(Result<Open, RequestError>, Incoming),
 ) -> Result<(), Error>
 where
     Io: Link + AsyncRead + AsyncWrite + Unpin,
 {
-    if let (Greeted::Native(_, input), Some(native)) = (greeted, &options.native) {
-        let served = Served { input, ends, lanes };
+    if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
+        let quota = quota(native.clients);
         let handle = |open: native::frame::Open, asked| {
             let native::frame::Open { destination, client, trace, .. } = open;
             let open = Open { destination, client, trace };
             handle(Ok(open), Incoming::Native(asked));
         };
-        return Ok(Box::pin(native::tunnel::serve(io, served, native, scope, handle)).await?);
+        return Ok(Box::pin(native::tunnel::serve(io, quota, native, ending, handle)).await?);
     }
     let handle = |open, incoming| handle(open, Incoming::Hbone(incoming));
-    Ok(Box::pin(hbone::server::serve(io, &options.hbone, scope, handle)).await?)
+    Ok(Box::pin(hbone::server::serve(io, &options.hbone, ending, handle)).await?)
 }
 
 const _: () = assert!(code::PROTOCOL < 100, "statuses of HTTP are apart");

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -16,13 +16,12 @@ use crate::hbone::connect::Open;
 use crate::io::link::Link;
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
-use crate::native;
-use crate::native::frame::Name;
 use crate::native::quota::{self, Quota};
+use crate::task::clock;
 use crate::task::scope::Scope;
-use crate::telemetry::{Protocol, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::tunnels::choice::{Choice, choose};
-use crate::tunnels::{Error, Lease, Options, Stream, Tunnel};
+use crate::tunnels::{Dialed, Error, Lease, Options, Stream, Tunnel, Validity};
 
 /// Which tunnels may carry a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,45 +50,23 @@ pub struct Pool {
 /// data threads. Cheap to clone; all clones are one.
 pub type Quotas = Arc<Mutex<quota::Quotas<Key, SpiffeId>>>;
 
+/// A tunnel that takes streams.
+#[derive(Debug)]
+struct Pooled {
+    tunnel: Tunnel,
+    validity: Validity,
+}
+
 /// The tunnels to one peer.
 #[derive(Debug, Default)]
 struct Peer {
     /// What it may use, if it speaks the native transport.
     quota: Option<Arc<Quota>>,
-    tunnels: Mutex<Vec<Tunnel>>,
-    /// Tunnels for one stream at a time, which was begun on one of the others.
-    lanes: Mutex<Vec<Arc<native::tunnel::Tunnel>>>,
+    tunnels: Mutex<Vec<Pooled>>,
     /// Held while a tunnel is opened, so that many connections at once open one.
     opening: tokio::sync::Mutex<()>,
     /// When one could last not be opened that was to carry what others are too busy for.
     failed: Mutex<Option<Instant>>,
-    /// How many lanes are being opened.
-    dialing: Dialing,
-}
-
-/// Counts lanes that are being opened.
-#[derive(Debug, Default)]
-struct Dialing(AtomicUsize);
-
-/// A lane that is being opened.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Dialing {
-    /// A place, unless there are `most` with those that are open.
-    fn try_acquire<T>(&self, open: &[T], most: usize) -> Option<Place<'_>> {
-        // All on one thread, and `open` is locked: nobody comes between.
-        if open.len() + self.0.load(Ordering::Relaxed) >= most {
-            return None;
-        }
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Some(Place(&self.0))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Pool {
@@ -115,7 +92,7 @@ impl Pool {
     where
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dial: Fn() -> Dialing,
-        Dialing: Future<Output = Result<(Io, Protocol), Error>>,
+        Dialing: Future<Output = Result<Dialed<Io>, Error>>,
     {
         let mut lease = self.lease(key, &dial).await?;
         match self.answered(&mut lease, open, hostname).await {
@@ -144,7 +121,7 @@ impl Pool {
     where
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dial: Fn() -> Dialing,
-        Dialing: Future<Output = Result<(Io, Protocol), Error>>,
+        Dialing: Future<Output = Result<Dialed<Io>, Error>>,
     {
         let peer = self.peer(key);
         if let Some(lease) = peer.lease(&self.options) {
@@ -162,17 +139,17 @@ impl Pool {
     async fn open<Io>(
         &self,
         peer: &Peer,
-        dialing: impl Future<Output = Result<(Io, Protocol), Error>>,
+        dialing: impl Future<Output = Result<Dialed<Io>, Error>>,
     ) -> Result<Lease, Error>
     where
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let dialed = dialing.await?;
-        let counted = self.telemetry.tunnel_opened(dialed.1);
+        let Dialed { io, protocol, validity } = dialing.await?;
+        let counted = self.telemetry.tunnel_opened(protocol);
         let quota = peer.quota.clone();
-        let starting = Tunnel::start(dialed, &self.options, quota, &self.scope, counted);
+        let starting = Tunnel::start(io, protocol, &self.options, quota, &self.scope, counted);
         let (tunnel, lease) = starting.await?;
-        lock(&peer.tunnels).push(tunnel);
+        lock(&peer.tunnels).push(Pooled { tunnel, validity });
         Ok(lease)
     }
 
@@ -190,7 +167,7 @@ impl Pool {
     where
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dial: FnOnce() -> Dialing,
-        Dialing: Future<Output = Result<(Io, Protocol), Error>>,
+        Dialing: Future<Output = Result<Dialed<Io>, Error>>,
     {
         let peer = self.peer(key);
         let Ok(_opening) = peer.opening.try_lock() else { return };
@@ -202,45 +179,6 @@ impl Pool {
             .inspect_err(|error| tracing::debug!(%error, "there is no other tunnel for bulk"))
             .err()
             .map(|_| Instant::now());
-    }
-
-    /// A tunnel that one stream of the tunnel `of` has alone. `None`: there are as many as there may
-    /// be, or the peer cannot be reached now; the stream does as well where it is.
-    pub async fn lane<Io, Dial, Dialing>(
-        &self,
-        key: &Key,
-        of: Name,
-        dial: Dial,
-    ) -> Option<native::tunnel::Lease>
-    where
-        Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        Dial: FnOnce() -> Dialing,
-        Dialing: Future<Output = Result<(Io, Protocol), Error>>,
-    {
-        let native = self.options.native.as_ref()?;
-        let peer = self.peer(key);
-        {
-            let mut lanes = lock(&peer.lanes);
-            lanes.retain(|lane| !lane.is_closed());
-            if let Some(lease) = lanes.iter().find_map(native::tunnel::Tunnel::lease_alone) {
-                self.telemetry.tunnel_leased();
-                return Some(lease);
-            }
-        }
-        let _place = peer.dialing.try_acquire(&lock(&peer.lanes), native.max_lanes)?;
-        let (io, protocol) = dial()
-            .await
-            .inspect_err(|error| tracing::debug!(%error, "a bulk transfer gets no tunnel"))
-            .ok()?;
-        if protocol != Protocol::Native {
-            return None;
-        }
-        let counted = self.telemetry.tunnel_opened(protocol);
-        let (io, quota) = ((io, Some(of)), peer.quota.clone());
-        let (lane, lease) = native::tunnel::Tunnel::start(io, native, quota, &self.scope, counted);
-        lock(&peer.lanes).push(lane);
-        self.telemetry.tunnel_leased();
-        Some(lease)
     }
 
     /// The peer's tunnels. Peers whose tunnels are all closed are forgotten on the way, so that
@@ -270,9 +208,9 @@ impl Peer {
     /// A place on an open tunnel.
     fn lease(&self, options: &Options) -> Option<Lease> {
         let mut tunnels = lock(&self.tunnels);
-        tunnels.retain(|tunnel| !tunnel.is_closed());
+        keep_valid(&mut tunnels, clock::now());
         let Choice { place, another } = choice(&tunnels, options, Instant::now());
-        let lease = tunnels.get(place?)?.lease(options)?;
+        let mut lease = tunnels.get(place?)?.tunnel.lease(options)?;
         if another {
             lease.note_crowd();
         }
@@ -282,23 +220,35 @@ impl Peer {
     /// Whether the next stream should have another tunnel, and it may be opened now.
     fn wants_another(&self, options: &Options, now: Instant) -> bool {
         let failed = *lock(&self.failed);
-        let is_time = failed
-            .is_none_or(|failed| now.saturating_duration_since(failed) >= options.hbone.again);
+        let is_time =
+            failed.is_none_or(|failed| now.saturating_duration_since(failed) >= options.again);
         let mut tunnels = lock(&self.tunnels);
-        tunnels.retain(|tunnel| !tunnel.is_closed());
+        keep_valid(&mut tunnels, clock::now());
         is_time && choice(&tunnels, options, now).another
     }
 
     fn is_idle(&self) -> bool {
-        lock(&self.tunnels).iter().all(Tunnel::is_closed)
-            && lock(&self.lanes).iter().all(|lane| lane.is_closed())
+        lock(&self.tunnels).iter().all(|pooled| pooled.tunnel.is_closed())
             && self.opening.try_lock().is_ok()
     }
 }
 
-fn choice(tunnels: &[Tunnel], options: &Options, now: Instant) -> Choice {
-    let carried = tunnels.iter().map(|tunnel| tunnel.carried(options, now));
-    choose(carried, options.hbone.max_connections)
+/// Forgets tunnels that take no more streams. Those whose certificates are out of date end with the
+/// streams that they have.
+fn keep_valid(tunnels: &mut Vec<Pooled>, now: SystemTime) {
+    tunnels.retain(|Pooled { tunnel, validity }| {
+        let is_over = validity.is_over(now);
+        if is_over {
+            tunnel.retire();
+        }
+        !is_over && !tunnel.is_closed()
+    });
+}
+
+fn choice(tunnels: &[Pooled], options: &Options, now: Instant) -> Choice {
+    let carried = tunnels.iter().map(|pooled| pooled.tunnel.carried(options, now));
+    let most = tunnels.first().map_or(1, |pooled| pooled.tunnel.most(options));
+    choose(carried, most)
 }
 
 /// A panic elsewhere leaves the tables whole: each change is one call.

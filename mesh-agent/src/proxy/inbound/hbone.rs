@@ -13,10 +13,9 @@ use crate::failure::{Failure, Kind, Retry, Side};
 use crate::identity::standing::Standing;
 use crate::identity::tls::Met;
 use crate::identity::verify::peer_error;
-use crate::io::movable::Movable;
 use crate::io::tls::handshake;
 use crate::io::tls::stream::Stream;
-use crate::native::lanes::Ends;
+use crate::native::quota::Ends;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::inbound::admission::Place;
@@ -25,11 +24,13 @@ use crate::proxy::inbound::last_hop::{self, Inbound};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::server_name;
 use crate::sys::socket;
+use crate::task::clock;
+use crate::task::ending::Ending;
 use crate::telemetry::{Peer, Protocol, Reporter, Role};
-use crate::tunnels::{self, Greeted};
+use crate::tunnels::{self, Incoming};
 
 /// A TLS connection of a peer's agent.
-type Tls = Stream<Movable>;
+type Tls = Stream<TcpStream>;
 
 /// Serves a tunnel that a peer's agent opened to a workload of `realm`.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
@@ -48,43 +49,16 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, cl
     let handshake = handshake(&context, &realm, &mut local, stream).await;
     drop(place);
     match handshake {
-        Ok((mut tls, protocol, Met { id: peer, standing, .. })) => {
+        Ok((tls, protocol, Met { id: peer, standing, .. })) => {
             // Not before: who has no certificate takes no place from those who have.
             let Ok(place) = Arc::clone(&local.tunnels).try_acquire_owned() else {
                 tracing::warn!(%client, workload = %local.workload.name,
                     "a peer's tunnel is refused: the workload has as many as it may");
                 return;
             };
-            let greeting = tunnels::greet((&mut tls, protocol));
-            let greeted = match timeout(context.options.handshake_timeout, greeting).await {
-                Ok(Ok(greeted)) => greeted,
-                Ok(Err(error)) => {
-                    tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
-                    return;
-                }
-                Err(_elapsed) => {
-                    tracing::debug!(%client, %peer, "a peer's tunnel says nothing");
-                    return;
-                }
-            };
             let ends = Ends { peer, local: local.workload.name.clone() };
-            let home = greeted.home(&realm.lanes, &ends);
-            let scope = realm.scope.clone();
             let tunnel = Shaken { context, realm, local, client, ends, standing, _place: place };
-            let Some(home) = home else {
-                return Box::pin(tunnel.serve(tls, protocol, greeted)).await;
-            };
-            // Both sockets of a stream that is moved here belong on one thread.
-            if let Err(error) = tls.io_mut().leave() {
-                tracing::warn!(%error, "a tunnel cannot be moved");
-                return;
-            }
-            scope.spawn_on(&home, async move {
-                match tls.io_mut().arrive() {
-                    Ok(()) => Box::pin(tunnel.serve(tls, protocol, greeted)).await,
-                    Err(error) => tracing::warn!(%error, "a tunnel cannot be moved"),
-                }
-            });
+            Box::pin(tunnel.serve(tls, protocol)).await;
         }
         Err(failure) => refused(&context, &local, client, failure),
     }
@@ -103,31 +77,37 @@ struct Shaken {
 
 impl Shaken {
     /// Serves its streams.
-    async fn serve(self, tls: Tls, protocol: Protocol, greeted: Greeted) {
+    async fn serve(self, tls: Tls, protocol: Protocol) {
         let Self { context, realm, local, client, ends, standing, _place } = self;
         let counted = context.telemetry.tunnel_opened(protocol);
         let options = context.options.tunnels;
-        let peer = ends.peer.clone();
-        let site = (ends, &realm.lanes);
-        let served =
-            tunnels::serve((tls, greeted), site, &options, &realm.scope, |open, incoming| {
-                let inbound = Inbound {
-                    context: Arc::clone(&context),
-                    realm: Arc::clone(&realm),
-                    local: Arc::clone(&local),
-                    peer: peer.clone(),
-                    tunnel: client,
-                };
-                realm.scope.spawn(last_hop::run(inbound, open, incoming));
-            });
-        tokio::select! {
-            biased;
-            why = standing.fell() => {
-                tracing::warn!(%client, %peer, reason = %why, "a peer's tunnel is ended");
+        let peer = &ends.peer;
+        let handle = |open, incoming: Incoming| {
+            // The peer opens its next tunnel with the certificate that it has now.
+            if standing.stale(clock::now()).is_some() {
+                return incoming.refuse_untaken();
             }
-            result = served => if let Err(error) = result {
-                tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
-            },
+            let inbound = Inbound {
+                context: Arc::clone(&context),
+                realm: Arc::clone(&realm),
+                local: Arc::clone(&local),
+                peer: peer.clone(),
+                tunnel: client,
+            };
+            realm.scope.spawn(last_hop::run(inbound, open, incoming));
+        };
+        let retired = async {
+            let reason = standing.staled().await;
+            tracing::debug!(%client, %peer, %reason, "a peer's tunnel takes no more streams");
+        };
+        let cut = async {
+            let reason = standing.fell().await;
+            tracing::warn!(%client, %peer, %reason, "a peer's tunnel is ended");
+        };
+        let ending = Ending { scope: &realm.scope, retired, cut };
+        let quota = |bounds| realm.quotas.of(&ends, bounds);
+        if let Err(error) = tunnels::serve((tls, protocol), quota, &options, ending, handle).await {
+            tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
         }
         drop(counted);
     }
@@ -179,7 +159,7 @@ async fn handshake(
     let quiet = context.options.keep_alive;
     socket::keep_alive(&stream, quiet, quiet).map_err(failed)?;
     let accepting = async {
-        let hello = handshake::hello(Movable::new(stream)).await?;
+        let hello = handshake::hello(stream).await?;
         let name = hello.server_name().and_then(server_name::workload);
         if let Some(named) = name.and_then(|name| realm.local_named(&name)) {
             *local = named;

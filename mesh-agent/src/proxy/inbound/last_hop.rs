@@ -16,7 +16,7 @@ use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::proxy::inbound::requests;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::telemetry::{Peer, Reporter, Security};
-use crate::tunnels::{Ended, Incoming, no_lane};
+use crate::tunnels::{Counts, Ended, Incoming};
 
 /// A stream's surroundings.
 pub struct Inbound {
@@ -119,11 +119,10 @@ async fn relay(
     let stream = incoming
         .accept()
         .map_err(|error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error))?;
-    let counts = (&conn.carried.received, &conn.carried.sent);
+    let counts = Counts { to_peer: &conn.carried.received, from_peer: &conn.carried.sent };
     let patience = context.options.tunnels.answer_timeout;
     // The peer's agent, who has opened the tunnel, opens further ones.
-    let further = (no_lane, || {});
-    let copied = stream.relay(&mut application, Vec::new(), counts, patience, further);
+    let copied = stream.relay(&mut application, Vec::new(), counts, patience, || {});
     let copied = tokio::select! {
         biased;
         copied = copied => copied,

@@ -20,7 +20,7 @@ use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
 use crate::telemetry::{Peer, Reporter};
-use crate::tunnels::Ended;
+use crate::tunnels::{Counts, Ended};
 
 /// Serves a connection that the kernel sent to the outbound listener of `realm` on the data thread
 /// `worker`.
@@ -91,7 +91,7 @@ async fn serve(
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
     let trace = conn.trace;
     let from = Reach { realm, worker, local: &local, client: seen, shared, trace, hostname };
-    let counts = (&conn.carried.sent, &conn.carried.received);
+    let counts = Counts { to_peer: &conn.carried.sent, from_peer: &conn.carried.received };
     let patience = context.options.tunnels.answer_timeout;
     let mut again = None;
     loop {
@@ -103,9 +103,8 @@ async fn serve(
         };
         let is_first = again.is_none();
         let sent = again.take().unwrap_or_default();
-        let lane = |of| upstream::lane(context, (realm, &local), from, &endpoint, of);
         let another = || upstream::another(context, (realm, &local), from, &endpoint);
-        match stream.relay(&mut leg, sent, counts, patience, (lane, another)).await {
+        match stream.relay(&mut leg, sent, counts, patience, another).await {
             Err(Ended::NotTaken(sent)) if is_first => {
                 // The peer is stopping, or has as many streams as it takes.
                 lease.close();

@@ -28,7 +28,7 @@ pub struct Meter {
 
 impl Load {
     /// Adds a stream, unless there are `most`.
-    pub(super) fn add(self: &Arc<Self>, most: u32) -> Option<Meter> {
+    pub fn add(self: &Arc<Self>, most: u32) -> Option<Meter> {
         if self.streams.fetch_add(1, Ordering::AcqRel) >= most {
             self.streams.fetch_sub(1, Ordering::AcqRel);
             return None;
@@ -54,7 +54,7 @@ impl Load {
 
 impl Meter {
     /// Notes how much the stream has sent or received at once.
-    pub(super) fn carry(&self, bytes: usize) {
+    pub fn carry(&self, bytes: usize) {
         let mut bulk = lock(&self.bulk);
         let was = bulk.is_bulk();
         bulk.carry(bytes);
@@ -70,7 +70,7 @@ impl Meter {
     }
 
     /// The stream has come to a tunnel that carries bulk, because all do.
-    pub(super) fn note_crowd(&self) {
+    pub fn note_crowd(&self) {
         self.crowds.notify_one();
     }
 
