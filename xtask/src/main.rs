@@ -9,6 +9,7 @@ mod run;
 mod fuzz;
 mod compat;
 mod conformance;
+mod paths;
 mod security;
 mod ci;
 mod tidy;
@@ -81,6 +82,12 @@ enum Verb {
     Conformance(Conformance),
     /// Attack agents that serve, in some fifty ways, and see that each is refused (root)
     Security(Security),
+    /// Send generated paths to real servers, and see that policies hold for all that they read
+    ///
+    /// Installs Tomcat, Jetty, Spring, nginx, Apache httpd, Go, Express, Flask and FastAPI as far as
+    /// they are missing, runs them on loopback, compares what they reach with the record in
+    /// tests/paths, and asks the policies about it.
+    Paths(Paths),
     /// Check the rules that no lint can express: layers, file sizes, names
     Tidy,
     /// Run every check that CI runs
@@ -141,6 +148,20 @@ struct Security {
     json: bool,
 }
 
+/// Which servers are asked, and what becomes of their answers.
+#[derive(Args, Debug)]
+struct Paths {
+    /// Print the result as one JSON object as well, on the last line
+    #[arg(long)]
+    json: bool,
+    /// Write what was seen into tests/paths, instead of comparing it
+    #[arg(long, conflicts_with = "without")]
+    record: bool,
+    /// Leave a program out that cannot be had here; may be repeated
+    #[arg(long, value_name = "NAME")]
+    without: Vec<String>,
+}
+
 fn main() -> ExitCode {
     match dispatch(Cli::parse().verb) {
         Ok(code) => code,
@@ -174,6 +195,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Compat(options) => return compat::run(&workspace, &options),
         Verb::Security(options) => return security::run(&workspace, &options),
         Verb::Conformance(options) => return conformance::run(&workspace, &options),
+        Verb::Paths(options) => return paths::run(&workspace, &options),
         Verb::Tidy => tidy::check(&workspace.root)?,
         Verb::Ci { skip_tests } => ci::run(&workspace, skip_tests)?,
     }

@@ -91,6 +91,18 @@ pub(crate) fn cpp() -> Result<()> {
     Apt { updated: false }.install(&["g++"], "a C++ compiler for libFuzzer")
 }
 
+/// Installs Debian's `packages`, which are missing, for `reason`.
+///
+/// # Errors
+///
+/// Something could not be installed; the error says what to do by hand.
+pub(crate) fn packages(packages: &[&str], reason: &str) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    Apt { updated: false }.install(packages, reason)
+}
+
 /// Installs the compiler of the kernel programs, whichever way works.
 fn install_rust(way: Option<Way>, apt: &mut Apt) -> Result<()> {
     let by_rustup = match way {
