@@ -1,28 +1,37 @@
-//! Any path: what it may be read as has no way out of itself, and a policy about one of these readings
-//! is not passed by.
+//! Any path: its readings are bounded and closed, and a policy about one of them is not passed by.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mesh_agent::authz::path;
-use mesh_agent::model::policy::request::Template;
+use mesh_agent::authz::path::{self, Readings};
+use mesh_agent::model::policy::Text;
+use mesh_agent::model::policy::request::{PathText, Template};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = str::from_utf8(input) else { return };
-    let (template, path) = text.split_once('\n').unwrap_or(("/{**}", text));
-    let forms = path::forms(path);
-    assert_eq!(forms[0], path);
-    for form in &forms[1..] {
-        assert!(form.starts_with('/'), "{form}");
-        assert!(form.split('/').all(|segment| !matches!(segment, "." | "..")), "{form}");
+    let (pattern, path) = text.split_once('\n').unwrap_or(("/{**}", text));
+    let readings = Readings::of(path);
+    assert_eq!(readings.written(), path);
+    let all: Vec<_> = readings.iter().collect();
+    assert!(all.len() <= 65, "{all:?}");
+    assert!(readings.is_complete || readings.is_ambiguous);
+    if path::is_valid(path) && path != "*" {
+        assert!(all.iter().all(|reading| reading.starts_with('/')), "{all:?}");
     }
-    // Whoever decodes once more, and then resolves dots, finds nothing that is not among them.
-    if let Some(last) = forms.last()
-        && !last.contains(['%', '\\'])
+    // Whoever makes the same steps with a reading that has nothing left to decode stays inside.
+    if readings.is_complete
+        && let Some(last) = all.iter().find(|reading| !reading.contains(['%', '\u{fffd}']))
     {
-        assert!(path::forms(last).iter().all(|again| forms.contains(again) || last.contains(';')));
+        let again = Readings::of(last);
+        assert!(!again.is_complete || again.iter().all(|reading| all.contains(&reading)), "{last}");
     }
-    if let Some(template) = Template::new(template) {
-        let all = Template::new("/{**}").unwrap();
-        assert!(!template.matches(path) || all.matches(path));
-    }
+    // What is meant exactly is meant broadly.
+    let pattern = match Template::new(pattern) {
+        Some(template) => PathText::Template(template),
+        None => match pattern.split_once('*') {
+            Some(("", end)) => PathText::Text(Text::Suffix(end.to_owned())),
+            Some((start, _)) => PathText::Text(Text::Prefix(start.to_owned())),
+            None => PathText::Text(Text::Exact(pattern.to_owned())),
+        },
+    };
+    assert!(!pattern.matches(path) || pattern.covers(path), "{pattern:?} {path}");
 });

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use crate::authz::path::Readings;
 use crate::model::id::ResourceName;
-use crate::model::policy::request::{HeaderCondition, HttpOperation};
+use crate::model::policy::request::{HeaderCondition, HttpOperation, PathText};
 use crate::model::policy::{
     Action, AuthorizationPolicy, Block, Operation, Rule, Source, Text, When,
 };
@@ -39,8 +40,8 @@ pub struct HttpRequest<'a> {
     pub method: &'a str,
     /// `Host` or `:authority`, in lower case.
     pub host: Option<Cow<'a, str>>,
-    /// The path, in all the ways that an application may read it ([`path::forms`]).
-    pub paths: Vec<Cow<'a, str>>,
+    /// The path, in all the ways that an application may read it.
+    pub paths: Readings<'a>,
     /// The fields.
     pub headers: &'a HeaderMap,
 }
@@ -65,6 +66,10 @@ pub enum Denial {
     NoneAllows(ResourceName),
     /// A policy looks at requests, and whoever carries this sees none.
     Unseen(ResourceName),
+    /// This policy looks at paths, and the request's has more readings than are judged.
+    Readings(ResourceName),
+    /// This `MeshPolicy` refuses paths that servers read in different ways, and the request's is one.
+    Ambiguous(ResourceName),
 }
 
 /// What is known of a rule: of a connection perhaps only that some of its requests may match.
@@ -152,6 +157,12 @@ fn weigh(
     request: &Request<'_>,
     counts: impl Fn(&AuthorizationPolicy) -> bool + Copy,
 ) -> Verdict {
+    if request.http.is_some_and(|http| !http.paths.is_complete)
+        && let Some(policy) =
+            policies.iter().find(|policy| counts(policy) && policy.asks_for_paths())
+    {
+        return Verdict::Deny(Denial::Readings(policy.name.clone()));
+    }
     let by =
         |action| policies.iter().filter(move |policy| policy.action == action && counts(policy));
     let mut perhaps = None;
@@ -194,6 +205,16 @@ impl fmt::Display for Denial {
                 "AuthorizationPolicy {policy} looks at requests of HTTP, and this is not HTTP, or its \
                  requests are not seen"
             ),
+            Self::Readings(policy) => write!(
+                f,
+                "AuthorizationPolicy {policy} looks at paths, and servers may read this one in more \
+                 ways than are judged"
+            ),
+            Self::Ambiguous(policy) => write!(
+                f,
+                "MeshPolicy {policy} refuses ambiguous paths, and servers read this one in different \
+                 ways"
+            ),
         }
     }
 }
@@ -217,7 +238,8 @@ fn matching(policy: &AuthorizationPolicy, request: &Request<'_>) -> (Match, usiz
 /// allowed if all of them are: what the application takes it for is not known.
 fn applies(action: Action, rule: &Rule, request: &Request<'_>) -> Match {
     let Some(http) = request.http else { return applies_to(rule, request, None) };
-    let paths = http.paths.iter().map(|path| applies_to(rule, request, Some((http, path))));
+    let read = |path| Read { http, path, is_refused: action != Action::Allow };
+    let paths = http.paths.iter().map(|path| applies_to(rule, request, Some(read(path))));
     match action {
         Action::Audit | Action::Deny => paths.max(),
         Action::Allow => paths.min(),
@@ -226,9 +248,15 @@ fn applies(action: Action, rule: &Rule, request: &Request<'_>) -> Match {
 }
 
 /// A request, and how its path is read.
-type Read<'a> = Option<(&'a HttpRequest<'a>, &'a str)>;
+#[derive(Clone, Copy, Debug)]
+struct Read<'a> {
+    http: &'a HttpRequest<'a>,
+    path: &'a str,
+    /// The rule refuses what it matches.
+    is_refused: bool,
+}
 
-fn applies_to(rule: &Rule, request: &Request<'_>, read: Read<'_>) -> Match {
+fn applies_to(rule: &Rule, request: &Request<'_>, read: Option<Read<'_>>) -> Match {
     let is_from =
         rule.from.is_empty() || rule.from.iter().any(|source| comes_from(source, request));
     if rule.never || !is_from {
@@ -240,7 +268,7 @@ fn applies_to(rule: &Rule, request: &Request<'_>, read: Read<'_>) -> Match {
     when.fold(to, Match::min)
 }
 
-fn is_when(when: &When, request: &Request<'_>, read: Read<'_>) -> Match {
+fn is_when(when: &When, request: &Request<'_>, read: Option<Read<'_>>) -> Match {
     if !comes_from(&when.source, request) {
         return Match::No;
     }
@@ -270,27 +298,33 @@ fn among<T>(yes: &[T], no: &[T], matches: impl Fn(&T) -> bool) -> bool {
     (yes.is_empty() || yes.iter().any(&matches)) && !no.iter().any(&matches)
 }
 
-fn goes_to(operation: &Operation, port: u16, read: Read<'_>) -> Match {
+fn goes_to(operation: &Operation, port: u16, read: Option<Read<'_>>) -> Match {
     if !among(&operation.ports, &operation.not_ports, |own| *own == port) {
         return Match::No;
     }
     if operation.http.is_empty() {
         return Match::Yes;
     }
-    known(read, |http, path| asks_for(&operation.http, http, path))
+    known(read, |read| asks_for(&operation.http, read))
 }
 
-fn asks_for(operation: &HttpOperation, http: &HttpRequest<'_>, path: &str) -> bool {
+/// Whether a request is one of those that are meant. What refuses is taken broadly: `paths` of a rule
+/// that refuses, `notPaths` of one that allows.
+fn asks_for(operation: &HttpOperation, Read { http, path, is_refused }: Read<'_>) -> bool {
     let host = http.host.as_deref();
+    let is =
+        |text: &PathText, broadly| if broadly { text.covers(path) } else { text.matches(path) };
+    let (paths, not_paths) = (&operation.paths, &operation.not_paths);
     among(&operation.methods, &operation.not_methods, |text| text.matches(Some(http.method)))
-        && among(&operation.paths, &operation.not_paths, |text| text.matches(path))
+        && (paths.is_empty() || paths.iter().any(|text| is(text, is_refused)))
+        && !not_paths.iter().any(|text| is(text, !is_refused))
         && among(&operation.hosts, &operation.not_hosts, |text| text.matches(host))
 }
 
 /// Whether a request has a header, of which several lines are one (RFC 9110, section 5.3).
-fn has(condition: &HeaderCondition, read: Read<'_>) -> Match {
-    known(read, |http, _| {
-        let all = http.headers.get_all(&condition.name).iter();
+fn has(condition: &HeaderCondition, read: Option<Read<'_>>) -> Match {
+    known(read, |read| {
+        let all = read.http.headers.get_all(&condition.name).iter();
         let all: Vec<_> = all.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
         let value = (!all.is_empty()).then(|| all.join(","));
         let is = |text: &Text| text.matches(value.as_deref());
@@ -298,10 +332,10 @@ fn has(condition: &HeaderCondition, read: Read<'_>) -> Match {
     })
 }
 
-fn known(read: Read<'_>, is: impl Fn(&HttpRequest<'_>, &str) -> bool) -> Match {
+fn known(read: Option<Read<'_>>, is: impl Fn(Read<'_>) -> bool) -> Match {
     match read {
         None => Match::Perhaps,
-        Some((http, path)) if is(http, path) => Match::Yes,
+        Some(read) if is(read) => Match::Yes,
         Some(_) => Match::No,
     }
 }
@@ -311,7 +345,7 @@ impl Denial {
     pub const fn rule(&self) -> Option<usize> {
         match self {
             Self::Matched(_, rule) => Some(*rule),
-            Self::NoneAllows(_) | Self::Unseen(_) => None,
+            Self::NoneAllows(_) | Self::Unseen(_) | Self::Readings(_) | Self::Ambiguous(_) => None,
         }
     }
 
@@ -321,13 +355,19 @@ impl Denial {
             Self::Matched(..) => "rule_denies",
             Self::NoneAllows(_) => "no_rule_allows",
             Self::Unseen(_) => "requests_unseen",
+            Self::Readings(_) => "path_readings",
+            Self::Ambiguous(_) => "path_ambiguous",
         }
     }
 
     /// The policy that denies.
     pub const fn policy(&self) -> &ResourceName {
         match self {
-            Self::Matched(policy, _) | Self::NoneAllows(policy) | Self::Unseen(policy) => policy,
+            Self::Matched(policy, _)
+            | Self::NoneAllows(policy)
+            | Self::Unseen(policy)
+            | Self::Readings(policy)
+            | Self::Ambiguous(policy) => policy,
         }
     }
 }

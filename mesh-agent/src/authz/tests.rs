@@ -404,7 +404,7 @@ proptest! {
         let request = Request { principal: principal.as_ref(), address, port, http: None };
         let header = header.map(|value| (HeaderName::from_static("x-a"), value.parse().unwrap()));
         let headers: HeaderMap = header.into_iter().collect();
-        let (host, paths) = (host.map(Cow::Owned), path::forms(&path));
+        let (host, paths) = (host.map(Cow::Owned), Readings::of(&path));
         let http = HttpRequest { method: &method, host, paths, headers: &headers };
         let of_request = decide(&policies, &Request { http: Some(&http), ..request });
         prop_assert!(!matches!(of_request, Verdict::ByRequest(_)));
@@ -440,7 +440,7 @@ fn requests_are_judged_by_what_they_ask_for() {
         let headers = HeaderMap::new();
         let host = Some(Cow::Borrowed(host));
         let http_request =
-            HttpRequest { method, host, paths: path::forms(path), headers: &headers };
+            HttpRequest { method, host, paths: Readings::of(path), headers: &headers };
         let address = "10.0.0.1".parse().unwrap();
         let request = Request { principal: None, address, port: 80, http: Some(&http_request) };
         let policies = [policy("a", action, vec![operation(http.clone())])];

@@ -5,6 +5,7 @@
 //! model in `SECURITY.md` is.
 
 mod authors;
+mod paths;
 mod peers;
 mod pods;
 mod requests;

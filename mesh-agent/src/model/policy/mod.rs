@@ -56,6 +56,16 @@ pub enum Acceleration {
     Sockmap,
 }
 
+/// What becomes of requests whose paths servers read in different ways, where requests are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AmbiguousPaths {
+    /// Each reading is judged: one that is denied denies, and all must be allowed.
+    #[default]
+    Judge,
+    /// They are refused.
+    Refuse,
+}
+
 /// What becomes of connections to what the mesh does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Egress {
@@ -99,6 +109,8 @@ pub struct MeshPolicy {
     pub created: String,
     /// `spec.selector.matchLabels`; empty: every workload of the scope.
     pub selector: BTreeMap<String, String>,
+    /// `spec.ambiguousPaths`.
+    pub ambiguous_paths: Option<AmbiguousPaths>,
     /// `spec.mtls.mode`.
     pub mtls: Option<MtlsMode>,
     /// `spec.portLevelMtls`, by the workload's port.
@@ -118,6 +130,8 @@ pub struct MeshPolicy {
 /// What is in force for one workload, with every default filled in. Resolved once per snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadPolicy {
+    /// The policy that refuses ambiguous paths of requests to the workload; `None`: they are judged.
+    pub refuses_ambiguous_paths: Option<ResourceName>,
     /// For ports that are not in `ports`.
     pub mtls: MtlsMode,
     /// Which policy says `mtls`; `None`: the default.
@@ -280,6 +294,13 @@ impl AuthorizationPolicy {
     pub fn deny_all(name: ResourceName, selector: BTreeMap<String, String>) -> Self {
         let rules = vec![Rule::default()];
         Self { name, selector, action: Action::Deny, dry_run: false, rules }
+    }
+
+    /// Whether it looks at the path of a request.
+    pub fn asks_for_paths(&self) -> bool {
+        let operations = self.rules.iter().flat_map(|rule| &rule.to);
+        let mut http = operations.map(|operation| &operation.http);
+        http.any(|http| !http.paths.is_empty() || !http.not_paths.is_empty())
     }
 }
 

@@ -74,6 +74,61 @@ impl PathText {
             Self::Template(template) => template.matches(path),
         }
     }
+
+    /// Whether `path` may reach what is meant, for what is refused: routers of applications ignore the
+    /// case of letters (Express), a slash at the end (Express, servlets, Spring), a line feed there
+    /// (FastAPI), or what follows a dot in the last segment (Spring before 5.3, Rails).
+    pub fn covers(&self, path: &str) -> bool {
+        let mut forms = routed(path);
+        match self {
+            Self::Text(Text::Present) => !path.is_empty(),
+            Self::Text(Text::Exact(text)) => {
+                let text = without_slash(text).unwrap_or(text);
+                forms.any(|form| form.eq_ignore_ascii_case(text))
+            }
+            Self::Text(Text::Prefix(text)) => {
+                let is_folder = text.strip_suffix('/');
+                is_start(path, text)
+                    || is_folder.is_some_and(|text| path.eq_ignore_ascii_case(text))
+            }
+            Self::Text(Text::Suffix(text)) => {
+                let text = without_slash(text).unwrap_or(text);
+                forms.any(|form| is_end(form, text))
+            }
+            Self::Template(template) => forms.any(|form| template.covers(form)),
+        }
+    }
+}
+
+/// The path, and what routers take it for that ignore a slash, a line feed or an extension at the end.
+fn routed(path: &str) -> impl Iterator<Item = &str> {
+    let start = path.rfind('/').map_or(0, |slash| slash + 1);
+    let last = path.get(start..).unwrap_or_default();
+    let until = |dot: Option<usize>| {
+        let length = dot.filter(|length| 0 < *length)?;
+        path.get(..start + length)
+    };
+    let (first, last) = (until(last.find('.')), until(last.rfind('.')));
+    let forms = [Some(path), without_slash(path), path.strip_suffix('\n'), first, last];
+    forms.into_iter().flatten()
+}
+
+/// The path without the slash at its end, if it has one and is more than that.
+fn without_slash(path: &str) -> Option<&str> {
+    path.strip_suffix('/').filter(|path| !path.is_empty())
+}
+
+/// Whether `path` begins with `text`, in any case.
+fn is_start(path: &str, text: &str) -> bool {
+    let start = path.as_bytes().get(..text.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(text.as_bytes()))
+}
+
+/// Whether `path` ends with `text`, in any case.
+fn is_end(path: &str, text: &str) -> bool {
+    let start = path.len().checked_sub(text.len());
+    let end = start.and_then(|start| path.as_bytes().get(start..));
+    end.is_some_and(|end| end.eq_ignore_ascii_case(text.as_bytes()))
 }
 
 impl Template {
@@ -98,19 +153,33 @@ impl Template {
     /// Whether `path` is meant.
     pub fn matches(&self, path: &str) -> bool {
         let Some(path) = path.strip_prefix('/') else { return false };
-        let segments: Vec<&str> = path.split('/').collect();
+        self.are(&path.split('/').collect::<Vec<_>>(), |segment, literal| segment == literal)
+    }
+
+    /// Whether `path` is meant, in any case, or a slash after it makes it so.
+    fn covers(&self, path: &str) -> bool {
+        let Some(path) = path.strip_prefix('/') else { return false };
+        let mut segments: Vec<&str> = path.split('/').collect();
+        let is_literal = str::eq_ignore_ascii_case;
+        self.are(&segments, is_literal) || {
+            segments.push("");
+            self.are(&segments, is_literal)
+        }
+    }
+
+    fn are(&self, segments: &[&str], is_literal: impl Fn(&str, &str) -> bool) -> bool {
         let is_length = match &self.after {
             None => segments.len() == self.before.len(),
             Some(after) => segments.len() > self.before.len() + after.len(),
         };
         let is_before = |(segment, own): (&&str, &Segment)| match own {
-            Segment::Literal(literal) => segment == literal,
+            Segment::Literal(literal) => is_literal(segment, literal),
             Segment::Any => !segment.is_empty(),
         };
         let after = self.after.iter().flatten().rev();
         is_length
             && segments.iter().zip(&self.before).all(is_before)
-            && segments.iter().rev().zip(after).all(|(segment, own)| segment == own)
+            && segments.iter().rev().zip(after).all(|(segment, own)| is_literal(segment, own))
     }
 }
 
@@ -137,6 +206,41 @@ mod tests {
         check("/{*}/{**}/z", "/a/z", false);
         check("/{**}/z", "/a/zz", false);
         check("/{**}", "a", false);
+    }
+
+    #[test]
+    fn a_path_that_may_reach_the_same_handler_is_covered() {
+        let text = |text: &str| match (text.strip_prefix('*'), text.strip_suffix('*')) {
+            (Some(end), _) => PathText::Text(Text::Suffix(end.to_owned())),
+            (_, Some(start)) => PathText::Text(Text::Prefix(start.to_owned())),
+            _ => PathText::Text(Text::Exact(text.to_owned())),
+        };
+        let check = |pattern: &str, path: &str, expect: bool| {
+            let template = Template::new(pattern).filter(|_| pattern.contains('{'));
+            let pattern = template.map_or_else(|| text(pattern), PathText::Template);
+            assert_eq!(pattern.covers(path), expect, "{pattern:?} {path}");
+        };
+        for path in ["/a", "/A", "/a/", "/a.json", "/a.b.c", "/a\n"] {
+            for pattern in ["/a", "/a/", "*/a", "*a", "/{**}/a"] {
+                check(pattern, path, pattern != "/{**}/a");
+            }
+        }
+        check("/{**}/a", "/x/A.json", true);
+        check("/a.b", "/a.b.c", true);
+        check("/a", "/ab", false);
+        check("/a", "/a/b", false);
+        check("/a", "/a/b.c", false);
+        check("/", "/", true);
+        check("/", "/a", false);
+        check("/", "/.env", false);
+        check("/a/*", "/a", true);
+        check("/a/*", "/A/b", true);
+        check("/a/*", "/ab", false);
+        check("/a/{**}", "/a", true);
+        check("/a/{*}/c", "/A/b/C/", true);
+        check("/a/{*}/c", "/a/b/d", false);
+        check("/caf\u{e9}*", "/caf\u{e9}/x", true);
+        check("/caf\u{e9}*", "/caf", false);
     }
 
     #[test]

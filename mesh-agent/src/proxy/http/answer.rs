@@ -47,6 +47,8 @@ pub enum Reason {
     Connect,
     /// Its head is longer than one may be.
     TooLarge,
+    /// Its host or its target can be read in several ways, or in none.
+    Malformed,
 }
 
 impl Reason {
@@ -61,6 +63,7 @@ impl Reason {
             Self::Broken => StatusCode::BAD_GATEWAY,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Malformed => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -76,6 +79,7 @@ impl Reason {
             Self::Broken => "broken",
             Self::Connect => "connect",
             Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
         }
     }
 
@@ -89,7 +93,7 @@ impl Reason {
             Self::Denied => "UAEX",
             Self::Timeout => "UT",
             Self::Broken => "UPE",
-            Self::Connect | Self::TooLarge => "DPE",
+            Self::Connect | Self::Malformed | Self::TooLarge => "DPE",
         }
     }
 
@@ -101,6 +105,7 @@ impl Reason {
             Self::Denied => "7",
             Self::Timeout => "4",
             Self::TooLarge => "8",
+            Self::Malformed => "13",
         }
     }
 
@@ -114,7 +119,7 @@ impl Reason {
             Self::Denied => "http_request_denied",
             Self::Timeout => "http_response_timeout",
             Self::Broken => "http_protocol_error",
-            Self::Connect | Self::TooLarge => "http_request_error",
+            Self::Connect | Self::Malformed | Self::TooLarge => "http_request_error",
         }
     }
 }

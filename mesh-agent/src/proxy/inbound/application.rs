@@ -136,6 +136,11 @@ impl Arrival {
     /// Why they do not allow one of its requests.
     pub fn request_refusal(&self, mesh: &Snapshot, http: &HttpRequest<'_>) -> Option<Denial> {
         let policy = mesh.policy(&self.local.workload.name);
+        if let Some(refuses) = policy.refuses_ambiguous_paths.as_ref()
+            && http.paths.is_ambiguous
+        {
+            return Some(Denial::Ambiguous(refuses.clone()));
+        }
         match authz::decide(&policy.authorization, &self.request(Some(http))) {
             Verdict::Allow => None,
             Verdict::Deny(denial) => Some(denial),
@@ -153,7 +158,7 @@ impl Arrival {
                 client = %self.client, server = %self.to, principal = self.principal.as_ref().map(tracing::field::display),
                 policy = %told.policy, rule = told.rule, outcome,
                 method = http.map(|http| http.method),
-                path = http.and_then(|http| http.paths.first()).map(AsRef::<str>::as_ref),
+                path = http.map(|http| http.paths.written()),
                 "a policy that is not enforced has its say"
             );
             telemetry.policy_said(told.into());

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::authz::{Denial, HttpRequest, path};
+use crate::authz::path::{self, Readings};
+use crate::authz::{Denial, HttpRequest};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
 use crate::proxy::Context;
@@ -48,6 +50,9 @@ use crate::tunnels::Io;
 /// have written it.
 const DENIED: &str = "access denied";
 
+/// Told of a path that is none by RFC 3986.
+const MALFORMED_PATH: &str = "the path has characters that RFC 3986 does not allow there";
+
 /// How much is read to see which version is spoken: more than the preface of HTTP/2.
 const LOOK_BYTES: usize = 32;
 
@@ -66,6 +71,8 @@ struct Point {
     upgraded: Mutex<Option<(OnUpgrade, OnUpgrade)>>,
     /// Why a request was denied, the last that was.
     denied: Mutex<Option<Denial>>,
+    /// A malformed request is in the log.
+    is_noted: AtomicBool,
 }
 
 /// The connection to the application. One request at a time, of HTTP/1.1.
@@ -108,7 +115,9 @@ pub async fn serve(
     let (application, driving) = begin(version, application, &arrival.realm.scope).await?;
     let series = conn.requests();
     let (upgraded, denied) = (Mutex::default(), Mutex::default());
-    let point = Point { context, arrival, version, application, series, upgraded, denied };
+    let is_noted = AtomicBool::new(false);
+    let point =
+        Point { context, arrival, version, application, series, upgraded, denied, is_noted };
     let point = Arc::new(point);
     let mesh = point.context.mesh.clone();
     let served = tokio::select! {
@@ -305,6 +314,9 @@ async fn answered(
     if request.method() == Method::CONNECT {
         return refused(Reason::Connect, "CONNECT is not forwarded where requests are judged");
     }
+    if !path::is_valid(request.uri().path()) {
+        return refused(Reason::Malformed, note_malformed(point, request.uri().path()));
+    }
     let upgrade = (point.version == Version::Http1 && request.headers().contains_key(UPGRADE))
         .then(|| hyper::upgrade::on(&mut request));
     let (mut head, incoming) = request.into_parts();
@@ -381,10 +393,22 @@ fn note(point: &Point, head: &request::Parts, denial: Denial) {
     }
 }
 
+/// Logs a path that is none, the first of a connection for operators. Returns what the client is told.
+fn note_malformed(point: &Point, path: &str) -> &'static str {
+    let (client, workload) = (point.arrival.client, &point.arrival.local.workload.name);
+    let reason = MALFORMED_PATH;
+    if point.is_noted.swap(true, Ordering::Relaxed) {
+        tracing::debug!(%client, %workload, path, reason, "a request is malformed");
+    } else {
+        tracing::info!(%client, %workload, path, reason, "a request is malformed");
+    }
+    reason
+}
+
 /// Why a request may not be, by the policies as they are now.
 fn denial(point: &Point, head: &request::Parts, host: Option<&str>) -> Option<Denial> {
     let headers: &HeaderMap = &head.headers;
-    let paths = path::forms(head.uri.path());
+    let paths = Readings::of(head.uri.path());
     let host = host.map(Cow::Borrowed);
     let http = HttpRequest { method: head.method.as_str(), host, paths, headers };
     let mesh = point.context.mesh.load();

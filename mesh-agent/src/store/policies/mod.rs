@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::model::condition::Condition;
 use crate::model::id::ResourceName;
 use crate::model::policy::{
-    AuthorizationPolicy, MeshPolicy, PolicyKind, PortPolicy, ROOT_NAMESPACES, WorkloadPolicy,
-    is_root,
+    AmbiguousPaths, AuthorizationPolicy, MeshPolicy, PolicyKind, PortPolicy, ROOT_NAMESPACES,
+    WorkloadPolicy, is_root,
 };
 use crate::model::workload::Workload;
 use crate::store::build::conflict;
@@ -139,6 +139,8 @@ struct Resolver<'r, 'a> {
 
 impl<'a> Resolver<'_, 'a> {
     fn resolve(&mut self) -> WorkloadPolicy {
+        let ambiguous = self.first(&[("spec.ambiguousPaths", &|policy| policy.ambiguous_paths)]);
+        let ambiguous = ambiguous.filter(|(setting, _)| *setting == AmbiguousPaths::Refuse);
         let mtls = self.first(&[("spec.mtls.mode", &|policy| policy.mtls)]);
         let same_node = self.first(&[("spec.sameNode", &|policy| policy.same_node)]);
         let failure = self.first(&[("spec.failureMode", &|policy| policy.failure)]);
@@ -152,6 +154,7 @@ impl<'a> Resolver<'_, 'a> {
             .collect();
         let ports = ports.into_iter().map(|port| (port, self.port(port))).collect();
         WorkloadPolicy {
+            refuses_ambiguous_paths: ambiguous.map(|(_, name)| name.clone()),
             mtls: mtls.map(|(mode, _)| mode).unwrap_or_default(),
             mtls_from: mtls.map(|(_, name)| name.clone()),
             same_node: same_node.map(|(mode, _)| mode).unwrap_or_default(),

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::condition::{Location, Reason};
-use crate::model::policy::{Acceleration, Action, FailureMode, MtlsMode, PolicyKind, SameNode};
+use crate::model::policy::{
+    Acceleration, Action, AmbiguousPaths, FailureMode, MtlsMode, PolicyKind, SameNode,
+};
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Place;
@@ -46,6 +48,7 @@ fn policy(text: &str) -> MeshPolicy {
         port_mtls: BTreeMap::new(),
         same_node: None,
         port_same_node: BTreeMap::new(),
+        ambiguous_paths: None,
         failure: None,
         acceleration: None,
         egress: None,
@@ -164,6 +167,7 @@ fn every_setting_is_inherited_for_itself() {
         kind: PolicyKind::Mesh,
         mtls: Some(MtlsMode::Strict),
         same_node: Some(SameNode::Agent),
+        ambiguous_paths: Some(AmbiguousPaths::Refuse),
         failure: Some(FailureMode::Open),
         acceleration: Some(Acceleration::Sockmap),
         ..policy("mesh-system/far")
@@ -174,6 +178,7 @@ fn every_setting_is_inherited_for_itself() {
         mtls: MtlsMode::Strict,
         mtls_from: from,
         same_node: SameNode::Mtls,
+        refuses_ambiguous_paths: Some(ResourceName::new("mesh-system", "far")),
         failure: Some(FailureMode::Closed),
         acceleration: Acceleration::Sockmap,
         ..WorkloadPolicy::default()

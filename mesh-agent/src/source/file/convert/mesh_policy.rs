@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::policy::{
-    Acceleration, Egress, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode,
+    Acceleration, AmbiguousPaths, Egress, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode,
 };
 
 use super::super::schema;
@@ -17,6 +17,9 @@ const MTLS: &[(&str, Option<MtlsMode>)] = &[
     ("DISABLE", Some(MtlsMode::Disable)),
     ("UNSET", None),
 ];
+
+const AMBIGUOUS_PATHS: &[(&str, Option<AmbiguousPaths>)] =
+    &[("judge", Some(AmbiguousPaths::Judge)), ("refuse", Some(AmbiguousPaths::Refuse))];
 
 const SAME_NODE: &[(&str, Option<SameNode>)] = &[
     ("direct", Some(SameNode::Direct)),
@@ -82,6 +85,12 @@ fn resolve(
         name: name?,
         created,
         selector,
+        ambiguous_paths: word(
+            "spec.ambiguousPaths",
+            AMBIGUOUS_PATHS,
+            spec.ambiguous_paths,
+            problems,
+        ),
         mtls: word("spec.mtls.mode", MTLS, mtls, problems),
         port_mtls,
         same_node: word("spec.sameNode", SAME_NODE, spec.same_node, problems),

@@ -78,6 +78,7 @@ impl From<PeerAuthenticationSpec> for MeshPolicySpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(in crate::source::file) struct MeshPolicySpec {
     pub(in crate::source::file) acceleration: Option<String>,
+    pub(in crate::source::file) ambiguous_paths: Option<String>,
     pub(in crate::source::file) egress: Option<String>,
     pub(in crate::source::file) failure_mode: Option<String>,
     pub(in crate::source::file) mtls: Option<Mtls>,

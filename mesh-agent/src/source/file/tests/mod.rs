@@ -612,6 +612,7 @@ fn a_mesh_policy_is_taken_over() {
         same_node: Some(SameNode::Agent),
         port_same_node: [(9090, SameNode::Mtls), (9091, SameNode::Direct)].into(),
         failure: Some(FailureMode::Closed),
+        ambiguous_paths: None,
         acceleration: Some(Acceleration::Sockmap),
         egress: Some(Egress::RegistryOnly),
     };

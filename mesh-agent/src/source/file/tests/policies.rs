@@ -1,7 +1,7 @@
 //! Policies of Istio's, and what becomes of those that cannot be read.
 
 use super::Lab;
-use crate::model::policy::Rule;
+use crate::model::policy::{AmbiguousPaths, Rule};
 use crate::store::update::Object;
 
 #[test]
@@ -64,6 +64,30 @@ fn an_authorization_policy_that_never_was_good_refuses_everything_in_its_scope()
     assert!(conditions[0].message.ends_with("what was last good of it stays in force"));
     lab.write("a.yaml", "");
     lab.check(&[], 0);
+}
+
+#[test]
+fn a_mesh_policy_refuses_ambiguous_paths() {
+    let mut lab = Lab::new();
+    let mut check = |word: &str, expect: Result<AmbiguousPaths, &str>| {
+        let head = "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\n";
+        let rest = format!("metadata: {{name: web}}\nspec: {{ambiguousPaths: {word}}}\n");
+        lab.write("a.yaml", &format!("{head}{rest}"));
+        let update = lab.source.load();
+        match expect {
+            Ok(expect) => {
+                let Object::MeshPolicy(policy) = &update.resources[0].object else { panic!() };
+                assert_eq!(policy.ambiguous_paths, Some(expect));
+            }
+            Err(expect) => {
+                let said = &update.conditions[0].message;
+                assert!(said.contains(expect), "{said}");
+            }
+        }
+    };
+    check("normalize", Err("`normalize` is not known; write one of: judge, refuse"));
+    check("refuse", Ok(AmbiguousPaths::Refuse));
+    check("judge", Ok(AmbiguousPaths::Judge));
 }
 
 #[test]

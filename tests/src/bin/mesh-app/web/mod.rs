@@ -6,6 +6,7 @@
 mod ask;
 mod ask_http1;
 mod ask_http2;
+mod reading;
 mod reply;
 mod serve;
 mod serve_http1;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use mesh_tests::http::{Fields, SERVED_BY, Seen};
 
+use super::reading;
+
 /// An answer.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -59,6 +61,7 @@ pub(super) fn reply(seen: &Seen, failures: &Failures) -> Result<Reply> {
         is_none: path == "/close",
         verbatim: None,
     };
+    reply.headers.extend(reading::fields(path));
     if let Some(status) = path.strip_prefix("/status/") {
         reply.status = status.parse().context("reading a status")?;
     }
