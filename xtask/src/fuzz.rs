@@ -48,14 +48,21 @@ pub(crate) fn run(workspace: &Workspace, options: &Fuzz) -> Result<()> {
             .env("AYA_BUILD_SKIP", "1")
             .env("RUSTC_BOOTSTRAP", "1"),
     )?;
+    let seconds = seconds(options, targets.len());
     for target in &targets {
         let program = target_dir.join(&triple).join("release").join(target);
         match &options.input {
             Some(input) => process::show(target, Command::new(program).arg(input))?,
-            None => fuzz(workspace, &program, target, options.seconds)?,
+            None => fuzz(workspace, &program, target, seconds)?,
         }
     }
     Ok(())
+}
+
+/// How long each of so many targets runs.
+fn seconds(options: &Fuzz, targets: usize) -> u32 {
+    let share = |within: u32| within / u32::try_from(targets.max(1)).unwrap_or(u32::MAX);
+    options.within.map_or(options.seconds, |within| share(within).max(1))
 }
 
 /// The names of the targets, sorted.

@@ -88,6 +88,8 @@ enum Verb {
     /// they are missing, runs them on loopback, compares what they reach with the record in
     /// tests/paths, and asks the policies about it.
     Paths(Paths),
+    /// Run the tests of shared state in every order of its threads (loom)
+    Model,
     /// Check the rules that no lint can express: layers, file sizes, names
     Tidy,
     /// Run every check that CI runs
@@ -119,6 +121,9 @@ struct Fuzz {
     /// How long each target runs
     #[arg(long, default_value_t = 60, conflicts_with = "input")]
     seconds: u32,
+    /// How long all targets run together, in equal shares, instead
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["input", "seconds"])]
+    within: Option<u32>,
 }
 
 /// What is compared with what.
@@ -196,6 +201,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Security(options) => return security::run(&workspace, &options),
         Verb::Conformance(options) => return conformance::run(&workspace, &options),
         Verb::Paths(options) => return paths::run(&workspace, &options),
+        Verb::Model => run::model(&workspace)?,
         Verb::Tidy => tidy::check(&workspace.root)?,
         Verb::Ci { skip_tests } => ci::run(&workspace, skip_tests)?,
     }

@@ -39,6 +39,19 @@ pub(crate) fn tests(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     process::show("integration tests", cargo("test").args(["--test", "it"]).args(filter))
 }
 
+/// Runs the tests of shared state under loom: another build of the agent, with the feature `model`.
+///
+/// # Errors
+///
+/// A test fails, or does not build.
+pub(crate) fn model(workspace: &Workspace) -> Result<()> {
+    let mut cargo = process::cargo(workspace);
+    // The kernel programs have no part in it.
+    cargo.env("AYA_BUILD_SKIP", "1").args(["test", "--quiet"]).args(HOST_PACKAGES);
+    cargo.args(["--lib", "--features", "mesh-agent/model", "model_tests"]);
+    process::show("shared state, in every order of threads", &mut cargo)
+}
+
 /// Builds the agent and its tests for a report of some of them.
 ///
 /// # Errors

@@ -17,7 +17,11 @@ pub mod tunnel;
 pub mod lease;
 pub mod quota;
 pub mod stream;
-#[cfg(test)]
+#[cfg(all(test, feature = "model"))]
+mod model_tests;
+#[cfg(any(test, feature = "test-support"))]
+pub mod harness;
+#[cfg(any(test, feature = "test-support"))]
 mod fixture;
 
 use std::io;

@@ -117,7 +117,7 @@ impl Quota {
     }
 
     /// Streams and bytes that are in use.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn used(&self) -> (usize, usize) {
         (self.streams.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }

@@ -8,6 +8,11 @@ mod real {
     pub(crate) use std::sync::{Mutex, MutexGuard};
 
     pub(crate) use atomic_waker::AtomicWaker;
+
+    /// Wakes `waker` from now on.
+    pub(crate) fn register(atomic: &AtomicWaker, waker: &std::task::Waker) {
+        atomic.register(waker);
+    }
 }
 
 #[cfg(feature = "model")]
@@ -16,6 +21,11 @@ mod model {
     pub(crate) use loom::sync::atomic::AtomicUsize;
     pub(crate) use loom::sync::mpsc::{Receiver, Sender, channel};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
+
+    /// Wakes `waker` from now on.
+    pub(crate) fn register(atomic: &AtomicWaker, waker: &std::task::Waker) {
+        atomic.register_by_ref(waker);
+    }
 }
 
 #[cfg(feature = "model")]

@@ -28,7 +28,9 @@ use crate::native::quota::Quota;
 use crate::native::session::{Over, Session, Side};
 use crate::native::shared::{Core, Rest};
 use crate::native::stream::{Asked, Stream};
-use crate::native::sync::{AtomicUsize, AtomicWaker, Mutex, MutexGuard, Receiver, Sender, channel};
+use crate::native::sync::{
+    AtomicUsize, AtomicWaker, Mutex, MutexGuard, Receiver, Sender, channel, register,
+};
 use crate::native::{Error, Options};
 use crate::task::ending::Ending;
 use crate::task::scope::Scope;
@@ -239,11 +241,13 @@ impl Tunnel {
                 }
             }
         };
-        self.end(io, driver, end).await
+        let end = self.end(io, &mut driver, end).await;
+        poll_fn(|cx| self.poll_released(cx, &mut driver)).await;
+        end
     }
 
     /// Asks a peer whether it is there, and ends what has waited for too long.
-    fn tick(
+    pub(super) fn tick(
         &self,
         options: &Options,
         (used, pinged): (&mut Instant, &mut Instant),
@@ -280,7 +284,7 @@ impl Tunnel {
         driver: &mut Driver,
     ) -> Poll<Turn> {
         // Before all else: what others leave from now on lets the task run again.
-        self.driver.register(cx.waker());
+        register(&self.driver, cx.waker());
         let mut core = self.lock();
         while let Ok(stream) = driver.released.try_recv() {
             core.release(stream);
@@ -305,8 +309,10 @@ impl Tunnel {
         if rest.pong == Some(core.ping.0) {
             core.ping.1 = true;
         }
-        let is_over =
-            core.retired && core.session.streams() == 0 && self.leases.load(Ordering::Acquire) == 0;
+        let is_over = core.retired
+            && core.slots.is_empty()
+            && core.session.streams() == 0
+            && self.leases.load(Ordering::Acquire) == 0;
         drop(core);
         let end = match (read, written) {
             (Err(error), _) | (_, Err(error)) => Some(Err(error)),
@@ -357,31 +363,54 @@ impl Tunnel {
         Ok(Poll::Ready(true))
     }
 
+    /// Tells all streams that the tunnel is over.
+    pub(super) fn fail(&self, end: &Result<(), Arc<Error>>) {
+        let mut core = self.lock();
+        core.retired = true;
+        core.failed = Some(end.as_ref().err().map_or_else(|| Arc::new(Error::Closed), Arc::clone));
+        for slot in core.slots.values_mut() {
+            slot.wake();
+        }
+        if let Err(error) = end
+            && matches!(**error, Error::Violation(_))
+        {
+            core.session.go_away(code::PROTOCOL);
+        }
+    }
+
+    /// Waits until nobody holds a stream of a tunnel that is over: their shares of what the peer may
+    /// use are given back one by one.
+    pub(super) fn poll_released(&self, cx: &mut Context<'_>, driver: &mut Driver) -> Poll<()> {
+        register(&self.driver, cx.waker());
+        let mut core = self.lock();
+        while let Ok(stream) = driver.released.try_recv() {
+            core.slots.remove(&stream);
+        }
+        core.slots.retain(|_, slot| slot.released.is_none());
+        if core.slots.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Checks that no stream is left; for tests.
+    #[cfg(any(test, feature = "test-support"))]
+    pub(super) fn check_empty(&self) {
+        let core = self.lock();
+        assert!(core.slots.is_empty(), "streams that nobody holds: {core:?}");
+        assert_eq!(core.session.streams(), 0, "streams that nobody holds: {core:?}");
+        assert_eq!(self.leases.load(Ordering::Acquire), 0, "a place was not given back");
+    }
+
     /// Tells all streams, and says goodbye to the peer.
     async fn end<Io>(
         &self,
         mut io: Io,
-        mut driver: Driver,
+        driver: &mut Driver,
         end: Result<(), Error>,
     ) -> Result<(), Error>
     where
         Io: Link + AsyncWrite + Unpin,
     {
         let end = end.map_err(Arc::new);
-        {
-            let mut core = self.lock();
-            core.retired = true;
-            core.failed =
-                Some(end.as_ref().err().map_or_else(|| Arc::new(Error::Closed), Arc::clone));
-            for slot in core.slots.values_mut() {
-                slot.wake();
-            }
-            if let Err(error) = &end
-                && matches!(**error, Error::Violation(_))
-            {
-                core.session.go_away(code::PROTOCOL);
-            }
-        }
+        self.fail(&end);
         let goodbye = async {
             driver.is_dirty = true;
             poll_fn(|cx| match self.lock().write(cx, &mut io, &mut driver.is_dirty) {
