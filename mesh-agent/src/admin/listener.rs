@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::sys::socket::{self, PeerTimeout};
+
 /// Only the owner may enter the socket's folder, if we make it.
 const FOLDER_MODE: u32 = 0o700;
 /// Only the owner may connect.
@@ -44,8 +46,8 @@ impl Listener {
     /// # Errors
     ///
     /// It is not this machine's, or taken.
-    pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(address).map(Self::Tcp)
+    pub fn tcp(address: SocketAddr, peer_timeout: PeerTimeout) -> io::Result<Self> {
+        socket::listen_all(address, peer_timeout).map(Self::Tcp)
     }
 
     /// Listens on a Unix socket that only its owner may open. Its folder is made if it is missing.

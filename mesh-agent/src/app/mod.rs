@@ -174,7 +174,7 @@ fn admin_listeners(settings: &Settings) -> anyhow::Result<Vec<(Listener, Surface
         [(settings.admin(), Surface::All), (settings.metrics(), Surface::Probes)]
     {
         if let Some(address) = address {
-            let listener = Listener::tcp(address)
+            let listener = Listener::tcp(address, settings.peer_timeout())
                 .with_context(|| format!("binding the admin server to {address}"))?;
             all.push((listener, surface));
         }

@@ -11,8 +11,10 @@ use crate::identity::authority;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Place;
 use crate::pods::place;
+use crate::settings::defaults;
 use crate::source::file::FileSource;
 use crate::store::build;
+use crate::sys::socket::PeerTimeout;
 use crate::sys::{bpffs, caps, cgroup};
 
 /// The trust domain that names are made with when no authority says another.
@@ -25,7 +27,8 @@ pub fn report(args: &CheckArgs) -> Report {
     if !args.offline {
         machine(args, &mut report.machine);
         // Without a node the authority's files are read all the same, under a name of no node.
-        match authority::open(&args.authority.options(), args.node.as_deref().unwrap_or("check")) {
+        let options = args.authority.options(PeerTimeout::from_secs(defaults::PEER_TIMEOUT_SECS));
+        match authority::open(&options, args.node.as_deref().unwrap_or("check")) {
             Ok(authority) => {
                 authority.trust_domain().clone_into(&mut trust_domain);
                 let kind = authority.kind();

@@ -1,13 +1,14 @@
 //! Both ways between two sockets, with half-close and resets carried over.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::Notify;
 
 use crate::io::chunk::Chunks;
-use crate::io::leg::Leg;
+use crate::io::leg::{self, Leg};
 
 /// Bytes that a connection has carried so far. Read when it ends, however it ends.
 #[derive(Debug, Default)]
@@ -42,15 +43,18 @@ pub async fn both_ways(
     let (from_client, from_upstream) = (client.chunks(), upstream.chunks());
     let (client_read, client_write) = client.stream().split();
     let (upstream_read, upstream_write) = upstream.stream().split();
+    let ends = Ends::default();
     let up = async {
-        let end = one_way((client_read, from_client), upstream_write, &carried.sent).await;
+        let from = (client_read, from_client);
+        let end = one_way(from, upstream_write, &carried.sent, &ends).await;
         end.map_err(|end| match end {
             Ended::Read(error) => CopyError::Client(error),
             Ended::Write(error) => CopyError::Upstream(error),
         })
     };
     let down = async {
-        let end = one_way((upstream_read, from_upstream), client_write, &carried.received).await;
+        let from = (upstream_read, from_upstream);
+        let end = one_way(from, client_write, &carried.received, &ends).await;
         end.map_err(|end| match end {
             Ended::Read(error) => CopyError::Upstream(error),
             Ended::Write(error) => CopyError::Client(error),
@@ -68,17 +72,40 @@ enum Ended {
     Write(io::Error),
 }
 
+/// The ends of both directions.
+#[derive(Debug, Default)]
+struct Ends {
+    one: AtomicBool,
+    both: Notify,
+}
+
+impl Ends {
+    /// Notes the end of one direction. If it is the first, waits for the second.
+    async fn reach(&self) {
+        if self.one.swap(true, Ordering::Relaxed) {
+            self.both.notify_one();
+        } else {
+            self.both.notified().await;
+        }
+    }
+}
+
+/// Copies until `from` has sent its end and the other direction has ended too. From its end on, and
+/// while `to` takes nothing, `from` may still fail, which no read would tell.
 async fn one_way(
     (mut from, mut chunks): (ReadHalf<'_>, Chunks),
     mut to: WriteHalf<'_>,
     count: &AtomicU64,
+    ends: &Ends,
 ) -> Result<(), Ended> {
     loop {
         let data = chunks.next(&mut from).await.map_err(Ended::Read)?;
         if data.is_empty() {
-            return end_of(&mut to).await.map_err(Ended::Write);
+            end_of(&mut to).await.map_err(Ended::Write)?;
+            return leg::unless_failed(from.as_ref(), ends.reach()).await.map_err(Ended::Read);
         }
-        to.write_all(&data).await.map_err(Ended::Write)?;
+        let writing = leg::unless_failed(from.as_ref(), to.write_all(&data));
+        writing.await.map_err(Ended::Read)?.map_err(Ended::Write)?;
         count.fetch_add(data.len() as u64, Ordering::Relaxed);
     }
 }
@@ -133,6 +160,33 @@ mod tests {
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!((question.as_slice(), answer.as_slice()), (&b"question"[..], &b"answer"[..]));
         task.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reset_after_the_half_close_arrives() {
+        let (mut client, mut server, task) = chain().await;
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+        crate::sys::socket::reset_on_close(&client).unwrap();
+        drop(client);
+        assert!(matches!(task.await.unwrap(), Err(CopyError::Client(_))));
+        // The server had nothing to say, and learns it all the same.
+        let error = server.write_all(b"late").await.err();
+        assert!(error.is_none_or(|error| error.kind() == io::ErrorKind::BrokenPipe));
+        let error = server.take_error().unwrap();
+        assert!(error.is_none_or(|error| error.kind() == io::ErrorKind::ConnectionReset));
+    }
+
+    #[tokio::test]
+    async fn a_reset_arrives_while_the_other_side_does_not_read() {
+        let (mut client, server, task) = chain().await;
+        // As much as all buffers on the way take, or a little less.
+        let (block, wait) = (vec![7; 1 << 16], std::time::Duration::from_millis(300));
+        while tokio::time::timeout(wait, client.write_all(&block)).await.is_ok() {}
+        crate::sys::socket::reset_on_close(&client).unwrap();
+        drop(client);
+        assert!(matches!(task.await.unwrap(), Err(CopyError::Client(_))));
+        drop(server);
     }
 
     #[tokio::test]

@@ -88,6 +88,23 @@ impl Linger {
     }
 }
 
+/// Waits for `work`, which does not read from `stream`, or for the failure of `stream`: its peer may
+/// reset the connection meanwhile, or vanish. Costs nothing if `work` is done already.
+///
+/// # Errors
+///
+/// `stream` failed first.
+pub async fn unless_failed<T>(
+    stream: &TcpStream,
+    work: impl Future<Output = T>,
+) -> Result<T, io::Error> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        error = failed(stream) => Err(error),
+    }
+}
+
 /// Resolves when a socket fails of which nothing more is read: its peer has sent its end, and may
 /// still reset the connection.
 pub async fn failed(stream: &TcpStream) -> io::Error {

@@ -187,7 +187,14 @@ async fn upload(
         }
         count.fetch_add(data.len() as u64, Ordering::Relaxed);
         while !data.is_empty() {
-            poll_fn(|cx| to.poll_send(cx, &mut data)).await.map_err(RelayError::Peer)?;
+            let sending = poll_fn(|cx| to.poll_send(cx, &mut data));
+            match leg::unless_failed((*from).as_ref(), sending).await {
+                Ok(sent) => sent.map_err(RelayError::Peer)?,
+                Err(error) => {
+                    to.reset();
+                    return Err(RelayError::Application(error));
+                }
+            }
         }
     }
 }

@@ -27,11 +27,12 @@ use crate::sys::socket::{ListenerOptions, listen};
 ///
 /// A port is in use: another agent or mesh serves this namespace.
 pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
-    let backlog = context.options.backlog;
+    let (backlog, peer_timeout) = (context.options.backlog, context.options.peer_timeout);
     // All of them, or none: nothing is accepted before the last one is bound.
     let (outbound, plaintext, inbound) = realm.enter(|| {
-        let inbound = both(HBONE_PORT, Bind::Any, ListenerOptions { backlog, reuse_port: false })?;
-        let shared = ListenerOptions { backlog, reuse_port: true };
+        let alone = ListenerOptions { backlog, reuse_port: false, peer_timeout };
+        let inbound = both(HBONE_PORT, Bind::Any, alone)?;
+        let shared = ListenerOptions { reuse_port: true, ..alone };
         let each = |port| {
             let workers = context.runtimes.all().iter();
             workers.map(|_| both(port, Bind::Loopback, shared)).collect::<io::Result<Vec<_>>>()

@@ -23,6 +23,7 @@ use crate::identity::tls;
 use crate::proxy::inbound::admission::{self, budget};
 use crate::proxy::realm::Locals;
 use crate::store::Reader;
+use crate::sys::socket::PeerTimeout;
 use crate::task::worker::Runtimes;
 use crate::telemetry::Telemetry;
 use crate::tunnels;
@@ -67,6 +68,6 @@ pub struct Options {
     pub node_handshakes: budget::Most,
     /// Tunnels of peers that one workload takes at once; further ones are closed.
     pub max_tunnels: usize,
-    /// After how much silence a tunnel's TCP connection is probed, and how often.
-    pub keep_alive: Duration,
+    /// How long a TCP peer may leave everything without an answer.
+    pub peer_timeout: PeerTimeout,
 }

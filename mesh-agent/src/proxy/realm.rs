@@ -28,7 +28,7 @@ use crate::proxy::inbound::admission::Admission;
 use crate::proxy::spread::Spread;
 use crate::proxy::{Context, Options};
 use crate::sys::netns::Netns;
-use crate::sys::socket;
+use crate::sys::socket::{self, Peer};
 use crate::task::scope::Scope;
 use crate::tunnels;
 use crate::tunnels::pool::{Key, Pool, Quotas};
@@ -246,7 +246,8 @@ impl Realm {
         to: SocketAddr,
         shown: Option<Shown>,
     ) -> io::Result<TcpSocket> {
-        let socket = self.enter(|| socket::tcp(to.ip()))?;
+        let peer = if shown.is_some() { Peer::Local } else { Peer::Remote };
+        let socket = self.enter(|| socket::tcp(to.ip(), peer, context.options.peer_timeout))?;
         context.kernel.mark_agent(&socket, shown)?;
         Ok(TcpSocket::from_std_stream(socket.into()))
     }

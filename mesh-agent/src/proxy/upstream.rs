@@ -271,8 +271,8 @@ async fn dial(
         attempt.dialed.store(true, Ordering::Relaxed);
     }
     let stream = plain(context, from.realm, key.peer).await?;
-    let quiet = context.options.keep_alive;
-    socket::keep_alive(&stream, quiet, quiet).map_err(tunnels::Error::Connect)?;
+    let timeout_of_peer = context.options.peer_timeout;
+    socket::limit_unacknowledged(&stream, timeout_of_peer).map_err(tunnels::Error::Connect)?;
     // The peer chooses its certificate by the address; a name is sent only where that is not
     // enough, because anyone on the way can read it.
     let name = key.workload.as_ref().and_then(server_name::of);

@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::identity::authority;
 use crate::settings::defaults;
+use crate::sys::socket::PeerTimeout;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,6 +83,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", env = "MESH_DRAIN_TIMEOUT",
         default_value_t = defaults::DRAIN_TIMEOUT.as_secs())]
     pub drain_timeout: u64,
+
+    /// How long a TCP peer may leave everything without an answer until its connection is reset:
+    /// applications, other agents and clients of the admin server
+    #[arg(long, value_name = "SECONDS", env = "MESH_PEER_TIMEOUT",
+        default_value_t = defaults::PEER_TIMEOUT_SECS,
+        value_parser = clap::value_parser!(u64).range(defaults::PEER_TIMEOUT_RANGE))]
+    pub peer_timeout: u64,
 
     /// How long a workload's certificate lives; it is renewed at two thirds of that
     #[arg(long, value_name = "SECONDS", env = "MESH_LEAF_TTL",
@@ -159,8 +167,8 @@ pub enum AuthorityKind {
 }
 
 impl AuthorityArgs {
-    /// What it means.
-    pub fn options(&self) -> authority::Options {
+    /// The authority's options. `peer_timeout` is for connections to it.
+    pub fn options(&self, peer_timeout: PeerTimeout) -> authority::Options {
         let domain = || self.trust_domain.clone();
         let or_default = || domain().unwrap_or_else(|| defaults::TRUST_DOMAIN.to_owned());
         match self.authority {
@@ -173,6 +181,7 @@ impl AuthorityArgs {
                 lists: self.ca.join(defaults::REVOCATION_LISTS),
                 cluster: self.ca_cluster.clone(),
                 trust_domain: or_default(),
+                peer_timeout,
             }),
         }
     }

@@ -7,6 +7,7 @@ use crate::native::quota::{Bounds, Most};
 use crate::proxy::breaker;
 use crate::proxy::inbound::admission;
 use crate::proxy::inbound::admission::budget::{Most as Handshakes, Rate};
+use crate::sys::socket::PeerTimeout;
 
 /// Where the authority's files are (`--ca`).
 pub const CA_DIRECTORY: &str = "/etc/mesh/ca";
@@ -208,9 +209,12 @@ pub const SESSION_TARGETS: usize = 256;
 /// at worst.
 pub const SESSION_TICKETS: usize = 8;
 
-/// After how much silence a tunnel's TCP connection is probed, and how often, nine times at most
-/// (ztunnel's values).
-pub const KEEP_ALIVE: Duration = Duration::from_mins(3);
+/// How long a TCP peer may leave everything without an answer (`--peer-timeout`), in seconds: a peer
+/// that vanished is noticed within two minutes, and a network may be down for one.
+pub const PEER_TIMEOUT_SECS: u64 = 90;
+
+/// The values of `--peer-timeout`, in seconds.
+pub const PEER_TIMEOUT_RANGE: std::ops::RangeInclusive<u64> = PeerTimeout::MIN_SECS..=3600;
 
 /// How often the authority's folder is looked at for renewed files.
 pub const CA_POLL_INTERVAL: Duration = Duration::from_secs(30);

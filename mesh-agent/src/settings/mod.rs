@@ -15,6 +15,7 @@ use std::time::Duration;
 pub use self::args::{RunArgs, Transport};
 use crate::identity::{authority, tls};
 use crate::native::session::Limits;
+use crate::sys::socket::PeerTimeout;
 use crate::telemetry::{self, Target, log};
 use crate::{datapath, hbone, identity, native, pods, proxy, tunnels};
 
@@ -41,6 +42,7 @@ pub struct Settings {
     kernel_log: bool,
     leaf_ttl: Duration,
     stale_timeout: Duration,
+    peer_timeout: PeerTimeout,
     transport: Transport,
 }
 
@@ -123,6 +125,11 @@ impl Settings {
         self.drain_timeout
     }
 
+    /// How long a TCP peer may leave everything without an answer.
+    pub const fn peer_timeout(&self) -> PeerTimeout {
+        self.peer_timeout
+    }
+
     /// What to log; [`log::init`] takes it.
     pub fn log(&self) -> &str {
         &self.log
@@ -187,7 +194,7 @@ impl Settings {
             handshake_timeout: defaults::HANDSHAKE_TIMEOUT,
             backlog: defaults::LISTENER_BACKLOG,
             max_tunnels: defaults::MAX_TUNNELS,
-            keep_alive: defaults::KEEP_ALIVE,
+            peer_timeout: self.peer_timeout,
         }
     }
 
@@ -245,11 +252,12 @@ impl TryFrom<RunArgs> for Settings {
             return Err(Error::DrainTimeout(args.drain_timeout));
         }
         let node = node_name(args.node)?;
+        let peer_timeout = PeerTimeout::from_secs(args.peer_timeout);
         Ok(Self {
             admin_socket: args.admin_socket.unwrap_or_else(|| admin_socket(&node)),
             node,
             config: args.config,
-            authority: args.authority.options(),
+            authority: args.authority.options(peer_timeout),
             trust_domain_aliases: args.authority.trust_domain_aliases.into_iter().collect(),
             cgroup: args.cgroup,
             bpffs: args.bpffs,
@@ -262,6 +270,7 @@ impl TryFrom<RunArgs> for Settings {
             kernel_log: args.kernel_log,
             leaf_ttl: Duration::from_secs(args.leaf_ttl),
             stale_timeout: Duration::from_secs(args.expired_peer_timeout),
+            peer_timeout,
             transport: args.transport,
         })
     }

@@ -11,6 +11,7 @@ mod pods;
 mod requests;
 mod strangers;
 mod users;
+mod vanished;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -64,39 +65,74 @@ impl Arena<'_> {
     /// One attack: `act` does it and asserts that it is refused.
     #[track_caller]
     fn attack<T: Told>(&self, name: &str, trace: Trace<'_>, act: impl FnOnce() -> T) {
-        note(false, self.by, name, "");
-        let access = self.agent.access_log().unwrap().len();
-        let log = self.agent.log().len();
-        let conditions = || {
-            let conditions = self.agent.conditions().ok()?;
-            let all = conditions.as_array()?.iter().map(ToString::to_string);
-            Some(all.collect::<Vec<_>>())
+        self.together(&[(name, trace)], act);
+    }
+
+    /// Several attacks at one time, by one `act`.
+    #[track_caller]
+    fn together<T: Told>(&self, attacks: &[(&str, Trace<'_>)], act: impl FnOnce() -> T) {
+        for (name, _) in attacks {
+            note(false, self.by, name, "");
+        }
+        let before = Before {
+            access: self.agent.access_log().unwrap().len(),
+            log: self.agent.log().len(),
+            conditions: self.conditions().unwrap(),
         };
-        let former = conditions().unwrap();
         let told = act().told();
+        for (name, trace) in attacks {
+            let reason = self.reason(name, *trace, &before, told.as_ref());
+            (self.serves)();
+            note(true, self.by, name, &reason);
+        }
+    }
+
+    fn conditions(&self) -> Option<Vec<String>> {
+        let conditions = self.agent.conditions().ok()?;
+        Some(conditions.as_array()?.iter().map(ToString::to_string).collect())
+    }
+
+    /// Waits for the reason of a refusal.
+    #[track_caller]
+    fn reason(
+        &self,
+        name: &str,
+        trace: Trace<'_>,
+        before: &Before,
+        told: Option<&String>,
+    ) -> String {
         let what = format!("the reason of `{name}`");
         let has = |line: &str, words: &[&str]| words.iter().all(|word| line.contains(word));
         let found = || match trace {
             Trace::Access(words) => {
                 let lines = self.agent.access_log().ok()?;
-                let mut new = lines.iter().skip(access).map(ToString::to_string);
+                let mut new = lines.iter().skip(before.access).map(ToString::to_string);
                 new.rfind(|line| has(line, words))
             }
             Trace::Log(words) => {
-                let log = self.agent.log().split_off(log);
+                let log = self.agent.log().split_off(before.log);
                 log.lines().rfind(|line| has(line, words)).map(str::to_owned)
             }
             Trace::Condition(words) => {
-                conditions()?.into_iter().find(|line| has(line, words) && !former.contains(line))
+                let is_new = |line: &String| has(line, words) && !before.conditions.contains(line);
+                self.conditions()?.into_iter().find(is_new)
             }
-            Trace::Told => told.clone(),
+            Trace::Told => told.cloned(),
         };
         let Ok(reason) = eventually(&what, DEADLINE, found) else {
             panic!("no reason for `{name}`: {trace:?}\n{}", self.agent.log());
         };
-        (self.serves)();
-        note(true, self.by, name, &reason);
+        reason
     }
+}
+
+/// What there was before an attack.
+struct Before {
+    /// Lines of the access log.
+    access: usize,
+    /// Bytes of the agent's log.
+    log: usize,
+    conditions: Vec<String>,
 }
 
 /// Adds a line to the report, if one is asked for: whether it was refused, and by whom it is, its

@@ -12,7 +12,7 @@ use mesh_tests::process::{inside, run};
 use super::{Arena, Trace};
 
 /// Debian's own Python.
-const PYTHON: &str = "/usr/bin/python3";
+pub(super) const PYTHON: &str = "/usr/bin/python3";
 
 /// What a connection meets; `None`: an answer.
 fn error(from: &Pod, to: SocketAddr) -> Option<String> {

@@ -10,6 +10,13 @@ const EXPECT: &str = concat!(".exp", "ect(");
 /// Where an unsafe function may be part of an interface.
 const UNSAFE_PLACES: &[&str] = &["mesh-agent/src/sys", "mesh-ebpf", "mesh-common/src/abi.rs"];
 
+/// The one file of the agent that makes TCP sockets: all of them notice a peer that vanishes.
+const SOCKETS: &str = "mesh-agent/src/sys/socket.rs";
+
+/// Calls that make one.
+const SOCKET_CALLS: &[&str] =
+    &["TcpListener::bind(", "TcpStream::connect(", "TcpSocket::new_v", "Socket::new("];
+
 /// Checks one file, line by line.
 pub(super) fn check(source: &Source<'_>, report: Report<'_>) {
     for (number, line) in source.text.lines().enumerate().map(|(index, line)| (index + 1, line)) {
@@ -35,6 +42,12 @@ pub(super) fn check(source: &Source<'_>, report: Report<'_>) {
             report(number, "expect() states an invariant: `\"invariant: …\"`".to_owned());
         }
         opened = code.ends_with(EXPECT);
+        if source.path.starts_with("mesh-agent/src")
+            && source.path != Path::new(SOCKETS)
+            && SOCKET_CALLS.iter().any(|call| code.contains(call))
+        {
+            report(number, format!("sockets are made in {SOCKETS}"));
+        }
         if !fenced && is_public_unsafe(code) {
             report(number, "an unsafe interface belongs in mesh-agent/src/sys".to_owned());
         }
@@ -89,6 +102,17 @@ mod tests {
         check(file, &format!("{word}(#12): shorten\n"), &[]);
         check(file, &format!("{word}: shorten\n"), &[1]);
         check(file, &format!("{word}(me): shorten\n"), &[1]);
+    }
+
+    #[test]
+    fn sockets_are_made_in_one_place() {
+        let file = "mesh-agent/src/admin/listener.rs";
+        for call in ["TcpListener::bind(a)?", "net::TcpStream::connect(a)", "TcpSocket::new_v4()"] {
+            check(file, call, &[1]);
+            check(SOCKETS, call, &[]);
+            check("tests/it/lab.rs", call, &[]);
+        }
+        check(file, "#[cfg(test)]\nTcpStream::connect(a)\n", &[]);
     }
 
     #[test]

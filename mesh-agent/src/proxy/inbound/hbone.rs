@@ -156,8 +156,7 @@ async fn handshake(
         Some(peer) => Failure::because(Kind::Identity, Side::Client, Retry::Never, peer),
         None => Failure::because(Kind::Tls, Side::Client, Retry::Safe, error),
     };
-    let quiet = context.options.keep_alive;
-    socket::keep_alive(&stream, quiet, quiet).map_err(failed)?;
+    socket::limit_unacknowledged(&stream, context.options.peer_timeout).map_err(failed)?;
     let accepting = async {
         let hello = handshake::hello(stream).await?;
         let name = hello.server_name().and_then(server_name::workload);

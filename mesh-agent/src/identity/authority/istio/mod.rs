@@ -25,6 +25,7 @@ use crate::identity::error::Error;
 use crate::identity::files;
 use crate::identity::trust::Trusted;
 use crate::model::spiffe::SpiffeId;
+use crate::sys::socket::PeerTimeout;
 use crate::task::clock;
 
 pub use self::answer::{Answer, Flaw, read};
@@ -53,6 +54,8 @@ pub struct Options {
     pub cluster: String,
     /// The trust domain of the mesh.
     pub trust_domain: String,
+    /// How long the authority may leave everything without an answer.
+    pub peer_timeout: PeerTimeout,
 }
 
 /// Asks an authority over gRPC.
@@ -143,7 +146,13 @@ impl Istio {
                     address: self.options.address.clone(),
                     reason: chain(&error),
                 })?;
-            let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
+            let (idle, interval, probes) = self.options.peer_timeout.keepalive();
+            let endpoint = endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(ANSWER_TIMEOUT)
+                .tcp_keepalive(Some(idle))
+                .tcp_keepalive_interval(Some(interval))
+                .tcp_keepalive_retries(Some(probes));
             let channel = endpoint.connect_lazy();
             state.channel = Some(channel.clone());
             Ok(channel)
@@ -175,7 +184,12 @@ impl Istio {
         self.authorize(&mut request).await?;
         let answer = message::create_certificate(self.channel()?, request, MAX_ANSWER_BYTES)
             .await
-            .map_err(|status| refused(explain(&status)))?;
+            .map_err(|status| {
+                // The connection may lead nowhere: data that waits in it would hold up every later
+                // request until TCP gives it up.
+                self.with_state(|state| state.channel = None);
+                refused(explain(&status))
+            })?;
         let answer = read(&answer.cert_chain).map_err(|flaw| refused(flaw.to_string()))?;
         let told = answer.roots.clone();
         let lists = Arc::clone(&self.trusted.load().lists);

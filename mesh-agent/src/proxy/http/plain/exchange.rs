@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::net::tcp::WriteHalf;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -236,13 +237,11 @@ impl Going<'_> {
         let whole = buffer.filled().get(..length).unwrap_or_default();
         io.write_all(whole).await.map_err(Trouble::Upstream)?;
         let mut input = Buffer::default();
-        let head = tokio::select! {
-            biased;
-            head = self.head(io, &mut input, progress) => head?,
-            // The end of what the client says is not the end of what it hears; a reset is.
-            error = leg::failed(client) => return Err(Trouble::Client(error)),
-        };
-        self.pass_on(head, (io, client), &mut input, progress).await
+        // The end of what the client says is not the end of what it hears; a reset is.
+        let head = leg::unless_failed(client, self.head(io, &mut input, progress)).await;
+        let head = head.map_err(Trouble::Client)??;
+        let (_said, mut told) = client.split();
+        self.pass_on(head, (io, &mut told), &mut input, progress).await
     }
 
     /// The same for a request of which there is more to come.
@@ -258,7 +257,8 @@ impl Going<'_> {
         let mut input = Buffer::default();
         let mut upload = pin!(upload((&mut said, &mut to), buffer, self.length));
         let mut download = pin!(async {
-            let head = self.head(&mut from, &mut input, progress).await?;
+            let head = self.head(&mut from, &mut input, progress);
+            let head = leg::unless_failed(told.as_ref(), head).await.map_err(Trouble::Client)??;
             self.pass_on(head, (&mut from, &mut told), &mut input, progress).await
         });
         let mut is_sent = None;
@@ -308,17 +308,13 @@ impl Going<'_> {
     }
 
     /// Passes an answer on whose head is in `input`, with those that announce it.
-    async fn pass_on<From, To>(
+    async fn pass_on(
         &self,
         mut answer: Answer,
-        (from, to): (&mut From, &mut To),
+        (from, to): (&mut (impl AsyncRead + Unpin), &mut WriteHalf<'_>),
         input: &mut Buffer,
         progress: &mut Progress,
-    ) -> Result<Answered, Trouble>
-    where
-        From: AsyncRead + Unpin,
-        To: AsyncWrite + Unpin,
-    {
+    ) -> Result<Answered, Trouble> {
         while answer.status.is_informational() {
             progress.told = Some(answer.status);
             let head = input.filled().get(..answer.length).unwrap_or_default();
@@ -341,7 +337,8 @@ impl Going<'_> {
         let mut is_exact = n_taken == there;
         input.consume(head + there);
         while !rest.is_done() {
-            let read = input.fill(from, usize::MAX).await.map_err(Trouble::Upstream)?;
+            let read = leg::unless_failed((*to).as_ref(), input.fill(from, usize::MAX)).await;
+            let read = read.map_err(Trouble::Client)?.map_err(Trouble::Upstream)?;
             if read == 0 {
                 rest.end().map_err(Trouble::Upstream)?;
                 break;
