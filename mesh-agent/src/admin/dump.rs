@@ -21,7 +21,7 @@ use crate::telemetry::rfc3339;
 pub(super) struct Readiness {
     pub(super) ready: bool,
     /// What is missing.
-    pub(super) missing: Vec<&'static str>,
+    pub(super) missing: Vec<String>,
 }
 
 /// One element of `/conditions`.

@@ -5,6 +5,7 @@ mod coverage;
 mod logs;
 mod memory;
 mod shutdown;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::admin::{self, Listener, Surface};
 use crate::datapath::events::Events;
 use crate::datapath::sync::{self, Applied};
 
-use crate::datapath::{self, Kernel, heartbeat};
+use crate::datapath::{self, Kernel};
 use crate::flows;
 use crate::flows::enforce::Enforcer;
 use crate::identity::{Identities, Placement, authority};
@@ -33,6 +34,7 @@ use crate::sys::{cgroup, confine, socket};
 use crate::task::clock;
 use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
+use crate::task::turns::Turns;
 use crate::task::worker::Workers;
 use crate::telemetry::{KernelCounters, Source, Telemetry, log};
 
@@ -66,6 +68,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (mut loaded, events) = datapath::load::load(&settings.datapath(&cgroup_root))
         .context("putting the kernel programs in place")?;
     let workers = Workers::start(settings.threads()).context("starting data threads")?;
+    // A large configuration takes seconds to be read, compiled and written to the kernel's maps.
+    let config = Workers::start_one("config").context("starting the configuration's thread")?;
 
     let ready = Ready::new();
     let (control, connections) = (Scope::new("control"), Scope::new("connections"));
@@ -87,16 +91,19 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (updates, updated) = mpsc::channel(defaults::UPDATE_QUEUE);
     let (enrolled_tx, enrolled) = watch::channel(None);
     let (applied_tx, applied) = watch::channel(Applied::default());
-    control.spawn(source.run(updates, control.clone()));
-    control.spawn(store::run(publisher, updated));
+    control.spawn_on(config.runtimes().next(), source.run(updates, control.clone()));
+    control.spawn_on(config.runtimes().next(), store::run(publisher, updated));
     let (namespaces_tx, namespaces) = watch::channel(Arc::default());
     let own = socket::current_netns_cookie().context("reading the namespace's cookie")?;
     let kernel = Arc::clone(&loaded.kernel);
     let observed = Arc::clone(&kernel);
-    heartbeat::start(Arc::clone(&kernel), workers.runtimes().clone(), &control)
-        .context("starting the heartbeat")?;
+    let turns = count_turns(&workers, &config, &control);
+    let limit = settings.watchdog_timeout();
+    let watchdog = watchdog::start(Arc::clone(&kernel), turns.clone(), &ready, limit)
+        .context("starting the watchdog")?;
+    telemetry.register_source(Source::Threads(Box::new(move || turns.stalled())));
     let syncing = sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone());
-    control.spawn(Box::pin(syncing));
+    control.spawn_on(config.runtimes().next(), Box::pin(syncing));
     let node: Arc<str> = settings.node().into();
     let events = Events::new(events);
     control.spawn(Box::pin(flows::report::run(
@@ -156,12 +163,27 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let open = telemetry.open_connections();
     tracing::info!(signal, open_connections = open, "stopping: no new connections are taken");
     let _scopes = connections.drain(settings.drain_timeout()).await;
+    drop(watchdog);
     // What is still open now was cut; its report is made as its task is dropped.
     let cut = control.drain(CONTROL_DRAIN).await;
-    drop(workers);
+    drop((workers, config));
     tracing::info!(tasks_cut = cut, "stopped");
     telemetry.close().await;
     Ok(())
+}
+
+/// Has every thread count its turns until `control` drains: this one, the data threads, and the
+/// configuration's, of which long turns are normal.
+fn count_turns(workers: &Workers, config: &Workers, control: &Scope) -> Turns {
+    let data = workers.runtimes().all();
+    let names = (0..data.len()).map(|index| (format!("data-{index}"), true));
+    let names = std::iter::once(("control".to_owned(), true)).chain(names);
+    let turns = Turns::new(names.chain(std::iter::once(("config".to_owned(), false))));
+    control.spawn(turns.clone().count(0, control.clone()));
+    for (runtime, thread) in data.iter().chain(config.runtimes().all()).zip(1..) {
+        control.spawn_on(runtime, turns.clone().count(thread, control.clone()));
+    }
+    turns
 }
 
 /// Everything that the admin server listens on.

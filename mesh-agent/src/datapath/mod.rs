@@ -15,7 +15,6 @@ pub mod plan;
 mod tables;
 pub mod sync;
 mod inbound;
-pub mod heartbeat;
 
 use std::path::PathBuf;
 

@@ -121,6 +121,8 @@ impl Pods {
         let refused = self.obtain(set, &wanted).await;
         for (name, workload) in wanted {
             self.start_or_refresh(set, name, (workload, &refused)).await;
+            // Hundreds of them take seconds, and each alone milliseconds.
+            tokio::task::yield_now().await;
         }
         set.refresh_host();
         self.publish(set);

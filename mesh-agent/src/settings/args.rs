@@ -91,6 +91,13 @@ pub struct RunArgs {
         value_parser = clap::value_parser!(u64).range(defaults::PEER_TIMEOUT_RANGE))]
     pub peer_timeout: u64,
 
+    /// How long a thread of the agent may run no task until the process aborts, with the stacks of
+    /// all threads in its log, to be started again; 0: it goes on
+    #[arg(long, value_name = "SECONDS", env = "MESH_WATCHDOG_TIMEOUT",
+        default_value_t = defaults::WATCHDOG_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(..=defaults::MAX_WATCHDOG_TIMEOUT.as_secs()))]
+    pub watchdog_timeout: u64,
+
     /// How long a workload's certificate lives; it is renewed at two thirds of that
     #[arg(long, value_name = "SECONDS", env = "MESH_LEAF_TTL",
         default_value_t = defaults::LEAF_TTL.as_secs(),

@@ -216,6 +216,13 @@ pub const PEER_TIMEOUT_SECS: u64 = 90;
 /// The values of `--peer-timeout`, in seconds.
 pub const PEER_TIMEOUT_RANGE: std::ops::RangeInclusive<u64> = PeerTimeout::MIN_SECS..=3600;
 
+/// How long a thread may run no task until the process aborts (`--watchdog-timeout`). Ten times what
+/// makes the agent not ready, and twice what makes the failure modes apply.
+pub const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest such time.
+pub const MAX_WATCHDOG_TIMEOUT: Duration = Duration::from_hours(1);
+
 /// How often the authority's folder is looked at for renewed files.
 pub const CA_POLL_INTERVAL: Duration = Duration::from_secs(30);
 

@@ -43,6 +43,7 @@ pub struct Settings {
     leaf_ttl: Duration,
     stale_timeout: Duration,
     peer_timeout: PeerTimeout,
+    watchdog_timeout: Option<Duration>,
     transport: Transport,
 }
 
@@ -128,6 +129,11 @@ impl Settings {
     /// How long a TCP peer may leave everything without an answer.
     pub const fn peer_timeout(&self) -> PeerTimeout {
         self.peer_timeout
+    }
+
+    /// How long a thread may run no task until the process aborts; `None`: for ever.
+    pub const fn watchdog_timeout(&self) -> Option<Duration> {
+        self.watchdog_timeout
     }
 
     /// What to log; [`log::init`] takes it.
@@ -271,6 +277,8 @@ impl TryFrom<RunArgs> for Settings {
             leaf_ttl: Duration::from_secs(args.leaf_ttl),
             stale_timeout: Duration::from_secs(args.expired_peer_timeout),
             peer_timeout,
+            watchdog_timeout: (args.watchdog_timeout > 0)
+                .then(|| Duration::from_secs(args.watchdog_timeout)),
             transport: args.transport,
         })
     }

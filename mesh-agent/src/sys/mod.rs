@@ -14,3 +14,4 @@ pub mod netlink;
 pub mod netns;
 pub mod readable;
 pub mod socket;
+pub mod stacks;

@@ -1,13 +1,19 @@
-//! Wall-clock time, in one place.
+//! The clocks of the system, in one place.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use rustls_pki_types::UnixTime;
 
 /// The time of day, for certificates and logs. Never for durations: it may jump.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 pub fn now() -> SystemTime {
     SystemTime::now()
+}
+
+/// The kernel's clock of running time (`CLOCK_MONOTONIC`), as `bpf_ktime_get_ns()` answers it.
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 
 /// The same moment as TLS counts it. Before 1970 is 1970.

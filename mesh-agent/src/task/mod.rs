@@ -6,4 +6,5 @@ pub mod clock;
 pub mod ready;
 pub mod ending;
 pub mod scope;
+pub mod turns;
 pub mod worker;

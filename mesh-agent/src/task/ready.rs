@@ -13,7 +13,7 @@ pub struct Gate(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    name: &'static str,
+    name: Arc<str>,
     passed: AtomicBool,
 }
 
@@ -24,17 +24,17 @@ impl Ready {
     }
 
     /// Adds a closed gate. `name` is what operators read while it is closed: `first snapshot`.
-    pub fn gate(&self, name: &'static str) -> Gate {
-        let state = Arc::new(State { name, passed: AtomicBool::new(false) });
+    pub fn gate(&self, name: impl Into<Arc<str>>) -> Gate {
+        let state = Arc::new(State { name: name.into(), passed: AtomicBool::new(false) });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&state));
         Gate(state)
     }
 
     /// The names of closed gates, in the order in which they were made. Empty: ready.
-    pub fn pending(&self) -> Vec<&'static str> {
+    pub fn pending(&self) -> Vec<String> {
         let gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = gates.iter().filter(|gate| !gate.passed.load(Ordering::Acquire));
-        closed.map(|gate| gate.name).collect()
+        closed.map(|gate| gate.name.to_string()).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The data path's threads: one `current_thread` runtime each.
+//! The data path's threads, and others that have a `current_thread` runtime each.
 //!
 //! Both legs of a connection stay on one thread, so that a byte crosses no lock and wakes no other
 //! core. A work-stealing runtime costs the connections that many streams share 20 to 40 % more.
@@ -40,7 +40,20 @@ impl Workers {
     ///
     /// The system refused a thread or a runtime's descriptors.
     pub fn start(count: NonZeroUsize) -> io::Result<Self> {
-        let started = (0..count.get()).map(Worker::start).collect::<io::Result<Vec<_>>>()?;
+        Self::start_all((0..count.get()).map(|index| format!("data-{index}")))
+    }
+
+    /// Starts one thread of this name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_one(name: &str) -> io::Result<Self> {
+        Self::start_all(std::iter::once(name.to_owned()))
+    }
+
+    fn start_all(names: impl Iterator<Item = String>) -> io::Result<Self> {
+        let started = names.map(Worker::start).collect::<io::Result<Vec<_>>>()?;
         let (handles, workers): (Vec<_>, _) = started.into_iter().unzip();
         let runtimes = Runtimes { handles: handles.into(), turn: Arc::default() };
         Ok(Self { runtimes, workers })
@@ -66,11 +79,11 @@ impl Runtimes {
 }
 
 impl Worker {
-    fn start(index: usize) -> io::Result<(Handle, Self)> {
+    fn start(name: String) -> io::Result<(Handle, Self)> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+        let thread = thread::Builder::new().name(name).spawn(move || {
             // Ends when the sender is dropped; nothing is ever sent.
             let _ended: Result<(), _> = runtime.block_on(stopped);
         })?;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::MetricType;
 
 use crate::failure::Kind;
 use crate::task::scope;
+use crate::task::turns::Stalled;
 use crate::telemetry::event::Reporter;
 use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
 use crate::telemetry::requests::{BOUNDS_MS, Sums};
@@ -121,6 +122,10 @@ catalog! {
         "Access-log lines that were lost because the log could not be written fast enough or at all";
     SERIES_OVERFLOW = Counter "mesh_metric_series_overflow_total" []
         "Connections that are counted in the series `overflow`, because there were too many series";
+    THREAD_STALLED = Gauge "mesh_thread_stalled_milliseconds" ["thread"]
+        "Time for which a thread of the agent has run no task, in steps of 200 ms";
+    THREAD_STALLS = Counter "mesh_thread_stalls_total" ["thread"]
+        "Times that a thread of the agent ran no task for a second";
     TASK_PANICS = Counter "mesh_task_panics_total" []
         "Tasks of the agent that panicked";
 }
@@ -364,6 +369,18 @@ fn encode_source(
             }
         }
         Source::Certificates(read) => encode_certificates(encoder, &read())?,
+        Source::Threads(read) => {
+            let threads = read();
+            let mut family = describe(encoder, &THREAD_STALLED)?;
+            for Stalled { thread, lasts, .. } in &threads {
+                let millis = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+                sample(&mut family, &THREAD_STALLED, vec![], &[thread], millis)?;
+            }
+            let mut family = describe(encoder, &THREAD_STALLS)?;
+            for Stalled { thread, count, .. } in &threads {
+                sample(&mut family, &THREAD_STALLS, vec![], &[thread], *count)?;
+            }
+        }
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ pub use self::time::rfc3339;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
+use crate::task::turns::Stalled;
 
 /// How much is kept, and where the access log goes.
 #[derive(Clone, Debug)]
@@ -84,6 +85,8 @@ pub enum Source {
     Certificates(Box<dyn Fn() -> CertificateCounters + Send + Sync>),
     /// How connections of workloads went, as an observer sees them.
     Coverage(Box<dyn Fn() -> Vec<CoverageCount> + Send + Sync>),
+    /// Whether the agent's threads run their tasks.
+    Threads(Box<dyn Fn() -> Vec<Stalled> + Send + Sync>),
 }
 
 /// How often connections of a workload went one way.
@@ -443,6 +446,7 @@ impl fmt::Debug for Source {
             Self::Kernel(_) => "Kernel",
             Self::Certificates(_) => "Certificates",
             Self::Coverage(_) => "Coverage",
+            Self::Threads(_) => "Threads",
         })
     }
 }

@@ -181,6 +181,9 @@ fn with_everything() -> Telemetry {
         let workload = ResourceName::new("demo", "echo");
         vec![CoverageCount { workload, direction: "outbound", how: "agent", count: 4 }]
     })));
+    telemetry.register_source(Source::Threads(Box::new(|| {
+        vec![Stalled { thread: "data-0".into(), lasts: Duration::from_millis(1_200), count: 2 }]
+    })));
     telemetry.register_source(Source::Certificates(Box::new(|| {
         let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
         CertificateCounters {
@@ -208,6 +211,8 @@ fn sources_are_asked_at_each_scrape() {
         [r#"{workload="echo",workload_namespace="demo",direction="outbound",how="agent"} 4"#];
     check(&telemetry, "mesh_coverage_connections_total", &expect);
     check(&telemetry, "mesh_authority_expiry_seconds", &[" 8"]);
+    check(&telemetry, "mesh_thread_stalled_milliseconds", &[r#"{thread="data-0"} 1200"#]);
+    check(&telemetry, "mesh_thread_stalls_total", &[r#"{thread="data-0"} 2"#]);
     let expect = [r#"{policy="demo/only-web",rule="2",reason="rule_denies"} 1"#];
     check(&telemetry, "mesh_policy_verdicts_total", &expect);
     check(&telemetry, "mesh_certificates_below_life", &[r#"{of="workload",percent="25"} 3"#]);

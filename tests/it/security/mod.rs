@@ -5,6 +5,7 @@
 //! model in `SECURITY.md` is.
 
 mod authors;
+mod hung;
 mod paths;
 mod peers;
 mod pods;
