@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod pki;
 pub mod pair;
 pub mod peers;
+pub mod flood;
 pub mod istio_ca;
 
 // What most tests begin with.

@@ -108,6 +108,11 @@ impl Caller {
         self
     }
 
+    /// Its configuration, for another way of calling.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+
     /// Calls the server of `to` from `from`: one tunnel, one stream with `request`, and in it
     /// `data` and the end.
     ///

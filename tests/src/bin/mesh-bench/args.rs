@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::load::Load;
+use crate::hostile::{self, Attack, Cell, Sink};
+use crate::load::{Load, Victim};
 use crate::memory;
 use crate::result::HELD;
 use crate::unread::Fill;
@@ -23,13 +24,14 @@ pub(crate) struct Args {
     /// Print the result as one JSON object on standard output, and all else on standard error
     #[arg(long)]
     pub json: bool,
-    /// How often everything is measured [default: 7, or 3 with --quick]
+    /// How often everything is measured [default: 7, or 3 with --quick; of floods 3, or 2]
     #[arg(long)]
     pub rounds: Option<usize>,
-    /// How long one measurement takes [default: 3, or 0.6 with --quick]
+    /// How long one measurement takes [default: 3, or 0.6 with --quick; of floods 1.5, or 0.6]
     #[arg(long)]
     pub seconds: Option<f64>,
-    /// Measure only what has this in its name, as `cross_node`, `same_node/http` or `bulk_1`
+    /// Measure only what has this in its name, as `cross_node`, `same_node/http` or `bulk_1`;
+    /// floods only if this begins with `hostile`, as `hostile/streams/peer`
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
     /// Measure this as well
@@ -60,6 +62,15 @@ pub(crate) enum Role {
     /// Fill connections to a server that reads nothing, and report
     #[command(hide = true)]
     Fill(Fill),
+    /// Send requests while there is a flood, and report
+    #[command(hide = true)]
+    Victim(Victim),
+    /// Flood a workload until a line comes, and report
+    #[command(hide = true)]
+    Attack(Attack),
+    /// Take handshakes and read what comes, until the input closes
+    #[command(hide = true)]
+    Sink(Sink),
     /// Show a result that --json has printed: as tables in Markdown, unless told otherwise
     Show(Show),
 }
@@ -116,6 +127,8 @@ pub(crate) struct Plan {
     pub held: u64,
     /// Whether it is measured what waits for those who do not read.
     pub unread: bool,
+    /// Floods during which others are measured.
+    pub hostile: Vec<Cell>,
 }
 
 impl Args {
@@ -125,11 +138,19 @@ impl Args {
     ///
     /// Nothing is to be measured.
     pub(crate) fn plan(&self) -> Result<Plan> {
-        let (rounds, seconds) = if self.quick { (3, 0.6) } else { (7, 3.0) };
+        let only = self.only.as_deref().unwrap_or_default();
+        // They take nodes and minutes of their own: only if asked for.
+        let is_hostile = only.starts_with(hostile::NAME);
+        let hostile = if is_hostile { Cell::matching(only) } else { Vec::new() };
+        let (rounds, seconds) = match (is_hostile, self.quick) {
+            (true, true) => (2, 0.6),
+            (true, false) => (3, 1.5),
+            (false, true) => (3, 0.6),
+            (false, false) => (7, 3.0),
+        };
         let (rounds, seconds) = (self.rounds.unwrap_or(rounds), self.seconds.unwrap_or(seconds));
         ensure!(rounds > 0, "--rounds must be at least 1");
         ensure!((0.1..=600.0).contains(&seconds), "--seconds must be between 0.1 and 600");
-        let only = self.only.as_deref().unwrap_or_default();
         let all = Path::ALL.into_iter().flat_map(|path| Workload::ALL.map(|load| (path, load)));
         let cells: Vec<_> = all
             .filter(|(path, load)| load.is_on(*path))
@@ -139,7 +160,8 @@ impl Args {
         let memory: Vec<_> =
             memory.filter(|path| format!("{}/{HELD}", path.name()).contains(only)).collect();
         let unread = format!("{}/unread", Path::SameNode.name()).contains(only);
-        ensure!(!cells.is_empty() || !memory.is_empty() || unread, "nothing is called {only:?}");
+        let found = !cells.is_empty() || !memory.is_empty() || unread || !hostile.is_empty();
+        ensure!(found, "nothing is called {only:?}");
         let contenders = Contender::ALL.into_iter().filter(|contender| match contender {
             Contender::Direct => true,
             Contender::Mesh => !self.without.contains(&Without::Mesh),
@@ -158,7 +180,7 @@ impl Args {
             contenders.filter(|contender| paths.iter().any(|path| contender.has(*path))).collect();
         let length = Duration::from_secs_f64(seconds);
         let held = if self.quick { memory::FEW } else { memory::MANY };
-        Ok(Plan { rounds, length, contenders, cells, memory, held, unread })
+        Ok(Plan { rounds, length, contenders, cells, memory, held, unread, hostile })
     }
 }
 
@@ -220,6 +242,17 @@ mod tests {
         check_contenders(&["--only", "routed"], &["direct", "mesh", "many_rules"]);
         check_contenders(&["--only", "cross_node/bulk_1", "--with", "agent"], &["direct", "mesh"]);
         check_contenders(&["--only", "unread"], &["direct", "mesh", "accelerated"]);
+    }
+
+    #[test]
+    fn floods_are_measured_alone_and_only_if_asked_for() {
+        check(&["--only", "hostile"], (3, 0, 0, false));
+        check(&["--only", "hostile", "--quick"], (2, 0, 0, false));
+        check_contenders(&["--only", "hostile"], &[]);
+        let floods = |args: &[&str]| plan(args).hostile.len();
+        assert_eq!(floods(&[]), 0);
+        assert_eq!(floods(&["--only", "hostile"]), 24);
+        assert_eq!(floods(&["--only", "hostile/tunnels"]), 1);
     }
 
     #[test]

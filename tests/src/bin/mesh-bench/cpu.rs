@@ -82,22 +82,8 @@ impl Reading {
     ///
     /// They go on, or the kernel does not say.
     pub(crate) fn settled(slot: &Slot) -> Result<()> {
-        let groups = slot.proxy_groups();
-        let mut last: Option<(Instant, f64)> = None;
         let what = format!("the work of {} to end", slot.contender.name());
-        eventually(&what, LAG, || {
-            let (now, used) = (Instant::now(), used(&groups).ok()?);
-            let Some((then, before)) = last else {
-                last = Some((now, used));
-                return None;
-            };
-            let passed = now - then;
-            if passed < WATCH {
-                return None;
-            }
-            last = Some((now, used));
-            (used - before < RESTING * passed.as_secs_f64()).then_some(())
-        })
+        settled(&what, &slot.proxy_groups())
     }
 
     /// What was used since then.
@@ -121,6 +107,71 @@ impl Usage {
     /// Seconds of one processor that the kernel says were used for this load.
     pub(crate) fn total(&self) -> f64 {
         self.proxies + self.load + self.kernel
+    }
+}
+
+/// Waits until the programs of these groups rest.
+///
+/// # Errors
+///
+/// They go on, or the kernel does not say.
+pub(crate) fn settled(what: &str, groups: &[PathBuf]) -> Result<()> {
+    let mut last: Option<(Instant, f64)> = None;
+    eventually(what, LAG, || {
+        let (now, used) = (Instant::now(), used(groups).ok()?);
+        let Some((then, before)) = last else {
+            last = Some((now, used));
+            return None;
+        };
+        let passed = now - then;
+        if passed < WATCH {
+            return None;
+        }
+        last = Some((now, used));
+        (used - before < RESTING * passed.as_secs_f64()).then_some(())
+    })
+}
+
+/// Processor time of a lab, of one of its carriers and of the machine, in seconds of one processor.
+#[derive(Clone, Debug)]
+pub(crate) struct Everybody {
+    lab: f64,
+    carrier: f64,
+    kernel: Threads,
+    machine: Busy,
+}
+
+/// Differences of two [`Everybody`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spent {
+    /// By the carrier.
+    pub carrier: f64,
+    /// By neither the lab nor the kernel on behalf of sockets.
+    pub foreign: f64,
+}
+
+impl Everybody {
+    /// Reads the groups of a lab and of a carrier in it, and the machine.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say.
+    pub(crate) fn now(lab: &Path, carrier: &Path) -> Result<Self> {
+        Ok(Self {
+            lab: group_usage(lab)?.as_secs_f64(),
+            carrier: group_usage(carrier)?.as_secs_f64(),
+            kernel: kernel_threads()?,
+            machine: machine()?,
+        })
+    }
+
+    /// The time since `before`.
+    pub(crate) fn since(&self, before: &Self) -> Spent {
+        let kernel = grown(&before.kernel, &self.kernel).as_secs_f64();
+        let busy = |busy: Busy| busy.used + busy.stolen;
+        let machine = busy(self.machine) - busy(before.machine);
+        let foreign = (machine - (self.lab - before.lab) - kernel).max(0.0);
+        Spent { carrier: self.carrier - before.carrier, foreign }
     }
 }
 

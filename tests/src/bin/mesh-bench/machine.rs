@@ -64,9 +64,11 @@ impl fmt::Display for Machine {
 
 impl Noise {
     /// What the measurements say about each other and about others.
-    pub(crate) fn of(samples: &[Sample], cpus: usize) -> Self {
+    /// `more` is what others used during other measurements.
+    pub(crate) fn of(samples: &[Sample], more: &[f64], cpus: usize) -> Self {
         let seen = samples.iter().filter_map(|sample| sample.seen.as_ref().ok());
-        let foreign: Vec<f64> = seen.map(|seen| seen.usage.foreign).collect();
+        let foreign = seen.map(|seen| seen.usage.foreign);
+        let foreign: Vec<f64> = foreign.chain(more.iter().copied()).collect();
         let max = foreign.iter().copied().fold(0.0, f64::max);
         let median = median(foreign).unwrap_or_default();
         let cpus = f64::from(u32::try_from(cpus).unwrap_or(u32::MAX));

@@ -18,6 +18,7 @@ mod carriage;
 mod measure;
 mod memory;
 mod unread;
+mod hostile;
 mod result;
 mod machine;
 mod screen;
@@ -97,6 +98,9 @@ fn main() -> ExitCode {
         Some(Role::Load(load)) => load::run(load).map(|()| Message::Done(Ok(true))),
         Some(Role::Deaf) => serve::run_deaf().map(|()| Message::Done(Ok(true))),
         Some(Role::Fill(fill)) => unread::run(fill).map(|()| Message::Done(Ok(true))),
+        Some(Role::Victim(victim)) => load::run_victim(victim).map(|()| Message::Done(Ok(true))),
+        Some(Role::Attack(attack)) => hostile::run(attack).map(|()| Message::Done(Ok(true))),
+        Some(Role::Sink(sink)) => hostile::run_sink(sink).map(|()| Message::Done(Ok(true))),
         Some(Role::Show(show)) => show::run(show).map(|()| Message::Done(Ok(true))),
         None => run(args),
     };
@@ -170,18 +174,21 @@ fn bench(args: &Args, mut plan: Plan, ids: &LabIds) -> Result<bool> {
     measure::verify(&plan, &slots)?;
     let unread = unread_all(&plan, &slots, &mut screen)?;
     let samples = measure::run(&plan, &slots, ids, &mut screen);
+    let hostile = hostile::measure_all(&plan, ids, &mut screen)?;
     ensure!(!ids.gone(), INTERRUPTED);
     let mut rows = result::rows(&samples, &plan.contenders);
     rows.extend(memory.iter().flat_map(result::memory_rows));
     rows.extend(result::unread_rows(&unread));
-    let noise = Noise::of(&samples, machine.cpus);
+    rows.extend(hostile::rows(&hostile));
+    let noise = Noise::of(&samples, &hostile::foreign(&hostile), machine.cpus);
     let run = Run {
         arguments: std::env::args().skip(1).collect(),
         rounds: plan.rounds,
         seconds: plan.length.as_secs_f64(),
         release: !cfg!(debug_assertions),
     };
-    let outcome = Outcome { machine, run, noise, rows, lost: result::losses(&samples) };
+    let lost = [result::losses(&samples), hostile::losses(&hostile)].concat();
+    let outcome = Outcome { machine, run, noise, rows, lost };
     screen.line(&format!("measured in {:.0} s", begin.elapsed().as_secs_f64()));
     table::show_outcome(&screen, &outcome);
     if let Some(path) = &args.plot {

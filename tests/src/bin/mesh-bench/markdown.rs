@@ -2,16 +2,31 @@
 
 use std::fmt::Write as _;
 
+use crate::hostile;
 use crate::result::{HELD, Metric, Outcome, Row, unread_workload};
 use crate::table::{is_of_workload, label, number};
 use crate::unread;
 use crate::workload::{Contender, Path, Workload};
 
-/// The line of a document above its tables.
-pub(crate) const BEGIN: &str = "<!-- results: begin -->";
+/// The lines of a document above and below its tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub begin: &'static str,
+    pub end: &'static str,
+}
 
-/// The line below them.
-pub(crate) const END: &str = "<!-- results: end -->";
+/// The place of the tables of paths.
+const RESULTS: Place = Place { begin: "<!-- results: begin -->", end: "<!-- results: end -->" };
+
+/// The place of the tables of floods, which are a run of their own.
+const FLOODS: Place = Place { begin: "<!-- floods: begin -->", end: "<!-- floods: end -->" };
+
+impl Place {
+    /// The place of a result.
+    pub(crate) fn of(outcome: &Outcome) -> Self {
+        if hostile::is_hostile(outcome) { FLOODS } else { RESULTS }
+    }
+}
 
 /// All tables of a result.
 pub(crate) fn tables(outcome: &Outcome) -> String {
@@ -36,14 +51,16 @@ pub(crate) fn tables(outcome: &Outcome) -> String {
         unread_table(&mut out, &rows);
         held(&mut out, &rows);
     }
+    out.push_str(&hostile::tables(rows));
     out
 }
 
 /// Puts tables in place of those that a document has. `None`: it has no place for them.
-pub(crate) fn replace(document: &str, tables: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", tables.trim()))
+pub(crate) fn replace(document: &str, place: Place, tables: &str) -> Option<String> {
+    let Place { begin, end } = place;
+    let (before, rest) = document.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n\n{}\n\n{end}{after}", tables.trim()))
 }
 
 /// How to measure that again.
@@ -264,10 +281,13 @@ mod tests {
 
     #[test]
     fn tables_replace_those_of_a_document() {
-        let document = format!("# Title\n\n{BEGIN}\nold\n{END}\n\nEnd\n");
-        let once = replace(&document, "new\n").unwrap();
-        assert_eq!(once, format!("# Title\n\n{BEGIN}\n\nnew\n\n{END}\n\nEnd\n"));
-        assert_eq!(replace(&once, "new\n").unwrap(), once, "again is the same");
-        assert_eq!(replace("# Title\n", "new\n"), None);
+        let Place { begin, end } = RESULTS;
+        let document = format!("# Title\n\n{begin}\nold\n{end}\n\nEnd\n");
+        let once = replace(&document, RESULTS, "new\n").unwrap();
+        assert_eq!(once, format!("# Title\n\n{begin}\n\nnew\n\n{end}\n\nEnd\n"));
+        assert_eq!(replace(&once, RESULTS, "new\n").unwrap(), once, "again is the same");
+        assert_eq!(replace("# Title\n", RESULTS, "new\n"), None);
+        assert_eq!(replace(&once, FLOODS, "new\n"), None, "floods have a place of their own");
+        assert_eq!(Place::of(&outcome()), RESULTS);
     }
 }

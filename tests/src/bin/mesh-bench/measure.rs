@@ -48,6 +48,9 @@ pub(crate) struct Seen {
 pub(crate) fn run(plan: &Plan, slots: &[Slot], ids: &LabIds, screen: &mut Screen) -> Vec<Sample> {
     let mut samples = Vec::new();
     let count = plan.cells.len();
+    if count == 0 {
+        return samples;
+    }
     for round in 0..plan.rounds {
         screen.live(&format!("round {}/{}  at rest", round + 1, plan.rounds));
         let rest = cpu::at_rest(REST).map_err(|error| format!("{error:#}"));

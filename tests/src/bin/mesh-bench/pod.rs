@@ -24,9 +24,24 @@ impl InPod {
     ///
     /// `mesh-app` is not built, or cannot be started.
     pub(crate) fn start(pod: &Pod, args: &[&str]) -> Result<Self> {
+        Self::start_by(pod, &[], args)
+    }
+
+    /// The same, with the scheduling policy `SCHED_IDLE` (sched(7)): it gets the processor time that
+    /// nobody else wants.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`]; `chrt` (util-linux) is missing.
+    pub(crate) fn start_idle(pod: &Pod, args: &[&str]) -> Result<Self> {
+        Self::start_by(pod, &["chrt", "--idle", "0"], args)
+    }
+
+    /// Starts this program by another one.
+    fn start_by(pod: &Pod, launcher: &[&str], args: &[&str]) -> Result<Self> {
         let own = std::env::current_exe().context("cannot find our own program")?;
         let mut command = inside(pod.netns(), pod.cgroup())?;
-        command.args(["exec", "--"]).arg(own).args(args);
+        command.args(["exec", "--"]).args(launcher).arg(own).args(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = Killed(command.spawn().context("cannot start a program in a pod")?);
         let stdin = child.0.stdin.take();

@@ -31,8 +31,9 @@ pub(crate) fn run(show: &Show) -> Result<()> {
         }
         let name = path.display();
         let old = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-        let new = markdown::replace(&old, &tables).with_context(|| {
-            let (begin, end) = (markdown::BEGIN, markdown::END);
+        let place = markdown::Place::of(&outcome);
+        let new = markdown::replace(&old, place, &tables).with_context(|| {
+            let markdown::Place { begin, end } = place;
             format!("{name} has no line `{begin}` with a line `{end}` below it")
         })?;
         fs::write(path, new).with_context(|| format!("cannot write {name}"))?;

@@ -1,5 +1,6 @@
 //! The figures, as people read them.
 
+use crate::hostile;
 use crate::result::{Metric, Outcome, Row};
 use crate::screen::Screen;
 use crate::workload::{Contender, Path, Workload};
@@ -12,6 +13,10 @@ pub(crate) fn show_outcome(screen: &Screen, outcome: &Outcome) {
     screen.line(&format!("{} rounds of {} s{build}", run.rounds, run.seconds));
     show(screen, rows);
     show_memory(screen, rows);
+    let floods = hostile::tables(rows);
+    for line in floods.lines() {
+        screen.line(line);
+    }
     screen.line("");
     let verdict = noise.verdict(machine.cpus);
     screen.line(&if noise.busy { screen.red(&verdict) } else { verdict });

@@ -57,7 +57,7 @@ fn connection(load: &Load, turn: (u32, u32), barrier: &Barrier, stage: &Stage) -
     let mut connection = Connection::open(load)?;
     let (start, _end) = begin(load, barrier)?;
     let mut seen = Compared::default();
-    for due in paced::times(start, turn) {
+    for due in paced::times(start, turn, paced::RATE) {
         paced::sleep_until(due);
         let phase = stage.at(due);
         if phase == Phase::Over {

@@ -11,6 +11,7 @@ mod paced;
 mod phases;
 mod stopped;
 mod tally;
+mod victim;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -24,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::threads;
 use crate::workload::Workload;
 use tally::Tally;
+
+pub(crate) use victim::{Victim, VictimReport, run as run_victim};
 
 /// What a client says when it begins to work.
 pub(crate) const BEGIN: &str = "begin";

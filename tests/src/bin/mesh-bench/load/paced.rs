@@ -12,7 +12,7 @@ use super::{Load, PATIENCE, Report, Tally, begin, http2};
 use crate::http;
 
 /// Requests a second, of all connections.
-const RATE: u32 = 1000;
+pub(super) const RATE: u32 = 1000;
 
 /// How much later than asked for a thread may be woken, in nanoseconds; the default is 50,000,
 /// which would be a good part of what is measured.
@@ -60,7 +60,7 @@ fn connection(load: &Load, index: u32, connections: u32, barrier: &Barrier) -> R
     let mut connection = Connection::open(load)?;
     let (start, end) = begin(load, barrier)?;
     let mut tally = Tally::default();
-    for due in times(start, (index, connections)).take_while(|due| *due < end) {
+    for due in times(start, (index, connections), RATE).take_while(|due| *due < end) {
         sleep_until(due);
         if connection.request() {
             tally.done(due);
@@ -72,10 +72,15 @@ fn connection(load: &Load, index: u32, connections: u32, barrier: &Barrier) -> R
     Ok(tally)
 }
 
-/// When the requests of connection `index` of `count` are due: every so many of all.
-pub(super) fn times(start: Instant, (index, count): (u32, u32)) -> impl Iterator<Item = Instant> {
+/// When the requests of connection `index` of `count` are due: every so many of all, which are
+/// `rate` a second.
+pub(super) fn times(
+    start: Instant,
+    (index, count): (u32, u32),
+    rate: u32,
+) -> impl Iterator<Item = Instant> {
     let (first, step) =
-        (Duration::from_secs(1) * index / RATE, Duration::from_secs(1) * count / RATE);
+        (Duration::from_secs(1) * index / rate, Duration::from_secs(1) * count / rate);
     std::iter::successors(Some(start + first), move |due| Some(*due + step))
 }
 
@@ -104,6 +109,11 @@ impl<'a> Connection<'a> {
             connection.request();
         }
         Ok(connection)
+    }
+
+    /// Sends a request on a connection of its own. Returns whether it was answered.
+    pub(super) fn request_once(load: &'a Load) -> bool {
+        Opened::open(load).and_then(|mut opened| opened.request()).is_ok()
     }
 
     /// Sends a request. Returns whether it was answered.
@@ -175,7 +185,7 @@ mod tests {
     fn connections_take_turns() {
         let start = Instant::now();
         let due = |index| {
-            let times = times(start, (index, 16)).take(2);
+            let times = times(start, (index, 16), RATE).take(2);
             times.map(|due| (due - start).as_millis()).collect::<Vec<_>>()
         };
         assert_eq!([due(0), due(15)], [[0, 16], [15, 31]]);
