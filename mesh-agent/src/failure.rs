@@ -49,7 +49,8 @@ pub enum Kind {
     NoEndpoint,
     /// The listener was reached without a record from the kernel: nobody asked for a destination.
     NoOrigin,
-    /// The chosen backend of the route does not exist, or every backend has weight 0.
+    /// The chosen backend of the route does not exist, or every backend has weight 0; or the peer's
+    /// gateway has no route.
     NoRoute,
     /// The destination demands mutual TLS, and the connection came in plaintext.
     Plaintext,
@@ -188,8 +189,8 @@ impl Kind {
         }
     }
 
-    /// The status with which an HBONE server answers a `CONNECT` that failed so (as ztunnel does,
-    /// but 403 for a policy's refusal: ztunnel's 401 does not tell it from a wrong identity).
+    /// The status with which a `CONNECT` that failed so is answered, by HBONE and the native transport
+    /// (as ztunnel does, but 403 for a policy's refusal, as Envoy: RFC 9110, section 15.5.4).
     pub const fn connect_status(self) -> u16 {
         match self {
             Self::Denied | Self::Egress | Self::Plaintext => 403,
@@ -205,6 +206,34 @@ impl Kind {
             | Self::Shutdown
             | Self::Tls
             | Self::Unread => 503,
+        }
+    }
+}
+
+impl Kind {
+    /// The meaning of a status with which a peer of any implementation answers an HBONE `CONNECT`, and
+    /// whether another attempt may be made. A refusal by policy is 401 of ztunnel
+    /// (`src/proxy/inbound.rs`), and 403 of Envoy and of this agent: all that is wrong with an identity
+    /// is seen in the handshake.
+    pub const fn of_hbone_status(status: u16) -> (Self, Retry) {
+        match status {
+            401 | 403 | 407 => (Self::Denied, Retry::Never),
+            404 => (Self::NoRoute, Retry::Never),
+            408 | 504 => (Self::Timeout, Retry::Safe),
+            429 | 500..=599 => (Self::Connect, Retry::Safe),
+            _ => (Self::Protocol, Retry::Never),
+        }
+    }
+
+    /// The meaning of a status of the native transport (`docs/transport.md`, "Codes"), and whether
+    /// another attempt may be made.
+    pub const fn of_native_status(status: u16) -> (Self, Retry) {
+        match status {
+            400 => (Self::Protocol, Retry::Never),
+            401 => (Self::Identity, Retry::Never),
+            403 => (Self::Denied, Retry::Never),
+            504 => (Self::Timeout, Retry::Safe),
+            _ => (Self::Connect, Retry::Safe),
         }
     }
 }
@@ -256,6 +285,31 @@ mod tests {
     fn every_kind_has_a_code_of_its_own() {
         let codes: HashSet<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
         assert_eq!(codes.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn statuses_of_other_implementations_mean_what_they_mean_there() {
+        for (status, expect) in [
+            (401, (Kind::Denied, Retry::Never)),
+            (403, (Kind::Denied, Retry::Never)),
+            (407, (Kind::Denied, Retry::Never)),
+            (400, (Kind::Protocol, Retry::Never)),
+            (404, (Kind::NoRoute, Retry::Never)),
+            (405, (Kind::Protocol, Retry::Never)),
+            (408, (Kind::Timeout, Retry::Safe)),
+            (429, (Kind::Connect, Retry::Safe)),
+            (500, (Kind::Connect, Retry::Safe)),
+            (502, (Kind::Connect, Retry::Safe)),
+            (503, (Kind::Connect, Retry::Safe)),
+            (504, (Kind::Timeout, Retry::Safe)),
+            (101, (Kind::Protocol, Retry::Never)),
+            (204, (Kind::Protocol, Retry::Never)),
+            (302, (Kind::Protocol, Retry::Never)),
+        ] {
+            assert_eq!(Kind::of_hbone_status(status), expect, "{status}");
+        }
+        assert_eq!(Kind::of_native_status(401).0, Kind::Identity);
+        assert_eq!(Kind::of_native_status(599).0, Kind::Connect);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use mesh_tests::agent;
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::expect::eventually;
+use mesh_tests::http::{self, Ask};
 use mesh_tests::pair::{ECHO, PORT, Pair, hello, spiffe};
 use mesh_tests::pki::{Identity, Signer, expired};
 use mesh_tests::pod::Pod;
@@ -219,22 +220,65 @@ fn the_agent_does_not_talk_to_a_peer_that_has_expired() {
 
 #[test]
 fn the_agent_does_not_talk_to_a_peer_without_h2() {
-    let own =
-        |pair: &Pair| pair.authority.steal(pair.b.name()).unwrap().leaf(&spiffe("echo")).unwrap();
     check_refused(own, &["--alpn", ""], ["tls", "ALPN"]);
 }
 
 #[test]
 fn the_agent_does_not_talk_to_a_peer_of_tls_1_2() {
-    let own =
-        |pair: &Pair| pair.authority.steal(pair.b.name()).unwrap().leaf(&spiffe("echo")).unwrap();
     check_refused(own, &["--tls", "1.2"], ["tls", ""]);
+}
+
+/// What the agent of `echo`'s node would show.
+fn own(pair: &Pair) -> Identity {
+    pair.authority.steal(pair.b.name()).unwrap().leaf(&spiffe("echo")).unwrap()
 }
 
 #[test]
 fn a_status_of_the_peer_is_an_error() {
-    let own =
-        |pair: &Pair| pair.authority.steal(pair.b.name()).unwrap().leaf(&spiffe("echo")).unwrap();
-    check_refused(own, &["--status", "401"], ["identity", "401"]);
+    // As ztunnel answers, and Envoy.
+    check_refused(own, &["--status", "401"], ["denied", "401"]);
+    check_refused(own, &["--status", "403"], ["denied", "403"]);
     check_refused(own, &["--status", "503"], ["connect", "503"]);
+    check_refused(own, &["--status", "504"], ["timeout", "504"]);
+}
+
+/// A request meets a peer that answers `CONNECT` with `status`, where requests are routed.
+#[track_caller]
+fn check_request(status: &str, expect: (u16, &str)) {
+    let pair = Pair::new().unwrap();
+    let rules = format!("  - backendRefs: [{{name: echo, port: {}}}]", ECHO.port());
+    let parent = format!("name: echo, port: {}", ECHO.port());
+    pair.config.write(&pair.mesh().raw(http::route::http("demo", "all", &parent, &rules))).unwrap();
+    // The peer serves one tunnel at a time.
+    let a = pair.agent(&pair.a, &["--threads", "1"]).unwrap();
+    let _serving = Serving::start(&pair, &own(&pair), &["--status", status]);
+    let plain = Ask::get("/");
+    // One that is read by hyper too.
+    for ask in [plain.clone(), plain.header("TE", "trailers")] {
+        let answer = http::ask(&pair.client, ECHO, &[ask]).unwrap().remove(0);
+        let said = answer.header("proxy-status").unwrap_or_default();
+        assert_eq!((answer.status, said.contains(expect.1)), (expect.0, true), "{answer:?}");
+    }
+    let denied = [("response_code", status_text(expect.0)), ("reporter", "source")];
+    let counted = || {
+        let sum = a.metrics().unwrap().sum("istio_requests_total", &denied);
+        (sum >= 2.0).then_some(())
+    };
+    eventually("the requests to be counted", DEADLINE, counted).unwrap();
+}
+
+const fn status_text(status: u16) -> &'static str {
+    match status {
+        403 => "403",
+        504 => "504",
+        _ => "503",
+    }
+}
+
+#[test]
+fn a_denial_of_the_peer_is_one_of_the_request() {
+    check_request("401", (403, "http_request_denied"));
+    check_request("403", (403, "http_request_denied"));
+    check_request("504", (504, "http_response_timeout"));
+    check_request("503", (503, "connection_refused"));
 }

@@ -146,7 +146,7 @@ impl Attempt {
 fn is_costly(error: &tunnels::Error) -> bool {
     match error {
         tunnels::Error::Connect(error) => error.kind() != io::ErrorKind::ConnectionRefused,
-        tunnels::Error::Refused(_) => false,
+        tunnels::Error::Refused { .. } => false,
         tunnels::Error::H2(_)
         | tunnels::Error::Native(_)
         | tunnels::Error::Timeout
@@ -323,7 +323,7 @@ fn about_identity(error: &tunnels::Error) -> Option<PeerError> {
         tunnels::Error::Connect(_)
         | tunnels::Error::H2(_)
         | tunnels::Error::Native(_)
-        | tunnels::Error::Refused(_)
+        | tunnels::Error::Refused { .. }
         | tunnels::Error::Timeout => None,
     }
 }
@@ -345,11 +345,14 @@ fn kind(error: &tunnels::Error) -> (Kind, Retry) {
             None if error.is_violation() => (Kind::Protocol, Retry::Safe),
             _ => (Kind::Reset, Retry::Safe),
         },
-        tunnels::Error::Refused(401) => (Kind::Identity, Retry::Never),
-        tunnels::Error::Refused(403) => (Kind::Denied, Retry::Never),
-        tunnels::Error::Refused(400) => (Kind::Protocol, Retry::Never),
-        tunnels::Error::Refused(504) | tunnels::Error::Timeout => (Kind::Timeout, Retry::Safe),
-        tunnels::Error::Connect(_) | tunnels::Error::Refused(_) => (Kind::Connect, Retry::Safe),
+        tunnels::Error::Refused { protocol: Protocol::Hbone, status } => {
+            Kind::of_hbone_status(*status)
+        }
+        tunnels::Error::Refused { protocol: Protocol::Native, status } => {
+            Kind::of_native_status(*status)
+        }
+        tunnels::Error::Timeout => (Kind::Timeout, Retry::Safe),
+        tunnels::Error::Connect(_) => (Kind::Connect, Retry::Safe),
         tunnels::Error::Tls(_) => (Kind::Tls, Retry::Safe),
     }
 }
@@ -361,7 +364,8 @@ mod tests {
     #[test]
     fn statuses_keep_their_meaning() {
         for failed in Kind::ALL {
-            let (seen, _retry) = kind(&tunnels::Error::Refused(failed.connect_status()));
+            let status = failed.connect_status();
+            let of = |protocol| kind(&tunnels::Error::Refused { protocol, status }).0;
             let expect = match failed {
                 Kind::Denied | Kind::Egress | Kind::Plaintext => Kind::Denied,
                 Kind::Identity => Kind::Identity,
@@ -369,7 +373,10 @@ mod tests {
                 Kind::Timeout => Kind::Timeout,
                 _ => Kind::Connect,
             };
-            assert_eq!(seen, expect, "{failed:?}");
+            assert_eq!(of(Protocol::Native), expect, "{failed:?}");
+            // Others say no more of an identity than that it is denied.
+            let expect = if expect == Kind::Identity { Kind::Denied } else { expect };
+            assert_eq!(of(Protocol::Hbone), expect, "{failed:?}");
         }
     }
 }

@@ -73,9 +73,14 @@ pub enum Error {
     /// A deadline passed.
     #[error("the peer's agent did not answer in time")]
     Timeout,
-    /// The peer answered with another status than 200.
-    #[error("the peer's agent refused with status {0}")]
-    Refused(u16),
+    /// The peer answered with another status than 200, of which each protocol has its own.
+    #[error("the peer's agent refused with status {status}")]
+    Refused {
+        /// What it speaks.
+        protocol: Protocol,
+        /// What it has answered.
+        status: u16,
+    },
     /// The peer broke HTTP/2, or went away.
     #[error("the tunnel failed")]
     H2(#[source] h2::Error),
@@ -89,7 +94,7 @@ impl From<hbone::Error> for Error {
         match error {
             hbone::Error::Open(error) => Self::Connect(error),
             hbone::Error::H2(error) => Self::H2(error),
-            hbone::Error::Refused(status) => Self::Refused(status),
+            hbone::Error::Refused(status) => Self::Refused { protocol: Protocol::Hbone, status },
             hbone::Error::Closed | hbone::Error::Distrusted => Self::Timeout,
         }
     }
@@ -99,7 +104,8 @@ impl From<native::Error> for Error {
     fn from(error: native::Error) -> Self {
         match error {
             native::Error::Reset(status @ 100..600) => {
-                Self::Refused(u16::try_from(status).unwrap_or(u16::MAX))
+                let status = u16::try_from(status).unwrap_or(u16::MAX);
+                Self::Refused { protocol: Protocol::Native, status }
             }
             error => Self::Native(error),
         }
@@ -113,7 +119,7 @@ impl Error {
         match self {
             Self::H2(error) => hbone::is_stale_tunnel(error),
             Self::Native(error) => error.is_stale_tunnel(),
-            Self::Connect(_) | Self::Refused(_) | Self::Timeout | Self::Tls(_) => false,
+            Self::Connect(_) | Self::Refused { .. } | Self::Timeout | Self::Tls(_) => false,
         }
     }
 }
