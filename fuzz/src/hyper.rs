@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::request;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1 as client;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -20,6 +21,7 @@ use hyper::service::service_fn;
 pub struct Asked {
     pub method: Method,
     pub uri: Uri,
+    pub version: Version,
     pub headers: HeaderMap,
     /// `None`: there is more of it.
     pub body: Option<Bytes>,
@@ -34,7 +36,8 @@ pub fn asked(input: &[u8]) -> Option<Asked> {
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await.ok().map(|body| body.to_bytes());
-            let asked = Asked { method: head.method, uri: head.uri, headers: head.headers, body };
+            let request::Parts { method, uri, version, headers, .. } = head;
+            let asked = Asked { method, uri, version, headers, body };
             note.borrow_mut().get_or_insert(asked);
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }

@@ -13,7 +13,7 @@ use crate::task::scope;
 use crate::task::turns::Stalled;
 use crate::telemetry::event::Reporter;
 use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
-use crate::telemetry::requests::{BOUNDS_MS, Sums};
+use crate::telemetry::requests::{BOUNDS_MS, Sums, Upgrade};
 use crate::telemetry::{CertificateCounters, CoverageCount, Limit, Protocol, Role, Shared, Source};
 
 /// One metric, as operators see it.
@@ -89,6 +89,8 @@ catalog! {
         "Connections of peers that were closed before a handshake, because there were too many";
     REQUESTS = Counter "mesh_http_requests_total" ["response_code", "answered_by"]
         "HTTP requests to services with HTTP routes that were answered, by a backend or by the mesh";
+    UPGRADES = Counter "mesh_http_upgrades_total" ["result"]
+        "HTTP requests to switch protocols, where requests are judged or routed";
     DIALS_HELD = Counter "mesh_dials_held_total" []
         "Connections that failed at once, because their peer had just failed";
     SNAPSHOT_REVISION = Gauge "mesh_snapshot_revision" []
@@ -310,11 +312,15 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
     Ok(())
 }
 
-/// Handshakes that peers were not allowed to begin.
+/// Handshakes that peers were not allowed to begin, and protocols that requests ask to switch to.
 fn encode_refused(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
     let mut family = describe(encoder, &HANDSHAKES_REFUSED)?;
     for (limit, number) in Limit::ALL.iter().zip(&shared.handshakes_refused) {
         sample(&mut family, &HANDSHAKES_REFUSED, vec![], &[limit.as_str()], number.get())?;
+    }
+    let mut family = describe(encoder, &UPGRADES)?;
+    for (result, number) in Upgrade::ALL.iter().zip(&shared.upgrades) {
+        sample(&mut family, &UPGRADES, vec![], &[result.as_str()], number.get())?;
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::event::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security};
 pub use self::labels::NO_FLAGS;
-pub use self::requests::{RequestKind, RequestSeries};
+pub use self::requests::{RequestKind, RequestSeries, Upgrade};
 pub use self::said::Said;
 pub use self::sink::Target;
 pub use self::time::rfc3339;
@@ -180,6 +180,8 @@ struct Shared {
     /// By [`Limit`].
     handshakes_refused: [Number; Limit::ALL.len()],
     dials_held: Number,
+    /// By [`Upgrade`].
+    upgrades: [Number; Upgrade::ALL.len()],
     /// Requests, by status and by who has answered.
     requests: Mutex<BTreeMap<(u16, &'static str), u64>>,
     snapshot_revision: Number,
@@ -213,6 +215,7 @@ impl Telemetry {
             handshakes_failed: Default::default(),
             handshakes_refused: Default::default(),
             dials_held: Number::default(),
+            upgrades: Default::default(),
             requests: Mutex::default(),
             snapshot_revision: Number::default(),
             applied_revision: Number::default(),

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::telemetry::Telemetry;
 use crate::telemetry::labels::{Counters, NO_FLAGS};
 
 /// Upper bounds of the buckets of durations, in milliseconds: Istio's.
@@ -38,6 +39,38 @@ impl RequestKind {
     /// The word used in the metrics.
     pub(super) const fn protocol(&self) -> &'static str {
         if self.is_grpc { "grpc" } else { "http" }
+    }
+}
+
+/// The end of a request that asks to switch protocols (RFC 9110, section 7.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// The server has switched to a protocol that it was not asked for.
+    Refused,
+    /// None of the protocols is allowed: the request went on without it.
+    Removed,
+    /// The server has switched.
+    Switched,
+}
+
+impl Upgrade {
+    /// All of them, in the order of their numbers.
+    pub(super) const ALL: [Self; 3] = [Self::Refused, Self::Removed, Self::Switched];
+
+    /// The word used in the metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Refused => "refused",
+            Self::Switched => "switched",
+        }
+    }
+}
+
+impl Telemetry {
+    /// Counts a request that asked to switch protocols, or an answer that did.
+    pub fn upgrade(&self, end: Upgrade) {
+        self.shared.upgrades[end as usize].add(1);
     }
 }
 

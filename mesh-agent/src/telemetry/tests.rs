@@ -128,6 +128,7 @@ fn the_agents_own_numbers_are_what_was_set() {
     telemetry.handshake_refused(Limit::TotalRate);
     telemetry.request_answered(200, "backend");
     telemetry.dial_held();
+    telemetry.upgrade(Upgrade::Removed);
     let tunnel = telemetry.tunnel_opened(Protocol::Native);
     drop(telemetry.tunnel_opened(Protocol::Native));
     check(&telemetry, "mesh_snapshot_revision", &[" 7"]);
@@ -155,6 +156,9 @@ fn the_agents_own_numbers_are_what_was_set() {
     ];
     check(&telemetry, "mesh_handshakes_refused_total", &refused);
     check(&telemetry, "mesh_dials_held_total", &[" 1"]);
+    let upgrades =
+        [r#"{result="refused"} 0"#, r#"{result="removed"} 1"#, r#"{result="switched"} 0"#];
+    check(&telemetry, "mesh_http_upgrades_total", &upgrades);
     check(&telemetry, "mesh_handshakes_failed_total", &[r#"{side="server",reason="tls"} 1"#]);
     check(&telemetry, "mesh_build_info", &[r#"{version="1.2.3"} 1"#]);
     drop(tunnel);

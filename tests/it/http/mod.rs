@@ -16,4 +16,6 @@ mod patience;
 mod plain;
 mod hostile;
 mod authorized;
+mod hosts;
+mod upgrades;
 mod beside;

@@ -106,6 +106,11 @@ pub(crate) struct Suite {
 impl Suite {
     /// Starts all of it, with these routes.
     pub(crate) fn start(routes: &[String]) -> Self {
+        Self::start_with(routes, &[])
+    }
+
+    /// The same, with more arguments of the agents.
+    pub(crate) fn start_with(routes: &[String], args: &[&str]) -> Self {
         let lab = Lab::new().unwrap();
         let (a, b) = (lab.node("a").unwrap(), lab.node("b").unwrap());
         let (client, consumer) = (a.pod("client").unwrap(), a.pod("consumer").unwrap());
@@ -117,7 +122,7 @@ impl Suite {
         let authority = Authority::init(&lab.state().join("ca"), TRUST_DOMAIN).unwrap();
         let start = |node: &Node| {
             let ca = authority.node(node.name()).unwrap();
-            Agent::start(node, &Options { ca: &ca, config: config.path(), args: &[] }).unwrap()
+            Agent::start(node, &Options { ca: &ca, config: config.path(), args }).unwrap()
         };
         let (a, b, node) = (start(&a), start(&b), b);
         Self { servers, a, b, config, client, consumer, versions, node, _lab: lab }

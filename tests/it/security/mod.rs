@@ -9,6 +9,7 @@ mod hung;
 mod paths;
 mod peers;
 mod pods;
+mod readings;
 mod requests;
 mod strangers;
 mod users;
@@ -19,6 +20,7 @@ use std::io::Write as _;
 
 use mesh_tests::agent::Agent;
 use mesh_tests::expect::eventually;
+use mesh_tests::metrics::Metrics;
 use mesh_tests::process::DEADLINE;
 
 /// Names the file to which each attack adds a line when it begins and when it was refused.
@@ -33,6 +35,8 @@ enum Trace<'a> {
     Log(&'a [&'a str]),
     /// In a condition of `/conditions` that has all of these words.
     Condition(&'a [&'a str]),
+    /// In a counter of `/metrics` with these labels, which goes up.
+    Count(&'a str, &'a [(&'a str, &'a str)]),
     /// In what the attacker is told.
     Told,
 }
@@ -79,6 +83,7 @@ impl Arena<'_> {
             access: self.agent.access_log().unwrap().len(),
             log: self.agent.log().len(),
             conditions: self.conditions().unwrap(),
+            metrics: self.agent.metrics().unwrap(),
         };
         let told = act().told();
         for (name, trace) in attacks {
@@ -118,6 +123,11 @@ impl Arena<'_> {
                 let is_new = |line: &String| has(line, words) && !before.conditions.contains(line);
                 self.conditions()?.into_iter().find(is_new)
             }
+            Trace::Count(name, labels) => {
+                let goes_up =
+                    self.agent.metrics().ok()?.sum(name, labels) > before.metrics.sum(name, labels);
+                goes_up.then(|| format!("{name} counts it, with {labels:?}"))
+            }
             Trace::Told => told.cloned(),
         };
         let Ok(reason) = eventually(&what, DEADLINE, found) else {
@@ -134,6 +144,7 @@ struct Before {
     /// Bytes of the agent's log.
     log: usize,
     conditions: Vec<String>,
+    metrics: Metrics,
 }
 
 /// Adds a line to the report, if one is asked for: whether it was refused, and by whom it is, its

@@ -39,6 +39,8 @@ pub struct Ask {
     pub upgraded: Option<String>,
     /// What is spoken.
     pub version: Version,
+    /// Whether the client says that it has sent all, of [`Version::Raw`].
+    pub half_closes: bool,
     /// How many times.
     pub count: u64,
     /// How many at once, each with a connection of its own.
@@ -66,6 +68,7 @@ impl Ask {
             in_step: false,
             upgraded: None,
             version: Version::Http1,
+            half_closes: false,
             count: 1,
             concurrency: 1,
             is_fresh: false,
@@ -88,6 +91,11 @@ impl Ask {
     /// Sends bytes that need be no HTTP, and reads to the end.
     pub fn raw(bytes: &str) -> Self {
         Self { version: Version::Raw, body: bytes.to_owned(), ..Self::get("") }
+    }
+
+    /// Sends bytes and then the end, and reads to the end.
+    pub fn all(bytes: &str) -> Self {
+        Self { half_closes: true, ..Self::raw(bytes) }
     }
 
     /// Speaks HTTP/2.

@@ -1,6 +1,7 @@
 //! Who may talk to whom, and how it is carried: policies as data.
 
 pub mod request;
+pub mod upgrade;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use crate::model::id::ResourceName;
 use crate::model::policy::request::{HeaderCondition, HttpOperation};
+use crate::model::policy::upgrade::Upgrades;
 
 /// What is demanded of connections to a workload (Istio's `PeerAuthentication` modes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +127,8 @@ pub struct MeshPolicy {
     pub acceleration: Option<Acceleration>,
     /// `spec.egress`.
     pub egress: Option<Egress>,
+    /// `spec.upgrades`.
+    pub upgrades: Option<Upgrades>,
 }
 
 /// What is in force for one workload, with every default filled in. Resolved once per snapshot.
@@ -146,6 +150,8 @@ pub struct WorkloadPolicy {
     pub acceleration: Acceleration,
     /// For connections that the workload opens to what the mesh does not know.
     pub egress: Egress,
+    /// For connections to the workload whose requests are judged or routed.
+    pub upgrades: Upgrades,
     /// The policies whose scope the workload is in, by name; both actions.
     pub authorization: Vec<Arc<AuthorizationPolicy>>,
 }

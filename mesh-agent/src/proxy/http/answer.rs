@@ -7,6 +7,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::proxy::http::body::{self, Body};
+use crate::proxy::http::host;
 
 /// The name of the mesh in `proxy-status`.
 const NAME: &str = "nodemesh";
@@ -152,6 +153,12 @@ impl Refusal {
             written.push_str(&text);
         }
         written.into_bytes()
+    }
+}
+
+impl From<host::Malformed> for Refusal {
+    fn from(malformed: host::Malformed) -> Self {
+        Self { reason: Reason::Malformed, details: malformed.to_string() }
     }
 }
 

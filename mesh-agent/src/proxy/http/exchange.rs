@@ -19,21 +19,33 @@ use crate::proxy::http::attempt::{self, Sent};
 use crate::proxy::http::body::{self, Body};
 use crate::proxy::http::decide::{Chosen, Decided, decide};
 use crate::proxy::http::detect::Version;
-use crate::proxy::http::fields::{clean, name_authority, strip};
+use crate::proxy::http::fields::clean;
 use crate::proxy::http::replay::{self, Replay};
 use crate::proxy::http::setup::MAX_HEAD_BYTES;
+use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::To;
-use crate::proxy::http::{Site, counting, mirror};
+use crate::proxy::http::{Site, counting, host, mirror};
 use crate::task::clock;
+use crate::telemetry::Upgrade;
 
 /// How often another endpoint is tried if the first cannot be reached and nothing was sent.
 pub const OTHER_ENDPOINTS: u32 = 2;
 
-/// Answers a request of `site`.
-pub async fn run(site: Arc<Site>, version: Version, request: Request<Incoming>) -> Response<Body> {
+/// Answers a request of `site`. A connection that hyper gives up at its end is left in `unmet`.
+pub async fn run(
+    site: Arc<Site>,
+    version: Version,
+    mut request: Request<Incoming>,
+    unmet: Arc<Unmet>,
+) -> Response<Body> {
     let is_grpc = answer::is_grpc(request.headers());
     let began = Instant::now();
-    match Box::pin(answered(&site, version, request, began)).await {
+    let mut client = request.extensions_mut().remove::<OnUpgrade>();
+    let answered = Box::pin(answered(&site, version, request, (began, &mut client))).await;
+    if let Some(client) = client {
+        unmet.keep(client);
+    }
+    match answered {
         Ok((response, Some(to))) => counting::counted(&site, &to, is_grpc, began, response),
         Ok((response, None)) => {
             counting::answered_by_rule(&site, response.status().as_u16(), began);
@@ -46,12 +58,55 @@ pub async fn run(site: Arc<Site>, version: Version, request: Request<Incoming>) 
     }
 }
 
-/// The answer, and who has given it; `None`: a rule.
+/// A request that was routed, as it goes on.
+struct Routed {
+    head: request::Parts,
+    chosen: Box<Chosen>,
+    upgrade: Option<upgrade::Upgrade>,
+}
+
+/// What comes of a request before it is sent.
+enum Route {
+    /// A rule answers it.
+    Answer(Response<Body>),
+    /// A backend is asked.
+    Send(Routed),
+}
+
+/// Routes a request that came at `began`.
+fn routed(
+    site: &Site,
+    version: Version,
+    mut head: request::Parts,
+    began: Instant,
+) -> Result<Route, Refusal> {
+    host::settle(&mut head, version)?;
+    let mesh = site.context.mesh.load();
+    let chosen = match decide(site, &mesh, version, &mut head, began)? {
+        Decided::Answer(response) => return Ok(Route::Answer(response)),
+        Decided::Send(chosen) => chosen,
+    };
+    let is_asked = head.headers.contains_key(UPGRADE);
+    let asked = clean(&mut head, version, site.destination);
+    // Whichever of the endpoints answers.
+    let is_allowed = |protocol: &str| {
+        let mut of = chosen.endpoints.iter().map(|endpoint| mesh.policy(&endpoint.workload.name));
+        of.all(|policy| policy.upgrades.has(protocol))
+    };
+    let upgrade = asked.and_then(|asked| asked.allow(&mut head.headers, is_allowed));
+    if is_asked && upgrade.is_none() {
+        site.context.telemetry.upgrade(Upgrade::Removed);
+    }
+    Ok(Route::Send(Routed { head, chosen, upgrade }))
+}
+
+/// The answer, and who has given it; `None`: a rule. The request came at `began`, on the connection
+/// `client`, which is taken if it becomes something else.
 async fn answered(
     site: &Arc<Site>,
     version: Version,
-    mut request: Request<Incoming>,
-    began: Instant,
+    request: Request<Incoming>,
+    (began, client): (Instant, &mut Option<OnUpgrade>),
 ) -> Result<(Response<Body>, Option<To>), Refusal> {
     if request.method() == Method::CONNECT {
         let details = "CONNECT is for proxies that the client is configured to use".to_owned();
@@ -64,20 +119,11 @@ async fn answered(
         let details = format!("the head is longer than {MAX_HEAD_BYTES} bytes");
         return Err(Refusal { reason: Reason::TooLarge, details });
     }
-    let upgrade = (version == Version::Http1 && request.headers().contains_key(UPGRADE))
-        .then(|| hyper::upgrade::on(&mut request));
-    let (mut head, incoming) = request.into_parts();
-    let mesh = site.context.mesh.load();
-    let decided = decide(site, &mesh, version, &mut head, began)?;
-    drop(mesh);
-    let chosen = match decided {
-        Decided::Answer(response) => return Ok((response, None)),
-        Decided::Send(chosen) => chosen,
+    let (head, incoming) = request.into_parts();
+    let Routed { head, chosen, upgrade } = match routed(site, version, head, began)? {
+        Route::Answer(response) => return Ok((response, None)),
+        Route::Send(routed) => routed,
     };
-    clean(&mut head, version, upgrade.is_some());
-    if version == Version::Http2 {
-        name_authority(&mut head, site.destination);
-    }
     let again = chosen.retry.is_some() || !chosen.mirrors.is_empty();
     let deadline = chosen.deadline;
     let sending = async {
@@ -92,13 +138,20 @@ async fn answered(
         Some(at) => timeout_at(at, sending).await.unwrap_or_else(|_late| Err(late(&chosen)))?,
         None => sending.await?,
     };
-    if let Some(upgrade) = upgrade
-        && response.status() == StatusCode::SWITCHING_PROTOCOLS
-    {
-        let theirs = hyper::upgrade::on(&mut response);
-        site.realm.scope.spawn(Box::pin(upgraded(upgrade, theirs)));
-    } else {
-        strip(response.headers_mut());
+    let status = response.status();
+    match upgrade::switched(upgrade.as_ref(), status, response.headers_mut()) {
+        Ok(false) => {}
+        Ok(true) => {
+            site.context.telemetry.upgrade(Upgrade::Switched);
+            let (ours, theirs) = (client.take(), hyper::upgrade::on(&mut response));
+            if let Some(ours) = ours {
+                site.realm.scope.spawn(Box::pin(upgraded(ours, theirs)));
+            }
+        }
+        Err(unasked) => {
+            site.context.telemetry.upgrade(Upgrade::Refused);
+            return Err(broken(&to.endpoint, &unasked));
+        }
     }
     chosen.after.stay(to.endpoint.address, clock::now(), response.headers_mut());
     chosen.after.apply(response.headers_mut());

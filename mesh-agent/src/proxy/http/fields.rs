@@ -2,55 +2,77 @@
 
 use std::net::SocketAddr;
 
-use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
-use hyper::http::{request, uri};
-use hyper::{Uri, Version as HttpVersion};
+use hyper::Version as HttpVersion;
+use hyper::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
+use hyper::http::request;
 
 use crate::proxy::http::detect::Version;
+use crate::proxy::http::host;
+use crate::proxy::http::upgrade::Asked;
 
-/// Fields that are about one connection only (RFC 9110, section 7.6.1). `te` stays if it says
-/// `trailers`, which gRPC needs.
-const OF_CONNECTION: [HeaderName; 4] = [
+/// Fields that are about one connection only (RFC 9110, section 7.6.1; RFC 7540, section 3.2.1). `te`
+/// stays if it says `trailers`, which gRPC needs.
+const OF_CONNECTION: [HeaderName; 5] = [
     CONNECTION,
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("transfer-encoding"),
 ];
 
-/// Takes what is about the client's connection off.
-pub fn clean(head: &mut request::Parts, version: Version, upgrades: bool) {
-    let kept = upgrades.then(|| head.headers.get(UPGRADE).cloned()).flatten();
-    strip(&mut head.headers);
-    if let Some(protocol) = kept {
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(UPGRADE, protocol);
-    }
-    if version == Version::Http1 {
-        head.version = HttpVersion::HTTP_11;
-        // Towards the endpoint a request is in origin form (RFC 9112, section 3.2.1); what the
-        // client has written as absolute has its host in `Host` too.
-        let path = head.uri.path_and_query().cloned();
-        let path = path.unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
-        head.uri = Uri::from(path);
-    }
+/// Fields for whoever gets the message in the end, and those by which proxies before us say who has
+/// sent it. `Connection` must not name them (RFC 9110, section 7.6.1), and takes none of them off.
+const END_TO_END: [&str; 29] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "grpc-timeout",
+    "host",
+    "if-match",
+    "if-none-match",
+    "if-unmodified-since",
+    "location",
+    "origin",
+    "range",
+    "set-cookie",
+    "trailer",
+    "traceparent",
+    "vary",
+    "via",
+    "www-authenticate",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// Whether `Connection` cannot take the field with this name off a message.
+pub fn is_end_to_end(name: &str) -> bool {
+    END_TO_END.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
 
-/// Sees to it that a request of HTTP/2 has an `:authority`, which hyper insists on: whoever has written
-/// `Host` instead means the same (RFC 9113, section 8.3.1), and whoever has written neither asks
-/// whom it is connected to.
-pub fn name_authority(head: &mut request::Parts, destination: SocketAddr) {
-    if head.uri.authority().is_some() {
-        return;
+/// Takes what is about the client's connection off a request whose host is settled, and completes its
+/// host. Returns the protocols that it asks to switch to.
+pub fn clean(
+    head: &mut request::Parts,
+    version: Version,
+    destination: SocketAddr,
+) -> Option<Asked> {
+    let asked = if version == Version::Http1 { Asked::of(head) } else { None };
+    strip(&mut head.headers);
+    host::complete(head, version, destination);
+    if version == Version::Http1 {
+        head.version = HttpVersion::HTTP_11;
     }
-    let host = head.headers.remove(HOST);
-    let host = host.and_then(|host| uri::Authority::try_from(host.as_bytes()).ok());
-    let mut parts = std::mem::take(&mut head.uri).into_parts();
-    parts.authority = host.or_else(|| destination.to_string().try_into().ok());
-    parts.scheme = parts.scheme.or(Some(uri::Scheme::HTTP));
-    parts.path_and_query =
-        parts.path_and_query.or_else(|| Some(uri::PathAndQuery::from_static("/")));
-    // It has all three.
-    head.uri = Uri::from_parts(parts).unwrap_or_default();
+    asked
 }
 
 /// Takes off what is about a connection.
@@ -63,7 +85,9 @@ pub fn strip(headers: &mut HeaderMap) {
         .filter_map(|name| name.trim().parse().ok())
         .collect();
     let goes = |name: &HeaderName| {
-        named.contains(name) || OF_CONNECTION.contains(name) || *name == UPGRADE
+        OF_CONNECTION.contains(name)
+            || *name == UPGRADE
+            || (named.contains(name) && !is_end_to_end(name.as_str()))
     };
     if headers.keys().any(goes) {
         // Taking fields out one by one would put others into their places: the order that the sender
@@ -76,25 +100,9 @@ pub fn strip(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use hyper::header::HeaderValue;
 
-    #[test]
-    fn a_request_of_http2_has_an_authority() {
-        let check = |uri: &str, host: Option<&'static str>, expect: &str| {
-            let mut request = hyper::Request::new(());
-            *request.uri_mut() = uri.parse().unwrap();
-            if let Some(host) = host {
-                request.headers_mut().insert(HOST, HeaderValue::from_static(host));
-            }
-            let (mut head, ()) = request.into_parts();
-            name_authority(&mut head, "10.0.0.1:80".parse().unwrap());
-            assert_eq!(head.uri.to_string(), expect, "{uri} {host:?}");
-        };
-        check("http://a/b?c", Some("other"), "http://a/b?c");
-        check("/b?c", Some("a:1"), "http://a:1/b?c");
-        check("/b", None, "http://10.0.0.1:80/b");
-        check("/b", Some("a b"), "http://10.0.0.1:80/b");
-    }
+    use super::*;
 
     #[test]
     fn what_is_about_a_connection_goes_and_the_order_stays() {
@@ -117,5 +125,28 @@ mod tests {
         let expect =
             [("host", "a"), ("x-one", "1"), ("x-one", "3"), ("te", "trailers"), ("x-last", "4")];
         assert_eq!(left, expect);
+    }
+
+    #[test]
+    fn a_connection_takes_nothing_off_that_is_for_all() {
+        let check = |options: &'static str, name: &'static str, stays: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONNECTION, HeaderValue::from_static(options));
+            headers.insert(name, HeaderValue::from_static("1"));
+            strip(&mut headers);
+            assert_eq!(headers.contains_key(name), stays, "{options}: {name}");
+        };
+        for name in END_TO_END {
+            check(name, name, true);
+        }
+        check("close, Host , X-Forwarded-For", "host", true);
+        check("close, X-Forwarded-For", "x-forwarded-for", true);
+        check("CONTENT-LENGTH", "content-length", true);
+        check(":authority, host", "host", true);
+        check("x-hop", "x-hop", false);
+        check("te", "te", false);
+        check("host", "keep-alive", false);
+        check("transfer-encoding", "transfer-encoding", false);
+        check("", "http2-settings", false);
     }
 }

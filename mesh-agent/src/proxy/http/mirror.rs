@@ -16,6 +16,7 @@ use crate::model::snapshot::{Backend, Endpoints};
 use crate::proxy::http::Site;
 use crate::proxy::http::attempt::{self, Sent};
 use crate::proxy::http::detect::Version;
+use crate::proxy::http::fields::strip;
 use crate::proxy::http::replay::Replay;
 use crate::proxy::http::upstream::To;
 
@@ -62,7 +63,9 @@ pub fn send(site: &Arc<Site>, copy: &Copy, head: &request::Parts, replay: &Repla
     }
     let place = Place(Arc::clone(copies));
     let mut replay = Replay::Whole(bytes.clone(), trailers.clone());
-    let (site, to, head) = (Arc::clone(site), copy.0.clone(), head.clone());
+    let (site, to, mut head) = (Arc::clone(site), copy.0.clone(), head.clone());
+    // Nobody could speak another protocol with a copy's server.
+    strip(&mut head.headers);
     let scope = site.realm.scope.clone();
     scope.spawn(Box::pin(async move {
         let copying = async {

@@ -16,6 +16,7 @@ pub mod faults;
 pub mod fields;
 pub mod filtering;
 pub mod front;
+pub mod host;
 pub mod mirror;
 pub mod plain;
 pub mod pool;
@@ -23,6 +24,7 @@ pub mod replay;
 pub mod serve;
 pub mod session;
 pub mod setup;
+pub mod upgrade;
 pub mod upstream;
 
 use std::net::SocketAddr;

@@ -23,6 +23,7 @@ use crate::proxy::http::batch::Batch;
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::front::Front;
 use crate::proxy::http::setup::{self, HEAD_TIMEOUT};
+use crate::proxy::http::upgrade::Unmet;
 use crate::proxy::http::{Site, exchange, faults, plain};
 use crate::proxy::realm::{Local, Realm};
 use crate::sys::socket;
@@ -130,22 +131,34 @@ async fn looked_at(stream: &TcpStream) -> io::Result<Option<Version>> {
 /// The client has broken HTTP, or the connection.
 async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hyper::Error> {
     let scope = site.realm.scope.clone();
+    let unmet = Arc::new(Unmet::default());
+    let kept = Arc::clone(&unmet);
     let service = service_fn(move |request| {
-        let site = Arc::clone(&site);
-        async move { Ok::<_, Infallible>(exchange::run(site, version, request).await) }
+        let (site, unmet) = (Arc::clone(&site), Arc::clone(&kept));
+        async move { Ok::<_, Infallible>(exchange::run(site, version, request, unmet).await) }
     });
     let mut draining = pin!(scope.draining());
     match version {
         Version::Http1 => {
-            let serving =
-                setup::http1_server(HEAD_TIMEOUT).serve_connection(TokioIo::new(front), service);
-            let mut serving = pin!(serving.with_upgrades());
-            tokio::select! {
-                biased;
-                () = &mut draining => serving.as_mut().graceful_shutdown(),
-                served = &mut serving => return served,
-            }
-            serving.await
+            let served = {
+                let serving = setup::http1_server(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(front), service);
+                let mut serving = pin!(serving.with_upgrades());
+                let early = tokio::select! {
+                    biased;
+                    () = &mut draining => None,
+                    served = &mut serving => Some(served),
+                };
+                if let Some(served) = early {
+                    served
+                } else {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            };
+            // hyper gives up a connection that it holds no more.
+            unmet.end().await;
+            served
         }
         Version::Http2 => {
             let mut serving = Batch::turns(front, |io| {

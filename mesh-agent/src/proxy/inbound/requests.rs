@@ -8,11 +8,11 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::pending;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -21,7 +21,7 @@ use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use hyper::http::request;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode, Version as HttpVersion};
+use hyper::{Method, Request, Response, Version as HttpVersion};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, oneshot};
@@ -31,24 +31,29 @@ use crate::authz::path::{self, Readings};
 use crate::authz::{Denial, HttpRequest};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
+use crate::model::snapshot::Snapshot;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::http::answer::{self, Reason, Refusal};
 use crate::proxy::http::batch::Batch;
 use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::detect::{self, Guess, Version};
-use crate::proxy::http::fields::{clean, name_authority, strip};
+use crate::proxy::http::fields::clean;
 use crate::proxy::http::front::Front;
+use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::Counted;
-use crate::proxy::http::{counting, exchange, setup};
+use crate::proxy::http::{counting, exchange, host, setup};
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::task::scope::Scope;
-use crate::telemetry::{Judged, RequestKind, RequestSeries};
+use crate::telemetry::{self, RequestKind, RequestSeries, Upgrade};
 use crate::tunnels::Io;
 
 /// What a client is told of a request that may not be. Which policy says so is for those to see who
 /// have written it.
 const DENIED: &str = "access denied";
+
+/// Logged of a request that is none.
+const MALFORMED: &str = "a request is malformed";
 
 /// Told of a path that is none by RFC 3986.
 const MALFORMED_PATH: &str = "the path has characters that RFC 3986 does not allow there";
@@ -69,10 +74,21 @@ struct Point {
     series: Option<RequestSeries>,
     /// Both ends of a connection that has become something else.
     upgraded: Mutex<Option<(OnUpgrade, OnUpgrade)>>,
+    /// The client's connection, if hyper gives it up at its end.
+    unmet: Unmet,
     /// Why a request was denied, the last that was.
     denied: Mutex<Option<Denial>>,
-    /// A malformed request is in the log.
-    is_noted: AtomicBool,
+    /// A request that was refused is in the log.
+    noted: AtomicBool,
+}
+
+impl Point {
+    /// Keeps the connection of a request that has asked for an upgrade and was not given it.
+    fn keep(&self, client: Option<OnUpgrade>) {
+        if let Some(client) = client {
+            self.unmet.keep(client);
+        }
+    }
 }
 
 /// The connection to the application. One request at a time, of HTTP/1.1.
@@ -114,11 +130,17 @@ pub async fn serve(
         Counted::new(Box::new(Front::of_server(application)), Arc::clone(&conn.carried));
     let (application, driving) = begin(version, application, &arrival.realm.scope).await?;
     let series = conn.requests();
-    let (upgraded, denied) = (Mutex::default(), Mutex::default());
-    let is_noted = AtomicBool::new(false);
-    let point =
-        Point { context, arrival, version, application, series, upgraded, denied, is_noted };
-    let point = Arc::new(point);
+    let point = Arc::new(Point {
+        context,
+        arrival,
+        version,
+        application,
+        series,
+        upgraded: Mutex::default(),
+        unmet: Unmet::default(),
+        denied: Mutex::default(),
+        noted: AtomicBool::new(false),
+    });
     let mesh = point.context.mesh.clone();
     let served = tokio::select! {
         biased;
@@ -128,7 +150,8 @@ pub async fn serve(
         }
     };
     if let Some(denial) = locked(&point.denied).take() {
-        conn.judged = Some(Judged { allowed: false, policy: Some(denial.policy().clone()) });
+        conn.judged =
+            Some(telemetry::Judged { allowed: false, policy: Some(denial.policy().clone()) });
     }
     served
 }
@@ -222,8 +245,9 @@ where
     let serve = async {
         let served = serving(&point, client, stopped).await;
         let upgraded = locked(&point.upgraded).take();
-        if let Some((ours, theirs)) = upgraded {
-            exchange::upgraded(ours, theirs).await;
+        match upgraded {
+            Some((ours, theirs)) => exchange::upgraded(ours, theirs).await,
+            None => point.unmet.end().await,
         }
         served
     };
@@ -295,6 +319,49 @@ async fn left(point: &Point, ended: oneshot::Receiver<Result<(), hyper::Error>>)
     }
 }
 
+/// A request that may be, as the application gets it.
+struct Judged {
+    head: request::Parts,
+    upgrade: Option<upgrade::Upgrade>,
+}
+
+/// Judges a request.
+///
+/// # Errors
+///
+/// It may not be, or it can be read in several ways.
+fn judged(point: &Point, mut head: request::Parts) -> Result<Judged, Refusal> {
+    let refused = |reason, details: &str| Refusal { reason, details: details.to_owned() };
+    if head.method == Method::CONNECT {
+        let details = "CONNECT is not forwarded where requests are judged";
+        return Err(refused(Reason::Connect, details));
+    }
+    host::settle(&mut head, point.version).map_err(|malformed| {
+        note(point, &head, MALFORMED, &malformed);
+        Refusal::from(malformed)
+    })?;
+    if !path::is_valid(head.uri.path()) {
+        note(point, &head, MALFORMED, &MALFORMED_PATH);
+        return Err(refused(Reason::Malformed, MALFORMED_PATH));
+    }
+    let is_asked = head.headers.contains_key(UPGRADE);
+    let asked = clean(&mut head, point.version, point.arrival.to);
+    let mesh = point.context.mesh.load();
+    let policy = mesh.policy(&point.arrival.local.workload.name);
+    let is_allowed = |protocol: &str| policy.upgrades.has(protocol);
+    let upgrade = asked.and_then(|asked| asked.allow(&mut head.headers, is_allowed));
+    if is_asked && upgrade.is_none() {
+        point.context.telemetry.upgrade(Upgrade::Removed);
+    }
+    if let Some(denial) = denial(point, &mesh, &head) {
+        point.context.telemetry.policy_said((&denial).into());
+        note(point, &head, "a request is denied", &denial);
+        *locked(&point.denied) = Some(denial);
+        return Err(refused(Reason::Denied, DENIED));
+    }
+    Ok(Judged { head, upgrade })
+}
+
 /// The application's answer to a request, or a refusal.
 ///
 /// # Errors
@@ -305,27 +372,21 @@ async fn answered(
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, hyper::Error> {
     let (began, is_grpc) = (Instant::now(), answer::is_grpc(request.headers()));
-    let refused = |reason, details: &str| {
+    let refused = |refusal: &Refusal| {
         if let Some(series) = &point.series {
-            series.answered(counting::kind_of(reason, is_grpc), began.elapsed());
+            series.answered(counting::kind_of(refusal.reason, is_grpc), began.elapsed());
         }
-        Ok(answer::refusal(&Refusal { reason, details: details.to_owned() }, is_grpc))
+        answer::refusal(refusal, is_grpc)
     };
-    if request.method() == Method::CONNECT {
-        return refused(Reason::Connect, "CONNECT is not forwarded where requests are judged");
-    }
-    if !path::is_valid(request.uri().path()) {
-        return refused(Reason::Malformed, note_malformed(point, request.uri().path()));
-    }
-    let upgrade = (point.version == Version::Http1 && request.headers().contains_key(UPGRADE))
-        .then(|| hyper::upgrade::on(&mut request));
-    let (mut head, incoming) = request.into_parts();
-    clean(&mut head, point.version, upgrade.is_some());
-    let Ok(host) = host(&mut head, point) else { return refused(Reason::Denied, DENIED) };
-    if let Some(denial) = denial(point, &head, host.as_deref()) {
-        note(point, &head, denial);
-        return refused(Reason::Denied, DENIED);
-    }
+    let client = request.extensions_mut().remove::<OnUpgrade>();
+    let (head, incoming) = request.into_parts();
+    let Judged { head, upgrade } = match judged(point, head) {
+        Ok(judged) => judged,
+        Err(refusal) => {
+            point.keep(client);
+            return Ok(refused(&refusal));
+        }
+    };
     let mut turn = point.application.turn().await;
     let body = incoming.map_err(|error| -> BodyError { error.into() }).boxed_unsync();
     let sent = turn.send(Request::from_parts(head, body)).await;
@@ -335,15 +396,25 @@ async fn answered(
             series.answered(kind, began.elapsed());
         }
     })?;
-    if let Some(ours) = upgrade
-        && response.status() == StatusCode::SWITCHING_PROTOCOLS
-    {
-        *locked(&point.upgraded) = Some((ours, hyper::upgrade::on(&mut response)));
-    } else {
-        let ends = point.version == Version::Http1 && is_last(&response);
-        strip(response.headers_mut());
-        if ends {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let ends = point.version == Version::Http1 && is_last(&response);
+    let status = response.status();
+    match upgrade::switched(upgrade.as_ref(), status, response.headers_mut()) {
+        Ok(true) => {
+            point.context.telemetry.upgrade(Upgrade::Switched);
+            let theirs = hyper::upgrade::on(&mut response);
+            *locked(&point.upgraded) = client.map(|ours| (ours, theirs));
+        }
+        Ok(false) => {
+            point.keep(client);
+            if ends {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        Err(unasked) => {
+            point.context.telemetry.upgrade(Upgrade::Refused);
+            point.keep(client);
+            let refusal = Refusal { reason: Reason::Broken, details: unasked.to_string() };
+            return Ok(refused(&refusal));
         }
     }
     let response = response
@@ -364,54 +435,31 @@ fn is_last(response: &Response<Incoming>) -> bool {
     closes || response.version() == HttpVersion::HTTP_10
 }
 
-/// A request names several hosts.
-struct SeveralHosts;
-
-/// Whom a request asks, as the application will see it, in lower case: it sees one host only.
-fn host(head: &mut request::Parts, point: &Point) -> Result<Option<String>, SeveralHosts> {
-    if point.version == Version::Http2 {
-        name_authority(head, point.arrival.to);
-        head.headers.remove(HOST);
-        return Ok(head.uri.authority().map(|host| host.as_str().to_ascii_lowercase()));
-    }
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let host = hosts.next().map(|host| String::from_utf8_lossy(host.as_bytes()).to_lowercase());
-    if hosts.next().is_some() { Err(SeveralHosts) } else { Ok(host) }
-}
-
-/// Counts a request that is denied. The first one of a connection is logged for operators, so that
-/// a client cannot fill the log; the connection's line in the access log has the last one.
-fn note(point: &Point, head: &request::Parts, denial: Denial) {
+/// Logs a request that is refused. The first one of a connection is logged for operators, so that a
+/// client cannot fill the log; the connection's line in the access log has the last denial.
+fn note(point: &Point, head: &request::Parts, what: &str, reason: &dyn fmt::Display) {
     let (client, workload) = (point.arrival.client, &point.arrival.local.workload.name);
-    point.context.telemetry.policy_said((&denial).into());
-    let former = locked(&point.denied).replace(denial.clone());
     let (method, path) = (&head.method, head.uri.path());
-    if former.is_none() {
-        tracing::info!(%client, %workload, %method, path, reason = %denial, "a request is denied");
+    if point.noted.swap(true, Ordering::Relaxed) {
+        tracing::debug!(%client, %workload, %method, path, %reason, "{what}");
     } else {
-        tracing::debug!(%client, %workload, %method, path, reason = %denial, "a request is denied");
+        tracing::info!(%client, %workload, %method, path, %reason, "{what}");
     }
 }
 
-/// Logs a path that is none, the first of a connection for operators. Returns what the client is told.
-fn note_malformed(point: &Point, path: &str) -> &'static str {
-    let (client, workload) = (point.arrival.client, &point.arrival.local.workload.name);
-    let reason = MALFORMED_PATH;
-    if point.is_noted.swap(true, Ordering::Relaxed) {
-        tracing::debug!(%client, %workload, path, reason, "a request is malformed");
-    } else {
-        tracing::info!(%client, %workload, path, reason, "a request is malformed");
-    }
-    reason
-}
-
-/// Why a request may not be, by the policies as they are now.
-fn denial(point: &Point, head: &request::Parts, host: Option<&str>) -> Option<Denial> {
+/// Why a request may not be, by the policies as they are now: its host is the one that the application
+/// will see.
+fn denial(point: &Point, mesh: &Snapshot, head: &request::Parts) -> Option<Denial> {
     let headers: &HeaderMap = &head.headers;
     let paths = Readings::of(head.uri.path());
-    let host = host.map(Cow::Borrowed);
+    let host = match head.uri.authority() {
+        Some(authority) => Some(authority.as_str().to_ascii_lowercase()),
+        None => {
+            headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).to_lowercase())
+        }
+    };
+    let host = host.map(Cow::Owned);
     let http = HttpRequest { method: head.method.as_str(), host, paths, headers };
-    let mesh = point.context.mesh.load();
-    point.arrival.tell(&mesh, Some(&http), &point.context.telemetry);
-    point.arrival.request_refusal(&mesh, &http)
+    point.arrival.tell(mesh, Some(&http), &point.context.telemetry);
+    point.arrival.request_refusal(mesh, &http)
 }

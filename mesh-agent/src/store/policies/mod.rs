@@ -146,6 +146,7 @@ impl<'a> Resolver<'_, 'a> {
         let failure = self.first(&[("spec.failureMode", &|policy| policy.failure)]);
         let acceleration = self.first(&[("spec.acceleration", &|policy| policy.acceleration)]);
         let egress = self.first(&[("spec.egress", &|policy| policy.egress)]);
+        let upgrades = self.first(&[("spec.upgrades", &|policy| policy.upgrades.clone())]);
         let ports: BTreeSet<u16> = self
             .policies
             .iter()
@@ -162,6 +163,7 @@ impl<'a> Resolver<'_, 'a> {
             failure: failure.map(|(mode, _)| mode),
             acceleration: acceleration.map(|(mode, _)| mode).unwrap_or_default(),
             egress: egress.map(|(mode, _)| mode).unwrap_or_default(),
+            upgrades: upgrades.map(|(protocols, _)| protocols).unwrap_or_default(),
             authorization: Vec::new(),
         }
     }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::condition::{Location, Reason};
+use crate::model::policy::upgrade::Upgrades;
 use crate::model::policy::{
     Acceleration, Action, AmbiguousPaths, FailureMode, MtlsMode, PolicyKind, SameNode,
 };
@@ -52,6 +53,7 @@ fn policy(text: &str) -> MeshPolicy {
         failure: None,
         acceleration: None,
         egress: None,
+        upgrades: None,
     }
 }
 
@@ -170,6 +172,7 @@ fn every_setting_is_inherited_for_itself() {
         ambiguous_paths: Some(AmbiguousPaths::Refuse),
         failure: Some(FailureMode::Open),
         acceleration: Some(Acceleration::Sockmap),
+        upgrades: Some(Upgrades::only(&["websocket", "foo"])),
         ..policy("mesh-system/far")
     };
     let snapshot = with(&["shop/web web", "bank/db db"], [near, own, far]);
@@ -181,6 +184,7 @@ fn every_setting_is_inherited_for_itself() {
         refuses_ambiguous_paths: Some(ResourceName::new("mesh-system", "far")),
         failure: Some(FailureMode::Closed),
         acceleration: Acceleration::Sockmap,
+        upgrades: Upgrades::only(&["websocket", "foo"]),
         ..WorkloadPolicy::default()
     };
     assert_eq!(*snapshot.policy(&named("shop/web").0), expect);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::policy::upgrade::{self, Upgrades};
 use crate::model::policy::{
     Acceleration, AmbiguousPaths, Egress, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode,
 };
@@ -80,6 +81,7 @@ fn resolve(
                        spec.selector that says whose ports are meant";
         problems.invalid(*path, message);
     }
+    let upgrades = upgrades(spec.upgrades, problems);
     Some(MeshPolicy {
         kind,
         name: name?,
@@ -98,7 +100,22 @@ fn resolve(
         failure: word("spec.failureMode", FAILURE, spec.failure_mode, problems),
         egress: word("spec.egress", EGRESS, spec.egress, problems),
         acceleration: word("spec.acceleration", ACCELERATION, spec.acceleration, problems),
+        upgrades,
     })
+}
+
+/// The protocols that are listed; `None`: there is no list.
+fn upgrades(written: schema::List<String>, problems: &mut Problems) -> Option<Upgrades> {
+    let words = written.0?;
+    for (index, word) in words.iter().enumerate() {
+        if let Err(wrong) = upgrade::check(word) {
+            problems.invalid(
+                format!("spec.upgrades[{index}]"),
+                format!("`{}` {wrong}", printable(word)),
+            );
+        }
+    }
+    Some(Upgrades::only(&words))
 }
 
 /// What a word at `path` means.

@@ -86,6 +86,7 @@ pub(in crate::source::file) struct MeshPolicySpec {
     pub(in crate::source::file) port_level_same_node: Option<BTreeMap<String, String>>,
     pub(in crate::source::file) same_node: Option<String>,
     pub(in crate::source::file) selector: Option<Selector>,
+    pub(in crate::source::file) upgrades: List<String>,
 }
 
 /// Istio `PeerAuthentication.MutualTLS`.

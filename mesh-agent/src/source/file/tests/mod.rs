@@ -615,19 +615,10 @@ fn a_mesh_policy_is_taken_over() {
         ambiguous_paths: None,
         acceleration: Some(Acceleration::Sockmap),
         egress: Some(Egress::RegistryOnly),
+        upgrades: None,
     };
     let objects: Vec<_> = update.resources.into_iter().map(|resource| resource.object).collect();
     assert_eq!(objects, [Object::MeshPolicy(expect.into())]);
-}
-
-#[test]
-fn a_mesh_policy_may_leave_everything_out() {
-    for spec in ["", "spec:\n", "spec: {}\n", "spec: {mtls: {}, selector: {}}\n"] {
-        let text = "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {name: a}\n";
-        let mut lab = Lab::new();
-        lab.write("a.yaml", &format!("{text}{spec}"));
-        lab.check(&["MeshPolicy default/a "], 0);
-    }
 }
 
 #[test]

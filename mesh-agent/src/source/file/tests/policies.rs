@@ -1,6 +1,7 @@
-//! Policies of Istio's, and what becomes of those that cannot be read.
+//! Policies of the mesh and of Istio, and what becomes of those that cannot be read.
 
-use super::Lab;
+use super::{Lab, check};
+use crate::model::policy::upgrade::Upgrades;
 use crate::model::policy::{AmbiguousPaths, Rule};
 use crate::store::update::Object;
 
@@ -114,4 +115,38 @@ fn a_service_entry_is_its_addresses() {
         lab.write("a.yaml", &format!("{head}spec: {wrong}\n"));
         lab.check(&[], 1);
     }
+}
+
+#[test]
+fn a_mesh_policy_may_leave_everything_out() {
+    for spec in ["", "spec:\n", "spec: {}\n", "spec: {mtls: {}, selector: {}}\n"] {
+        let text = "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {name: a}\n";
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &format!("{text}{spec}"));
+        lab.check(&["MeshPolicy default/a "], 0);
+    }
+}
+
+#[test]
+fn the_protocols_of_upgrades_are_listed() {
+    let head =
+        "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {name: web}\nspec:\n";
+    let listed = |written: &str| {
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &format!("{head}{written}"));
+        lab.check(&["MeshPolicy default/web "], 0);
+        let Object::MeshPolicy(policy) = &lab.source.load().resources[0].object else { panic!() };
+        policy.upgrades.clone()
+    };
+    assert_eq!(listed("  mtls: {}\n"), None);
+    assert_eq!(listed("  upgrades: []\n"), Some(Upgrades::only::<&str>(&[])));
+    let both = Upgrades::only(&["websocket", "Foo/1"]);
+    assert_eq!(listed("  upgrades: [websocket, Foo/1]\n"), Some(both));
+    check(
+        &format!("{head}  upgrades: [websocket, h2c, 'a b']\n"),
+        &[
+            "5 spec.upgrades[1] Invalid: `h2c` carries requests that no policy and no route would see",
+            "5 spec.upgrades[2] Invalid: `a b` is not a protocol as RFC 9110",
+        ],
+    );
 }

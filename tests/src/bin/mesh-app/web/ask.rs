@@ -179,7 +179,10 @@ async fn connect(target: &Target, version: Version) -> io::Result<Open> {
 /// Sends bytes, and reads all that comes back until the server closes.
 async fn raw(io: &mut BufReader<TcpStream>, ask: &Ask, answer: &mut Answer) -> io::Result<()> {
     // A server that does not like the first of them may have closed: what it said is still there.
-    let sent = io.write_all(ask.body.as_bytes()).await;
+    let mut sent = io.write_all(ask.body.as_bytes()).await;
+    if ask.half_closes && sent.is_ok() {
+        sent = io.shutdown().await;
+    }
     let mut bytes = Vec::new();
     let read = io.read_to_end(&mut bytes).await;
     answer.set_body(&bytes);

@@ -37,6 +37,7 @@ pub(super) struct Failures(Mutex<BTreeMap<String, u64>>);
 /// - `/trailers`: a trailer as well
 /// - `/close`: nothing
 /// - `/verbatim`: the request's body, and nothing else; `/verbatim?end`: and the connection ends
+/// - `/switch/P`, of HTTP/1.1: 101 to the protocol `P`, whatever was asked for (`serve_http1`)
 /// - all others: 200 with what was seen
 ///
 /// # Errors

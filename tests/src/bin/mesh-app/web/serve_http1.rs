@@ -31,7 +31,9 @@ pub(super) async fn run(
             connection,
             request,
         };
-        if let Some(protocol) = head.field("upgrade") {
+        // Some servers switch to what they like.
+        let protocol = head.part(1).strip_prefix("/switch/").or_else(|| head.field("upgrade"));
+        if let Some(protocol) = protocol {
             site.report(&seen);
             return upgraded(&mut io, protocol).await;
         }

@@ -11,6 +11,8 @@ use http::{HeaderName, Method, StatusCode};
 use httparse::{Header, Status};
 
 use crate::proxy::http::answer::is_type_of_grpc;
+use crate::proxy::http::fields::is_end_to_end;
+use crate::proxy::http::host;
 use crate::proxy::http::setup::MAX_FIELDS;
 use crate::route::http::fields::{Fields, join};
 
@@ -154,7 +156,7 @@ fn checked<'b>(
     let (mut hosts, mut body, mut closes, mut cuts) = (0, None, false, Cuts::default());
     for field in fields.0 {
         match known(field.name) {
-            Known::Host => hosts += 1,
+            Known::Host if host::is_host(field.value) => hosts += 1,
             Known::Length if body.is_none() => body = Some(digits(field.value)?),
             Known::Connection => {
                 if field.value.eq_ignore_ascii_case(b"close") {
@@ -166,7 +168,11 @@ fn checked<'b>(
             }
             Known::Type if is_type_of_grpc(field.value) => return None,
             Known::Other | Known::Type => {}
-            Known::Length | Known::OfConnection | Known::Coding | Known::OfRequest => return None,
+            Known::Host
+            | Known::Length
+            | Known::OfConnection
+            | Known::Coding
+            | Known::OfRequest => return None,
         }
     }
     (hosts == 1).then_some(())?;
@@ -232,7 +238,7 @@ pub fn answer(input: &[u8], is_for_head: bool) -> Result<Option<Answer>, Broken>
             // The coding counts, and whoever comes next is not to wonder.
             Known::Length => coding.is_some(),
             Known::Coding => false,
-            _ => is_named(answer.headers, field.name),
+            _ => is_named(answer.headers, field.name) && !is_end_to_end(field.name),
         };
         if goes {
             let line = line_of(input, field).ok_or(Broken::Connection)?;
@@ -344,6 +350,7 @@ fn known(name: &str) -> Known {
         10 if is("keep-alive") => Known::OfConnection,
         12 if is("content-type") => Known::Type,
         14 if is("content-length") => Known::Length,
+        14 if is("http2-settings") => Known::OfConnection,
         16 if is("proxy-connection") => Known::OfConnection,
         17 if is("transfer-encoding") => Known::Coding,
         _ => Known::Other,

@@ -54,6 +54,8 @@ fn the_rest_is_left_to_others() {
     let field = |field: &str| check(&format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n"));
     check("GET / HTTP/1.1\r\n\r\n");
     check("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    check("GET / HTTP/1.1\r\nHost: a b\r\n\r\n");
+    check("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n");
     check("GET / HTTP/1.1\nHost: a\n\n");
     check("GET / HTTP/1.1\r\nHost: a\n\r\n");
     check("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -81,6 +83,7 @@ fn the_rest_is_left_to_others() {
     field("Connection: keep-alive, x");
     field("Connection: upgrade\r\nUpgrade: websocket");
     field("Upgrade: h2c");
+    field("HTTP2-Settings: AAMAAABk");
     field("Expect: 100-continue");
     field("TE: trailers");
     field("Trailer: x");

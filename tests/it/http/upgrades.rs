@@ -1,0 +1,152 @@
+//! Requests to switch protocols, where requests are judged or routed: what follows a switch, nobody sees.
+
+use std::net::SocketAddr;
+
+use mesh_tests::expect::eventually;
+use mesh_tests::http::{self, Answer, Ask, field};
+use mesh_tests::process::DEADLINE;
+
+use super::suite::{HTTP, NAMESPACE, Suite, To, route};
+
+/// The service whose requests are routed, and judged then, and the workload whose requests are judged.
+const BOTH: [SocketAddr; 2] = [To::Echo.at(80), To::V1.at(80)];
+
+/// All requests of `echo` go to the first version, which allows all of them, one by one.
+fn suite(more: &[String]) -> Suite {
+    let policy = format!(
+        "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: all, namespace: {NAMESPACE}}}
+spec:
+  selector: {{matchLabels: {{app: echo, version: v1}}}}
+  rules: [{{to: [{{operation: {{methods: ['*']}}}}]}}]
+"
+    );
+    let route = route("  - backendRefs: [{name: echo-v1, port: 8080}]");
+    Suite::start(&[&[route, policy], more].concat())
+}
+
+/// The protocols that requests to the first version may switch to.
+fn allowed(protocols: &str) -> String {
+    format!(
+        "apiVersion: nodemesh.dev/v1alpha1
+kind: MeshPolicy
+metadata: {{name: upgrades, namespace: {NAMESPACE}}}
+spec:
+  selector: {{matchLabels: {{app: echo, version: v1}}}}
+  upgrades: [{protocols}]
+"
+    )
+}
+
+fn switch(protocol: &str) -> Ask {
+    Ask::get("/chat").upgrade(protocol, "any bytes")
+}
+
+/// That the server has switched, to this protocol.
+#[track_caller]
+fn switched(answer: &Answer, protocol: &str) {
+    assert_eq!(
+        (answer.status, answer.header("upgrade"), answer.echoed.as_deref()),
+        (101, Some(protocol), Some("any bytes")),
+        "{answer:?}"
+    );
+    assert_eq!(answer.error, None);
+}
+
+/// That the server was asked as if nothing had been said of another protocol.
+#[track_caller]
+fn ignored(answer: &Answer) {
+    assert_eq!((answer.status, &answer.error), (200, &None), "{answer:?}");
+    let seen = answer.seen().unwrap();
+    for name in ["upgrade", "http2-settings", "connection"] {
+        assert_eq!(field(&seen.headers, name), None, "{seen:?}");
+    }
+}
+
+#[test]
+fn web_sockets_alone_are_switched_to() {
+    let suite = suite(&[]);
+    for to in BOTH {
+        for protocol in ["websocket", "WebSocket"] {
+            switched(&suite.ask(to, &switch(protocol)), protocol);
+        }
+        switched(&suite.ask(to, &switch("h2c, websocket,foo")), "websocket");
+        for protocol in ["h2c", "H2C", "foo", "TLS/1.0, HTTP/2.0", "websocket/13"] {
+            ignored(&suite.ask(to, &switch(protocol)));
+        }
+        let prior = switch("h2c").header("HTTP2-Settings", "AAMAAABk");
+        ignored(&suite.ask(to, &prior.header("Connection", "HTTP2-Settings")));
+        // RFC 9110, section 7.8: without the connection option, or before its content, it is none.
+        let ask =
+            Ask { headers: vec![("Upgrade".to_owned(), "websocket".to_owned())], ..switch("") };
+        ignored(&suite.ask(to, &ask));
+        ignored(&suite.ask(to, &Ask { body: "hello".to_owned(), ..switch("websocket") }));
+    }
+    let counted = || {
+        let of = |agent: &mesh_tests::agent::Agent, result: &str| {
+            agent.metrics().unwrap().sum("mesh_http_upgrades_total", &[("result", result)])
+        };
+        // What the first agent lets through is judged by the second.
+        let a = of(&suite.a, "switched") >= 3.0 && of(&suite.a, "removed") >= 6.0;
+        (a && of(&suite.b, "switched") >= 6.0 && of(&suite.b, "removed") >= 6.0).then_some(())
+    };
+    eventually("the upgrades to be counted", DEADLINE, counted).unwrap();
+}
+
+#[test]
+fn a_document_says_what_else_may_be_switched_to() {
+    let suite = suite(&[allowed("Foo/1, bar")]);
+    for to in BOTH {
+        switched(&suite.ask(to, &switch("foo/1")), "foo/1");
+        switched(&suite.ask(to, &switch("websocket, bar")), "bar");
+        ignored(&suite.ask(to, &switch("websocket")));
+        ignored(&suite.ask(to, &switch("foo")));
+    }
+}
+
+#[test]
+fn nothing_may_be_switched_to_where_nothing_is_listed() {
+    let suite = suite(&[allowed("")]);
+    for to in BOTH {
+        ignored(&suite.ask(to, &switch("websocket")));
+    }
+}
+
+#[test]
+fn a_server_switches_to_nothing_that_it_was_not_asked_for() {
+    // By the first agent alone, and by the second alone, to which the client comes without one.
+    let routed = Suite::start(&[route("  - backendRefs: [{name: echo-v1, port: 8080}]")]);
+    let judged = suite(&[]);
+    let outside = judged.node.pod("outside").unwrap();
+    for (from, to) in [(&routed.client, BOTH[0]), (&outside, judged.versions[0].at(HTTP))] {
+        let ask = |ask: &Ask| http::ask(from, to, std::slice::from_ref(ask)).unwrap().remove(0);
+        // The first of them is a plain request, the others are not: each engine has to refuse it.
+        for asked in [
+            Ask::get("/switch/websocket"),
+            Ask::get("/switch/websocket").header("TE", "trailers"),
+            Ask { path: "/switch/h2c".to_owned(), ..switch("websocket") },
+            Ask { path: "/switch/websocket".to_owned(), ..switch("h2c") },
+        ] {
+            let answer = ask(&asked);
+            assert_eq!((answer.status, &answer.echoed), (502, &None), "{asked:?}: {answer:?}");
+            assert_eq!(ask(&Ask::get("/")).status, 200);
+        }
+    }
+}
+
+#[test]
+fn a_connection_whose_upgrade_is_ignored_goes_on_and_ends_in_order() {
+    let suite = suite(&[]);
+    let first =
+        "GET /status/201 HTTP/1.1\r\nHost: echo\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+    let last = "GET /status/202 HTTP/1.1\r\nHost: echo\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n";
+    let outside = suite.node.pod("outside").unwrap();
+    for (from, to) in [(&suite.client, BOTH[0]), (&outside, suite.versions[0].at(HTTP))] {
+        let ask = Ask::raw(&[first, last].concat());
+        let answer = http::ask(from, to, &[ask]).unwrap().remove(0);
+        let statuses = answer.body.split("HTTP/1.1 ").skip(1).filter_map(|answer| answer.get(..3));
+        assert_eq!(statuses.collect::<Vec<_>>(), ["201", "202"], "{answer:?}");
+        assert_eq!(answer.error, None);
+    }
+}
