@@ -43,6 +43,8 @@ pub enum Kind {
     Identity,
     /// A defect of the agent: a connection's task panicked.
     Internal,
+    /// The agent has as many sockets as it may: for the client, the workload, or all together.
+    Limit,
     /// The agent did not answer the kernel, and the workload's failure mode lets nothing past it.
     NoAgent,
     /// The destination's service has no endpoint.
@@ -136,6 +138,7 @@ impl Kind {
         Self::Egress,
         Self::Identity,
         Self::Internal,
+        Self::Limit,
         Self::NoAgent,
         Self::NoEndpoint,
         Self::NoOrigin,
@@ -157,6 +160,7 @@ impl Kind {
             Self::Egress => "egress",
             Self::Identity => "identity",
             Self::Internal => "internal",
+            Self::Limit => "limit",
             Self::NoAgent => "no_agent",
             Self::NoEndpoint => "no_endpoint",
             Self::NoOrigin => "no_origin",
@@ -185,7 +189,7 @@ impl Kind {
             Self::Reset => "UC",
             Self::Timeout => "UT",
             Self::Tls => "TLS_FAILURE",
-            Self::Unread => "OM",
+            Self::Limit | Self::Unread => "OM",
         }
     }
 
@@ -199,6 +203,7 @@ impl Kind {
             Self::Timeout => 504,
             Self::Connect
             | Self::Internal
+            | Self::Limit
             | Self::NoAgent
             | Self::NoEndpoint
             | Self::NoRoute

@@ -8,6 +8,7 @@ pub mod sys;
 pub mod task;
 pub mod model;
 pub mod authz;
+pub mod bounds;
 pub mod route;
 pub mod balance;
 pub mod io;

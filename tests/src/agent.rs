@@ -53,7 +53,20 @@ impl Agent {
     /// It is not built, it ended, or it was not ready within [`DEADLINE`]: the end of its log is in
     /// the error.
     pub fn start(node: &Node, options: &Options<'_>) -> Result<Self> {
-        let mut agent = Self::spawn(node, options)?;
+        Self::spawn(node, options)?.started()
+    }
+
+    /// Starts it where a process may have no more than `files` open.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_within(node: &Node, options: &Options<'_>, files: u64) -> Result<Self> {
+        Self::spawn_within(node, options, Some(files))?.started()
+    }
+
+    fn started(self) -> Result<Self> {
+        let mut agent = self;
         let ended = eventually("the agent to be ready", DEADLINE, || {
             if let Some(status) = agent.child.0.try_wait().transpose() {
                 return Some(Some(status));
@@ -75,12 +88,20 @@ impl Agent {
     ///
     /// It is not built or cannot be started.
     pub fn spawn(node: &Node, options: &Options<'_>) -> Result<Self> {
+        Self::spawn_within(node, options, None)
+    }
+
+    fn spawn_within(node: &Node, options: &Options<'_>, files: Option<u64>) -> Result<Self> {
         let folder = node.lab().state().join(node.name());
         fs::create_dir_all(&folder).context("cannot make the agent's folder")?;
         let log = File::options().create(true).append(true).open(folder.join("agent.log"));
         let log = log.context("cannot make the agent's log")?;
         let mut command = inside(node.netns(), &node.cgroup().join("agent"))?;
-        command.arg("exec").arg("--").arg(binary_of(node)?).args(["run", "--node", node.name()]);
+        command.arg("exec");
+        if let Some(files) = files {
+            command.args(["--files", &files.to_string()]);
+        }
+        command.arg("--").arg(binary_of(node)?).args(["run", "--node", node.name()]);
         command.arg("--config").arg(options.config).arg("--ca").arg(options.ca);
         command.arg("--cgroup").arg(node.cgroup());
         command.arg("--access-log").arg(folder.join("access.log"));
@@ -95,6 +116,29 @@ impl Agent {
     /// The process.
     pub fn pid(&self) -> Pid {
         self.child.pid()
+    }
+
+    /// The descriptors that it has open.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub fn descriptors(&self) -> Result<usize> {
+        let path = format!("/proc/{}/fd", self.pid());
+        Ok(fs::read_dir(path).context("the agent has no descriptors")?.count())
+    }
+
+    /// The memory that it has of its own (`RssAnon`), in bytes.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.context("the kernel does not say RssAnon")?.parse()?;
+        Ok(kib * 1024)
     }
 
     /// Its node.

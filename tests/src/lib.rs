@@ -28,6 +28,7 @@ pub mod pki;
 pub mod pair;
 pub mod peers;
 pub mod flood;
+pub mod tunnel;
 pub mod istio_ca;
 
 // What most tests begin with.

@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A client of HBONE servers.
 #[derive(Clone, Debug)]
-pub struct Caller(Arc<ClientConfig>);
+pub struct Caller(pub(crate) Arc<ClientConfig>);
 
 /// What a server answered.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod coverage;
+mod files;
 mod logs;
 mod memory;
 mod shutdown;
@@ -11,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::admin::{self, Listener, Surface};
+use crate::bounds;
 use crate::datapath::events::Events;
 use crate::datapath::sync::{self, Applied};
 
@@ -56,7 +57,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
 #[expect(clippy::too_many_lines, reason = "one list, in the order in which things start")]
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    raise_file_limit().context("raising the limit of open files")?;
+    let files = files::raise_limit().context("reading the limit of open files")?;
     let mut stop = shutdown::Signals::new().context("listening for signals")?;
     let admin = admin_listeners(settings)?;
     let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
@@ -74,6 +75,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let ready = Ready::new();
     let (control, connections) = (Scope::new("control"), Scope::new("connections"));
     let options = settings.proxy();
+    // What the agent itself needs is open by now.
+    let sockets = sockets(settings, files)?;
     let context = Arc::new(Context {
         mesh: mesh.clone(),
         kernel: Arc::clone(&loaded.kernel),
@@ -81,9 +84,12 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         locals: Locals::default(),
         runtimes: workers.runtimes().clone(),
         handshakes: Node::new(options.node_handshakes),
+        sockets: sockets.clone(),
         options,
     });
     register(&telemetry, &loaded.kernel, &identities, &mesh);
+    let counted = sockets.clone();
+    telemetry.register_source(Source::Sockets(Box::new(move || counted.counts())));
     if settings.kernel_log() {
         logs::forward(&mut loaded.ebpf, &control).context("opening the kernel programs' log")?;
     }
@@ -155,6 +161,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         node = settings.node(),
         version = VERSION,
         threads = settings.threads(),
+        sockets = sockets.counts().most,
         "started"
     );
 
@@ -284,8 +291,22 @@ fn admin_state(
     }
 }
 
-/// Two descriptors a connection: the soft limit of 1,024 that systems start with is soon reached.
-fn raise_file_limit() -> nix::Result<()> {
-    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+/// The sockets that there may be, where there may be so many open files.
+fn sockets(settings: &Settings, files: u64) -> anyhow::Result<bounds::Node> {
+    let open = files::count_open().context("counting open files")?;
+    let options = settings.sockets(files, open);
+    anyhow::ensure!(
+        options.sockets >= defaults::LEAST_SOCKETS,
+        "with {files} open files, of which {open} are open already, there is nothing left for \
+         connections: raise the limit (LimitNOFILE= of the unit, ulimit -Hn)"
+    );
+    if options.sockets < settings.max_sockets() {
+        tracing::warn!(
+            open_files = files,
+            sockets = options.sockets,
+            "the limit of open files allows fewer sockets than --max-sockets: raise it \
+             (LimitNOFILE= of the unit, ulimit -Hn), or lower --max-sockets"
+        );
+    }
+    Ok(bounds::Node::new(options))
 }

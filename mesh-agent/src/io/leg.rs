@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use crate::bounds::Held;
 use crate::io::chunk::Chunks;
 use crate::sys::socket;
 
@@ -20,12 +21,19 @@ pub struct Leg {
     stream: TcpStream,
     complete: bool,
     accelerated: bool,
+    /// Its place among the agent's sockets.
+    _held: Option<Held>,
 }
 
 impl Leg {
     /// Guards `stream`.
     pub const fn new(stream: TcpStream) -> Self {
-        Self { stream, complete: false, accelerated: false }
+        Self::holding(stream, None)
+    }
+
+    /// Guards `stream`, and keeps its place among the agent's sockets for as long.
+    pub const fn holding(stream: TcpStream, held: Option<Held>) -> Self {
+        Self { stream, complete: false, accelerated: false, _held: held }
     }
 
     /// Says whether bytes may come by a shorter way than TCP.

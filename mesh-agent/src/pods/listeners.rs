@@ -1,6 +1,5 @@
 //! The agent's listeners inside a workload's namespace.
 
-use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -9,11 +8,11 @@ use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, maps};
 use nix::libc;
 use tokio::net::{TcpListener as AsyncListener, TcpStream};
 
-use crate::proxy::inbound;
+use crate::proxy::inbound::{hbone, plaintext};
 use crate::proxy::outbound::tcp;
 use crate::proxy::realm::Realm;
 use crate::proxy::{Context, accept};
-use crate::sys::socket::{ListenerOptions, listen};
+use crate::sys::socket::{self, ListenerOptions, listen};
 
 /// Makes the listeners in the realm's namespace and starts to accept.
 ///
@@ -54,7 +53,7 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
     }
     for (worker, listeners) in plaintext.into_iter().enumerate() {
         for listener in listeners {
-            take(context, realm, worker, listener, inbound::plaintext::run);
+            take_plaintext(context, realm, worker, listener);
         }
     }
     for listener in inbound {
@@ -97,13 +96,16 @@ fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, list
     let scope = realm.scope.clone();
     scope.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
-        accept::run(listener, &scope, |stream, client| {
+        accept::run(listener, &scope, &context.sockets, |stream, client| {
+            let Some(accepted) = tcp::accept(&context, &realm, client) else {
+                return close(&stream);
+            };
             let (place, to) = realm.spread.place(worker);
             let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
             let other = context.runtimes.all().get(to).filter(|_| to != worker).cloned();
             let Some(other) = other else {
                 return scope.spawn(async move {
-                    tcp::run(context, realm, worker, stream, client).await;
+                    tcp::run(context, realm, worker, stream, accepted).await;
                     drop(place);
                 });
             };
@@ -111,7 +113,7 @@ fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, list
             let Ok(stream) = stream.into_std() else { return };
             scope.spawn_on(&other, async move {
                 match TcpStream::from_std(stream) {
-                    Ok(stream) => tcp::run(context, realm, to, stream, client).await,
+                    Ok(stream) => tcp::run(context, realm, to, stream, accepted).await,
                     Err(error) => tracing::warn!(%error, "a connection cannot be registered"),
                 }
                 drop(place);
@@ -121,21 +123,25 @@ fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, list
     });
 }
 
-/// Serves each connection of a listener on the data thread `worker`.
-fn take<F: Future<Output = ()> + Send + 'static>(
+/// Serves each connection of a plaintext listener on the data thread `worker`.
+fn take_plaintext(
     context: &Arc<Context>,
     realm: &Arc<Realm>,
     worker: usize,
     listener: TcpListener,
-    serve: impl Fn(Arc<Context>, Arc<Realm>, TcpStream, SocketAddr) -> F + Send + Sync + 'static,
 ) {
     let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
     let (context, realm) = (Arc::clone(context), Arc::clone(realm));
     let scope = realm.scope.clone();
     scope.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
-        accept::run(listener, &scope, |stream, client| {
-            scope.spawn(serve(Arc::clone(&context), Arc::clone(&realm), stream, client));
+        accept::run(listener, &scope, &context.sockets, |stream, client| {
+            match plaintext::accept(&context, &realm, &stream, client) {
+                Some(accepted) => {
+                    scope.spawn(plaintext::run(Arc::clone(&context), stream, accepted));
+                }
+                None => close(&stream),
+            }
         })
         .await;
     });
@@ -147,22 +153,29 @@ fn take_inbound(context: &Arc<Context>, realm: &Arc<Realm>, listener: TcpListene
     let scope = realm.scope.clone();
     scope.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
-        accept::run(listener, &scope, |stream, client| {
+        accept::run(listener, &scope, &context.sockets, |stream, client| {
+            let Some(accepted) = hbone::accept(&context, &realm, &stream, client) else {
+                return close(&stream);
+            };
             // The socket moves to the thread whose turn it is, and is registered there.
             let Ok(stream) = stream.into_std() else { return };
             let runtime = context.runtimes.next().clone();
             let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
             scope.spawn_on(&runtime, async move {
                 match TcpStream::from_std(stream) {
-                    Ok(stream) => {
-                        Box::pin(inbound::hbone::run(context, realm, stream, client)).await;
-                    }
+                    Ok(stream) => Box::pin(hbone::run(context, realm, stream, accepted)).await,
                     Err(error) => tracing::warn!(%error, "a tunnel cannot be registered"),
                 }
             });
         })
         .await;
     });
+}
+
+/// Makes closing a connection that is not served a reset: that leaves nothing behind here, where an
+/// orderly end would for a minute.
+fn close(stream: &TcpStream) {
+    let _closed_anyway: io::Result<()> = socket::reset_on_close(stream);
 }
 
 fn register(listener: TcpListener) -> Option<AsyncListener> {

@@ -245,8 +245,7 @@ impl Pods {
         }
         let identity =
             self.identities.ensure(&workload.identity).await.map_err(io::Error::other)?;
-        let options = &self.context.options;
-        let local = Local::new(Arc::clone(workload), identity, located.source, options);
+        let local = Local::new(Arc::clone(workload), identity, located.source, &self.context);
         let local = Arc::new(local);
         let realm = match located.netns {
             None => self.host(set)?,

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use nix::libc;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
+use crate::bounds;
 use crate::task::scope::Scope;
 
 /// How long to wait when the process is out of descriptors or memory: the connections that wait
@@ -14,7 +16,12 @@ use crate::task::scope::Scope;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Gives each connection to `each` until the scope drains; the listener is closed then.
-pub async fn run(listener: TcpListener, scope: &Scope, each: impl Fn(TcpStream, SocketAddr)) {
+pub async fn run(
+    listener: TcpListener,
+    scope: &Scope,
+    sockets: &bounds::Node,
+    each: impl Fn(TcpStream, SocketAddr),
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -24,7 +31,11 @@ pub async fn run(listener: TcpListener, scope: &Scope, each: impl Fn(TcpStream, 
         match accepted {
             Ok((stream, client)) => each(stream, client),
             Err(error) if is_of_the_process(&error) => {
-                tracing::warn!(%error, "cannot accept; is the limit of open files too low?");
+                if let Some(count) = sockets.accept_failed(Instant::now().into_std()) {
+                    tracing::warn!(%error, count,
+                        "cannot accept: something else than connections takes the descriptors or \
+                         the memory; look at /proc/PID/fd, fs.file-max and the memory limit");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             // The client went away before it was accepted.
@@ -51,7 +62,10 @@ mod tests {
         let scope = Scope::new("test");
         let connections = scope.clone();
         scope.spawn(async move {
-            run(listener, &connections.clone(), |mut stream, _client| {
+            let windows = bounds::Windows { peer_bytes: 0, workload_bytes: 0 };
+            let none = bounds::Options { sockets: 0, tunnels: 0, few: 0, windows };
+            let sockets = bounds::Node::new(none);
+            run(listener, &connections.clone(), &sockets, |mut stream, _client| {
                 connections.spawn(async move {
                     let mut byte = [0];
                     stream.read_exact(&mut byte).await.unwrap();

@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod breaker;
 pub mod conn;
+pub mod places;
 pub mod realm;
 pub mod server_name;
 pub mod spread;
@@ -18,6 +19,7 @@ pub mod http;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bounds;
 use crate::datapath::Kernel;
 use crate::identity::tls;
 use crate::proxy::inbound::admission::{self, budget};
@@ -43,6 +45,8 @@ pub struct Context {
     pub runtimes: Runtimes,
     /// What handshakes of peers the workloads of this node have together.
     pub handshakes: budget::Node,
+    /// The sockets of all of them.
+    pub sockets: bounds::Node,
     /// What the settings say.
     pub options: Options,
 }
@@ -66,8 +70,6 @@ pub struct Options {
     pub handshakes: admission::Options,
     /// Those with all workloads of the node.
     pub node_handshakes: budget::Most,
-    /// Tunnels of peers that one workload takes at once; further ones are closed.
-    pub max_tunnels: usize,
     /// How long a TCP peer may leave everything without an answer.
     pub peer_timeout: PeerTimeout,
 }

@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use mesh_common::record::Record;
 use mesh_common::source::SourceKey;
 use tokio::net::TcpSocket;
-use tokio::sync::Semaphore;
 
+use crate::bounds::{Account, Kept};
 use crate::datapath::desired::id_of;
 use crate::datapath::kernel::Shown;
 use crate::identity::{Identity, tls};
@@ -21,12 +21,12 @@ use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 use crate::native::quota::ClientQuotas;
+use crate::proxy::Context;
 use crate::proxy::breaker::Breaker;
 use crate::proxy::http;
 use crate::proxy::http::plain::wires::Wires;
 use crate::proxy::inbound::admission::Admission;
 use crate::proxy::spread::Spread;
-use crate::proxy::{Context, Options};
 use crate::sys::netns::Netns;
 use crate::sys::socket::{self, Peer};
 use crate::task::scope::Scope;
@@ -45,9 +45,8 @@ pub struct Local {
     pub clients: Arc<tls::Clients>,
     /// TLS towards peers that connect to it.
     pub server: Arc<tls::Server>,
-    /// Places for tunnels of peers. Of this workload: units share a namespace, and there may be a
-    /// thousand of them.
-    pub tunnels: Arc<Semaphore>,
+    /// The sockets that the agent holds for it.
+    pub account: Arc<Account>,
 }
 
 /// A namespace and its workloads.
@@ -75,6 +74,8 @@ pub struct Realm {
     /// `None`: the agent's own namespace.
     netns: Option<Arc<Netns>>,
     locals: ArcSwap<Vec<Arc<Local>>>,
+    /// The descriptors of its listeners.
+    _listeners: Kept,
 }
 
 /// The workloads of this node that are enrolled, by name, each with its namespace. Cheap to clone;
@@ -115,14 +116,15 @@ impl Local {
         workload: Arc<Workload>,
         identity: Arc<Identity>,
         source: SourceKey,
-        options: &Options,
+        context: &Context,
     ) -> Self {
+        let options = &context.options;
         let (alpn, bounds) = (tunnels::offered(&options.tunnels), options.sessions);
         let clients = tls::Clients::new(Arc::clone(&identity), alpn.clone(), bounds);
         let server = tls::Server::new(Arc::clone(&identity), alpn, bounds);
         let (clients, server) = (Arc::new(clients), Arc::new(server));
-        let tunnels = Arc::new(Semaphore::new(options.max_tunnels));
-        Self { workload, identity, source, clients, server, tunnels }
+        let account = context.sockets.account();
+        Self { workload, identity, source, clients, server, account }
     }
 
     /// The same of which something else has changed than its identity.
@@ -134,7 +136,7 @@ impl Local {
             source: self.source,
             clients: Arc::clone(&self.clients),
             server: Arc::clone(&self.server),
-            tunnels: Arc::clone(&self.tunnels),
+            account: Arc::clone(&self.account),
         }
     }
 }
@@ -163,6 +165,7 @@ impl Realm {
             scope: scope.clone(),
             netns,
             locals: ArcSwap::default(),
+            _listeners: context.sockets.keep(descriptors(context.runtimes.all().len())),
         })
     }
 
@@ -260,6 +263,12 @@ impl Realm {
     pub fn enter<T>(&self, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         within(self.netns.as_deref(), f)
     }
+}
+
+/// What a namespace costs with so many data threads: itself, and for both families a listener for
+/// tunnels, and on each thread one for what goes out and one for plaintext.
+const fn descriptors(workers: usize) -> usize {
+    1 + 2 * (1 + 2 * workers)
 }
 
 /// Whether a connection to `to` may be for `workload`. `alone`: no other workload is in its

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::bounds::Held;
 use crate::identity::standing::Standing;
 use crate::identity::verify::{PeerError, peer_error};
 use crate::io::link::Link;
@@ -28,13 +29,15 @@ pub struct Watched<Io> {
     standing: Arc<Standing>,
     /// Why writing failed, while the peer's last words are awaited.
     failed: Option<io::Error>,
+    /// Its place among the agent's sockets.
+    _held: Held,
 }
 
 impl<Io: AsyncRead + Unpin> Watched<Io> {
     /// Leaves a refusal in `refusal`. Nothing more is read or written once the peer of `standing`
     /// is revoked: a tunnel reads and writes every few seconds, if only to ask who is there.
-    pub const fn new(io: Io, refusal: Refusal, standing: Arc<Standing>) -> Self {
-        Self { io, refusal, standing, failed: None }
+    pub const fn new(io: Io, refusal: Refusal, standing: Arc<Standing>, held: Held) -> Self {
+        Self { io, refusal, standing, failed: None, _held: held }
     }
 
     /// Whether the peer may still be talked to.

@@ -11,6 +11,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use crate::bounds::{Held, Limit, Use};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::hbone::connect::Open;
 use crate::identity::tls::{Dial, Met, Target};
@@ -21,6 +22,7 @@ use crate::io::tls::handshake;
 use crate::model::snapshot::Endpoint;
 use crate::model::trace::Trace;
 use crate::proxy::Context;
+use crate::proxy::places;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::refusal::{Refusal, Watched};
 use crate::proxy::server_name;
@@ -71,8 +73,9 @@ pub async fn reach(
     endpoint: &Endpoint,
 ) -> Result<Upstream, Failure> {
     if endpoint.workload.node.is_none() {
-        let connecting = plain(context, from.realm, endpoint.address);
-        return connecting.await.map(|stream| Upstream::Plain(Leg::new(stream))).map_err(classify);
+        let connected = plain(context, from, endpoint.address).await;
+        let leg = connected.map(|(stream, held)| Leg::holding(stream, Some(held)));
+        return leg.map(Upstream::Plain).map_err(classify);
     }
     let key = key(from, endpoint);
     let client = Some(from.client);
@@ -145,7 +148,9 @@ impl Attempt {
 /// or time was lost. Where nobody listens, asking costs a packet.
 fn is_costly(error: &tunnels::Error) -> bool {
     match error {
-        tunnels::Error::Connect(error) => error.kind() != io::ErrorKind::ConnectionRefused,
+        tunnels::Error::Connect(error) => {
+            error.kind() != io::ErrorKind::ConnectionRefused && !is_over_limit(error)
+        }
         tunnels::Error::Refused { .. } => false,
         tunnels::Error::H2(_)
         | tunnels::Error::Native(_)
@@ -241,12 +246,14 @@ fn key(from: Reach<'_>, endpoint: &Endpoint) -> Key {
 
 async fn plain(
     context: &Context,
-    realm: &Realm,
+    from: Reach<'_>,
     to: SocketAddr,
-) -> Result<TcpStream, tunnels::Error> {
-    let socket = realm.socket(context, to, None).map_err(tunnels::Error::Connect)?;
+) -> Result<(TcpStream, Held), tunnels::Error> {
+    let held = places::take(from.local, Use::Outbound, None)
+        .map_err(|refused| tunnels::Error::Connect(io::Error::other(refused.limit)))?;
+    let socket = from.realm.socket(context, to, None).map_err(tunnels::Error::Connect)?;
     match timeout(context.options.connect_timeout, socket.connect(to)).await {
-        Ok(connected) => connected.map_err(tunnels::Error::Connect),
+        Ok(connected) => Ok((connected.map_err(tunnels::Error::Connect)?, held)),
         Err(_elapsed) => Err(tunnels::Error::Timeout),
     }
 }
@@ -270,7 +277,7 @@ async fn dial(
         }
         attempt.dialed.store(true, Ordering::Relaxed);
     }
-    let stream = plain(context, from.realm, key.peer).await?;
+    let (stream, held) = plain(context, from, key.peer).await?;
     let timeout_of_peer = context.options.peer_timeout;
     socket::limit_unacknowledged(&stream, timeout_of_peer).map_err(tunnels::Error::Connect)?;
     // The peer chooses its certificate by the address; a name is sent only where that is not
@@ -288,7 +295,7 @@ async fn dial(
         Ok(Ok((tls, peer, protocol))) => {
             context.telemetry.handshake_done(Role::Client, peer.resumed);
             let validity = Validity { ours: dial.not_after(), peer: Arc::clone(&peer.standing) };
-            let io = Watched::new(tls, Arc::clone(&attempt.refusal), peer.standing);
+            let io = Watched::new(tls, Arc::clone(&attempt.refusal), peer.standing, held);
             return Ok(Dialed { io, protocol, validity });
         }
         Ok(Err(error)) => tunnels::Error::Tls(error),
@@ -310,10 +317,17 @@ fn met(dial: &Dial, session: &CommonState) -> io::Result<(Met, Protocol)> {
 /// rustls prints the fields of what it does not know.
 pub fn classify(error: tunnels::Error) -> Failure {
     let (kind, retry) = kind(&error);
+    // It is the application that has so many.
+    let side = if kind == Kind::Limit { Side::Client } else { Side::Upstream };
     match about_identity(&error) {
-        Some(peer) => Failure::because(kind, Side::Upstream, retry, peer),
-        None => Failure::because(kind, Side::Upstream, retry, error),
+        Some(peer) => Failure::because(kind, side, retry, peer),
+        None => Failure::because(kind, side, retry, error),
     }
+}
+
+/// Whether there is no place for the socket.
+fn is_over_limit(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Limit>)
 }
 
 /// What an error says about the peer's identity or ours.
@@ -352,6 +366,7 @@ fn kind(error: &tunnels::Error) -> (Kind, Retry) {
             Kind::of_native_status(*status)
         }
         tunnels::Error::Timeout => (Kind::Timeout, Retry::Safe),
+        tunnels::Error::Connect(error) if is_over_limit(error) => (Kind::Limit, Retry::Safe),
         tunnels::Error::Connect(_) => (Kind::Connect, Retry::Safe),
         tunnels::Error::Tls(_) => (Kind::Tls, Retry::Safe),
     }

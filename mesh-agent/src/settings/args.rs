@@ -79,6 +79,13 @@ pub struct RunArgs {
     #[arg(long, value_enum, env = "MESH_TRANSPORT", default_value_t = Transport::Native)]
     pub transport: Transport,
 
+    /// Sockets of connections that the agent holds at once, at most, shared by clients and
+    /// workloads; fewer if the limit of open files (`ulimit -Hn`) does not allow as many
+    #[arg(long, value_name = "N", env = "MESH_MAX_SOCKETS",
+        default_value_t = defaults::MAX_SOCKETS.get() as u64,
+        value_parser = clap::value_parser!(u64).range(defaults::LEAST_SOCKETS as u64..))]
+    pub max_sockets: u64,
+
     /// How long open connections may take to end when the agent stops
     #[arg(long, value_name = "SECONDS", env = "MESH_DRAIN_TIMEOUT",
         default_value_t = defaults::DRAIN_TIMEOUT.as_secs())]

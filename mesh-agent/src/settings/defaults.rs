@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::bounds::Windows;
 use crate::native::quota::{Bounds, Most};
 use crate::proxy::breaker;
 use crate::proxy::inbound::admission;
@@ -95,6 +96,15 @@ pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// worst, so that streams whose applications do not read cannot hold up the others.
 pub const TUNNEL_WINDOW_BYTES: u32 = TUNNEL_MAX_STREAMS * STREAM_WINDOW_BYTES;
 
+/// Bytes that peers may send on all tunnels of HBONE to a workload before they are read:
+///
+/// - One peer: the first tunnels have [`TUNNEL_WINDOW_BYTES`], the eighth has 18 MiB, 14 ms of
+///   10 Gbit/s, and those beyond some thirty have the least, 64 KiB each.
+/// - All together: four such peers.
+///
+/// Not in them are 64 KiB for each tunnel, 1,024 × 64 KiB = 64 MiB a workload.
+pub const HBONE_WINDOWS: Windows = Windows { peer_bytes: 512 << 20, workload_bytes: 2 << 30 };
+
 /// Bytes of one stream that may wait in the tunnel to be written: two of the largest reads.
 pub const MAX_SEND_BUFFER_BYTES: usize = 512 << 10;
 
@@ -153,8 +163,25 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Linux 5.4, and caps it.
 pub const LISTENER_BACKLOG: i32 = 4096;
 
+/// Sockets of connections that the agent holds at once (`--max-sockets`). Two a connection: 131,072
+/// connections. 262,144 × 8 KiB, of the agent's memory and the kernel's, = 2 GiB at worst, if they
+/// are idle.
+pub const MAX_SOCKETS: NonZeroUsize = NonZeroUsize::new(1 << 18).expect("invariant: not zero");
+
+/// With fewer sockets the agent does not start: 32 connections are no use to anybody.
+pub const LEAST_SOCKETS: usize = 64;
+
+/// Descriptors that are never a connection's: 3 × 64 of the admin server, and 64 of the authority,
+/// the configuration, the kernel's maps, namespaces that are entered, and what is accepted to be
+/// refused.
+pub const KEPT_DESCRIPTORS: usize = 256;
+
+/// Who holds fewer sockets for a use of a workload may take from what is kept for such: a tunnel
+/// for each of 8 data threads, or four connections in plaintext.
+pub const FEW_SOCKETS: usize = 8;
+
 /// Tunnels of peers that one workload takes. 100 nodes with 8 threads each; beyond, a peer is told
-/// to try later by a closed connection.
+/// to try later by a closed connection. One identity comes to two thirds of them.
 pub const MAX_TUNNELS: usize = 1024;
 
 /// Handshakes that peers may begin with the workloads of one namespace. A full one takes 0.3 ms of

@@ -17,7 +17,7 @@ use crate::identity::{authority, tls};
 use crate::native::session::Limits;
 use crate::sys::socket::PeerTimeout;
 use crate::telemetry::{self, Target, log};
-use crate::{datapath, hbone, identity, native, pods, proxy, tunnels};
+use crate::{bounds, datapath, hbone, identity, native, pods, proxy, tunnels};
 
 /// The longest node name. It is the common name of the node's certificate (RFC 5280, appendix A:
 /// `ub-common-name`), and a folder's name in the BPF filesystem.
@@ -45,6 +45,7 @@ pub struct Settings {
     peer_timeout: PeerTimeout,
     watchdog_timeout: Option<Duration>,
     transport: Transport,
+    max_sockets: usize,
 }
 
 /// Why the flags cannot be used.
@@ -199,8 +200,25 @@ impl Settings {
             connect_timeout: defaults::CONNECT_TIMEOUT,
             handshake_timeout: defaults::HANDSHAKE_TIMEOUT,
             backlog: defaults::LISTENER_BACKLOG,
-            max_tunnels: defaults::MAX_TUNNELS,
             peer_timeout: self.peer_timeout,
+        }
+    }
+
+    /// The most sockets of connections that were asked for.
+    pub const fn max_sockets(&self) -> usize {
+        self.max_sockets
+    }
+
+    /// The sockets of connections that there may be, where the process may have `files` open and has
+    /// `open` of them before the first workload is enrolled.
+    pub fn sockets(&self, files: u64, open: usize) -> bounds::Options {
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let left = files.saturating_sub(open).saturating_sub(defaults::KEPT_DESCRIPTORS);
+        bounds::Options {
+            sockets: self.max_sockets.min(left),
+            tunnels: defaults::MAX_TUNNELS,
+            few: defaults::FEW_SOCKETS,
+            windows: defaults::HBONE_WINDOWS,
         }
     }
 
@@ -280,6 +298,7 @@ impl TryFrom<RunArgs> for Settings {
             watchdog_timeout: (args.watchdog_timeout > 0)
                 .then(|| Duration::from_secs(args.watchdog_timeout)),
             transport: args.transport,
+            max_sockets: usize::try_from(args.max_sockets).unwrap_or(usize::MAX),
         })
     }
 }
@@ -404,6 +423,7 @@ mod tests {
         refused(&["--drain-timeout", "86401"], "seconds");
         refused(&["--drain-timeout", "30s"], "--drain-timeout");
         refused(&["--threads", "0"], "--threads");
+        refused(&["--max-sockets", "63"], "--max-sockets");
         refused(&["--threads", "257"], "is more than 256");
         refused(&["--access-log", ""], "--access-log");
         refused(&["--admin", "15000"], "--admin");
@@ -411,6 +431,18 @@ mod tests {
             refused(&["--admin", stranger], "is not of loopback");
         }
         refused(&["--log", "a=b=c"], "--log cannot be used");
+    }
+
+    #[test]
+    fn sockets_are_below_the_limit_of_open_files() {
+        let check = |flags: &[&str], files, open, expect| {
+            assert_eq!(parse(flags).unwrap().sockets(files, open).sockets, expect, "{files}");
+        };
+        check(&[], 1 << 20, 100, 1 << 18);
+        check(&[], 4096, 100, 4096 - 100 - 256);
+        check(&[], 300, 100, 0);
+        check(&["--max-sockets", "500"], 1 << 20, 100, 500);
+        check(&["--max-sockets", "500"], 600, 100, 244);
     }
 
     #[test]

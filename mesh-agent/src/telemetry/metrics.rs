@@ -8,6 +8,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use crate::bounds::{self, Use};
 use crate::failure::Kind;
 use crate::task::scope;
 use crate::task::turns::Stalled;
@@ -87,6 +88,14 @@ catalog! {
         "Handshakes of tunnels that failed";
     HANDSHAKES_REFUSED = Counter "mesh_handshakes_refused_total" ["limit"]
         "Connections of peers that were closed before a handshake, because there were too many";
+    SOCKETS_LIMIT = Gauge "mesh_sockets_limit" []
+        "Sockets of connections that the agent may hold at once";
+    SOCKETS_OPEN = Gauge "mesh_sockets_open" ["used"]
+        "Sockets of connections that the agent holds, by use";
+    SOCKETS_REFUSED = Counter "mesh_sockets_refused_total" ["used", "limit"]
+        "Connections that were refused because the client, the workload or the node had too many";
+    ACCEPT_FAILURES = Counter "mesh_accept_failures_total" []
+        "Failures of accept() because the process or the system was out of descriptors or memory";
     REQUESTS = Counter "mesh_http_requests_total" ["response_code", "answered_by"]
         "HTTP requests to services with HTTP routes that were answered, by a backend or by the mesh";
     UPGRADES = Counter "mesh_http_upgrades_total" ["result"]
@@ -387,8 +396,30 @@ fn encode_source(
                 sample(&mut family, &THREAD_STALLS, vec![], &[thread], *count)?;
             }
         }
+        Source::Sockets(read) => encode_sockets(encoder, &read())?,
     }
     Ok(())
+}
+
+fn encode_sockets(
+    encoder: &mut DescriptorEncoder<'_>,
+    counts: &bounds::Counts,
+) -> Result<(), fmt::Error> {
+    let mut family = describe(encoder, &SOCKETS_LIMIT)?;
+    sample(&mut family, &SOCKETS_LIMIT, vec![], &[], counts.most as u64)?;
+    let mut family = describe(encoder, &SOCKETS_OPEN)?;
+    for (used, held) in Use::ALL.iter().zip(counts.held) {
+        sample(&mut family, &SOCKETS_OPEN, vec![], &[used.as_str()], held as u64)?;
+    }
+    let mut family = describe(encoder, &SOCKETS_REFUSED)?;
+    for (used, refused) in Use::ALL.iter().zip(counts.refused) {
+        for (limit, count) in bounds::Limit::ALL.iter().zip(refused) {
+            let values = [used.as_str(), limit.as_str()];
+            sample(&mut family, &SOCKETS_REFUSED, vec![], &values, count)?;
+        }
+    }
+    let mut family = describe(encoder, &ACCEPT_FAILURES)?;
+    sample(&mut family, &ACCEPT_FAILURES, vec![], &[], counts.accept_failures)
 }
 
 fn encode_certificates(

@@ -34,6 +34,7 @@ pub use self::requests::{RequestKind, RequestSeries, Upgrade};
 pub use self::said::Said;
 pub use self::sink::Target;
 pub use self::time::rfc3339;
+use crate::bounds;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
@@ -83,6 +84,8 @@ pub enum Source {
     Kernel(Box<dyn Fn() -> KernelCounters + Send + Sync>),
     /// Which certificates are in use, and how they fare.
     Certificates(Box<dyn Fn() -> CertificateCounters + Send + Sync>),
+    /// Sockets that are held, and that were refused.
+    Sockets(Box<dyn Fn() -> bounds::Counts + Send + Sync>),
     /// How connections of workloads went, as an observer sees them.
     Coverage(Box<dyn Fn() -> Vec<CoverageCount> + Send + Sync>),
     /// Whether the agent's threads run their tasks.
@@ -450,6 +453,7 @@ impl fmt::Debug for Source {
             Self::Certificates(_) => "Certificates",
             Self::Coverage(_) => "Coverage",
             Self::Threads(_) => "Threads",
+            Self::Sockets(_) => "Sockets",
         })
     }
 }

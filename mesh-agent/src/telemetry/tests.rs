@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::testing::{documented, end, parties};
 use super::*;
+use crate::bounds::Use;
 use crate::telemetry::labels::LABELS;
 use crate::telemetry::metrics::{ALL, Metric, Type};
 
@@ -188,6 +189,11 @@ fn with_everything() -> Telemetry {
     telemetry.register_source(Source::Threads(Box::new(|| {
         vec![Stalled { thread: "data-0".into(), lasts: Duration::from_millis(1_200), count: 2 }]
     })));
+    telemetry.register_source(Source::Sockets(Box::new(|| {
+        let mut refused = [[0; 4]; 5];
+        refused[Use::Tunnel as usize][bounds::Limit::Client as usize] = 6;
+        bounds::Counts { most: 100, held: [1, 2, 3, 4, 5], refused, accept_failures: 7 }
+    })));
     telemetry.register_source(Source::Certificates(Box::new(|| {
         let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
         CertificateCounters {
@@ -217,6 +223,19 @@ fn sources_are_asked_at_each_scrape() {
     check(&telemetry, "mesh_authority_expiry_seconds", &[" 8"]);
     check(&telemetry, "mesh_thread_stalled_milliseconds", &[r#"{thread="data-0"} 1200"#]);
     check(&telemetry, "mesh_thread_stalls_total", &[r#"{thread="data-0"} 2"#]);
+    check(&telemetry, "mesh_sockets_limit", &[" 100"]);
+    let expect = [
+        r#"{used="handshake"} 1"#,
+        r#"{used="outbound"} 2"#,
+        r#"{used="plaintext"} 3"#,
+        r#"{used="stream"} 4"#,
+        r#"{used="tunnel"} 5"#,
+    ];
+    check(&telemetry, "mesh_sockets_open", &expect);
+    let refused = r#"{used="tunnel",limit="client"} 6"#;
+    let page = telemetry.encode();
+    assert!(page.contains(&format!("mesh_sockets_refused_total{refused}\n")), "{page}");
+    check(&telemetry, "mesh_accept_failures_total", &[" 7"]);
     let expect = [r#"{policy="demo/only-web",rule="2",reason="rule_denies"} 1"#];
     check(&telemetry, "mesh_policy_verdicts_total", &expect);
     check(&telemetry, "mesh_certificates_below_life", &[r#"{of="workload",percent="25"} 3"#]);

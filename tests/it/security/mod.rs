@@ -7,6 +7,7 @@
 mod authors;
 mod hung;
 mod paths;
+mod floods;
 mod peers;
 mod pods;
 mod readings;

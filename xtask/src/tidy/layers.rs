@@ -7,7 +7,7 @@ use super::{Report, Source};
 const LAYERS: &[&[&str]] = &[
     &["failure", "sys", "task"],
     &["model"],
-    &["authz", "balance", "fault", "mirror", "resilience", "route"],
+    &["authz", "balance", "bounds", "fault", "mirror", "resilience", "route"],
     &["io", "telemetry"],
     &["store"],
     &["datapath", "dns", "http", "identity", "source"],
@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Modules that decide and never act: no clock, no I/O, no runtime.
 const PURE: &[&str] =
-    &["authz", "balance", "failure", "fault", "mirror", "model", "resilience", "route"];
+    &["authz", "balance", "bounds", "failure", "fault", "mirror", "model", "resilience", "route"];
 
 /// What a pure module may not name, and why.
 const IMPURE: &[(&str, &str)] = &[

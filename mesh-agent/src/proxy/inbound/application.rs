@@ -8,6 +8,7 @@ use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::time::timeout;
 
 use crate::authz::{self, Denial, HttpRequest, Request, Verdict};
+use crate::bounds::{Client, Use};
 use crate::datapath::kernel::Shown;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
@@ -16,6 +17,7 @@ use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::proxy::Context;
 use crate::proxy::conn::Conn;
+use crate::proxy::places;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::store::Reader;
 use crate::telemetry::{Judged, Said, Telemetry};
@@ -194,13 +196,20 @@ impl Arrival {
     ///
     /// # Errors
     ///
-    /// The port is the agent's own, or the application does not take the connection.
+    /// The port is the agent's own, there are too many sockets, or the application does not take the
+    /// connection.
     pub async fn connect(&self, context: &Context, conn: &mut Conn) -> Result<Leg, Failure> {
         if OWN_PORTS.contains(&self.to.port()) {
             let cause = format!("port {} is the agent's own", self.to.port());
             return Err(Failure::because(Kind::Protocol, Side::Client, Retry::Never, cause));
         }
         conn.upstream_host = Some(self.to);
+        let (used, client) = match &self.principal {
+            Some(principal) => (Use::Stream, Client::Identity(principal.clone())),
+            None => (Use::Plaintext, Client::at(self.client.ip())),
+        };
+        let held = places::take(&self.local, used, Some(client));
+        let held = held.map_err(places::Refused::failure)?;
         let failed = |error| Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, error);
         let shown = Some(Shown { client: self.client, accelerate: self.accelerate });
         let socket = self.realm.socket(context, self.to, shown).map_err(failed)?;
@@ -208,7 +217,7 @@ impl Arrival {
             Ok(connected) => {
                 let stream = connected.map_err(failed)?;
                 conn.upstream_local = stream.local_addr().ok();
-                Ok(Leg::new(stream).accelerated(self.accelerate))
+                Ok(Leg::holding(stream, Some(held)).accelerated(self.accelerate))
             }
             Err(_elapsed) => Err(Failure::new(Kind::Timeout, Side::Upstream, Retry::Safe)),
         }

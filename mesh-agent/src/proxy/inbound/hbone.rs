@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mesh_common::HBONE_PORT;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
+use crate::bounds::{Client, Held, Use};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::identity::standing::Standing;
 use crate::identity::tls::Met;
@@ -21,41 +21,74 @@ use crate::proxy::conn::Conn;
 use crate::proxy::inbound::admission::Place;
 use crate::proxy::inbound::admission::budget::Node;
 use crate::proxy::inbound::last_hop::{self, Inbound};
+use crate::proxy::places;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::server_name;
 use crate::sys::socket;
 use crate::task::clock;
 use crate::task::ending::Ending;
-use crate::telemetry::{Peer, Protocol, Reporter, Role};
+use crate::telemetry::{Peer, Protocol, Reporter, Role, Security};
 use crate::tunnels::{self, Incoming};
+
+/// What a stream of HBONE may have waiting to be sent at the least: a frame of 16 KiB, the largest
+/// that every peer takes (RFC 9113, section 4.2).
+const LEAST_SEND_BUFFER_BYTES: usize = 16 << 10;
 
 /// A TLS connection of a peer's agent.
 type Tls = Stream<TcpStream>;
 
-/// Serves a tunnel that a peer's agent opened to a workload of `realm`.
-pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
-    let Some(place) = admit(&context, &realm, client) else {
-        // A reset leaves nothing behind here; an orderly end would, for a minute.
-        let _closed_anyway: io::Result<()> = socket::reset_on_close(&stream);
-        return;
-    };
+/// A peer that may begin a handshake.
+pub struct Accepted {
+    client: SocketAddr,
+    local: Arc<Local>,
+    under_way: UnderWay,
+    held: Held,
+}
+
+/// Takes a connection of a peer's agent to a workload of `realm`. `None`: it may not begin a
+/// handshake, and that was reported.
+pub fn accept(
+    context: &Context,
+    realm: &Arc<Realm>,
+    stream: &TcpStream,
+    client: SocketAddr,
+) -> Option<Accepted> {
+    let under_way = admit(context, realm, client)?;
     // The address that was dialed says whose certificate is expected, unless several share it.
     let address = stream.local_addr().map(|address| address.ip().to_canonical());
     let local = address.ok().and_then(|address| realm.local_of_address(address));
-    let Some(mut local) = local else {
+    let Some(local) = local else {
         tracing::debug!(%client, "a peer asked for an address that no workload here has");
-        return;
+        return None;
     };
+    match places::take(&local, Use::Handshake, Some(Client::at(client.ip()))) {
+        Ok(held) => Some(Accepted { client, local, under_way, held }),
+        Err(refused) => {
+            refused.finish(reported(context, &local, client));
+            None
+        }
+    }
+}
+
+/// Serves its tunnel.
+pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, accepted: Accepted) {
+    let Accepted { client, mut local, under_way, held } = accepted;
     let handshake = handshake(&context, &realm, &mut local, stream).await;
-    drop(place);
+    drop(under_way);
     match handshake {
         Ok((tls, protocol, Met { id: peer, standing, .. })) => {
             // Not before: who has no certificate takes no place from those who have.
-            let Ok(place) = Arc::clone(&local.tunnels).try_acquire_owned() else {
-                tracing::warn!(%client, workload = %local.workload.name,
-                    "a peer's tunnel is refused: the workload has as many as it may");
-                return;
+            let identity = Client::Identity(peer.clone());
+            let place = match places::take(&local, Use::Tunnel, Some(identity)) {
+                Ok(place) => place,
+                Err(refused) => {
+                    let mut conn = reported(&context, &local, client);
+                    conn.parties.security = Security::MutualTls;
+                    conn.parties.source = Peer { workload: None, principal: Some(peer) };
+                    return refused.finish(conn);
+                }
             };
+            drop(held);
             let ends = Ends { peer, local: local.workload.name.clone() };
             let tunnel = Shaken { context, realm, local, client, ends, standing, _place: place };
             Box::pin(tunnel.serve(tls, protocol)).await;
@@ -72,7 +105,7 @@ struct Shaken {
     client: SocketAddr,
     ends: Ends,
     standing: Arc<Standing>,
-    _place: OwnedSemaphorePermit,
+    _place: Held,
 }
 
 impl Shaken {
@@ -80,7 +113,18 @@ impl Shaken {
     async fn serve(self, tls: Tls, protocol: Protocol) {
         let Self { context, realm, local, client, ends, standing, _place } = self;
         let counted = context.telemetry.tunnel_opened(protocol);
-        let options = context.options.tunnels;
+        let mut options = context.options.tunnels;
+        let hbone = &mut options.hbone;
+        // Held for as long as the tunnel; the native transport counts what really comes.
+        let _window = (protocol == Protocol::Hbone).then(|| {
+            let window = local.account.window(ends.peer.clone(), hbone.tunnel_window_bytes);
+            hbone.tunnel_window_bytes = window.bytes();
+            // What a peer does not read is bounded by the same.
+            let each = window.bytes() / hbone.max_streams.max(1);
+            let each = usize::try_from(each).unwrap_or(usize::MAX).max(LEAST_SEND_BUFFER_BYTES);
+            hbone.max_send_buffer_bytes = hbone.max_send_buffer_bytes.min(each);
+            window
+        });
         let peer = &ends.peer;
         let handle = |open, incoming: Incoming| {
             // The peer opens its next tunnel with the certificate that it has now.
@@ -114,13 +158,13 @@ impl Shaken {
 }
 
 /// A handshake's place, until it is dropped.
-struct UnderWay<'a> {
-    realm: &'a Realm,
-    node: &'a Node,
+struct UnderWay {
+    realm: Arc<Realm>,
+    node: Node,
     place: Place,
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
         // The namespace's lock first, as in `admit`.
         self.realm.admission().finished(self.place, &mut self.node.lock());
@@ -128,11 +172,11 @@ impl Drop for UnderWay<'_> {
 }
 
 /// Whether a peer may begin a handshake. One that may not is counted, and mentioned now and then.
-fn admit<'a>(context: &'a Context, realm: &'a Realm, client: SocketAddr) -> Option<UnderWay<'a>> {
+fn admit(context: &Context, realm: &Arc<Realm>, client: SocketAddr) -> Option<UnderWay> {
     let (node, now) = (&context.handshakes, Instant::now());
     let admitted = realm.admission().admit(client.ip(), &mut node.lock(), now);
     match admitted {
-        Ok(place) => Some(UnderWay { realm, node, place }),
+        Ok(place) => Some(UnderWay { realm: Arc::clone(realm), node: node.clone(), place }),
         Err(refused) => {
             context.telemetry.handshake_refused(refused.limit);
             if let Some(count) = refused.mention {
@@ -184,6 +228,11 @@ fn refused(context: &Context, local: &Local, client: SocketAddr, failure: Failur
     context.telemetry.handshake_failed(Role::Server, failure.kind);
     tracing::warn!(%client, workload = %local.workload.name, failure = failure.kind.code(),
         reason = %failure.cause(), "refused a peer's agent");
+    reported(context, local, client).finish(Err(failure));
+}
+
+/// The report of a peer that gets no tunnel.
+fn reported(context: &Context, local: &Local, client: SocketAddr) -> Conn {
     let address = local.workload.addresses.first().map_or(client.ip(), |address| *address);
     let destination = SocketAddr::new(address, HBONE_PORT);
     let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, destination);
@@ -191,5 +240,5 @@ fn refused(context: &Context, local: &Local, client: SocketAddr, failure: Failur
         workload: Some(Arc::clone(&local.workload)),
         principal: Some(local.identity.id().clone()),
     };
-    conn.finish(Err(failure));
+    conn
 }

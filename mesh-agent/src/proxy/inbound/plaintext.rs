@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesh_common::PLAINTEXT_PORT;
 use tokio::net::TcpStream;
 
+use crate::bounds::{Client, Held, Use};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg::Leg;
 use crate::model::snapshot::Snapshot;
@@ -17,33 +18,65 @@ use crate::proxy::http::front::Front;
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::proxy::inbound::requests;
 use crate::proxy::outbound::tcp::relay;
+use crate::proxy::places;
 use crate::proxy::realm::{Realm, Resident};
 use crate::telemetry::{Peer, Reporter};
 
-/// Serves a connection to the plaintext listener of `realm`. Its own address is the one that the
-/// client connected to. What may not be is reset.
-pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, client: SocketAddr) {
+/// A connection that the agent serves.
+pub struct Accepted {
+    conn: Conn,
+    arrival: Arrival,
+    scrutiny: Scrutiny,
+    held: Held,
+}
+
+/// Takes a connection to the plaintext listener of `realm`. Its own address is the one that the
+/// client connected to. `None`: it may not be, and that was reported.
+pub fn accept(
+    context: &Context,
+    realm: &Arc<Realm>,
+    stream: &TcpStream,
+    client: SocketAddr,
+) -> Option<Accepted> {
     let to = stream.local_addr().map_or(client, canonical);
     let client = canonical(client);
-    let leg = Leg::new(stream);
     let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, to);
     let mesh = context.mesh.load();
-    let arrival = arrive(&mesh, realm, to, client);
-    if let Ok(arrival) = &arrival {
-        let source = client_workload(&mesh, client);
-        conn.parties.source = Peer { workload: source, principal: None };
-        let destination = Some(Arc::clone(&arrival.local.workload));
-        conn.parties.destination = Peer { workload: destination, principal: None };
-    }
-    conn.established();
-    let judged = arrival.and_then(|arrival| arrival.judged(&mesh, &mut conn));
-    drop(mesh);
-    let result = match judged {
-        Ok((arrival, Scrutiny::Nothing)) => serve(&context, &arrival, leg, &mut conn).await,
-        Ok((arrival, Scrutiny::Requests)) => {
-            Box::pin(looked_at(context, arrival, leg, &mut conn)).await
+    let arrival = match arrive(&mesh, Arc::clone(realm), to, client) {
+        Ok(arrival) => arrival,
+        Err(failure) => {
+            conn.established();
+            conn.finish(Err(failure));
+            return None;
         }
-        Err(failure) => Err(failure),
+    };
+    conn.parties.source = Peer { workload: client_workload(&mesh, client), principal: None };
+    let destination = Some(Arc::clone(&arrival.local.workload));
+    conn.parties.destination = Peer { workload: destination, principal: None };
+    let held = match places::take(&arrival.local, Use::Plaintext, Some(Client::at(client.ip()))) {
+        Ok(held) => held,
+        Err(refused) => {
+            refused.finish(conn);
+            return None;
+        }
+    };
+    conn.established();
+    match arrival.judged(&mesh, &mut conn) {
+        Ok((arrival, scrutiny)) => Some(Accepted { conn, arrival, scrutiny, held }),
+        Err(failure) => {
+            conn.finish(Err(failure));
+            None
+        }
+    }
+}
+
+/// Serves it.
+pub async fn run(context: Arc<Context>, stream: TcpStream, accepted: Accepted) {
+    let Accepted { mut conn, arrival, scrutiny, held } = accepted;
+    let leg = Leg::holding(stream, Some(held));
+    let result = match scrutiny {
+        Scrutiny::Nothing => serve(&context, &arrival, leg, &mut conn).await,
+        Scrutiny::Requests => Box::pin(looked_at(context, arrival, leg, &mut conn)).await,
     };
     conn.finish(result);
 }

@@ -7,6 +7,7 @@ use mesh_common::addr::user::to_socket;
 use mesh_common::record::CAN_ACCELERATE;
 use tokio::net::TcpStream;
 
+use crate::bounds::{Held, Use};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::{self, Carried, CopyError};
 use crate::io::leg::Leg;
@@ -17,23 +18,53 @@ use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::http;
 use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
+use crate::proxy::places;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
 use crate::telemetry::{Peer, Reporter};
 use crate::tunnels::{Counts, Ended};
 
-/// Serves a connection that the kernel sent to the outbound listener of `realm` on the data thread
-/// `worker`.
+/// A connection that the agent serves.
+pub struct Accepted {
+    conn: Conn,
+    origin: Origin,
+    held: Option<Held>,
+}
+
+/// Takes a connection that the kernel sent to the outbound listener of `realm`. `None`: it is not
+/// served, and that was reported.
+pub fn accept(context: &Context, realm: &Realm, client: SocketAddr) -> Option<Box<Accepted>> {
+    let mut conn = Conn::new(&context.telemetry, Reporter::Source, client, client);
+    let origin = match origin(context, realm, client) {
+        Ok(origin) => origin,
+        Err(failure) => {
+            conn.finish(Err(failure));
+            return None;
+        }
+    };
+    match places::take(&origin.local, Use::Outbound, None) {
+        Ok(held) => Some(Box::new(Accepted { conn, origin, held: Some(held) })),
+        Err(refused) => {
+            conn.set_addresses(origin.seen(), origin.destination);
+            conn.parties.source = origin.peer();
+            refused.finish(conn);
+            None
+        }
+    }
+}
+
+/// Serves a connection on the data thread `worker`.
 pub async fn run(
     context: Arc<Context>,
     realm: Arc<Realm>,
     worker: usize,
     stream: TcpStream,
-    client: SocketAddr,
+    mut accepted: Box<Accepted>,
 ) {
-    let mut conn = Conn::new(&context.telemetry, Reporter::Source, client, client);
-    let result = serve(&context, &realm, worker, Leg::new(stream), client, &mut conn).await;
-    conn.finish(result);
+    let leg = Leg::holding(stream, accepted.held.take());
+    let Accepted { conn, origin, .. } = &mut *accepted;
+    let result = serve(&context, &realm, worker, leg, origin, conn).await;
+    accepted.conn.finish(result);
 }
 
 async fn serve(
@@ -41,30 +72,26 @@ async fn serve(
     realm: &Arc<Realm>,
     worker: usize,
     mut leg: Leg,
-    client: SocketAddr,
+    origin: &Origin,
     conn: &mut Conn,
 ) -> Result<(), Failure> {
-    let Origin { local, destination, picked, neighbor, accelerated } =
-        origin(context, realm, client)?;
-    leg = leg.accelerated(accelerated);
-    // The client's address inside its namespace is loopback; towards others it is the workload's.
-    let seen = SocketAddr::new(source_address(&local, destination), client.port());
+    let seen = origin.seen();
+    conn.parties.source = origin.peer();
+    let (local, destination) = (&origin.local, origin.destination);
+    leg = leg.accelerated(origin.accelerated);
     conn.set_addresses(seen, destination);
     let mesh = context.mesh.load();
     let namespace = local.identity.id().namespace();
-    let to = match neighbor {
-        None => resolve(&mesh, destination, namespace, picked, [rand::random(), rand::random()]),
-        Some(workload) => Resolved::itself(destination, workload),
-    };
-    conn.parties.source = Peer {
-        workload: Some(Arc::clone(&local.workload)),
-        principal: Some(local.identity.id().clone()),
+    let dice = [rand::random(), rand::random()];
+    let to = match &origin.neighbor {
+        None => resolve(&mesh, destination, namespace, origin.picked, dice),
+        Some(workload) => Resolved::itself(destination, Arc::clone(workload)),
     };
     drop(mesh);
     if let Some(protocol) = to.http {
         let way = (Arc::clone(context), Arc::clone(realm), worker);
         // Most connections never come here.
-        let seeing = http::serve::accept(way, &local, leg, (seen, destination), protocol);
+        let seeing = http::serve::accept(way, local, leg, (seen, destination), protocol);
         let Some(back) = Box::pin(seeing).await? else {
             conn.reported_otherwise();
             return Ok(());
@@ -75,7 +102,7 @@ async fn serve(
     conn.parties.service = to.service;
     conn.route = to.route;
     let endpoint = to.endpoint?;
-    let resident = same_node::destination(context, &mesh, &local, &endpoint);
+    let resident = same_node::destination(context, &mesh, local, &endpoint);
     conn.towards(&endpoint, resident.is_some());
     let shared = mesh.is_shared(endpoint.address.ip());
     drop(mesh);
@@ -85,12 +112,12 @@ async fn serve(
     conn.established();
     if let Some(resident) = resident {
         let ends = (seen, endpoint.address);
-        let serving = same_node::run(context, &local, &mut leg, ends, resident, conn);
+        let serving = same_node::run(context, local, &mut leg, ends, resident, conn);
         return Box::pin(serving).await;
     }
     let hostname = conn.parties.service.as_ref().map(|service| &*service.hostname);
     let trace = conn.trace;
-    let from = Reach { realm, worker, local: &local, client: seen, shared, trace, hostname };
+    let from = Reach { realm, worker, local, client: seen, shared, trace, hostname };
     let counts = Counts { to_peer: &conn.carried.sent, from_peer: &conn.carried.received };
     let patience = context.options.tunnels.answer_timeout;
     let mut again = None;
@@ -103,7 +130,7 @@ async fn serve(
         };
         let is_first = again.is_none();
         let sent = again.take().unwrap_or_default();
-        let another = || upstream::another(context, (realm, &local), from, &endpoint);
+        let another = || upstream::another(context, (realm, local), from, &endpoint);
         match stream.relay(&mut leg, sent, counts, patience, another).await {
             Err(Ended::NotTaken(sent)) if is_first => {
                 // The peer is stopping, or has as many streams as it takes.
@@ -145,6 +172,8 @@ pub async fn relay(client: &mut Leg, upstream: &mut Leg, carried: &Carried) -> R
 
 /// What the kernel recorded of a connection.
 struct Origin {
+    /// The client's address in its namespace.
+    client: SocketAddr,
     /// Whose it is.
     local: Arc<Local>,
     /// Where it wants to go.
@@ -175,7 +204,22 @@ fn origin(context: &Context, realm: &Realm, client: SocketAddr) -> Result<Origin
     let neighbor = destination.ip().is_loopback().then(inside).transpose()?;
     let neighbor = neighbor.map(|neighbor| Arc::clone(&neighbor.workload));
     let accelerated = record.flags & CAN_ACCELERATE != 0;
-    Ok(Origin { local, destination, picked, neighbor, accelerated })
+    Ok(Origin { client, local, destination, picked, neighbor, accelerated })
+}
+
+impl Origin {
+    /// The client's address towards others: inside its namespace it is loopback.
+    fn seen(&self) -> SocketAddr {
+        SocketAddr::new(source_address(&self.local, self.destination), self.client.port())
+    }
+
+    /// The workload that connects.
+    fn peer(&self) -> Peer {
+        Peer {
+            workload: Some(Arc::clone(&self.local.workload)),
+            principal: Some(self.local.identity.id().clone()),
+        }
+    }
 }
 
 /// The workload's own address of the destination's family, or its primary one.

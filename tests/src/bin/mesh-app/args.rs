@@ -23,6 +23,9 @@ pub(crate) struct Args {
 pub(crate) enum Verb {
     /// Become another program
     Exec {
+        /// How many files it may have open: 1,024, which it may raise to this
+        #[arg(long, value_name = "N")]
+        files: Option<u64>,
         /// The program and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,

@@ -41,7 +41,11 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<()> {
     join(args.netns.as_deref(), args.cgroup.as_deref())?;
-    if let Verb::Exec { command } = args.verb {
+    if let Verb::Exec { files, command } = args.verb {
+        if let Some(files) = files {
+            let soft = files.min(1024);
+            setrlimit(Resource::RLIMIT_NOFILE, soft, files).context("cannot limit open files")?;
+        }
         let (program, rest) = command.split_first().context("nothing to execute")?;
         let error = Command::new(program).args(rest).exec();
         return Err(error).with_context(|| format!("cannot execute {program}"));

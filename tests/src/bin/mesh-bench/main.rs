@@ -217,7 +217,7 @@ fn memories(
                 continue;
             }
             let (path_name, name) = (path.name(), contender.name());
-            let held = memory::affordable(plan.held, files, contender.sockets());
+            let held = memory::affordable(plan.held, files, contender.files());
             screen.live(&format!("memory  {held} connections of {name}, {path_name}"));
             if held < plan.held {
                 screen.note(&format!("{held} connections are all that {files} open files allow"));
@@ -251,8 +251,8 @@ fn unread_all(
     Ok(all)
 }
 
-/// Files that a child may need: an agent that carries connections inside of its node has two
-/// sockets for each, 2 × 10,000 = 20,000, and tunnels.
+/// Files that a child may need: an agent that carries connections inside of its node lets one client
+/// have a quarter of all, 4 × 10,000 = 40,000.
 const FILES: u64 = 65_536;
 
 /// Lets our children open as many files as they need, or as we may. Returns how many that is.

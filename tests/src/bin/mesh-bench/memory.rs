@@ -101,9 +101,9 @@ fn pass(length: Duration) {
 }
 
 /// How many connections can be held of those that are wanted, if no program may have more than
-/// `files` open files, and one of them has so many `sockets` for each.
-pub(crate) fn affordable(wanted: u64, files: u64, sockets: u64) -> u64 {
-    wanted.min(files.saturating_sub(SPARE) / sockets)
+/// `files` open files, and one of them needs `each` for a connection.
+pub(crate) fn affordable(wanted: u64, files: u64, each: u64) -> u64 {
+    wanted.min(files.saturating_sub(SPARE) / each)
 }
 
 /// Bytes of all processes that carry the bytes.

@@ -291,17 +291,14 @@ impl Contender {
         }
     }
 
-    /// How many sockets one program has for a connection, at most: an agent inside of its node has
-    /// both sides.
-    pub(crate) fn sockets(self) -> u64 {
+    /// How many files one program must be allowed for a connection. Others hold a socket; an agent
+    /// lets one client have a third of all that there may be, and a quarter where it holds both
+    /// sides.
+    pub(crate) fn files(self) -> u64 {
         match self {
-            Self::Agent | Self::Mtls => 2,
-            Self::Direct
-            | Self::Mesh
-            | Self::Accelerated
-            | Self::ManyRules
-            | Self::Haproxy
-            | Self::Nginx => 1,
+            Self::Agent | Self::Mtls => 4,
+            Self::Mesh | Self::Accelerated | Self::ManyRules => 3,
+            Self::Direct | Self::Haproxy | Self::Nginx => 1,
         }
     }
 

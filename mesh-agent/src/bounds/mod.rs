@@ -1,0 +1,411 @@
+//! How many sockets the agent holds: for each client, each workload, and all of them. Pure: an
+//! account is asked before a connection is served, or a socket is made.
+//!
+//! Whatever a party can make the agent hold is a socket, or comes with one: accepted connections,
+//! handshakes, tunnels, streams with their connections to applications, and dials that are under
+//! way. So there is one count, whose sum is below the process's limit of descriptors. How it is
+//! shared is in the ledger.
+
+mod ledger;
+mod window;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::ledger::{Holder, Ledger};
+use self::window::Promised;
+pub use self::window::Windows;
+use crate::model::spiffe::SpiffeId;
+
+/// How often refusals of one use of a workload are mentioned, at most.
+const MENTION_EVERY: Duration = Duration::from_secs(1);
+
+/// One of so many sockets is kept for those who hold few.
+const RESERVED: usize = 8;
+
+/// How many sockets there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// In all.
+    pub sockets: usize,
+    /// Tunnels of peers of one workload, without those that come from the reserve.
+    pub tunnels: usize,
+    /// A client that holds fewer for a use of a workload may take from the reserve.
+    pub few: usize,
+    /// Bytes that peers may send on tunnels of HBONE before they are read.
+    pub windows: Windows,
+}
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A handshake of a peer that is under way.
+    Handshake,
+    /// A connection of the workload's application, and what it goes to, be it a tunnel.
+    Outbound,
+    /// A connection that came without an identity, and the one to the application.
+    Plaintext,
+    /// A connection to the application for a peer with an identity.
+    Stream,
+    /// A tunnel of a peer.
+    Tunnel,
+}
+
+/// On whose behalf a socket is held.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// A peer that has proved who it is.
+    Identity(SpiffeId),
+    /// The address of a peer without identity.
+    Address(IpAddr),
+    /// The network of such an address, where one host may have all of it.
+    Network(Ipv6Addr),
+}
+
+/// What there is too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The client's.
+    Client,
+    /// The node's.
+    Node,
+    /// That of one use of the workload.
+    Use,
+    /// The workload's.
+    Workload,
+}
+
+/// The part that a socket was taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pool {
+    Shared,
+    Reserved,
+}
+
+/// What is held, and what was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// The most that may be held.
+    pub most: usize,
+    /// Sockets, by [`Use`].
+    pub held: [usize; Use::ALL.len()],
+    /// Sockets that may not be, by [`Use`] and [`Limit`], since the start.
+    pub refused: [[u64; Limit::ALL.len()]; Use::ALL.len()],
+    /// How often accepting failed since the start.
+    pub accept_failures: u64,
+}
+
+/// The sockets of all workloads of the node. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Node(Arc<Mutex<Ledger>>);
+
+/// The sockets of one workload.
+#[derive(Debug)]
+pub struct Account {
+    node: Node,
+    number: u64,
+    mentions: Mutex<[Mention; Use::ALL.len()]>,
+    promised: Mutex<Promised>,
+}
+
+/// What a peer may send on a tunnel, promised until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the bytes back"]
+pub struct Window {
+    account: Arc<Account>,
+    peer: SpiffeId,
+    bytes: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Mention {
+    last: Option<Instant>,
+    since: u64,
+}
+
+/// A socket's place, given back when it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the place back"]
+pub struct Held {
+    account: Arc<Account>,
+    used: Use,
+    /// In a box: most are a workload's own, and each connection's task has one.
+    client: Option<Box<Client>>,
+    pool: Pool,
+}
+
+/// Descriptors that are no connections, counted until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it counts them no longer"]
+pub struct Kept(Node, usize);
+
+impl Options {
+    /// What everybody has together.
+    fn shared(&self) -> usize {
+        self.sockets - self.sockets / RESERVED
+    }
+
+    /// What those who hold few have of each use.
+    fn reserved(&self) -> usize {
+        self.sockets / RESERVED / Use::ALL.len()
+    }
+
+    fn most_of(&self, used: Use) -> usize {
+        match used {
+            Use::Tunnel => self.tunnels,
+            Use::Handshake | Use::Outbound | Use::Plaintext | Use::Stream => usize::MAX,
+        }
+    }
+}
+
+impl Node {
+    /// Nothing is held yet.
+    pub fn new(options: Options) -> Self {
+        Self(Arc::new(Mutex::new(Ledger::new(options))))
+    }
+
+    /// An account for one more workload.
+    pub fn account(&self) -> Arc<Account> {
+        let (number, windows) = self.lock().open();
+        Arc::new(Account {
+            node: self.clone(),
+            number,
+            mentions: Mutex::default(),
+            promised: Mutex::new(Promised::new(windows)),
+        })
+    }
+
+    /// Counts descriptors that are no connections, and come first.
+    pub fn keep(&self, descriptors: usize) -> Kept {
+        self.lock().keep(descriptors);
+        Kept(self.clone(), descriptors)
+    }
+
+    /// Counts that accepting failed, which the bounds should have prevented. Whether it is mentioned:
+    /// how often it did since the last time that was.
+    pub fn accept_failed(&self, now: Instant) -> Option<u64> {
+        self.lock().accept_failed(now)
+    }
+
+    /// What is held, and what was refused.
+    pub fn counts(&self) -> Counts {
+        self.lock().counts()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        // A panic elsewhere leaves the numbers whole: each change is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Account {
+    /// Takes one more socket; `client` is `None` for what the workload does itself.
+    ///
+    /// # Errors
+    ///
+    /// There are too many: the client is given back with the limit.
+    pub fn admit(
+        self: &Arc<Self>,
+        used: Use,
+        client: Option<Client>,
+    ) -> Result<Held, (Option<Client>, Limit)> {
+        let holder = Holder { workload: self.number, used, client: client.as_ref() };
+        match self.node.lock().admit(holder) {
+            Ok(pool) => {
+                let client = client.map(Box::new);
+                Ok(Held { account: Arc::clone(self), used, client, pool })
+            }
+            Err(limit) => Err((client, limit)),
+        }
+    }
+
+    /// Promises `wanted` bytes to one more tunnel of `peer`, or what there is.
+    pub fn window(self: &Arc<Self>, peer: SpiffeId, wanted: u32) -> Window {
+        let bytes = self.promised().take(&peer, wanted);
+        Window { account: Arc::clone(self), peer, bytes }
+    }
+
+    fn promised(&self) -> MutexGuard<'_, Promised> {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a refusal is mentioned: how many there were since the last that was, this one among
+    /// them.
+    pub fn mention(&self, used: Use, now: Instant) -> Option<u64> {
+        let mut mentions = self.mentions.lock().unwrap_or_else(PoisonError::into_inner);
+        mentions[used as usize].again(now)
+    }
+}
+
+impl Mention {
+    /// One more. How many there were since the last one that was mentioned, if this one is.
+    fn again(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        let recently = |last| now.saturating_duration_since(last) < MENTION_EVERY;
+        if self.last.is_some_and(recently) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
+}
+
+impl Window {
+    /// How many bytes these are.
+    pub const fn bytes(&self) -> u32 {
+        self.bytes
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.account.promised().give_back(&self.peer, self.bytes);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.node.lock().close(self.number);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let client = self.client.as_deref();
+        let holder = Holder { workload: self.account.number, used: self.used, client };
+        self.account.node.lock().release(holder, self.pool);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.lock().let_go(self.1);
+    }
+}
+
+impl Client {
+    /// A peer without identity.
+    pub const fn at(address: IpAddr) -> Self {
+        Self::Address(address.to_canonical())
+    }
+
+    /// What it is a part of: of an address of IPv6 its /64, all of which one host may have (RFC
+    /// 4291, section 2.5.1), or the pods of one node.
+    fn around(&self) -> Option<Self> {
+        let Self::Address(IpAddr::V6(address)) = self else { return None };
+        let [a, b, c, d, ..] = address.segments();
+        Some(Self::Network(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity(id) => id.fmt(f),
+            Self::Address(address) => address.fmt(f),
+            Self::Network(network) => write!(f, "{network}/64"),
+        }
+    }
+}
+
+impl Use {
+    /// All of them.
+    pub const ALL: &[Self] =
+        &[Self::Handshake, Self::Outbound, Self::Plaintext, Self::Stream, Self::Tunnel];
+
+    /// The word used in the metrics and the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Outbound => "outbound",
+            Self::Plaintext => "plaintext",
+            Self::Stream => "stream",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Client, Self::Node, Self::Use, Self::Workload];
+
+    /// The word used in the metrics and the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Node => "node",
+            Self::Use => "use",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "the client has as many sockets of this agent as it may",
+            Self::Node => "this agent has as many sockets as it may (--max-sockets)",
+            Self::Use => "the workload has as many sockets of this agent for this use as it may",
+            Self::Workload => "the workload has as many sockets of this agent as it may",
+        })
+    }
+}
+
+impl std::error::Error for Limit {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(sockets: usize) -> Options {
+        let windows = Windows { peer_bytes: 1 << 20, workload_bytes: 1 << 22 };
+        Options { sockets, tunnels: 10, few: 2, windows }
+    }
+
+    #[test]
+    fn a_window_is_given_back_when_it_is_dropped() {
+        let account = Node::new(options(800)).account();
+        let peer = || SpiffeId::new("cluster.local", "demo", "web").unwrap();
+        let first = account.window(peer(), 1 << 20);
+        let second = account.window(peer(), 1 << 20);
+        assert_eq!((first.bytes(), second.bytes()), (1 << 18, (1 << 18) / 4 * 3));
+        drop((first, second));
+        assert_eq!(account.window(peer(), 1 << 20).bytes(), 1 << 18);
+    }
+
+    #[test]
+    fn addresses_of_ipv6_are_parts_of_networks() {
+        let around = |address: &str| Client::at(address.parse().unwrap()).around();
+        assert_eq!(around("2001:db8::1"), Some(Client::Network("2001:db8::".parse().unwrap())));
+        assert_eq!(around("2001:db8::1"), around("2001:db8::ffff:0:0:1"));
+        assert_ne!(around("2001:db8::1"), around("2001:db8:0:1::1"));
+        assert_eq!(around("::ffff:10.0.0.1"), None);
+        assert_eq!(around("10.0.0.1"), None);
+    }
+
+    #[test]
+    fn refusals_are_mentioned_once_a_second() {
+        let account = Node::new(options(0)).account();
+        let start = tokio::time::Instant::now().into_std();
+        let mention = |used, ms| account.mention(used, start + Duration::from_millis(ms));
+        assert_eq!(mention(Use::Stream, 0), Some(1));
+        assert_eq!(mention(Use::Stream, 999), None);
+        assert_eq!(mention(Use::Tunnel, 999), Some(1), "another use");
+        assert_eq!(mention(Use::Stream, 1000), Some(2));
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_it_is_dropped() {
+        let node = Node::new(options(800));
+        let account = node.account();
+        let kept = node.keep(100);
+        let own = account.admit(Use::Outbound, None).unwrap();
+        let client = Client::at([10, 0, 0, 1].into());
+        let theirs = account.admit(Use::Plaintext, Some(client)).unwrap();
+        assert_eq!(node.counts().held, [0, 1, 1, 0, 0]);
+        drop((own, theirs, kept));
+        assert_eq!(node.counts().held, [0; 5]);
+    }
+}
