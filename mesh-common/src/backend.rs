@@ -15,7 +15,7 @@ abi! {
         pub port_be: u16,
         /// Explicit padding; always zero.
         pub pad: u16,
-        /// Endpoint: `STRICT` or nothing.
+        /// Endpoint: `GUARDED` or nothing.
         pub flags: u32,
         /// Backend: a random number of `0..total` below this is for itself, another for `alias`.
         pub threshold: u32,

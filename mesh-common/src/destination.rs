@@ -27,7 +27,7 @@ abi! {
         pub workload: u64,
         /// The set in `BACKENDS` to pick from; 0: there is none, and the address is itself.
         pub set: u32,
-        /// A set of [`HAS_CONSUMERS`], [`ASK`] and `STRICT`.
+        /// A set of [`HAS_CONSUMERS`], [`ASK`] and `GUARDED`.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u64,

@@ -27,7 +27,7 @@ pub mod workload;
 /// The version of everything that is pinned: it is part of the pin path, so that an agent never
 /// reads maps of another layout. Bump it with every change to a type declared with `abi!`, to a
 /// map's kind, or to the meaning of a flag.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The port of the agent's outbound listener on the loopback of each workload's namespace
 /// (Istio's convention).

@@ -33,7 +33,7 @@ abi! {
     pub struct Inbound[16] {
         /// The workload's id.
         pub workload: u64,
-        /// A set of [`CAPTURE`], [`STRICT`] and of the failure modes.
+        /// A set of [`CAPTURE`], [`GUARDED`] and of the failure modes.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u32,
@@ -52,8 +52,9 @@ pub const FAIL_CLOSED: u32 = 1 << 11;
 /// `Source::flags`, `Inbound::flags`: while the agent does not answer, plaintext goes past it.
 /// Neither this nor [`FAIL_CLOSED`]: what the kernel decides alone goes on, the rest is denied.
 pub const FAIL_OPEN: u32 = 1 << 12;
-/// `Inbound::flags`, `Slot::flags`, `Destination::flags`: plaintext is not acceptable there.
-pub const STRICT: u32 = 1 << 13;
+/// `Inbound::flags`, `Slot::flags`, `Destination::flags`: plaintext never goes past an agent that
+/// does not answer, because mutual TLS is demanded there or a policy needs the agent's judgment.
+pub const GUARDED: u32 = 1 << 13;
 /// `Inbound::flags`: what is not authorized in the kernel goes to the agent.
 pub const CAPTURE: u32 = 1 << 14;
 

@@ -9,7 +9,7 @@ use mesh_common::addr::is_loopback;
 use mesh_common::destination::TCP;
 use mesh_common::maps::{ListenerKey, PLAINTEXT, TUNNELS};
 use mesh_common::record::{AGENT, FlowKey};
-use mesh_common::workload::{CAPTURE, FAIL_OPEN, Inbound, PortKey, STRICT};
+use mesh_common::workload::{CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey};
 use mesh_common::{HBONE_PORT, stats};
 
 use crate::agent;
@@ -50,7 +50,7 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
         count(stats::CAPTURED);
         return PASS;
     }
-    if inbound.flags & FAIL_OPEN != 0 && inbound.flags & STRICT == 0 {
+    if inbound.flags & FAIL_OPEN != 0 && inbound.flags & GUARDED == 0 {
         count(stats::ARRIVED_OPEN);
         return PASS;
     }

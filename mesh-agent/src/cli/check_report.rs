@@ -44,7 +44,12 @@ pub enum Outcome {
 impl Report {
     /// Whether nothing needs to be done: the exit status is 0. Warnings do not count.
     pub fn is_good(&self) -> bool {
-        self.conditions.is_empty() && self.machine.iter().all(|it| it.outcome != Outcome::Fail)
+        self.faults().next().is_none() && self.machine.iter().all(|it| it.outcome != Outcome::Fail)
+    }
+
+    /// The conditions that need somebody to change a document.
+    fn faults(&self) -> impl Iterator<Item = &Condition> {
+        self.conditions.iter().filter(|condition| !condition.reason.is_choice())
     }
 
     /// For people.
@@ -55,13 +60,16 @@ impl Report {
             line(&mut text, format_args!("{outcome:4}  {}: {}", finding.subject, finding.message));
         }
         for condition in self.sorted() {
-            line(&mut text, format_args!("{:4}  {condition}", Outcome::Fail.as_str()));
+            let outcome = if condition.reason.is_choice() { Outcome::Warn } else { Outcome::Fail };
+            line(&mut text, format_args!("{:4}  {condition}", outcome.as_str()));
         }
         let count = |outcome| self.machine.iter().filter(|it| it.outcome == outcome).count();
-        let faults = count(Outcome::Fail) + self.conditions.len();
+        let faults = self.faults().count();
+        let warnings = count(Outcome::Warn) + self.conditions.len() - faults;
+        let faults = count(Outcome::Fail) + faults;
         let read =
             format!("{} and {}", many(self.workloads, "workload"), many(self.services, "service"));
-        let found = format!("{}, {}", many(faults, "fault"), many(count(Outcome::Warn), "warning"));
+        let found = format!("{}, {}", many(faults, "fault"), many(warnings, "warning"));
         line(&mut text, format_args!("read {read}: {found}"));
         text
     }
@@ -176,5 +184,14 @@ mod tests {
              fail  a.yaml:7 (document 1): Service demo/echo: Invalid: spec.ports: there are none\n\
              read 1 workload and 2 services: 2 faults, 0 warnings\n",
         );
+    }
+
+    #[test]
+    fn warns_of_a_choice() {
+        let condition = Condition { reason: Reason::FailsOpen, ..condition(3) };
+        let report = Report { conditions: vec![condition], ..Report::default() };
+        assert!(report.is_good());
+        assert!(report.text().starts_with("warn  a.yaml:3 "), "{}", report.text());
+        assert!(report.text().ends_with(": 0 faults, 1 warning\n"), "{}", report.text());
     }
 }

@@ -39,6 +39,8 @@ pub enum Reason {
     BackendNotFound,
     /// Another resource already has this name, address or parent.
     Conflicted,
+    /// A failure mode that leaves policies unasked while the agent does not answer.
+    FailsOpen,
     /// Filters of a route that cannot be together (Gateway API `Accepted`).
     IncompatibleFilters,
     /// The document cannot be read, or a field has a value it may not have.
@@ -57,11 +59,17 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the document says what its author may well mean, so that `check` only warns of it.
+    pub const fn is_choice(self) -> bool {
+        matches!(self, Self::FailsOpen)
+    }
+
     /// The word as it is printed.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BackendNotFound => "BackendNotFound",
             Self::Conflicted => "Conflicted",
+            Self::FailsOpen => "FailsOpen",
             Self::IncompatibleFilters => "IncompatibleFilters",
             Self::Invalid => "Invalid",
             Self::InvalidKind => "InvalidKind",

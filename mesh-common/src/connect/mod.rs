@@ -7,7 +7,7 @@ use crate::external::ExternalKey;
 use crate::source::{DENY_OUTSIDE, REPORT_OUTSIDE, Source};
 use crate::verdict::{ALLOW, DENY, Verdict, VerdictKey};
 use crate::workload::{
-    ACCELERATE, BY_PORT, FAIL_OPEN, Inbound, PortKey, STRICT, VIA_AGENT, Workload,
+    ACCELERATE, BY_PORT, FAIL_OPEN, GUARDED, Inbound, PortKey, VIA_AGENT, Workload,
 };
 
 /// Who connects.
@@ -52,7 +52,7 @@ pub struct Decision {
     pub addr: Addr,
     /// Its port, network byte order.
     pub port_be: u16,
-    /// Whether plaintext is acceptable to it.
+    /// Whether plaintext may go to it past an agent that does not answer.
     pub plaintext: bool,
     /// Both ends want acceleration.
     pub accelerate: bool,
@@ -119,7 +119,7 @@ pub fn decide(caller: &Caller, addr: Addr, port_be: u16, maps: &impl Maps) -> De
             };
             endpoint.addr = addr;
             endpoint.port_be = port_be;
-            endpoint.plaintext = inbound.flags & STRICT == 0;
+            endpoint.plaintext = inbound.flags & GUARDED == 0;
             endpoint.workload = inbound.workload;
         }
         // A pod that talks to itself needs no mesh, and the agent's own last hop is this.
@@ -130,7 +130,7 @@ pub fn decide(caller: &Caller, addr: Addr, port_be: u16, maps: &impl Maps) -> De
         Some(destination) if destination.set == 0 => {
             endpoint.addr = addr;
             endpoint.port_be = port_be;
-            endpoint.plaintext = destination.flags & STRICT == 0;
+            endpoint.plaintext = destination.flags & GUARDED == 0;
             endpoint.workload = destination.workload;
         }
         Some(destination) => {
@@ -141,7 +141,7 @@ pub fn decide(caller: &Caller, addr: Addr, port_be: u16, maps: &impl Maps) -> De
                 Pick::Endpoint(slot, backend) => {
                     endpoint.addr = slot.addr;
                     endpoint.port_be = slot.port_be;
-                    endpoint.plaintext = slot.flags & STRICT == 0;
+                    endpoint.plaintext = slot.flags & GUARDED == 0;
                     endpoint.workload = slot.workload;
                     endpoint.backend = backend;
                 }

@@ -243,7 +243,7 @@ fn only_open_goes_past_the_agent_and_only_where_plaintext_is_acceptable() {
     check(&world, FAIL_OPEN, true);
     check(&world, FAIL_CLOSED, false);
     check(&world, 0, false);
-    world.sets.get_mut(&1).unwrap()[0].flags = STRICT;
+    world.sets.get_mut(&1).unwrap()[0].flags = GUARDED;
     check(&world, FAIL_OPEN, false);
     world.sets.clear();
     check(&world, FAIL_OPEN, false);

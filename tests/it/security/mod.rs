@@ -6,6 +6,7 @@
 
 mod authors;
 mod hung;
+mod outages;
 mod paths;
 mod floods;
 mod peers;

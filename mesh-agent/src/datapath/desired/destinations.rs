@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use mesh_common::addr::user::from_ip;
 use mesh_common::destination::{ASK, ConsumerKey, Destination, DestinationKey, HAS_CONSUMERS};
-use mesh_common::workload::STRICT;
 
 use crate::datapath::desired::ids::{Ids, id_of};
 use crate::datapath::desired::ports::is_by_port;
 use crate::datapath::desired::sets::{SetIds, slots};
-use crate::datapath::desired::{Enrolled, Entries};
+use crate::datapath::desired::{Enrolled, Entries, guard_of};
 use crate::model::id::ResourceName;
-use crate::model::policy::MtlsMode;
 use crate::model::snapshot::Snapshot;
 
 /// Adds the destinations with their sets of backends.
@@ -39,7 +37,7 @@ pub(super) fn add(
             owner,
             workload: ids.of(&workload.name),
             set: 0,
-            flags: if policy.mtls(port) == MtlsMode::Strict { STRICT } else { 0 },
+            flags: guard_of(&policy, port, local.is_some()),
             pad: 0,
         };
         for address in workload.addresses.iter().map(|address| from_ip(*address)) {

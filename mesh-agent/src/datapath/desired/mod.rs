@@ -18,7 +18,7 @@ use mesh_common::source::{
 };
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{
-    ACCELERATE, BY_PORT, CAPTURE, FAIL_CLOSED, FAIL_OPEN, Inbound, PortKey, STRICT, VIA_AGENT,
+    ACCELERATE, BY_PORT, CAPTURE, FAIL_CLOSED, FAIL_OPEN, GUARDED, Inbound, PortKey, VIA_AGENT,
     Workload,
 };
 
@@ -156,14 +156,21 @@ fn destination(netns: u64, class: Option<u64>, policy: &WorkloadPolicy) -> Workl
 /// `INBOUND` of a port; 0: of every port without settings of its own.
 fn inbound(id: u64, policy: &WorkloadPolicy, port: u16) -> Inbound {
     let mode = policy.mtls(port);
-    let mut flags = failure(policy);
+    let mut flags = failure(policy) | guard(policy.is_guarded(port));
     if mode != MtlsMode::Disable || !policy.authorization.is_empty() {
         flags |= CAPTURE;
     }
-    if mode == MtlsMode::Strict {
-        flags |= STRICT;
-    }
     Inbound { workload: id, flags, pad: 0 }
+}
+
+/// `GUARDED` or nothing.
+fn guard(is_guarded: bool) -> u32 {
+    if is_guarded { GUARDED } else { 0 }
+}
+
+/// The same for a destination, as clients of this node see it; whether that is their own node.
+fn guard_of(policy: &WorkloadPolicy, port: u16, is_here: bool) -> u32 {
+    guard(if is_here { policy.is_guarded(port) } else { policy.is_guarded_elsewhere(port) })
 }
 
 fn failure(policy: &WorkloadPolicy) -> u32 {

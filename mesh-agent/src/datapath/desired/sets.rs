@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use mesh_common::addr::user::from_ip;
 use mesh_common::backend::{MAX_BACKENDS, MAX_ENDPOINTS, Slot, columns};
-use mesh_common::workload::STRICT;
 
+use crate::datapath::desired::guard_of;
 use crate::datapath::desired::ids::Ids;
-use crate::model::policy::MtlsMode;
 use crate::model::snapshot::{Snapshot, Split};
 
 /// Which set: of an address and port, for everybody or for one namespace.
@@ -76,12 +75,12 @@ pub(super) fn slots(mesh: &Snapshot, split: &Split, ids: &Ids<'_>) -> Option<Vec
     let mut slots = vec![Slot::EMPTY; length];
     let all = split.backends.iter().flat_map(|backend| backend.endpoints.as_slice());
     for (slot, endpoint) in slots.iter_mut().zip(all) {
-        let strict =
-            mesh.policy(&endpoint.workload.name).mtls(endpoint.address.port()) == MtlsMode::Strict;
+        let policy = mesh.policy(&endpoint.workload.name);
+        let port = endpoint.address.port();
         slot.addr = from_ip(endpoint.address.ip());
-        slot.port_be = endpoint.address.port().to_be();
+        slot.port_be = port.to_be();
         slot.workload = ids.of(&endpoint.workload.name);
-        slot.flags = if strict { STRICT } else { 0 };
+        slot.flags = guard_of(&policy, port, slot.workload != 0);
     }
     let mut first = 0;
     for ((slot, backend), (threshold, alias)) in slots.iter_mut().zip(&split.backends).zip(table) {

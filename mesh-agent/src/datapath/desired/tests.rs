@@ -153,9 +153,56 @@ fn modes_and_ports_become_flags() {
     assert_eq!(entries.ports[&PortKey::new(id("here"), 80_u16.to_be())], VIA_AGENT);
     let inbound = |port: u16| entries.inbound[&PortKey::new(42, port.to_be())].flags;
     assert_eq!(inbound(0), CAPTURE | FAIL_OPEN);
-    assert_eq!(inbound(80), CAPTURE | STRICT | FAIL_OPEN);
-    assert_eq!(at(&entries, "10.0.0.1", 80).unwrap().flags, STRICT);
+    assert_eq!(inbound(80), CAPTURE | GUARDED | FAIL_OPEN);
+    assert_eq!(at(&entries, "10.0.0.1", 80).unwrap().flags, GUARDED);
     assert_eq!(at(&entries, "10.0.0.1", 0).unwrap().flags, 0);
+}
+
+/// The flags of an arrival and of both kinds of destination, for a policy on both `here`, which is
+/// of this node, and `there`: whether each is guarded.
+fn guards(policy: &WorkloadPolicy) -> [bool; 4] {
+    let mut mesh = three();
+    for name in ["here", "there"] {
+        mesh.policies.insert(ResourceName::new("demo", name), Arc::new(policy.clone()));
+    }
+    service(&mut mesh, &[(1, &["here", "there"])], None);
+    let entries = compile(&mesh, &[pod("here", 42)]);
+    let slots = entries.sets.values().next().unwrap();
+    let at = |address| at(&entries, address, 0).unwrap().flags;
+    assert_eq!([slots[0].flags, slots[1].flags], [at("10.0.0.1"), at("10.0.0.2")]);
+    let arrival = entries.inbound[&PortKey::new(42, 0)].flags;
+    let fails_open = arrival & FAIL_OPEN != 0;
+    [arrival & GUARDED != 0, at("10.0.0.1") != 0, at("10.0.0.2") != 0, fails_open]
+}
+
+#[test]
+fn a_policy_that_needs_the_agent_is_not_passed_without_it() {
+    let who = From { principals: vec![Text::Present], ..From::default() };
+    let by_who = Rule { from: vec![who], ..Rule::default() };
+    let by_port =
+        Rule { to: vec![Operation { ports: vec![80], ..Operation::default() }], ..Rule::default() };
+    let check = |policies: &[Arc<AuthorizationPolicy>], failure, expect: [bool; 4]| {
+        let authorization = policies.to_vec();
+        let policy = WorkloadPolicy { failure, authorization, ..WorkloadPolicy::default() };
+        assert_eq!(guards(&policy), expect, "{policies:?} {failure:?}");
+    };
+    let (yes, no) = (true, false);
+    let deny = |rule: &Rule| policy(Action::Deny, vec![rule.clone()]);
+    check(&[], None, [no, no, no, yes]);
+    // From elsewhere it is the workload's own agent that judges, and an identity is what it misses.
+    check(&[deny(&by_port)], None, [yes, yes, no, yes]);
+    check(&[deny(&by_who)], None, [yes, yes, yes, yes]);
+    check(&[policy(Action::Allow, vec![by_who.clone()])], None, [yes, yes, yes, yes]);
+    check(&[deny(&by_who)], Some(FailureMode::Static), [yes, yes, yes, no]);
+    // Only by its own word, and never where nobody is let in anyway.
+    check(&[deny(&by_who)], Some(FailureMode::Open), [no, no, no, yes]);
+    check(&[deny(&Rule::default())], Some(FailureMode::Open), [yes, yes, no, yes]);
+    check(&[policy(Action::Allow, vec![])], Some(FailureMode::Open), [yes, yes, no, yes]);
+    // Neither of these decides anything.
+    check(&[policy(Action::Audit, vec![by_who.clone()])], None, [no, no, no, yes]);
+    check(&[policy(Action::Deny, vec![])], None, [no, no, no, yes]);
+    let tried = AuthorizationPolicy { dry_run: true, ..(*deny(&by_who)).clone() };
+    check(&[Arc::new(tried)], None, [no, no, no, yes]);
 }
 
 #[test]

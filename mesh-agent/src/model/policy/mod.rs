@@ -42,7 +42,8 @@ pub enum FailureMode {
     /// Nothing to the mesh's destinations is let through at `connect()`, also what the kernel could
     /// decide alone. Connections that exist go on.
     Closed,
-    /// In plaintext to the endpoint that the kernel picks, where that endpoint allows plaintext.
+    /// In plaintext to the endpoint that the kernel picks, where that endpoint allows plaintext
+    /// without its agent ([`WorkloadPolicy::is_guarded`]).
     Open,
     /// What the kernel decides alone goes on as it was last known; what needs the agent is denied.
     Static,
@@ -292,6 +293,54 @@ impl WorkloadPolicy {
         };
         self.failure.unwrap_or(default)
     }
+
+    /// Whether connections of this node to `port` wait for an agent that does not answer, because
+    /// the kernel cannot judge them alone: mutual TLS is demanded, or a policy is in force and no
+    /// document says that the workload fails open.
+    pub fn is_guarded(&self, port: u16) -> bool {
+        let fails_open = self.failure == Some(FailureMode::Open);
+        self.mtls(port) == MtlsMode::Strict
+            || (self.enforced().next().is_some() && !fails_open)
+            || self.denies_everything()
+    }
+
+    /// The same for connections from other nodes, whose agent does not answer: they arrive in
+    /// plaintext, and the workload's own agent judges them without an identity. That says the same
+    /// unless a policy asks for one.
+    pub fn is_guarded_elsewhere(&self, port: u16) -> bool {
+        let asks_who = || self.enforced().any(AuthorizationPolicy::names_identities);
+        self.mtls(port) == MtlsMode::Strict || (self.is_guarded(port) && asks_who())
+    }
+
+    /// The first policy that is in force and not asked while the agent does not answer, because a
+    /// document says that the workload fails open.
+    pub fn unasked(&self) -> Option<&AuthorizationPolicy> {
+        let ports = self.ports.values().map(|port| port.mtls).chain([self.mtls]);
+        let takes_plaintext = ports.into_iter().any(|mode| mode != MtlsMode::Strict);
+        let fails_open = self.failure == Some(FailureMode::Open) && takes_plaintext;
+        self.enforced().next().filter(|_| fails_open && !self.denies_everything())
+    }
+
+    /// The policies that decide: neither tried out, nor only told, nor without any rule to deny by.
+    fn enforced(&self) -> impl Iterator<Item = &AuthorizationPolicy> {
+        let policies = self.authorization.iter().map(AsRef::as_ref);
+        policies.filter(|policy: &&AuthorizationPolicy| match policy.action {
+            Action::Audit => false,
+            Action::Allow => !policy.dry_run,
+            Action::Deny => !policy.dry_run && !policy.rules.is_empty(),
+        })
+    }
+
+    /// Whether every connection is refused whoever opens it, as in the place of a policy that
+    /// cannot be read: no agent needs to be asked.
+    fn denies_everything(&self) -> bool {
+        let mut allows = self.enforced().filter(|policy| policy.action == Action::Allow).peekable();
+        let denies = |policy: &AuthorizationPolicy| {
+            policy.action == Action::Deny && policy.rules.contains(&Rule::default())
+        };
+        (allows.peek().is_some() && allows.all(|policy| policy.rules.is_empty()))
+            || self.enforced().any(denies)
+    }
 }
 
 impl AuthorizationPolicy {
@@ -307,6 +356,18 @@ impl AuthorizationPolicy {
         let operations = self.rules.iter().flat_map(|rule| &rule.to);
         let mut http = operations.map(|operation| &operation.http);
         http.any(|http| !http.paths.is_empty() || !http.not_paths.is_empty())
+    }
+
+    /// Whether a rule asks who connects, beyond the address.
+    fn names_identities(&self) -> bool {
+        let names = |source: &Source| {
+            [&source.principals, &source.not_principals, &source.namespaces, &source.not_namespaces]
+                .iter()
+                .any(|texts| !texts.is_empty())
+        };
+        self.rules.iter().any(|rule| {
+            rule.from.iter().chain(rule.when.iter().map(|when| &when.source)).any(names)
+        })
     }
 }
 

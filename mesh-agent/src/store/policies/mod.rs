@@ -6,16 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::model::condition::Condition;
+use crate::model::condition::{Condition, Reason};
 use crate::model::id::ResourceName;
 use crate::model::policy::{
-    AmbiguousPaths, AuthorizationPolicy, MeshPolicy, PolicyKind, PortPolicy, ROOT_NAMESPACES,
-    WorkloadPolicy, is_root,
+    AmbiguousPaths, AuthorizationPolicy, FailureMode, MeshPolicy, PolicyKind, PortPolicy,
+    ROOT_NAMESPACES, WorkloadPolicy, is_root,
 };
 use crate::model::workload::Workload;
 use crate::store::build::conflict;
 use crate::store::index::{Index, Placed};
 use crate::store::update::{Key, Kind};
+
+/// The field that says what happens while the agent does not answer.
+const FAILURE_MODE: &str = "spec.failureMode";
 
 /// How close a policy is to a workload; the closest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +43,7 @@ pub(super) fn resolve(
     let mut shared: HashMap<(Vec<_>, Vec<_>), Arc<WorkloadPolicy>> = HashMap::new();
     let mut policies = HashMap::new();
     let mut conflicts = Conflicts::default();
+    let mut open = BTreeMap::new();
     for (name, (_, workload)) in &index.workloads {
         let (mut carried, authorized) =
             (in_scope(&mesh, workload), in_scope(&authorization, workload));
@@ -54,6 +58,9 @@ pub(super) fn resolve(
             policy.authorization =
                 authorized.iter().map(|(_, policy)| Arc::clone(policy)).collect();
             policy.authorization.sort_by(|a, b| a.name.cmp(&b.name));
+            if let (Some(from), Some(unasked)) = (resolver.fails_open(), policy.unasked()) {
+                open.entry(&from.1.name).or_insert_with(|| fails_open(from, unasked, workload));
+            }
             Arc::new(policy)
         });
         policies.insert((*name).clone(), Arc::clone(policy));
@@ -62,7 +69,28 @@ pub(super) fn resolve(
         let key = Key { kind: kind.into(), name: loser.clone() };
         conditions.push(conflict(placed.0, &key, &field, message));
     }
+    conditions.extend(open.into_values());
     policies
+}
+
+/// The condition of a policy by which a workload fails open that another one is for.
+fn fails_open(
+    (location, policy): Placed<'_, MeshPolicy>,
+    unasked: &AuthorizationPolicy,
+    workload: &Workload,
+) -> Condition {
+    let message = format!(
+        "while the agent does not answer, plaintext reaches Workload {} without AuthorizationPolicy \
+         {} being asked; remove this, or write `static` or `closed`, to refuse it instead",
+        workload.name, unasked.name
+    );
+    Condition {
+        location: location.clone(),
+        subject: Key { kind: policy.kind.into(), name: policy.name.clone() }.to_string(),
+        field: FAILURE_MODE.to_owned(),
+        reason: Reason::FailsOpen,
+        message,
+    }
 }
 
 /// Something that may be for some workloads of its scope only.
@@ -143,7 +171,7 @@ impl<'a> Resolver<'_, 'a> {
         let ambiguous = ambiguous.filter(|(setting, _)| *setting == AmbiguousPaths::Refuse);
         let mtls = self.first(&[("spec.mtls.mode", &|policy| policy.mtls)]);
         let same_node = self.first(&[("spec.sameNode", &|policy| policy.same_node)]);
-        let failure = self.first(&[("spec.failureMode", &|policy| policy.failure)]);
+        let failure = self.first(&[(FAILURE_MODE, &|policy| policy.failure)]);
         let acceleration = self.first(&[("spec.acceleration", &|policy| policy.acceleration)]);
         let egress = self.first(&[("spec.egress", &|policy| policy.egress)]);
         let upgrades = self.first(&[("spec.upgrades", &|policy| policy.upgrades.clone())]);
@@ -168,6 +196,12 @@ impl<'a> Resolver<'_, 'a> {
         }
     }
 
+    /// The policy by which the workload fails open.
+    fn fails_open(&mut self) -> Option<Placed<'a, MeshPolicy>> {
+        let (mode, from) = self.winner(&[(FAILURE_MODE, &|policy| policy.failure)])?;
+        (mode == FailureMode::Open).then_some(from)
+    }
+
     /// A port has, at each level, its own setting before that of the workload.
     fn port(&mut self, port: u16) -> PortPolicy {
         let mtls = self.first(&[
@@ -189,20 +223,25 @@ impl<'a> Resolver<'_, 'a> {
         }
     }
 
-    /// The setting that wins and whose it is: of the closest level at which any of `fields` is set,
-    /// the first of the fields, as the oldest policy has it.
+    /// The setting that wins, and the name of its policy.
     fn first<T>(&mut self, fields: &[Field<'_, T>]) -> Option<(T, &'a ResourceName)> {
+        self.winner(fields).map(|(value, (_, policy))| (value, &policy.name))
+    }
+
+    /// The setting that wins, and its policy: of the closest level at which any of `fields` is set,
+    /// the first of the fields, as the oldest policy has it.
+    fn winner<T>(&mut self, fields: &[Field<'_, T>]) -> Option<(T, Placed<'a, MeshPolicy>)> {
         let levels = self.policies.chunk_by(|(_, a), (_, b)| level(a) == level(b));
         for policies in levels {
             for (field, get) in fields {
                 let mut set = policies
                     .iter()
                     .filter_map(|placed| get(placed.1).map(|value| (value, *placed)));
-                let Some((value, (_, winner))) = set.next() else { continue };
+                let Some((value, winner)) = set.next() else { continue };
                 for (_, loser) in set {
-                    self.conflict(field, loser, winner);
+                    self.conflict(field, loser, winner.1);
                 }
-                return Some((value, &winner.name));
+                return Some((value, winner));
             }
         }
         None

@@ -6,7 +6,8 @@ use super::*;
 use crate::model::condition::{Location, Reason};
 use crate::model::policy::upgrade::Upgrades;
 use crate::model::policy::{
-    Acceleration, Action, AmbiguousPaths, FailureMode, MtlsMode, PolicyKind, SameNode,
+    Acceleration, Action, AmbiguousPaths, FailureMode, MtlsMode, PolicyKind, Rule, SameNode,
+    Source as From, Text,
 };
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
@@ -344,4 +345,33 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn who_fails_open_past_a_policy_is_told() {
+    let check = |failure: Option<FailureMode>, mtls, authorized: bool, expect: &[&str]| {
+        let mesh = MeshPolicy { failure, mtls: Some(mtls), ..policy("shop/all") };
+        let mut objects = vec![workload("shop/web app"), Object::MeshPolicy(mesh.into())];
+        if authorized {
+            let mut guests = authorization("shop/guests app");
+            let who = From { principals: vec![Text::Present], ..From::default() };
+            guests.rules = vec![Rule { from: vec![who], ..Rule::default() }];
+            objects.push(Object::AuthorizationPolicy(guests.into()));
+        }
+        let snapshot = snapshot(objects);
+        let told = snapshot.conditions.iter().map(|condition| {
+            assert_eq!(condition.reason, Reason::FailsOpen);
+            assert!(condition.message.contains("Workload shop/web "), "{condition}");
+            assert!(condition.message.contains("AuthorizationPolicy shop/guests "), "{condition}");
+            format!("{} {}", condition.subject, condition.field)
+        });
+        assert_eq!(told.collect::<Vec<_>>(), expect, "{failure:?} {mtls:?}");
+    };
+    let open = Some(FailureMode::Open);
+    check(open, MtlsMode::Permissive, true, &["MeshPolicy shop/all spec.failureMode"]);
+    check(open, MtlsMode::Disable, true, &["MeshPolicy shop/all spec.failureMode"]);
+    check(open, MtlsMode::Strict, true, &[]);
+    check(open, MtlsMode::Permissive, false, &[]);
+    check(None, MtlsMode::Permissive, true, &[]);
+    check(Some(FailureMode::Static), MtlsMode::Permissive, true, &[]);
 }
