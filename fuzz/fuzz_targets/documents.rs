@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::{env, fs, process};
 
 use libfuzzer_sys::fuzz_target;
+use mesh_agent::model::trust_domain::TrustDomains;
 use mesh_agent::source::file::FileSource;
 
 /// What is in force whatever the other file says: of two with one name, the first wins.
@@ -29,7 +30,8 @@ static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fuzz_target!(|input: &[u8]| {
     fs::write(DIR.join("b.yaml"), input).expect("a document");
-    let mut source = FileSource::new(DIR.clone(), "cluster.local".to_owned()).expect("a directory");
+    let domains = TrustDomains::new("cluster.local", []);
+    let mut source = FileSource::new(DIR.clone(), domains).expect("a directory");
     let first = source.load();
     let good = first.resources.iter().filter(|resource| resource.location.file.ends_with("a.yaml"));
     assert_eq!(good.count(), 1, "{:?}", first.conditions);

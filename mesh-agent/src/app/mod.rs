@@ -24,6 +24,7 @@ use crate::datapath::{self, Kernel};
 use crate::flows;
 use crate::flows::enforce::Enforcer;
 use crate::identity::{Identities, Placement, authority};
+use crate::model::trust_domain::TrustDomains;
 use crate::pods::run::Pods;
 use crate::proxy::Context;
 use crate::proxy::inbound::admission::budget::Node;
@@ -63,7 +64,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
     let (publisher, mesh) = store::channel();
     let identities = identities(settings, &mesh)?;
-    let source = FileSource::new(settings.config().to_owned(), identities.trust_domain().into())
+    let domains =
+        TrustDomains::new(identities.trust_domain(), settings.identity().trust_domain_aliases);
+    let source = FileSource::new(settings.config().to_owned(), domains)
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
     let (mut loaded, events) = datapath::load::load(&settings.datapath(&cgroup_root))

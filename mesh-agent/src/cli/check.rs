@@ -9,6 +9,7 @@ use crate::datapath::object;
 use crate::failure::chain;
 use crate::identity::authority;
 use crate::model::snapshot::Snapshot;
+use crate::model::trust_domain::TrustDomains;
 use crate::model::workload::Place;
 use crate::pods::place;
 use crate::settings::defaults;
@@ -23,14 +24,19 @@ const NO_TRUST_DOMAIN: &str = "cluster.local";
 /// Looks at everything that `args` asks for.
 pub fn report(args: &CheckArgs) -> Report {
     let mut report = Report::default();
-    let mut trust_domain = NO_TRUST_DOMAIN.to_owned();
+    let aliases = || args.authority.trust_domain_aliases.iter().cloned();
+    let mut domains = match &args.authority.trust_domain {
+        Some(named) => TrustDomains::new(named, aliases()),
+        None => TrustDomains::guess(NO_TRUST_DOMAIN),
+    };
     if !args.offline {
         machine(args, &mut report.machine);
         // Without a node the authority's files are read all the same, under a name of no node.
         let options = args.authority.options(PeerTimeout::from_secs(defaults::PEER_TIMEOUT_SECS));
         match authority::open(&options, args.node.as_deref().unwrap_or("check")) {
             Ok(authority) => {
-                authority.trust_domain().clone_into(&mut trust_domain);
+                let trust_domain = authority.trust_domain();
+                domains = TrustDomains::new(trust_domain, aliases());
                 let kind = authority.kind();
                 let message = format!("{kind}, trust domain {trust_domain}");
                 report.machine.push(finding("authority", Outcome::Pass, message));
@@ -41,7 +47,7 @@ pub fn report(args: &CheckArgs) -> Report {
             }
         }
     }
-    match FileSource::new(args.config.clone(), trust_domain) {
+    match FileSource::new(args.config.clone(), domains) {
         Ok(mut source) => {
             let update = source.load();
             let mesh = build::build(&Snapshot::default(), &[(update.source, update)].into());

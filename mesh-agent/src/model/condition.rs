@@ -47,6 +47,8 @@ pub enum Reason {
     Invalid,
     /// A kind of parent or backend that is not supported (Gateway API `ResolvedRefs`).
     InvalidKind,
+    /// A policy's principal is none that this mesh accepts.
+    NoMatchingPrincipal,
     /// A route's parent does not exist (Gateway API `Accepted`).
     NoMatchingParent,
     /// A workload's place is not there (yet).
@@ -73,6 +75,7 @@ impl Reason {
             Self::IncompatibleFilters => "IncompatibleFilters",
             Self::Invalid => "Invalid",
             Self::InvalidKind => "InvalidKind",
+            Self::NoMatchingPrincipal => "NoMatchingPrincipal",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::PlaceNotFound => "PlaceNotFound",
             Self::UnsupportedProtocol => "UnsupportedProtocol",

@@ -10,6 +10,7 @@
 //! | service | a name with endpoints |
 //! | endpoint | one address of one workload behind a service |
 //! | backend | what a route points to, before balancing |
+//! | trust domain, alias | where identities are from; another that stands for the mesh's own |
 //! | tunnel, stream | one HBONE connection, one `CONNECT` in it |
 //! | snapshot, revision | the whole view, its number |
 //! | settings | the process's own; the mesh's is its configuration |
@@ -27,4 +28,5 @@ pub mod share;
 pub mod snapshot;
 pub mod spiffe;
 pub mod trace;
+pub mod trust_domain;
 pub mod workload;

@@ -14,6 +14,7 @@ mod pods;
 mod readings;
 mod requests;
 mod strangers;
+mod trust_domains;
 mod users;
 mod vanished;
 

@@ -21,6 +21,7 @@ use crate::model::policy::{PortPolicy, Source as From};
 use crate::model::service::Service;
 use crate::model::snapshot::{Backend, Endpoint, Endpoints, Split, Target};
 use crate::model::spiffe::SpiffeId;
+use crate::model::trust_domain::TrustDomains;
 use crate::model::workload::{NamedPort, Place, Workload as Known};
 
 const NODE: u64 = 1;
@@ -472,6 +473,72 @@ proptest! {
                 let differs = agent.iter().any(|one| *one != agent[0]);
                 prop_assert!(seen || differs || shares, "asked in vain: {agent:?}");
             }
+        }
+    }
+}
+
+/// The policies with their principals as documents of a mesh of `domains` mean them.
+fn meant(
+    policies: &[Arc<AuthorizationPolicy>],
+    domains: &TrustDomains,
+) -> Vec<Arc<AuthorizationPolicy>> {
+    let texts = |texts: &mut Vec<Text>| {
+        let each = texts.iter().map(|text| (text.clone(), domains.principals(text)));
+        let meant =
+            each.flat_map(|(text, meant)| if meant.is_empty() { vec![text] } else { meant });
+        *texts = meant.collect();
+    };
+    let one = |policy: &Arc<AuthorizationPolicy>| {
+        let mut policy = AuthorizationPolicy::clone(policy);
+        for rule in &mut policy.rules {
+            for source in rule.from.iter_mut().chain(rule.when.iter_mut().map(|w| &mut w.source)) {
+                texts(&mut source.principals);
+                texts(&mut source.not_principals);
+            }
+        }
+        Arc::new(policy)
+    };
+    policies.iter().map(one).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// Of a workload under each of its names: the kernel says of its own what the agent says of a
+    /// peer's certificate in an alias.
+    #[test]
+    fn a_workload_is_judged_alike_in_every_trust_domain_of_the_mesh(
+        written in http_policies(), principal in principals(), port in 79_u16..84,
+        alias in "[a-z]{1,2}", is_renamed: bool,
+    ) {
+        // A mesh that has moved to another trust domain, or one with a further alias.
+        let (own, aliases) = if is_renamed {
+            ("renamed".to_owned(), vec![principal.trust_domain().to_owned(), alias])
+        } else {
+            (principal.trust_domain().to_owned(), vec![alias])
+        };
+        let policies = meant(&written, &TrustDomains::new(&own, aliases.clone()));
+        let twin = |domain: &String| {
+            SpiffeId::new(domain, principal.namespace(), principal.service_account()).unwrap()
+        };
+        let source = Known { identity: twin(&own), ..workload("a", Some("n"), "10.0.0.1") };
+        let address = source.addresses[0];
+        let mut mesh = mesh(vec![source, workload("c", Some("n"), "10.0.0.3")]);
+        restrict(&mut mesh, "c", policies.clone());
+        let entries = compile(&mesh, &[pod("a", 11), pod("c", 13)]);
+        let class = entries.workloads[&id("c")].class;
+        let exact = entries.verdicts.get(&VerdictKey::new(id("a"), class, port.to_be()));
+        let any = || entries.verdicts.get(&VerdictKey::new(id("a"), class, 0));
+        let says = exact.or_else(any).map_or(ALLOW, |verdict| verdict.says);
+        for domain in aliases.iter().chain([&own]) {
+            let twin = twin(domain);
+            let request = Request { principal: Some(&twin), address, port, http: None };
+            let agent = match authz::decide(&policies, &request) {
+                authz::Verdict::Allow => ALLOW,
+                authz::Verdict::Deny(_) => DENY,
+                authz::Verdict::ByRequest(_) => ASK_AGENT,
+            };
+            prop_assert_eq!(says, agent, "{}", twin);
         }
     }
 }

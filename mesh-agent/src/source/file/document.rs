@@ -10,6 +10,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 
 use crate::model::condition::{Condition, Location, Reason};
 use crate::model::policy::AuthorizationPolicy;
+use crate::model::trust_domain::TrustDomains;
 use crate::store::update::{Key, Kind, Object, Resource};
 
 use super::convert::{self, Problem, Problems, Written};
@@ -80,10 +81,10 @@ impl Documents {
 
 /// Reads the documents of a file. Those that it had before, of which `last` is what they were, are
 /// taken over: among thousands one is edited, and the others are the same objects as before.
-pub(super) fn read(file: &Path, text: &str, trust_domain: &str, last: &Documents) -> Documents {
+pub(super) fn read(file: &Path, text: &str, domains: &TrustDomains, last: &Documents) -> Documents {
     let mut documents = Documents::default();
     for (number, piece) in (1..).zip(split::documents(text)) {
-        let reader = Reader { file, number, piece: &piece, trust_domain };
+        let reader = Reader { file, number, piece: &piece, domains };
         let first = documents.all.len();
         if number > MAX_DOCUMENTS {
             let message = format!(
@@ -110,7 +111,7 @@ struct Reader<'a> {
     file: &'a Path,
     number: usize,
     piece: &'a Piece<'a>,
-    trust_domain: &'a str,
+    domains: &'a TrustDomains,
 }
 
 impl Reader<'_> {
@@ -183,7 +184,7 @@ impl Reader<'_> {
         written: Written,
     ) -> Document {
         let mut problems = Problems::default();
-        let object = convert::convert(written, self.trust_domain, &mut problems);
+        let object = convert::convert(written, self.domains, &mut problems);
         let condition = |problem: Problem| Condition {
             location: self.location(line),
             subject: header.subject(),

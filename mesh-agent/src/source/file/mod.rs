@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::failure::chain;
 use crate::model::condition::{Condition, Location, Reason};
+use crate::model::trust_domain::TrustDomains;
 use crate::store::update::{Key, Resource, Update};
 use crate::task::scope::Scope;
 
@@ -48,7 +49,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct FileSource {
     dir: PathBuf,
-    trust_domain: String,
+    domains: TrustDomains,
     /// The documents of each file as they were last read.
     files: BTreeMap<PathBuf, Contents>,
     /// What is in force.
@@ -81,14 +82,14 @@ struct Contents {
 }
 
 impl FileSource {
-    /// A source that has read nothing yet. `trust_domain` is that of the workloads' identities.
+    /// A source that has read nothing yet. `domains` are those of identities and principals.
     ///
     /// # Errors
     ///
     /// The directory cannot be read now. Later that is a condition.
-    pub fn new(dir: PathBuf, trust_domain: String) -> Result<Self, Error> {
+    pub fn new(dir: PathBuf, domains: TrustDomains) -> Result<Self, Error> {
         read::files(&dir)?;
-        Ok(Self { dir, trust_domain, files: BTreeMap::new(), good: BTreeMap::new() })
+        Ok(Self { dir, domains, files: BTreeMap::new(), good: BTreeMap::new() })
     }
 
     /// Reads the directory and says what is in force now.
@@ -187,7 +188,7 @@ impl FileSource {
             Some(last) if last.fingerprint == fingerprint => return Some(last),
             last => last.map(|last| last.documents).unwrap_or_default(),
         };
-        let documents = document::read(file, &text, &self.trust_domain, &last);
+        let documents = document::read(file, &text, &self.domains, &last);
         Some(Contents { fingerprint, documents })
     }
 

@@ -13,6 +13,7 @@ mod workload;
 use std::sync::Arc;
 
 use crate::model::condition::Reason;
+use crate::model::trust_domain::TrustDomains;
 use crate::store::update::Object;
 
 use super::schema;
@@ -83,7 +84,7 @@ impl Problems {
 /// The resource that `written` says, or `None` if a problem is fatal.
 pub(super) fn convert(
     written: Written,
-    trust_domain: &str,
+    domains: &TrustDomains,
     problems: &mut Problems,
 ) -> Option<Object> {
     let object = match written {
@@ -99,7 +100,7 @@ pub(super) fn convert(
         Written::GrpcRoute(route) => {
             http_route::grpc(route, problems).map(|route| Object::HttpRoute(Arc::new(route)))
         }
-        Written::Workload(workload) => workload::convert(workload, trust_domain, problems)
+        Written::Workload(workload) => workload::convert(workload, domains.own(), problems)
             .map(|workload| Object::Workload(Arc::new(workload))),
         Written::MeshPolicy(policy) => mesh_policy::convert(policy, problems)
             .map(|policy| Object::MeshPolicy(Arc::new(policy))),
@@ -107,7 +108,7 @@ pub(super) fn convert(
             .map(|policy| Object::MeshPolicy(Arc::new(policy))),
         Written::ServiceEntry(entry) => service_entry::convert(entry, problems)
             .map(|external| Object::External(Arc::new(external))),
-        Written::AuthorizationPolicy(policy) => authorization::convert(policy, problems)
+        Written::AuthorizationPolicy(policy) => authorization::convert(policy, domains, problems)
             .map(|policy| Object::AuthorizationPolicy(Arc::new(policy))),
     };
     object.filter(|_| !problems.is_fatal())

@@ -27,6 +27,10 @@ spec:
   ports: [{port: 80}]
 ";
 
+fn domains() -> TrustDomains {
+    TrustDomains::new("cluster.local", [])
+}
+
 /// A configuration directory and the source that reads it.
 struct Lab {
     dir: TempDir,
@@ -36,7 +40,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let source = FileSource::new(dir.path().to_owned(), "cluster.local".to_owned()).unwrap();
+        let source = FileSource::new(dir.path().to_owned(), domains()).unwrap();
         Self { dir, source }
     }
 
@@ -448,7 +452,7 @@ fn an_unreadable_directory_stays_as_it_was() {
     lab.check(&["Service default/a 1"], 0);
     fs::remove_dir_all(lab.dir.path()).unwrap();
     lab.check(&["Service default/a 1"], 1);
-    let gone = FileSource::new(lab.dir.path().to_owned(), "cluster.local".to_owned());
+    let gone = FileSource::new(lab.dir.path().to_owned(), domains());
     assert!(matches!(gone, Err(Error::Directory { .. })));
 }
 
@@ -760,7 +764,7 @@ fn what_is_written_as_before_is_the_same_object_elsewhere() {
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,300}") {
-        document::read(Path::new("a.yaml"), &text, "cluster.local", &Documents::default());
+        document::read(Path::new("a.yaml"), &text, &domains(), &Documents::default());
     }
 
     #[test]
@@ -771,7 +775,7 @@ proptest! {
             items:\n- kind: Service\n  apiVersion: v1\n  metadata: {{name: b}}\n  spec: {{ports: \
             [{{port: 1}}]}}\n");
         let nothing = Documents::default();
-        let read = |text: &str, last: &Documents| document::read(Path::new("a.yaml"), text, "cluster.local", last);
+        let read = |text: &str, last: &Documents| document::read(Path::new("a.yaml"), text, &domains(), last);
         let whole = read(&text, &nothing);
         for (at, insert) in edits {
             let at = at % text.len();

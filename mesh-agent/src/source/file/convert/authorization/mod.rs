@@ -10,6 +10,7 @@ use crate::model::policy::request::{HeaderCondition, HttpOperation, PathText};
 use crate::model::policy::{
     Action, AuthorizationPolicy, Block, Operation, Rule, Source, Text, When,
 };
+use crate::model::trust_domain::TrustDomains;
 
 use super::super::schema::{self, AuthorizationSpec, IntOrString, List};
 use super::super::yaml::printable;
@@ -19,6 +20,7 @@ pub(super) mod value;
 
 pub(super) fn convert(
     written: schema::AuthorizationPolicy,
+    domains: &TrustDomains,
     problems: &mut Problems,
 ) -> Option<AuthorizationPolicy> {
     let name = check::name(&written.metadata, check::is_subdomain, problems)?;
@@ -31,7 +33,7 @@ pub(super) fn convert(
         Force::Nothing => (Action::Deny, Vec::new()),
         Force::Everything => (Action::Deny, vec![Rule::default()]),
         Force::Rules(action) => {
-            let mut reader = Reader { policy: &name, action, never: false, problems };
+            let mut reader = Reader { policy: &name, domains, action, never: false, problems };
             (action, reader.rules(spec.rules.unwrap_or_default()))
         }
     };
@@ -99,6 +101,7 @@ fn force(spec: &AuthorizationSpec, problems: &mut Problems) -> Option<Force> {
 /// Reads the rules of one policy.
 struct Reader<'a> {
     policy: &'a ResourceName,
+    domains: &'a TrustDomains,
     action: Action,
     /// Whether the rule that is being read asks for something that is not known here.
     never: bool,
@@ -169,8 +172,9 @@ impl Reader<'_> {
             self.empty(path);
         }
         let mut source = Source {
-            principals: self.texts(&format!("{path}.principals"), written.principals),
-            not_principals: self.texts(&format!("{path}.notPrincipals"), written.not_principals),
+            principals: self.principals(&format!("{path}.principals"), written.principals),
+            not_principals: self
+                .principals(&format!("{path}.notPrincipals"), written.not_principals),
             namespaces: self.texts(&format!("{path}.namespaces"), written.namespaces),
             not_namespaces: self.texts(&format!("{path}.notNamespaces"), written.not_namespaces),
             ip_blocks: self.blocks(&format!("{path}.ipBlocks"), written.ip_blocks),
@@ -239,8 +243,8 @@ impl Reader<'_> {
                 *not_namespaces = self.texts(&no, strings(written.not_values));
             }
             "source.principal" => {
-                *principals = self.texts(&yes, strings(written.values));
-                *not_principals = self.texts(&no, strings(written.not_values));
+                *principals = self.principals(&yes, strings(written.values));
+                *not_principals = self.principals(&no, strings(written.not_values));
             }
             "source.serviceAccount" => {
                 *principals = self.accounts(&yes, strings(written.values));
@@ -299,6 +303,22 @@ impl Reader<'_> {
 
     fn texts(&mut self, path: &str, written: List<String>) -> Vec<Text> {
         self.each(path, written, |_, path, text, problems| value::text(path, text, problems))
+    }
+
+    /// Principals, each with every trust domain of the mesh. One that is nobody's stays as it is
+    /// written: without it, the others would say less.
+    fn principals(&mut self, path: &str, written: List<String>) -> Vec<Text> {
+        let domains = self.domains;
+        let read = self.each(path, written, |_, path, written, problems| {
+            let text = value::text(path, written, problems)?;
+            let meant = domains.principals(&text);
+            if meant.is_empty() {
+                value::nobody(path, written, domains, problems);
+                return Some(vec![text]);
+            }
+            Some(meant)
+        });
+        read.into_iter().flatten().collect()
     }
 
     fn paths(&mut self, path: &str, written: List<String>) -> Vec<PathText> {

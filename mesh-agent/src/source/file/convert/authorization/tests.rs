@@ -19,15 +19,24 @@ impl<'de> serde::de::DeserializeSeed<'de> for Seed {
     }
 }
 
-/// Converts a policy of the namespace `shop` whose `spec` is this flow mapping.
+/// Converts a policy of the namespace `shop` whose `spec` is this flow mapping, in a mesh of the
+/// trust domain `cluster.local`.
 fn read(annotations: &str, spec: &str) -> (Option<AuthorizationPolicy>, Problems) {
+    read_in(&TrustDomains::new("cluster.local", []), annotations, spec)
+}
+
+fn read_in(
+    domains: &TrustDomains,
+    annotations: &str,
+    spec: &str,
+) -> (Option<AuthorizationPolicy>, Problems) {
     let text = format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: a, \
          namespace: shop, annotations: {annotations}}}\nspec: {spec}\n"
     );
     let mut problems = Problems::default();
     let written = yaml::parse(&text, Seed).unwrap_or_else(|error| panic!("{spec}: {error:?}"));
-    let policy = convert(written, &mut problems);
+    let policy = convert(written, domains, &mut problems);
     (policy, problems)
 }
 
@@ -110,7 +119,8 @@ fn service_accounts_are_principals_of_any_trust_domain() {
     let source = Source { not_principals: suffix("/ns/bank/sa/web"), ..Source::default() };
     let spec = "{rules: [{from: [{source: {notServiceAccounts: [bank/web]}}]}]}";
     check(spec, Action::Allow, &[from(source)], &[]);
-    for other in ["principals: [a]", "notPrincipals: [a]", "namespaces: [a]", "notNamespaces: [a]"]
+    for other in
+        ["principals: ['*']", "notPrincipals: ['*a']", "namespaces: [a]", "notNamespaces: [a]"]
     {
         refused(
             &format!("{{rules: [{{from: [{{source: {{serviceAccounts: [web], {other}}}}}]}}]}}"),
@@ -145,10 +155,10 @@ fn conditions_on_connections_are_read() {
         ),
         (
             "source.principal",
-            "values: [a], notValues: [b]",
+            "values: ['*/a'], notValues: ['*/b']",
             source(Source {
-                principals: exact("a"),
-                not_principals: exact("b"),
+                principals: vec![Text::Suffix("/a".into())],
+                not_principals: vec![Text::Suffix("/b".into())],
                 ..Source::default()
             }),
         ),
@@ -280,7 +290,7 @@ fn wrong_values_are_refused() {
     refused("{action: DENY, provider: {name: opa}}", &["spec.provider"]);
     refused("{selector: {matchLabels: {app: 'a*'}}}", &["spec.selector.matchLabels"]);
     refused(
-        "{rules: [{from: [{source: {principals: ['a*b', ok], ipBlocks: [10.0.0.0/33]}}], to: \
+        "{rules: [{from: [{source: {principals: ['a*b', '*ok'], ipBlocks: [10.0.0.0/33]}}], to: \
          [{operation: {ports: ['0', x, 70000]}}]}]}",
         &[
             "spec.rules[0].from[0].source.principals[0]",
@@ -342,4 +352,50 @@ fn what_requests_have_is_read() {
             "spec.rules[0].to[0].operation.paths[2]",
         ],
     );
+}
+
+#[test]
+fn principals_are_of_every_trust_domain_of_the_mesh() {
+    let mesh = TrustDomains::new("new.example", ["old.example".to_owned()]);
+    let both = ["old.example/ns/shop/sa/web", "new.example/ns/shop/sa/web"];
+    let both = both.map(|text| Text::Exact(text.to_owned()));
+    let lists = [
+        ("from: [{source: {principals: [@/ns/shop/sa/web]}}]", true),
+        ("from: [{source: {notPrincipals: [@/ns/shop/sa/web]}}]", false),
+        ("when: [{key: source.principal, values: [@/ns/shop/sa/web]}]", true),
+        ("when: [{key: source.principal, notValues: [@/ns/shop/sa/web]}]", false),
+    ];
+    for (list, is_meant) in lists {
+        for domain in ["cluster.local", "old.example", "new.example"] {
+            let rule = list.replace('@', domain);
+            let (policy, problems) = read_in(&mesh, "{}", &format!("{{rules: [{{{rule}}}]}}"));
+            assert_eq!(problems.0, [], "{rule}");
+            let rule = policy.unwrap().rules.remove(0);
+            let sources = rule.from.iter().chain(rule.when.iter().map(|when| &when.source));
+            let source = sources.last().unwrap();
+            let found = if is_meant { &source.principals } else { &source.not_principals };
+            assert_eq!(found[..], both, "{rule:?}");
+        }
+    }
+}
+
+#[test]
+fn a_principal_that_nobody_has_is_noted_and_stays() {
+    let mesh = TrustDomains::new("new.example", ["old.example".to_owned()]);
+    for (list, field) in [
+        ("from: [{source: {principals: [@]}}]", "from[0].source.principals[0]"),
+        ("from: [{source: {notPrincipals: ['*', @]}}]", "from[0].source.notPrincipals[1]"),
+        ("when: [{key: source.principal, values: [@]}]", "when[0].values[0]"),
+    ] {
+        for nobody in ["other.example/ns/shop/sa/web", "other.example/*", "web"] {
+            let rule = list.replace('@', &format!("'{nobody}'"));
+            let spec = format!("{{action: DENY, rules: [{{{rule}}}]}}");
+            let (policy, problems) = read_in(&mesh, "{}", &spec);
+            let [problem] = &problems.0[..] else { panic!("{spec}: {problems:?}") };
+            assert_eq!(problem.path, format!("spec.rules[0].{field}"));
+            assert_eq!((problem.reason, problem.fatal), (Reason::NoMatchingPrincipal, false));
+            let rule = policy.unwrap().rules.remove(0);
+            assert_ne!(rule, Rule::default(), "a rule without it would match everybody");
+        }
+    }
 }

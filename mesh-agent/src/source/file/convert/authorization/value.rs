@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use http::HeaderName;
 
+use crate::model::condition::Reason;
 use crate::model::policy::request::{PathText, Template};
 use crate::model::policy::{Block, Text};
+use crate::model::trust_domain::{OWN, TrustDomains};
 
 use super::super::super::yaml::printable;
 use super::super::{Problems, check};
@@ -42,6 +44,18 @@ pub(super) fn text(path: &str, text: &str, problems: &mut Problems) -> Option<Te
     };
     problems.invalid(path, message);
     None
+}
+
+/// A principal that no identity has which may call.
+pub(super) fn nobody(path: &str, text: &str, domains: &TrustDomains, problems: &mut Problems) {
+    let message = format!(
+        "`{}` is the principal of no client: principals are <trust domain>/ns/<namespace>/sa/\
+         <account>, of the trust domain `{}` or an alias; write `{OWN}` for the mesh's own trust \
+         domain, whatever it is called, or name the other one in --trust-domain-aliases",
+        printable(text),
+        domains.own()
+    );
+    problems.note(path, Reason::NoMatchingPrincipal, message);
 }
 
 /// A path as a text with a `*`, or one with operators in braces.
