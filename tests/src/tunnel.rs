@@ -1,7 +1,7 @@
 //! Tunnels that are held open, of both transports, written by hand: what a peer may do that no
 //! library would.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -208,6 +208,30 @@ impl Tunnel {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// Sends bytes as they are, as far as the server takes them.
+    pub fn send(&mut self, bytes: &[u8]) {
+        // It may have ended the tunnel before it has all of them.
+        drop(self.say(bytes));
+    }
+
+    /// Waits until the server has ended the tunnel, and answers its pings until then.
+    ///
+    /// # Errors
+    ///
+    /// It says nothing, and goes on.
+    pub fn ended(&mut self) -> Result<()> {
+        loop {
+            match self.next() {
+                // A server that goes away says so before it ends.
+                Ok(frame) => drop(self.answer(&frame)),
+                Err(error) => match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+                    Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Err(error),
+                    _ => return Ok(()),
+                },
+            }
+        }
     }
 
     fn say(&mut self, bytes: &[u8]) -> Result<()> {

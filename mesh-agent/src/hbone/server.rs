@@ -7,6 +7,7 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use crate::hbone::connect::{self, Open, RequestError};
 use crate::hbone::stream::Stream;
@@ -70,7 +71,9 @@ pub async fn serve<Io>(
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection = Builder::new()
+    let (mut draining, mut retired) = (pin!(ending.scope.draining()), pin!(ending.retired));
+    let mut cut = pin!(ending.cut);
+    let greeting = Builder::new()
         .initial_window_size(options.stream_window_bytes)
         .initial_connection_window_size(options.tunnel_window_bytes)
         .max_frame_size(options.max_frame_bytes)
@@ -79,10 +82,17 @@ where
         .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
         .max_local_error_reset_streams(None)
         .max_header_list_size(MAX_HEADER_BYTES)
-        .handshake(io)
-        .await?;
-    let (mut draining, mut retired) = (pin!(ending.scope.draining()), pin!(ending.retired));
-    let mut cut = pin!(ending.cut);
+        .handshake(io);
+    // A peer that says nothing has no streams to lose.
+    let mut connection = tokio::select! {
+        biased;
+        () = &mut cut => return Err(Error::Distrusted),
+        () = &mut draining => return Ok(()),
+        () = &mut retired => return Ok(()),
+        greeted = timeout(options.ping_timeout, greeting) => {
+            greeted.unwrap_or(Err(Reason::SETTINGS_TIMEOUT.into()))?
+        }
+    };
     let mut is_retired = false;
     loop {
         let next = tokio::select! {

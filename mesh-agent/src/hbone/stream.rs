@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
     use crate::io::leg::Leg;
-    use crate::io::relay::{RelayError, both_ways};
+    use crate::io::relay::{RelayError, Unsent, both_ways};
     use crate::sys::socket;
     use crate::task::scope::Scope;
 
@@ -136,7 +136,7 @@ mod tests {
         scope.spawn(Box::pin(async move {
             let (mut leg, count) = (Leg::new(accepted), AtomicU64::new(0));
             let _either: Result<(), RelayError> =
-                both_ways(&mut leg, stream.split(), &count, &count).await;
+                both_ways(&mut leg, stream.split(), &count, &count, &mut Unsent::new()).await;
             drop(requests);
         }));
         (application, accepted_stream.await.unwrap())

@@ -133,8 +133,17 @@ impl Standing {
         self.told.notify_waiters();
     }
 
-    fn check(&self, now: SystemTime) {
-        let Some((leaf, rest)) = self.chain.split_first() else { return };
+    /// Verifies the peer again: the trust has changed since its handshake began.
+    pub(crate) fn recheck(&self) -> Result<(), PeerError> {
+        match self.verify(clock::now()) {
+            None => Ok(()),
+            Some(why) => Err(why),
+        }
+    }
+
+    /// Why the peer would not be accepted now.
+    fn verify(&self, now: SystemTime) -> Option<PeerError> {
+        let (leaf, rest) = self.chain.split_first()?;
         let now = clock::for_tls(now);
         let verified = match &self.judge {
             Judge::Client(verifier) => verifier.verify_client_cert(leaf, rest, now).map(drop),
@@ -142,11 +151,13 @@ impl Standing {
                 verifier.verify_server_cert(leaf, rest, name, &[], now).map(drop)
             }
         };
+        verified.err().as_ref().and_then(classify)
+    }
+
+    fn check(&self, now: SystemTime) {
         // A root is replaced without a connection that ends: the next handshake asks for what the new
         // one has signed. Only what is taken back ends what goes on.
-        let Some(why @ PeerError::Revoked) = verified.err().as_ref().and_then(classify) else {
-            return;
-        };
+        let Some(why @ PeerError::Revoked) = self.verify(now) else { return };
         self.fall(why);
     }
 }

@@ -84,6 +84,8 @@ struct Client {
 #[must_use = "it says who is there"]
 pub struct Dial {
     config: Arc<ClientConfig>,
+    /// The roots of the moment in which it began.
+    roots: Arc<Bundle>,
     not_after: SystemTime,
     name: ServerName<'static>,
     verifier: Arc<ServerVerifier>,
@@ -109,6 +111,8 @@ struct Host {
 #[must_use = "it says who is there"]
 pub struct Accept {
     config: Arc<ServerConfig>,
+    /// The roots of the moment in which it began.
+    roots: Arc<Bundle>,
     verifier: Arc<ClientVerifier>,
     store: Arc<Accepting>,
 }
@@ -158,7 +162,8 @@ impl Clients {
         config.resumption = Resumption::store(Arc::<Dialing>::clone(&store));
         let (config, name) = (Arc::new(config), target.name.clone());
         let (not_after, verifier) = (client.not_after, Arc::clone(&client.verifier));
-        Dial { config, not_after, name, verifier, store }
+        let roots = self.identity.trust.bundle();
+        Dial { config, roots, not_after, name, verifier, store }
     }
 
     fn client(&self, target: &Target) -> Arc<Client> {
@@ -233,6 +238,12 @@ impl Dial {
         self.store.verified(&chain);
         let judge = Judge::Server(Arc::clone(&self.verifier), self.name.clone());
         let standing = self.verifier.trust.standings.add(chain, judge);
+        // Not before: a change of the trust from now on is told to the standing.
+        if !Arc::ptr_eq(&self.roots, &self.verifier.trust.bundle()) {
+            standing.recheck().map_err(|why| {
+                io::Error::new(io::ErrorKind::InvalidData, rustls::Error::from(why))
+            })?;
+        }
         Ok(Met { id, resumed, standing })
     }
 }
@@ -252,7 +263,8 @@ impl Server {
         let store = Arc::new(Accepting::new(Arc::clone(&host.sessions)));
         let mut config = host.config.clone();
         config.session_storage = Arc::<Accepting>::clone(&store);
-        Accept { config: Arc::new(config), verifier: Arc::clone(&host.verifier), store }
+        let roots = self.identity.trust.bundle();
+        Accept { config: Arc::new(config), roots, verifier: Arc::clone(&host.verifier), store }
     }
 
     fn host(&self) -> Arc<Host> {
@@ -317,6 +329,12 @@ impl Accept {
         self.store.verified(&chain);
         let judge = Judge::Client(Arc::clone(&self.verifier));
         let standing = self.verifier.trust.standings.add(chain, judge);
+        // Not before: a change of the trust from now on is told to the standing.
+        if !Arc::ptr_eq(&self.roots, &self.verifier.trust.bundle()) {
+            standing.recheck().map_err(|why| {
+                io::Error::new(io::ErrorKind::InvalidData, rustls::Error::from(why))
+            })?;
+        }
         Ok(Met { id, resumed, standing })
     }
 }

@@ -1,6 +1,7 @@
 //! Both ways between an application's socket and a stream of a tunnel, with half-close and resets
 //! carried over.
 
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -97,8 +98,13 @@ pub enum RelayError {
     Peer(#[source] Broken),
 }
 
+/// Bytes that were read from an application and that its stream has not taken over: they are in the
+/// hands of whoever copies, so that they are not lost if the stream turns out not to be taken.
+pub type Unsent = VecDeque<Bytes>;
+
 /// Copies both ways until both sides have closed: `to_peer` counts what the application sends,
-/// `from_peer` what it is given.
+/// `from_peer` what it is given. What is in `unsent` goes first, and is not counted; in the end it
+/// holds what the stream has not taken over.
 ///
 /// # Errors
 ///
@@ -108,6 +114,7 @@ pub async fn both_ways(
     (send, receive): (impl Outgoing, impl Incoming),
     to_peer: &AtomicU64,
     from_peer: &AtomicU64,
+    unsent: &mut Unsent,
 ) -> Result<(), RelayError> {
     let chunks = application.chunks();
     let is_up = AtomicBool::new(false);
@@ -115,7 +122,8 @@ pub async fn both_ways(
         let (read, write) = application.stream().split();
         // Pinned here: a function that is given a future holds it twice.
         let download = pin!(download(receive, write, from_peer, &is_up));
-        relay((read, chunks), send, (to_peer, &is_up), download).await?;
+        let from = From { socket: read, chunks, unsent };
+        relay(from, send, (to_peer, &is_up), download).await?;
     }
     application.complete();
     Ok(())
@@ -124,14 +132,14 @@ pub async fn both_ways(
 /// Runs both directions. When the application has sent its end and the peer has not, the
 /// application may still reset the connection, which no read would tell.
 async fn relay(
-    (mut from, chunks): (ReadHalf<'_>, Chunks),
+    mut from: From<'_>,
     to: impl Outgoing,
     (to_peer, is_up): (&AtomicU64, &AtomicBool),
     mut download: Pin<&mut impl Future<Output = Result<(), RelayError>>>,
 ) -> Result<(), RelayError> {
     let mut is_down = false;
     {
-        let mut upload = pin!(upload((&mut from, chunks), to, to_peer));
+        let mut upload = pin!(upload(&mut from, to, to_peer));
         loop {
             tokio::select! {
                 biased;
@@ -161,20 +169,41 @@ async fn relay(
     tokio::select! {
         biased;
         done = &mut download => done,
-        error = leg::failed(from.as_ref()) => Err(RelayError::Application(error)),
+        error = leg::failed(from.socket.as_ref()) => Err(RelayError::Application(error)),
     }
 }
 
+/// An application, and what of it is under way.
+struct From<'a> {
+    socket: ReadHalf<'a>,
+    chunks: Chunks,
+    unsent: &'a mut Unsent,
+}
+
 async fn upload(
-    (from, mut chunks): (&mut ReadHalf<'_>, Chunks),
+    from: &mut From<'_>,
     mut to: impl Outgoing,
     count: &AtomicU64,
 ) -> Result<(), RelayError> {
+    let From { socket, chunks, unsent } = from;
     loop {
-        let mut data = tokio::select! {
+        while let Some(data) = unsent.front_mut() {
+            let sending = poll_fn(|cx| to.poll_send(cx, data));
+            match leg::unless_failed((*socket).as_ref(), sending).await {
+                Ok(sent) => sent.map_err(RelayError::Peer)?,
+                Err(error) => {
+                    to.reset();
+                    return Err(RelayError::Application(error));
+                }
+            }
+            if data.is_empty() {
+                unsent.pop_front();
+            }
+        }
+        let data = tokio::select! {
             biased;
             closed = poll_fn(|cx| to.poll_closed(cx)) => return closed.map_err(RelayError::Peer),
-            data = chunks.next(from) => match data {
+            data = chunks.next(socket) => match data {
                 Ok(data) => data,
                 Err(error) => {
                     to.reset();
@@ -186,16 +215,7 @@ async fn upload(
             return to.end().map_err(RelayError::Peer);
         }
         count.fetch_add(data.len() as u64, Ordering::Relaxed);
-        while !data.is_empty() {
-            let sending = poll_fn(|cx| to.poll_send(cx, &mut data));
-            match leg::unless_failed((*from).as_ref(), sending).await {
-                Ok(sent) => sent.map_err(RelayError::Peer)?,
-                Err(error) => {
-                    to.reset();
-                    return Err(RelayError::Application(error));
-                }
-            }
-        }
+        unsent.push_back(data);
     }
 }
 

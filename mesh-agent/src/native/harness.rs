@@ -134,6 +134,7 @@ impl Site {
         else {
             return Vec::new();
         };
+        end.tunnel.check_owned();
         if let Some(result) = over {
             end.is_over = true;
             end.tunnel.fail(&result.map_err(Arc::new));
@@ -196,7 +197,7 @@ pub fn act(held: Held, byte: u8) -> Option<Held> {
                 5 => {
                     let _any: Poll<_> = sender.poll_closed(&mut cx);
                     let _any: Poll<Result<(), Error>> = stream.poll_accepted(&mut cx);
-                    let _any: (Option<Vec<Bytes>>, _) = (stream.untaken(), stream.refusal());
+                    let _any: (Option<Bytes>, _) = (stream.untaken(), stream.refusal());
                 }
                 6 => sender.reset(),
                 _ => return None,

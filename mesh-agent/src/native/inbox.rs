@@ -15,19 +15,51 @@ const LARGE_BYTES: usize = 8 * 1024;
 pub struct Inbox {
     whole: VecDeque<Bytes>,
     tail: BytesMut,
+    /// How many bytes there are.
+    length: usize,
+    /// How many of the last of `whole` lie where they were read, and keep all that was read at once.
+    n_slices: usize,
 }
 
 impl Inbox {
-    /// Adds bytes.
-    pub fn push(&mut self, data: Bytes) {
+    /// Adds bytes. True: they stay where they were read.
+    pub fn push(&mut self, data: Bytes) -> bool {
+        self.length += data.len();
         if data.len() < LARGE_BYTES {
             self.tail.extend_from_slice(&data);
-            return;
+            return false;
         }
         if !self.tail.is_empty() {
+            // What is copied lies behind what is not: all of it is looked at again.
             self.whole.push_back(self.tail.split().freeze());
+            self.n_slices += usize::from(self.n_slices > 0);
         }
         self.whole.push_back(data);
+        self.n_slices += 1;
+        true
+    }
+
+    /// How many bytes wait.
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// How many bytes lie where they were read, or between such.
+    pub fn slices(&self) -> usize {
+        self.whole.iter().rev().take(self.n_slices).map(Bytes::len).sum()
+    }
+
+    /// Copies what lies where it was read, once.
+    pub fn copy_slices(&mut self) {
+        if self.n_slices == 0 {
+            return;
+        }
+        let mut copy = BytesMut::with_capacity(self.slices());
+        let first = self.whole.len() - std::mem::take(&mut self.n_slices);
+        for slice in self.whole.drain(first..) {
+            copy.extend_from_slice(&slice);
+        }
+        self.whole.push_back(copy.freeze());
     }
 
     /// Whether nothing waits.
@@ -37,6 +69,7 @@ impl Inbox {
 
     /// Takes everything, to be written at once. A stream that waits keeps no memory.
     pub fn take(&mut self) -> Parts {
+        (self.length, self.n_slices) = (0, 0);
         let mut rest = std::mem::take(&mut self.whole);
         let tail = std::mem::take(&mut self.tail).freeze();
         let Some(first) = rest.pop_front() else { return Parts { first: tail, rest } };
@@ -100,12 +133,18 @@ mod tests {
         fn what_goes_in_comes_out_in_order(
             steps in prop::collection::vec(prop_oneof![
                 (1_usize..40_000).prop_map(Some),
+                Just(Some(0)),
                 Just(None),
             ], 1..40),
         ) {
             let (mut inbox, mut next, mut out) = (Inbox::default(), 0_u32, Vec::new());
             let mut expect = Vec::new();
             for step in steps {
+                if step == Some(0) {
+                    inbox.copy_slices();
+                    prop_assert_eq!(inbox.slices(), 0);
+                    continue;
+                }
                 if let Some(size) = step {
                     let data: Vec<u8> = (next..).map(|n| n.to_le_bytes()[0]).take(size).collect();
                     next = next.wrapping_add(u32::try_from(size).unwrap());
@@ -113,7 +152,9 @@ mod tests {
                     inbox.push(data.into());
                     continue;
                 }
+                let length = inbox.len();
                 let mut parts = inbox.take();
+                prop_assert_eq!((parts.remaining(), inbox.len(), inbox.slices()), (length, 0, 0));
                 let part = parts.remaining() / 2;
                 out.extend_from_slice(&parts.copy_to_bytes(part));
                 let mut slices = [IoSlice::new(&[]); 64];

@@ -162,6 +162,11 @@ impl Session {
         self.theirs.unwrap_or(Hello::LEAST).streams
     }
 
+    /// Whether the peer opens the streams.
+    pub const fn is_server(&self) -> bool {
+        matches!(self.side, Side::Server)
+    }
+
     /// Whether a stream could be opened.
     pub fn has_room(&self) -> bool {
         let most = self.most_streams();

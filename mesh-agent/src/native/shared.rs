@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use tokio::time::Instant;
 
 use crate::io::link::Link;
@@ -49,7 +49,7 @@ pub(super) struct Slot {
     /// Its part of what the peer may use.
     pub(super) share: Option<Share>,
     /// What was sent before the peer has accepted the stream. Sent again if it has not looked at it.
-    pub(super) unconfirmed: Vec<Bytes>,
+    pub(super) unconfirmed: BytesMut,
     pub(super) accepted: bool,
     pub(super) ended: bool,
     /// Counts it among the streams that we have opened.
@@ -167,7 +167,8 @@ impl Core {
     /// Refuses streams that the peer has opened beyond what it may, counting also those that it has
     /// reset and that are still being worked on: a peer that opens and resets in a loop must not
     /// leave more behind than one that does not. And those beyond what the peer may have in all.
-    pub(super) fn refuse_excess(&mut self, asked: &mut Vec<(u32, Open)>) {
+    pub(super) fn refuse_excess(&mut self, rest: &mut Rest) {
+        let Rest { asked, excess, .. } = rest;
         let most = usize::try_from(self.session.allowed_streams()).unwrap_or(usize::MAX);
         while self.slots.len() > most
             && let Some((stream, _)) = asked.pop()
@@ -180,7 +181,14 @@ impl Core {
             let share = quota.stream();
             let fits = share.is_some();
             match self.slots.get_mut(stream) {
-                Some(slot) if fits => slot.share = share,
+                Some(slot) if fits => {
+                    slot.share = share;
+                    // Bytes may have come together with the question.
+                    let waits = slot.inbox.len();
+                    if slot.share.as_mut().is_some_and(|share| !share.came(waits)) {
+                        excess.push(*stream);
+                    }
+                }
                 _ => {
                     self.session.reset(*stream, code::NOT_TAKEN);
                     self.slots.remove(stream);
@@ -208,8 +216,12 @@ impl Core {
     }
 
     /// The peer takes no more streams, and has not looked at those after `last`.
-    pub(super) fn refuse_after(&mut self, last: u32) {
+    pub(super) fn retire_after(&mut self, last: u32) {
         self.retired = true;
+        if self.session.is_server() {
+            // It says that it opens no more; we open none.
+            return;
+        }
         for (stream, slot) in self.slots.iter_mut().filter(|(stream, _)| **stream > last) {
             self.session.give_up(*stream);
             slot.cut(Cut::Reset(code::NOT_TAKEN));
@@ -250,8 +262,8 @@ impl Core {
         let Some(slot) = slots.get_mut(&stream) else { return };
         if slot.released.is_some() {
             match event {
-                Event::Data(..) => rest.late.push(stream),
-                Event::Ended(_) | Event::Reset(..) => drop(slots.remove(&stream)),
+                // What it has of a window is given back as well, though nobody has read it.
+                Event::Data(..) | Event::Ended(_) | Event::Reset(..) => rest.late.push(stream),
                 _ => {}
             }
             return;
@@ -271,11 +283,13 @@ impl Core {
                 if slot.share.as_mut().is_some_and(|share| !share.came(data.len())) {
                     rest.excess.push(stream);
                 }
-                slot.inbox.push(data);
+                if slot.inbox.push(data) {
+                    rest.slices.push(stream);
+                }
             }
             Event::Accepted(_) => {
                 slot.accepted = true;
-                slot.unconfirmed = Vec::new();
+                slot.unconfirmed = BytesMut::new();
                 if let Some(writer) = slot.writer.take() {
                     writer.wake();
                 }
@@ -286,6 +300,26 @@ impl Core {
         if let Some(reader) = slot.reader.take() {
             reader.wake();
         }
+    }
+
+    /// Copies bytes of these streams that wait where they were read, if they are the lesser part of
+    /// `read` bytes: they keep all of that memory. Readers that keep up have taken theirs since.
+    pub(super) fn copy_slices(&mut self, streams: &[u32], read: usize) {
+        let mut slots = streams.iter().filter_map(|stream| self.slots.get(stream));
+        let kept: usize = slots.by_ref().map(|slot| slot.inbox.slices()).sum();
+        if kept == 0 || kept >= read / 2 {
+            return;
+        }
+        for stream in streams {
+            if let Some(slot) = self.slots.get_mut(stream) {
+                slot.inbox.copy_slices();
+            }
+        }
+    }
+
+    /// The same for all streams, whatever part it is.
+    pub(super) fn copy_all_slices(&mut self) {
+        self.slots.values_mut().for_each(|slot| slot.inbox.copy_slices());
     }
 
     /// Writes what is to be written. Ready: all of it.
@@ -310,10 +344,12 @@ impl Core {
 pub(super) struct Rest {
     /// Streams of which more is unread than the peer may leave.
     pub(super) excess: Vec<u32>,
-    /// Streams that nobody holds, and to which the peer has sent.
+    /// Streams that nobody holds, and to which the peer has sent, or that it has ended.
     pub(super) late: Vec<u32>,
     /// Streams that the peer asks for.
     pub(super) asked: Vec<(u32, Open)>,
+    /// Streams of which bytes wait where they were read.
+    pub(super) slices: Vec<u32>,
     pub(super) gone: Option<u32>,
     pub(super) pong: Option<u64>,
 }

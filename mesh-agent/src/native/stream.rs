@@ -53,31 +53,15 @@ impl Stream {
         (Sender(Arc::clone(self)), Receiver(Arc::clone(self)))
     }
 
-    /// Sends what was sent before on a stream that was not taken.
-    ///
-    /// # Errors
-    ///
-    /// The stream was reset, or its tunnel failed.
-    pub fn send_again(&self, sent: Vec<Bytes>) -> Result<(), Broken> {
-        let mut core = self.tunnel.lock();
-        for mut data in sent {
-            // It is not more than any peer lets us send on a new stream.
-            core.send(self.number, &mut data)?;
-        }
-        drop(core);
-        self.tunnel.wake_driver();
-        Ok(())
-    }
-
     /// What was sent on a stream that the peer has not looked at: it may be sent again on another.
     /// `None`: the application may have seen it.
-    pub fn untaken(&self) -> Option<Vec<Bytes>> {
+    pub fn untaken(&self) -> Option<Bytes> {
         let mut core = self.tunnel.lock();
         let is_lost = core.failed.is_some();
         let slot = core.slots.get_mut(&self.number).filter(|slot| !slot.accepted)?;
         let untaken = slot.cut == Some(Cut::Reset(code::NOT_TAKEN))
             || (slot.cut.is_none() && is_lost && slot.unconfirmed.is_empty());
-        untaken.then(|| std::mem::take(&mut slot.unconfirmed))
+        untaken.then(|| std::mem::take(&mut slot.unconfirmed).freeze())
     }
 
     /// The code with which the peer has refused the stream, if it has.
@@ -161,12 +145,11 @@ impl Core {
             self.session.send(stream, data).map_err(Broken::because)?
         } else {
             // As much as there is room for; the rest waits for the answer.
-            let unconfirmed: usize = slot.unconfirmed.iter().map(Bytes::len).sum();
-            let mut part = data.slice(..data.len().min(MAX_UNCONFIRMED_BYTES - unconfirmed));
+            let room = MAX_UNCONFIRMED_BYTES.saturating_sub(slot.unconfirmed.len());
+            let mut part = data.slice(..data.len().min(room));
             let sent = self.session.send(stream, &mut part).map_err(Broken::because)?;
-            if sent > 0 {
-                slot.unconfirmed.push(data.split_to(sent));
-            }
+            // A copy: what was read keeps more memory than it has bytes.
+            slot.unconfirmed.extend_from_slice(&data.split_to(sent));
             sent
         };
         if sent > 0 {

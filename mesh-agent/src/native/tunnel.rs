@@ -69,6 +69,10 @@ pub(super) struct Driver {
     input: BytesMut,
     /// Something waits to be written.
     is_dirty: bool,
+    /// Streams of which bytes waited where they were read, after the last turn that read; and how
+    /// many bytes it read.
+    slices: Vec<u32>,
+    n_read: usize,
 }
 
 /// The streams that the peer has opened, and the end of the tunnel if it is over.
@@ -100,7 +104,13 @@ impl Tunnel {
             driver: AtomicWaker::new(),
             max_output_bytes: options.max_output_bytes,
         };
-        let driver = Driver { released: taken, input: BytesMut::new(), is_dirty: false };
+        let driver = Driver {
+            released: taken,
+            input: BytesMut::new(),
+            is_dirty: false,
+            slices: Vec::new(),
+            n_read: 0,
+        };
         (Arc::new(tunnel), driver)
     }
 
@@ -225,18 +235,18 @@ impl Tunnel {
                     is_retired = true;
                     self.retire();
                 }
+                _ = tick.tick() => {
+                    driver.shrink();
+                    if let Err(error) = self.tick(options, (&mut used, &mut pinged)) {
+                        break Err(error);
+                    }
+                }
                 (opened, end) = poll_fn(|cx| self.turn(cx, &mut io, &mut driver)) => {
                     for (stream, open) in opened {
                         asked(Stream::new(Arc::clone(self), stream), open);
                     }
                     if let Some(end) = end {
                         break end;
-                    }
-                }
-                _ = tick.tick() => {
-                    driver.shrink();
-                    if let Err(error) = self.tick(options, (&mut used, &mut pinged)) {
-                        break Err(error);
                     }
                 }
             }
@@ -255,11 +265,13 @@ impl Tunnel {
         let now = Instant::now();
         let mut core = self.lock();
         core.end_released();
+        core.copy_all_slices();
         if core.session.streams() > 0 {
             *used = now;
         }
         if core.ping.1 {
-            let number = core.ping.0.wrapping_add(1);
+            // Nobody answers what was not read.
+            let number = rand::random();
             core.ping = (number, false);
             core.session.ping(number);
             *pinged = now;
@@ -289,14 +301,16 @@ impl Tunnel {
         while let Ok(stream) = driver.released.try_recv() {
             core.release(stream);
         }
+        core.copy_slices(&std::mem::take(&mut driver.slices), driver.n_read);
         let mut rest = Rest::default();
         let read = self.read(&mut core, cx, io, driver, &mut rest);
         // Before it writes: nothing else may come for long that would make it write again.
-        core.refuse_excess(&mut rest.asked);
+        core.refuse_excess(&mut rest);
         core.reset_excess(&rest);
         if let Some(last) = rest.gone {
-            core.refuse_after(last);
+            core.retire_after(last);
         }
+        driver.slices = std::mem::take(&mut rest.slices);
         let written = core.write(cx, io, &mut driver.is_dirty);
         if core.starving && core.session.waiting() < self.max_output_bytes / 2 {
             core.starving = false;
@@ -341,6 +355,7 @@ impl Tunnel {
         rest: &mut Rest,
     ) -> Result<Poll<bool>, Error> {
         let mut left = TURN_BYTES;
+        driver.n_read = 0;
         while left > 0 {
             if core.session.waiting() > self.max_output_bytes * FLOOD {
                 return Err(Error::Flood);
@@ -350,6 +365,7 @@ impl Tunnel {
                 Poll::Ready(Ok(None)) => return Ok(Poll::Ready(false)),
                 Poll::Ready(Ok(Some(piece))) => {
                     left = left.saturating_sub(piece.len());
+                    driver.n_read += piece.len();
                     core.heard = Instant::now();
                     driver.append(piece);
                     core.receive(&mut driver.input, rest)?;
@@ -388,6 +404,13 @@ impl Tunnel {
         }
         core.slots.retain(|_, slot| slot.released.is_none());
         if core.slots.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Checks that each stream of the protocol is held, or waits for its end; for tests.
+    #[cfg(any(test, feature = "test-support"))]
+    pub(super) fn check_owned(&self) {
+        let core = self.lock();
+        assert!(core.session.streams() <= core.slots.len(), "streams that nobody owns: {core:?}");
     }
 
     /// Checks that no stream is left; for tests.

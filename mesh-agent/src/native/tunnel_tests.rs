@@ -3,12 +3,16 @@
 use std::cell::RefCell;
 
 use bytes::{Buf as _, Bytes};
+use std::sync::atomic::AtomicU64;
+
 use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
+use crate::io::leg::Leg;
 use crate::io::link::Plain;
-use crate::io::relay::{Incoming as _, Outgoing as _};
+use crate::io::relay::{Incoming as _, Outgoing as _, Unsent, both_ways};
 use crate::native::fixture::options;
 use crate::native::frame::{self, Decoder, Frame, Hello};
 use crate::native::quota::{Bounds, Most, Quotas};
@@ -180,6 +184,62 @@ async fn a_stream_that_is_dropped_after_its_end_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_dropped_with_bytes_in_hand_is_forgotten() {
+    let mut site = Site::new();
+    let (tunnel, lease, _ends) = site.tunnel("peer", 1 << 20);
+    let (ours, theirs) = site.stream(&lease).await;
+    let (mut to_us, _from_us) = theirs.split();
+    let mut data = pattern(1, 0, 50_000);
+    poll_fn(|cx| to_us.poll_send(cx, &mut data)).await.unwrap();
+    {
+        let (mut to_them, mut from_them) = ours.split();
+        poll_fn(|cx| from_them.poll_data(cx)).await.unwrap().unwrap();
+        to_them.end().unwrap();
+    }
+    drop(ours);
+    while tunnel.lock().slots.values().any(|slot| slot.released.is_none()) {
+        tokio::task::yield_now().await;
+    }
+    to_us.end().unwrap();
+    forgotten(&tunnel).await;
+}
+
+#[tokio::test]
+async fn what_was_read_for_a_stream_that_is_not_taken_is_all_there() {
+    let mut site = Site::new();
+    let (_tunnel, lease, _ends) = site.tunnel("peer", 1 << 20);
+    // Heard a moment ago: the next answer is not waited for.
+    drop(site.stream(&lease).await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let mut leg = Leg::new(accepted);
+    // More than may be sent before the answer, in one read.
+    let all = pattern(3, 0, 900_000);
+    let (sent, unsent) = (AtomicU64::new(0), &mut Unsent::new());
+    let stream = Arc::new(lease.open(open()).await.unwrap());
+    let refusing = async {
+        let asked = site.asked.recv().await.unwrap();
+        while sent.load(Ordering::Relaxed) < 100_000 {
+            tokio::task::yield_now().await;
+        }
+        asked.refuse(code::NOT_TAKEN);
+    };
+    let received = AtomicU64::new(0);
+    let copying = async {
+        tokio::join!(both_ways(&mut leg, stream.split(), &sent, &received, unsent), refusing).0
+    };
+    tokio::select! {
+        copied = copying => copied.unwrap_err(),
+        _never = async { (client.write_all(&all).await, pending::<()>().await) } => unreachable!(),
+    };
+    unsent.push_front(stream.untaken().unwrap());
+    let kept: Vec<u8> = unsent.iter().flatten().copied().collect();
+    assert_eq!(kept.len() as u64, sent.load(Ordering::Relaxed));
+    assert!(kept == all[..kept.len()], "a hole in what is sent again");
+}
+
+#[tokio::test]
 async fn a_stream_that_is_dropped_before_its_end_is_reset() {
     let mut site = Site::new();
     let (tunnel, lease, _ends) = site.tunnel("peer", 1 << 20);
@@ -249,17 +309,26 @@ async fn a_retired_tunnel_takes_no_streams_and_keeps_those_that_there_are() {
 
 /// What a server answers to bytes, until it closes.
 async fn answers(attack: &[u8]) -> (Vec<Frame>, Result<(), Error>) {
+    answers_within(attack, options().clients.peer).await
+}
+
+/// The same, where the peer may use no more than `most`.
+async fn answers_within(attack: &[u8], most: Most) -> (Vec<Frame>, Result<(), Error>) {
     let (peer, io) = duplex(1 << 20);
     let (mut from_us, mut to_us) = tokio::io::split(peer);
     let (scope, options) = (Scope::new("test"), options());
     let ending = Ending { scope: &scope, retired: pending(), cut: pending() };
-    let quota = Arc::new(Quota::new(options.clients.peer, None));
+    let quota = Arc::new(Quota::new(most, None));
     let kept = RefCell::new(Vec::new());
     let asked = |_, asked| kept.borrow_mut().push(asked);
     let serving = serve(Plain(io), quota, &options, ending, asked);
     to_us.write_all(attack).await.unwrap();
     let mut bytes = BytesMut::new();
-    let reading = async { while from_us.read_buf(&mut bytes).await.unwrap() > 0 {} };
+    let reading = async {
+        while from_us.read_buf(&mut bytes).await.unwrap() > 0 {}
+        // A tunnel waits for those who hold its streams.
+        kept.take();
+    };
     let (served, ()) = tokio::join!(serving, reading);
     let mut decoder = Decoder::default();
     (std::iter::from_fn(|| decoder.next(&mut bytes).unwrap()).collect(), served)
@@ -276,6 +345,20 @@ async fn the_first_frame_that_is_no_hello_ends_a_tunnel() {
         assert!(served.unwrap_err().is_violation());
         assert!(matches!(answers[..], [Frame::Hello(_), Frame::GoAway(0, code::PROTOCOL)]));
     }
+}
+
+#[tokio::test]
+async fn bytes_that_come_with_the_question_count() {
+    let mut attack = BytesMut::new();
+    frame::put(&mut attack, &Frame::Hello(Hello::LEAST));
+    for stream in 1..=3 {
+        frame::put(&mut attack, &Frame::Open(stream, open()));
+        frame::put(&mut attack, &Frame::Data(stream, vec![0; 40_000].into()));
+    }
+    frame::put(&mut attack, &Frame::Pong(9));
+    let (answers, _violation) = answers_within(&attack, Most { streams: 8, bytes: 100_000 }).await;
+    let reset = Frame::Reset(3, code::UNAVAILABLE);
+    assert!(answers.contains(&reset), "{answers:?}");
 }
 
 /// A peer that opens and resets streams in a loop, and a server that takes its time.
@@ -299,10 +382,13 @@ async fn streams_that_were_reset_count_while_they_are_worked_on() {
     let quota = Arc::new(Quota::new(options.clients.peer, None));
     let serving = serve(Plain(io), quota, &options, ending, asked);
     let mut answers = Vec::new();
-    let (served, read) = tokio::join!(serving, from_us.read_to_end(&mut answers));
+    let reading = async {
+        from_us.read_to_end(&mut answers).await.unwrap();
+        worked_on.take().len()
+    };
+    let (served, count) = tokio::join!(serving, reading);
     served.unwrap();
-    read.unwrap();
-    assert_eq!(worked_on.borrow().len(), 64);
+    assert_eq!(count, 64);
 }
 
 #[tokio::test]

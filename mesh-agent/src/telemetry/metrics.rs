@@ -80,6 +80,8 @@ catalog! {
         "Connections through the agent that are open";
     TUNNELS_OPEN = Gauge "mesh_tunnels_open" ["protocol"]
         "Tunnels to and from other agents that are open";
+    TUNNELS_VIOLATED = Counter "mesh_tunnels_violated_total" ["protocol"]
+        "Tunnels that were closed because the peer broke their protocol";
     TUNNELS_OPENED = Counter "mesh_tunnels_opened_total" ["protocol"]
         "Tunnels to and from other agents that were opened";
     HANDSHAKES = Counter "mesh_handshakes_total" ["side", "resumed"]
@@ -293,9 +295,11 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
 }
 
 fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
-    for (metric, numbers) in
-        [(&TUNNELS_OPEN, &shared.tunnels_open), (&TUNNELS_OPENED, &shared.tunnels_opened)]
-    {
+    for (metric, numbers) in [
+        (&TUNNELS_OPEN, &shared.tunnels_open),
+        (&TUNNELS_OPENED, &shared.tunnels_opened),
+        (&TUNNELS_VIOLATED, &shared.tunnels_violated),
+    ] {
         let mut family = describe(encoder, metric)?;
         for (protocol, number) in Protocol::ALL.iter().zip(numbers) {
             sample(&mut family, metric, vec![], &[protocol.as_str()], number.get())?;

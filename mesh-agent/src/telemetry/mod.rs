@@ -176,6 +176,7 @@ struct Shared {
     open: [Number; Reporter::ALL.len()],
     tunnels_open: [Number; Protocol::ALL.len()],
     tunnels_opened: [Number; Protocol::ALL.len()],
+    tunnels_violated: [Number; Protocol::ALL.len()],
     /// By [`Role`], and whether a session was resumed.
     handshakes: [[Number; 2]; Role::ALL.len()],
     /// By [`Role`] and [`Kind`].
@@ -214,6 +215,7 @@ impl Telemetry {
             open: Default::default(),
             tunnels_open: Default::default(),
             tunnels_opened: Default::default(),
+            tunnels_violated: Default::default(),
             handshakes: Default::default(),
             handshakes_failed: Default::default(),
             handshakes_refused: Default::default(),
@@ -261,6 +263,11 @@ impl Telemetry {
         self.shared.tunnels_open[protocol as usize].add(1);
         self.shared.tunnels_opened[protocol as usize].add(1);
         OpenTunnel(Arc::clone(&self.shared), protocol)
+    }
+
+    /// Counts a tunnel that is closed because the peer broke its protocol.
+    pub fn tunnel_violated(&self, protocol: Protocol) {
+        self.shared.tunnels_violated[protocol as usize].add(1);
     }
 
     /// Counts a handshake that succeeded. `resumed`: it went on with an earlier session.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
@@ -22,7 +21,7 @@ use crate::io::duplex::Duplex;
 use crate::io::leg::Leg;
 use crate::io::link::Link;
 use crate::io::load::{Load, Meter};
-use crate::io::relay::{self, RelayError};
+use crate::io::relay::{self, RelayError, Unsent};
 use crate::native;
 use crate::native::frame::code;
 use crate::native::quota::{Bounds, Quota};
@@ -113,6 +112,16 @@ impl From<native::Error> for Error {
 }
 
 impl Error {
+    /// Whether the peer broke the protocol of the tunnel.
+    pub fn is_violation(&self) -> bool {
+        match self {
+            // h2 has found it, and says goodbye with the reason.
+            Self::H2(error) => error.is_library(),
+            Self::Native(error) => error.is_violation(),
+            Self::Connect(_) | Self::Refused { .. } | Self::Timeout | Self::Tls(_) => false,
+        }
+    }
+
     /// Whether the tunnel went away before the peer saw the stream, so that another tunnel may be
     /// tried.
     pub fn is_stale_tunnel(&self) -> bool {
@@ -186,7 +195,7 @@ pub enum Ended {
     Refused(Error),
     /// The peer has not looked at the stream: what was sent may be sent again on another tunnel.
     #[error("the tunnel takes no more streams")]
-    NotTaken(Vec<Bytes>),
+    NotTaken(Unsent),
 }
 
 impl Ended {
@@ -352,18 +361,19 @@ impl Stream {
     pub async fn relay(
         self,
         application: &mut Leg,
-        again: Vec<Bytes>,
+        again: Unsent,
         carried: Counts<'_>,
         answer_timeout: Duration,
         another: impl Fn(),
     ) -> Result<(), Ended> {
         let Counts { to_peer, from_peer } = carried;
+        let mut unsent = again;
         let stream = match self {
             Self::Hbone(stream) => {
                 let meter = stream.meter.clone();
                 return tokio::select! {
                     biased;
-                    copied = relay::both_ways(application, stream.split(), to_peer, from_peer) => {
+                    copied = relay::both_ways(application, stream.split(), to_peer, from_peer, &mut unsent) => {
                         Ok(copied?)
                     }
                     never = crowding(meter.as_deref(), another) => match never {},
@@ -371,11 +381,10 @@ impl Stream {
             }
             Self::Native(stream) => Arc::new(stream),
         };
-        stream.send_again(again).map_err(RelayError::Peer)?;
         let meter = stream.meter();
         let copied = tokio::select! {
             biased;
-            copied = relay::both_ways(application, stream.split(), to_peer, from_peer) => copied,
+            copied = relay::both_ways(application, stream.split(), to_peer, from_peer, &mut unsent) => copied,
             () = unanswered(&stream, answer_timeout) => return Err(Ended::Refused(Error::Timeout)),
             never = crowding(meter.as_deref(), another) => match never {},
         };
@@ -384,7 +393,10 @@ impl Stream {
                 return Ended::Relay(error);
             }
             match (stream.untaken(), stream.refusal()) {
-                (Some(sent), _) => Ended::NotTaken(sent),
+                (Some(sent), _) => {
+                    unsent.push_front(sent);
+                    Ended::NotTaken(unsent)
+                }
                 (None, Some(code)) => Ended::Refused(native::Error::Reset(code).into()),
                 (None, None) => Ended::Relay(error),
             }

@@ -15,6 +15,7 @@ mod readings;
 mod requests;
 mod strangers;
 mod trust_domains;
+mod tunnels;
 mod users;
 mod vanished;
 

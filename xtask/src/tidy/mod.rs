@@ -48,6 +48,13 @@ impl Source<'_> {
         let mut modules = Vec::new();
         for pair in self.text.lines().collect::<Vec<_>>().windows(2) {
             let &[attribute, item] = pair else { continue };
+            let elsewhere = item.trim().strip_prefix("#[path = \"");
+            if let Some(path) = elsewhere.and_then(|path| path.strip_suffix(".rs\"]"))
+                && attribute.trim() == TEST_ONLY
+            {
+                modules.push(folder.join(path));
+                continue;
+            }
             let name = item.trim().strip_suffix(';').and_then(|item| item.split_once("mod "));
             if let Some((_, name)) = name
                 && attribute.trim() == TEST_ONLY

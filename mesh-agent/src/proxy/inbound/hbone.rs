@@ -150,8 +150,15 @@ impl Shaken {
         };
         let ending = Ending { scope: &realm.scope, retired, cut };
         let quota = |bounds| realm.quotas.of(&ends, bounds);
-        if let Err(error) = tunnels::serve((tls, protocol), quota, &options, ending, handle).await {
-            tracing::debug!(%client, %peer, %error, "a peer's tunnel failed");
+        match tunnels::serve((tls, protocol), quota, &options, ending, handle).await {
+            Err(error) if error.is_violation() => {
+                context.telemetry.tunnel_violated(protocol);
+                let reason = Failure::because(Kind::Protocol, Side::Client, Retry::Never, error);
+                tracing::warn!(%client, %peer, reason = %reason.cause(),
+                    "a peer's agent broke the protocol of its tunnel, which is closed");
+            }
+            Err(error) => tracing::debug!(%client, %peer, %error, "a peer's tunnel failed"),
+            Ok(()) => {}
         }
         drop(counted);
     }

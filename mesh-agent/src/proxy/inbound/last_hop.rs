@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::hbone::connect::{Open, RequestError};
 use crate::io::leg::Leg;
-use crate::io::relay::RelayError;
+use crate::io::relay::{RelayError, Unsent};
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
@@ -122,7 +122,7 @@ async fn relay(
     let counts = Counts { to_peer: &conn.carried.received, from_peer: &conn.carried.sent };
     let patience = context.options.tunnels.answer_timeout;
     // The peer's agent, who has opened the tunnel, opens further ones.
-    let copied = stream.relay(&mut application, Vec::new(), counts, patience, || {});
+    let copied = stream.relay(&mut application, Unsent::new(), counts, patience, || {});
     let copied = tokio::select! {
         biased;
         copied = copied => copied,

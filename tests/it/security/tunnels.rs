@@ -1,0 +1,188 @@
+//! A malicious peer node whose certificate is good: it breaks the rules inside of its tunnels, or goes
+//! on with what is out of date.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use mesh_tests::apps::Server;
+use mesh_tests::expect::eventually;
+use mesh_tests::mesh::{Mesh, Workload};
+use mesh_tests::pair::{PORT, Pair, spiffe};
+use mesh_tests::peers::Caller;
+use mesh_tests::pki::Identity;
+use mesh_tests::process::DEADLINE;
+use mesh_tests::tunnel::{Transport, Tunnel};
+use rcgen::CertificateParams;
+
+use super::strangers::{client, root, serves};
+use super::{Arena, Trace};
+
+/// How long the certificate of a peer lives that goes on with it.
+const SHORT: Duration = Duration::from_secs(6);
+
+fn tunnel(pair: &Pair, identity: &Identity, transport: Transport) -> anyhow::Result<Tunnel> {
+    let caller = Caller::new(Some(identity), &root(pair))?;
+    Tunnel::open(&caller, pair.client.netns(), IpAddr::V4(pair.echo.v4()), transport)
+}
+
+/// A native frame (docs/transport.md).
+fn native(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Frames that no peer of the native transport sends after its hello.
+fn native_violations(pair: &Pair) -> Vec<(&'static str, Vec<u8>)> {
+    let port = PORT.to_be_bytes();
+    let address = [&[0x81, 6][..], &pair.echo.v4().octets(), &port].concat();
+    let open = |stream| native(0x82, stream, &address);
+    let name = [7; 16];
+    vec![
+        ("a second hello", native(0x81, 0, &[])),
+        ("a critical frame of an unknown type", native(0xff, 0, &[])),
+        ("a payload that is longer than any", vec![0xff, 0xff, 0xff, 0x84, 0, 0, 0, 1]),
+        ("a control frame that is too long", native(0x82, 1, &[0; 1_025])),
+        ("an empty frame of data", native(0x84, 1, &[])),
+        ("bytes for a stream that is not open", native(0x84, 1, b"x")),
+        ("the end of a stream that is not open", native(0x85, 1, &[])),
+        ("a hole in the numbers of streams", open(2)),
+        ("a stream that is opened twice", [open(1), open(1)].concat()),
+        ("an answer to a stream of its own", [open(1), native(0x83, 1, &[])].concat()),
+        ("bytes after the end", [open(1), native(0x85, 1, &[]), native(0x84, 1, b"x")].concat()),
+        ("bytes beyond the window", {
+            let data = native(0x84, 1, &vec![0; 1 << 16]);
+            [open(1), data.clone(), data.clone(), data].concat()
+        }),
+        ("a window beyond 2^31", {
+            let most = native(0x87, 1, &0x7fff_ffff_u32.to_be_bytes());
+            [open(1), most.clone(), most].concat()
+        }),
+        ("an answer to no ping", native(0x09, 0, &[1; 8])),
+        ("a ping of a stream", native(0x08, 1, &[1; 8])),
+        ("an address of three bytes", native(0x82, 1, &[0x81, 3, 1, 2, 3])),
+        ("a stream without a destination", native(0x82, 1, &[])),
+        // What an earlier version moved streams by, and could be stopped with.
+        ("a stream that goes on with its own", {
+            let with = [&name[..], &1_u32.to_be_bytes()].concat();
+            [open(1), native(0x8b, 2, &with)].concat()
+        }),
+        ("a stream that has moved", [open(1), native(0x8c, 1, &[])].concat()),
+    ]
+}
+
+/// Frames that no peer of HTTP/2 sends after its preface.
+fn h2_violations() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("settings of a stream", h2(4, 0, 1, &[])),
+        ("settings of a length that they do not have", h2(4, 0, 0, &[1, 2, 3])),
+        ("data of the connection", h2(0, 0, 0, b"x")),
+        ("data for a stream that is not open", h2(0, 0, 1, b"x")),
+        ("a head with an even number", h2(1, 4, 2, b"\x82")),
+        ("a head that does not decompress", h2(1, 4, 1, &[0xff; 16])),
+        ("the rest of a head that did not begin", h2(9, 4, 1, b"\x82")),
+        ("a ping of seven bytes", h2(6, 0, 0, &[0; 7])),
+        ("a reset of a stream that is idle", h2(3, 0, 9, &[0; 4])),
+        ("a frame that is longer than allowed", h2(0, 0, 1, &vec![0; 300_000])),
+        ("a window of the connection beyond 2^31", h2(8, 0, 0, &0x7fff_ffff_u32.to_be_bytes())),
+        ("a promise from a client", h2(5, 4, 1, &[0, 0, 0, 2, 0x82])),
+    ]
+}
+
+#[test]
+fn a_peer_that_breaks_the_protocol_loses_its_tunnel_alone() {
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.b, &[]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    let native = native_violations(&pair).into_iter().map(|it| (Transport::Native, it));
+    let all = native.chain(h2_violations().into_iter().map(|it| (Transport::Hbone, it)));
+    for (transport, (name, frames)) in all {
+        let name = format!("{name}, by {}", transport.as_str());
+        arena.attack(&name, Trace::Log(&["broke the protocol", "demo/sa/client"]), || {
+            let mut attacker = tunnel(&pair, &client(&pair), transport).unwrap();
+            attacker.send(&frames);
+            attacker.ended().unwrap();
+        });
+    }
+    let name = "frames before the hello, by the native transport";
+    arena.attack(name, Trace::Log(&["broke the protocol", "demo/sa/client"]), || {
+        let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
+        let to = IpAddr::V4(pair.echo.v4());
+        let begun = Tunnel::shake(&caller, pair.client.netns(), to, Transport::Native);
+        let mut attacker = begun.unwrap();
+        attacker.send(&native_frame_of_nothing().repeat(1_000));
+        attacker.ended().unwrap();
+    });
+}
+
+/// 1 KiB of a type that may be skipped.
+fn native_frame_of_nothing() -> Vec<u8> {
+    native(0x10, 0, &[0; 1_016])
+}
+
+#[test]
+fn a_certificate_that_expires_opens_nothing_more() {
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.b, &["--expired-peer-timeout", "3"]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    let node = pair.authority.steal(pair.a.name()).unwrap();
+    for transport in Transport::ALL {
+        let name = format!("new streams with an expired certificate, by {}", transport.as_str());
+        let ended = ["tunnel is ended", "has expired", "demo/sa/client"];
+        arena.attack(&name, Trace::Log(&ended), || {
+            let short = |params: &mut CertificateParams| {
+                params.not_after = (std::time::SystemTime::now() + SHORT).into();
+            };
+            let leaf = node.leaf_with(&spiffe("client"), short).unwrap();
+            let mut attacker = tunnel(&pair, &leaf, transport).unwrap();
+            assert_eq!(attacker.ask(pair.echo.at(PORT), 1).unwrap().accepted, 1);
+            // Whatever is asked for later is refused, and then all of it ends.
+            let refused = || match attacker.ask(pair.echo.at(PORT), 1) {
+                Ok(streams) => (streams.refused == 1).then_some(()),
+                Err(_ended) => Some(()),
+            };
+            eventually("a refusal", DEADLINE, refused).unwrap();
+            attacker.ended().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_workload_that_has_left_its_node_opens_nothing_more() {
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.b, &["--expired-peer-timeout", "3"]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    // Another peer: the client is what leaves.
+    let served = || {
+        let node = pair.authority.steal(pair.b.name()).unwrap();
+        let caller = Caller::new(Some(&node.leaf(&spiffe("echo")).unwrap()), &root(&pair)).unwrap();
+        let to = IpAddr::V4(pair.echo.v4());
+        let mut tunnel = Tunnel::open(&caller, pair.client.netns(), to, Transport::Native).unwrap();
+        assert_eq!(tunnel.ask(pair.echo.at(PORT), 1).unwrap().accepted, 1);
+    };
+    let arena = Arena { by: "peer node", agent: &agent, serves: &served };
+    for transport in Transport::ALL {
+        pair.config.write(&pair.mesh()).unwrap();
+        let there = || tunnel(&pair, &client(&pair), transport).ok();
+        let mut attacker = eventually("the client's placement", DEADLINE, there).unwrap();
+        let name = format!("streams of a workload that has left, by {}", transport.as_str());
+        arena.attack(&name, Trace::Log(&["tunnel is ended", "is not scheduled on node"]), || {
+            assert_eq!(attacker.ask(pair.echo.at(PORT), 1).unwrap().accepted, 1);
+            let echo = Workload::of(&pair.echo).account("echo").port(PORT);
+            pair.config.write(&Mesh::new("demo").workload(&echo)).unwrap();
+            let refused = || match attacker.ask(pair.echo.at(PORT), 1) {
+                Ok(streams) => (streams.refused == 1).then_some(()),
+                Err(_ended) => Some(()),
+            };
+            eventually("a refusal", DEADLINE, refused).unwrap();
+            attacker.ended().unwrap();
+        });
+    }
+}
