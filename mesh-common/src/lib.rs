@@ -11,6 +11,7 @@ mod abi;
 pub mod accel;
 pub mod addr;
 pub mod backend;
+pub mod budget;
 pub mod connect;
 pub mod coverage;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod record;
 pub mod source;
 pub mod destination;
 pub mod stats;
+pub mod summary;
 pub mod verdict;
 pub mod workload;
 

@@ -41,6 +41,14 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Ring buffer of [`Event`](crate::event::Event).
 pub const EVENTS: &str = "EVENTS";
+/// LRU hash: a workload's [id](crate::workload::id) to its [`Budget`](crate::budget::Budget). Only
+/// ids of `SOURCES` get in, so that what is forgotten belongs to workloads that are gone.
+pub const BUDGETS: &str = "BUDGETS";
+/// Hash: [`SumKey`](crate::summary::SumKey) to [`Sum`](crate::summary::Sum).
+pub const SUMS: &str = "SUMS";
+/// Array of one: the number of the interval in which connections are summed. The agent moves it on,
+/// and takes what was summed in those that are over.
+pub const INTERVAL: &str = "INTERVAL";
 /// Hash of sockets: [`FlowKey`](crate::record::FlowKey) of the direction in which a socket receives
 /// to the socket.
 pub const ACCELERATED: &str = "ACCELERATED";
@@ -74,6 +82,9 @@ pub const ALL: &[&str] = &[
     SOCKETS,
     COUNTERS,
     EVENTS,
+    BUDGETS,
+    SUMS,
+    INTERVAL,
     ACCELERATED,
     TALLIES,
     FAST,
@@ -105,6 +116,11 @@ pub const MAX_PENDING: usize = 65_536;
 pub const MAX_ACCELERATED: usize = 131_072;
 /// Bytes of the ring buffer: about 7,000 events between two turns of the agent.
 pub const EVENT_BYTES: usize = 1 << 20;
+/// Bytes of events in the ring buffer beyond which each workload's are limited to its budget.
+pub const CROWDED_BYTES: usize = EVENT_BYTES / 2;
+/// Sums that are kept: each of 1,300 workloads can begin all that it may in two intervals. Entries
+/// are allocated when they are added: a full map is about 65,536 × 170 B = 11 MiB.
+pub const MAX_SUMS: usize = 65_536;
 
 abi! {
     /// Key of `LISTENERS`.

@@ -24,7 +24,7 @@ pub const CAPTURED: u32 = 9;
 pub const REFUSED: u32 = 10;
 /// Connections that arrived and went past an agent that does not answer.
 pub const ARRIVED_OPEN: u32 = 11;
-/// Events that did not fit the ring buffer.
+/// Connections of which there is neither an event nor a sum: both maps are full.
 pub const EVENTS_LOST: u32 = 12;
 /// `connect()`s to what the mesh does not know that were denied.
 pub const OUTSIDE_DENIED: u32 = 13;

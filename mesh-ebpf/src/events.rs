@@ -6,10 +6,10 @@ use mesh_common::connect::Decision;
 use mesh_common::event::{CLOSED, Event, OPENED};
 use mesh_common::record::Record;
 use mesh_common::source::Source;
-use mesh_common::stats;
+use mesh_common::summary::{Sum, SumKey};
 
-use crate::ctx;
-use crate::maps::{EVENTS, count};
+use crate::maps::EVENTS;
+use crate::{ctx, summary};
 
 /// How a direct connection ended.
 pub(crate) struct Ending {
@@ -28,29 +28,19 @@ pub(crate) struct Ending {
 /// Reports a `connect()` that came to nothing, or went past the agent.
 #[inline(always)]
 pub(crate) fn refused(kind: u32, source: &Source, origin: (Addr, u16), decision: &Decision) {
-    let Some(mut entry) = EVENTS.reserve(0) else { return count(stats::EVENTS_LOST) };
-    entry.write(Event {
-        kind,
-        errno: 0,
+    let mut key = SumKey {
         source: source.workload,
         destination: decision.workload,
         policy: decision.policy,
-        client: [0; 4],
         origin: origin.0,
         server: decision.addr,
-        client_port_be: 0,
         origin_port_be: origin.1,
         server_port_be: decision.port_be,
-        pad: 0,
-        backend: decision.backend,
-        srtt_us: 0,
-        sent: 0,
-        received: 0,
-        lasted_ns: 0,
-        flags: 0,
-        pad_end: 0,
-    });
-    entry.submit(0);
+        kind,
+        errno: 0,
+        interval: 0,
+    };
+    summary::refused(&mut key);
 }
 
 /// Reports that a direct connection is established.
@@ -70,7 +60,11 @@ pub(crate) fn closed(context: &SockOpsContext, record: &Record, ending: &Ending)
 fn report(kind: u32, context: &SockOpsContext, record: &Record, ending: &Ending) {
     let local = ctx::local(context);
     let srtt_us = ctx::srtt_us(context);
-    let Some(mut entry) = EVENTS.reserve(0) else { return count(stats::EVENTS_LOST) };
+    let is_failure = ending.errno != 0;
+    let may_report = !(is_failure || summary::is_crowded()) || summary::spends(record.source);
+    let Some(mut entry) = may_report.then(|| EVENTS.reserve(0)).flatten() else {
+        return summed(kind, record, ending);
+    };
     entry.write(Event {
         kind,
         errno: ending.errno,
@@ -93,4 +87,28 @@ fn report(kind: u32, context: &SockOpsContext, record: &Record, ending: &Ending)
         pad_end: 0,
     });
     entry.submit(0);
+}
+
+/// Counts a direct connection that has no event of its own.
+#[inline(always)]
+fn summed(kind: u32, record: &Record, ending: &Ending) {
+    let mut key = SumKey {
+        source: record.source,
+        destination: record.destination,
+        policy: record.policy,
+        origin: record.addr,
+        server: record.picked,
+        origin_port_be: record.port_be,
+        server_port_be: record.picked_port_be,
+        kind,
+        errno: ending.errno,
+        interval: 0,
+    };
+    let sum = Sum {
+        connections: 1,
+        sent: ending.sent,
+        received: ending.received,
+        lasted_ns: ending.lasted_ns,
+    };
+    summary::add(&mut key, &sum);
 }

@@ -3,11 +3,14 @@
 //! Each hook reads the context, asks a pure function of `mesh-common`, and writes the context.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see `atomic`"))]
 #![expect(unsafe_code, reason = "helpers, maps and context fields are raw; see ARCHITECTURE.md")]
 #![expect(clippy::inline_always, reason = "a BPF call takes five registers and no context fields")]
 
 mod accel;
 mod agent;
+mod atomic;
 mod connect;
 mod ctx;
 mod events;
@@ -18,6 +21,7 @@ mod observe;
 mod owner;
 mod peername;
 mod sockops;
+mod summary;
 
 use aya_ebpf::macros::{
     btf_tracepoint, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops,

@@ -10,17 +10,19 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use mesh_common::accel::{Fast, Tally};
 use mesh_common::backend::Slot;
+use mesh_common::budget::Budget;
 use mesh_common::coverage::CoverKey;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::event::Event;
 use mesh_common::external::ExternalKey;
 use mesh_common::maps::{
     EVENT_BYTES, ListenerKey, MAX_ACCELERATED, MAX_COVERED, MAX_DESTINATIONS, MAX_EXTERNALS,
-    MAX_LISTENERS, MAX_PENDING, MAX_PORTS, MAX_SETS, MAX_SOURCES, MAX_VERDICTS,
+    MAX_LISTENERS, MAX_PENDING, MAX_PORTS, MAX_SETS, MAX_SOURCES, MAX_SUMS, MAX_VERDICTS,
 };
 use mesh_common::record::{ConnKey, FlowKey, Record};
 use mesh_common::source::{Source, SourceKey};
 use mesh_common::stats;
+use mesh_common::summary::{Sum, SumKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{Inbound, PortKey, Workload};
 
@@ -88,6 +90,15 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { stats::COUNT }> = PerCpuArray::ne
 
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static BUDGETS: LruHashMap<u64, Budget, MAX_SOURCES> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static SUMS: HashMap<SumKey, Sum, MAX_SUMS, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static INTERVAL: Array<u32, 1> = Array::new();
 
 #[btf_map]
 pub(crate) static ACCELERATED: SockHash<FlowKey, MAX_ACCELERATED> = SockHash::new();

@@ -17,7 +17,6 @@ use tokio::time::sleep;
 
 use crate::admin::{self, Listener, Surface};
 use crate::bounds;
-use crate::datapath::events::Events;
 use crate::datapath::sync::{self, Applied};
 
 use crate::datapath::{self, Kernel};
@@ -69,7 +68,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let source = FileSource::new(settings.config().to_owned(), domains)
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
-    let (mut loaded, events) = datapath::load::load(&settings.datapath(&cgroup_root))
+    let (mut loaded, reports) = datapath::load::load(&settings.datapath(&cgroup_root))
         .context("putting the kernel programs in place")?;
     let workers = Workers::start(settings.threads()).context("starting data threads")?;
     // A large configuration takes seconds to be read, compiled and written to the kernel's maps.
@@ -114,9 +113,15 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let syncing = sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone());
     control.spawn_on(config.runtimes().next(), Box::pin(syncing));
     let node: Arc<str> = settings.node().into();
-    let events = Events::new(events);
+    control.spawn(Box::pin(flows::summary::run(
+        reports.summaries,
+        mesh.clone(),
+        Arc::clone(&node),
+        telemetry.clone(),
+        control.clone(),
+    )));
     control.spawn(Box::pin(flows::report::run(
-        events,
+        reports.events,
         mesh.clone(),
         Arc::clone(&node),
         telemetry.clone(),

@@ -40,7 +40,7 @@ impl std::fmt::Debug for Events {
 
 impl Events {
     /// Reads `EVENTS`.
-    pub const fn new(ring: RingBuf<MapData>) -> Self {
+    pub(super) const fn new(ring: RingBuf<MapData>) -> Self {
         Self { ring }
     }
 

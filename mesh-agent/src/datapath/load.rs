@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData, RingBuf};
+use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
@@ -17,8 +17,10 @@ use mesh_common::workload::{Inbound, PortKey, Workload};
 use mesh_common::{ABI_VERSION, maps};
 
 use crate::datapath::accel::Acceleration;
+use crate::datapath::events::Events;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::observe::Coverage;
+use crate::datapath::summaries::Summaries;
 use crate::datapath::{Error, Options, accel, links, object};
 use crate::sys::{bpffs, caps, cgroup};
 
@@ -55,6 +57,15 @@ pub struct Loaded {
     pub ebpf: Ebpf,
 }
 
+/// What the kernel programs report of connections.
+#[derive(Debug)]
+pub struct Reports {
+    /// Single connections.
+    pub events: Events,
+    /// Connections beyond a workload's budget of events.
+    pub summaries: Summaries,
+}
+
 /// What agents of other versions have pinned, whose programs still run.
 #[derive(Debug)]
 pub struct Predecessors {
@@ -69,7 +80,7 @@ pub fn node_folder(bpffs: &Path, node: &str) -> PathBuf {
     bpffs.join("mesh").join(node)
 }
 
-/// Puts programs, maps and links in place. The second is `EVENTS`, for whoever reads it.
+/// Puts programs, maps and links in place. The second has one reader.
 ///
 /// What an earlier agent with the same [`ABI_VERSION`] left is adopted: its maps are used on, and
 /// its links get the new programs with no moment in which none is attached. What one with another
@@ -78,7 +89,7 @@ pub fn node_folder(bpffs: &Path, node: &str) -> PathBuf {
 /// # Errors
 ///
 /// The kernel or the file system refused something; the error says what.
-pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
+pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
     let bytes = object::bytes()?;
     let node = node_folder(&options.bpffs, &options.node);
     let folder = node.join(format!("v{ABI_VERSION}"));
@@ -100,7 +111,10 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
     let mut ebpf = loader.load(bytes).map_err(Box::new)?;
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
 
-    let events: RingBuf<MapData> = take(&mut ebpf, maps::EVENTS)?;
+    let reports = Reports {
+        events: Events::new(take(&mut ebpf, maps::EVENTS)?),
+        summaries: Summaries::new(take(&mut ebpf, maps::SUMS)?, take(&mut ebpf, maps::INTERVAL)?),
+    };
     let acceleration = Acceleration::new(&ebpf, &options.cgroup, &folder)?;
     let coverage = Coverage::start(&mut ebpf, &options.cgroup_root)?;
     let kernel = Arc::new(Kernel::new(&mut ebpf, &folder, coverage)?);
@@ -121,7 +135,7 @@ pub fn load(options: &Options) -> Result<(Loaded, RingBuf<MapData>), Error> {
             kernel,
             ebpf,
         },
-        events,
+        reports,
     ))
 }
 

@@ -10,6 +10,7 @@ pub mod links;
 pub mod accel;
 pub mod kernel;
 pub mod events;
+pub mod summaries;
 pub mod desired;
 pub mod plan;
 mod tables;

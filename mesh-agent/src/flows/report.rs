@@ -70,15 +70,7 @@ pub async fn run(
         telemetry.events_malformed(batch.malformed);
         let now = clock::now();
         for event in batch.events {
-            match report(event, &snapshot, &names, now) {
-                Some(report) => {
-                    send(&telemetry, &report);
-                    for said in Known::of(event, &snapshot, &names).said(event, &snapshot) {
-                        telemetry.policy_said(said);
-                    }
-                }
-                None => telemetry.events_malformed(1),
-            }
+            tell(&telemetry, Alike { event, connections: 1 }, &snapshot, &names, now);
         }
     });
     if let Err(error) = done.await {
@@ -86,11 +78,36 @@ pub async fn run(
     }
 }
 
-fn send(telemetry: &Telemetry, report: &Report) {
-    match report {
-        Report::Opened(parties) => parties.iter().for_each(|end| telemetry.kernel_opened(end)),
-        Report::Closed(ends) => ends.iter().for_each(|end| telemetry.kernel_closed(end)),
-        Report::Only(end) => telemetry.kernel_only(end),
+/// Connections that are alike.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Alike<'a> {
+    /// One of them.
+    pub(super) event: &'a Event,
+    /// Their number.
+    pub(super) connections: u64,
+}
+
+/// Reports connections, as they are named at `now`.
+pub(super) fn tell(
+    telemetry: &Telemetry,
+    alike: Alike<'_>,
+    mesh: &Snapshot,
+    names: &Names,
+    now: SystemTime,
+) {
+    let Alike { event, connections } = alike;
+    match report(event, mesh, names, now) {
+        Some(Report::Opened(parties)) => {
+            parties.iter().for_each(|end| telemetry.kernel_opened(end, connections));
+        }
+        Some(Report::Closed(ends)) => {
+            ends.iter().for_each(|end| telemetry.kernel_closed(end, connections));
+        }
+        Some(Report::Only(end)) => telemetry.kernel_only(&end, connections),
+        None => return telemetry.events_malformed(1),
+    }
+    for said in Known::of(event, mesh, names).said(event, mesh, telemetry) {
+        telemetry.policy_said(said, connections);
     }
 }
 
@@ -128,8 +145,11 @@ impl<'a> Known<'a> {
     fn of(event: &Event, mesh: &'a Snapshot, names: &'a Names) -> Self {
         let source = names.workload(event.source);
         let server = to_socket(event.server, event.server_port_be);
-        let at_server = || mesh.workload_at(server.ip()).filter(|_| server.port() != 0);
-        let target = mesh.services.get(&to_socket(event.origin, event.origin_port_be));
+        let origin = to_socket(event.origin, event.origin_port_be);
+        // A sum of connections to several endpoints has none of its own.
+        let at = if server.port() == 0 { origin } else { server };
+        let at_server = || mesh.workload_at(at.ip());
+        let target = mesh.services.get(&origin);
         let namespace = source.map_or("", |source| &source.name.namespace);
         let judged = matches!(event.kind, event::OPENED | event::CLOSED | event::DENIED);
         let mut known = Self {
@@ -172,7 +192,7 @@ impl<'a> Known<'a> {
     }
 
     /// What policies have said of it, for the metrics. What is only told is logged as well.
-    fn said(&self, event: &Event, mesh: &Snapshot) -> Vec<Said> {
+    fn said(&self, event: &Event, mesh: &Snapshot, telemetry: &Telemetry) -> Vec<Said> {
         match (event.kind, &self.denial) {
             (event::DENIED, Some(denial)) => vec![denial.into()],
             (event::DENIED, None) => {
@@ -186,11 +206,13 @@ impl<'a> Known<'a> {
                     let name = |workload: Option<&Arc<Workload>>| {
                         workload.map(|workload| workload.name.to_string())
                     };
-                    tracing::info!(
-                        source = name(self.source), destination = name(self.destination),
-                        policy = %told.policy, rule = told.rule, outcome = told.outcome.reason(),
-                        "a policy that is not enforced has its say"
-                    );
+                    if telemetry.may_mention((&told.policy, event.destination)) {
+                        tracing::info!(
+                            source = name(self.source), destination = name(self.destination),
+                            policy = %told.policy, rule = told.rule, outcome = told.outcome.reason(),
+                            "a policy that is not enforced has its say"
+                        );
+                    }
                     told.into()
                 })
                 .collect()

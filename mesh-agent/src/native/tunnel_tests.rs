@@ -76,6 +76,7 @@ impl Site {
         let telemetry = Telemetry::new(telemetry::Options {
             access_log: Target::Off,
             access_log_queue: 1,
+            access_log_rate: 0,
             max_series: 1,
             version: "",
         });

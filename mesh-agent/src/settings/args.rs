@@ -71,6 +71,12 @@ pub struct RunArgs {
     )]
     pub access_log: String,
 
+    /// Access-log lines in a second that connections of one source may have, and a tenth of that for
+    /// those that fail; more are counted without a line. 0: no limit
+    #[arg(long, value_name = "LINES", env = "MESH_ACCESS_LOG_RATE",
+        default_value_t = defaults::ACCESS_LOG_RATE)]
+    pub access_log_rate: u32,
+
     /// Threads that carry connections [default: one for each CPU that the agent may use]
     #[arg(long, value_name = "N", env = "MESH_THREADS")]
     pub threads: Option<NonZeroUsize>,

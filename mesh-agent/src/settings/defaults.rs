@@ -284,6 +284,10 @@ pub const MAX_SERIES: usize = 10_000;
 /// Access-log lines that may wait to be written: 8,192 × 1 KiB = 8 MiB at worst.
 pub const ACCESS_LOG_QUEUE: usize = 8192;
 
+/// Access-log lines in a second that connections of one source may have: 1 MB/s. An eighth of the
+/// queue, so that one source cannot fill it while the disk waits for some seconds.
+pub const ACCESS_LOG_RATE: u32 = 1000;
+
 const _: () = assert!(TUNNEL_WINDOW_BYTES < 1 << 31, "RFC 9113, section 6.9.1");
 const _: () = assert!(MAX_FRAME_BYTES >= 1 << 14 && MAX_FRAME_BYTES < 1 << 24);
 const _: () = assert!(HBONE_MAX_CONNECTIONS >= 1);

@@ -36,6 +36,7 @@ pub struct Settings {
     admin: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
     access_log: Target,
+    access_log_rate: u32,
     threads: NonZeroUsize,
     drain_timeout: Duration,
     log: String,
@@ -147,6 +148,7 @@ impl Settings {
         telemetry::Options {
             access_log: self.access_log.clone(),
             access_log_queue: defaults::ACCESS_LOG_QUEUE,
+            access_log_rate: self.access_log_rate,
             max_series: defaults::MAX_SERIES,
             version: VERSION,
         }
@@ -288,6 +290,7 @@ impl TryFrom<RunArgs> for Settings {
             admin: args.admin,
             metrics: args.metrics,
             access_log: access_log(&args.access_log)?,
+            access_log_rate: args.access_log_rate,
             threads: threads(args.threads)?,
             drain_timeout: Duration::from_secs(args.drain_timeout),
             log: args.log,

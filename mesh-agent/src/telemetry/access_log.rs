@@ -11,8 +11,8 @@ use crate::telemetry::time::rfc3339;
 /// A usual line has 970 bytes: one allocation.
 const LINE_BYTES: usize = 1024;
 
-/// The line of `end`, with its line feed.
-pub(super) fn line(end: &ConnectionEnd) -> Vec<u8> {
+/// The line of `end`, with its line feed, for so many connections.
+pub(super) fn line(end: &ConnectionEnd, connections: u64) -> Vec<u8> {
     let mut line = Line { out: Vec::with_capacity(LINE_BYTES) };
     line.word("start_time", Some(&rfc3339(end.start)));
     line.number("duration", u64::try_from(end.lasted.as_millis()).unwrap_or(u64::MAX));
@@ -38,6 +38,7 @@ pub(super) fn line(end: &ConnectionEnd) -> Vec<u8> {
     line.word("connection_security_policy", Some(end.parties.security_policy()));
     line.failure(end.failure.as_ref());
     line.kernel(end);
+    line.number("connections", connections);
     line.finish()
 }
 
@@ -158,7 +159,7 @@ mod tests {
     use crate::telemetry::testing::{documented, end};
 
     fn parse(end: &ConnectionEnd) -> Value {
-        let line = line(end);
+        let line = line(end, 1);
         assert_eq!(line.iter().filter(|byte| byte.is_ascii_control()).count(), 1);
         assert_eq!(line.last(), Some(&b'\n'));
         serde_json::from_slice(&line).unwrap()
@@ -181,10 +182,10 @@ mod tests {
             r#""connection_security_policy":"mutual_tls","response_flags":"-","failure":null,"#,
             r#""failure_side":null,"retry":null,"upstream_transport_failure_reason":null,"#,
             r#""connection_termination_details":null,"path":"agent","verdict":null,"#,
-            r#""policy":null,"srtt_us":null,"trace_id":null}"#,
+            r#""policy":null,"srtt_us":null,"trace_id":null,"connections":1}"#,
             "\n",
         );
-        assert_eq!(String::from_utf8(line(&end())).unwrap(), expect);
+        assert_eq!(String::from_utf8(line(&end(), 1)).unwrap(), expect);
     }
 
     #[test]

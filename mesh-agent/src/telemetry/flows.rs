@@ -4,29 +4,34 @@
 //! derived from the difference.
 
 use crate::telemetry::Telemetry;
-use crate::telemetry::access_log;
 use crate::telemetry::event::{ConnectionEnd, Parties};
 
 impl Telemetry {
-    /// Counts a direct connection as opened, as the agent at one end would.
-    pub fn kernel_opened(&self, parties: &Parties) {
-        self.shared.series.opened(parties);
+    /// Counts direct connections as opened, as the agent at one end would.
+    pub fn kernel_opened(&self, parties: &Parties, connections: u64) {
+        self.shared.series.opened(parties, connections);
     }
 
-    /// Reports the end of a direct connection, as the agent at one end would: all metrics, and the
-    /// line of the access log.
-    pub fn kernel_closed(&self, end: &ConnectionEnd) {
-        self.shared.series.closed(end);
-        if self.shared.access_log.is_on() {
-            self.shared.access_log.push(&access_log::line(end));
+    /// Reports the end of direct connections, as the agent at one end would: all metrics, and one
+    /// line of the access log for all that `end` stands for.
+    pub fn kernel_closed(&self, end: &ConnectionEnd, connections: u64) {
+        let series = self.shared.series.closed(end, connections);
+        // The kernel limits the reports of connections that fail, and sums are few.
+        if connections > 1 {
+            series.unlogged(connections);
+            self.shared.write_line(end, connections);
+        } else if end.failure.is_some() || self.shared.may_log(end) {
+            self.shared.write_line(end, connections);
+        } else {
+            series.unlogged(1);
         }
     }
 
-    /// Reports a connection of which the kernel says no more than this: it was refused or never
-    /// established, or it went past the agent.
-    pub fn kernel_only(&self, end: &ConnectionEnd) {
-        self.kernel_opened(&end.parties);
-        self.kernel_closed(end);
+    /// Reports connections of which the kernel says no more than this: they were refused or never
+    /// established, or they went past the agent.
+    pub fn kernel_only(&self, end: &ConnectionEnd, connections: u64) {
+        self.kernel_opened(&end.parties, connections);
+        self.kernel_closed(end, connections);
     }
 
     /// Counts events of the kernel that could not be read.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::Kind;
 use crate::model::id::ResourceName;
 use crate::model::service::Service;
 use crate::model::spiffe::SpiffeId;
@@ -84,6 +84,7 @@ pub(super) struct Counters {
     opened: AtomicU64,
     /// The first is for connections that did not fail, the others are by [`Kind`].
     ends: [Ends; KINDS + 1],
+    unlogged: AtomicU64,
     /// Requests of HTTP that the connections have carried.
     pub(super) requests: Requests,
 }
@@ -141,22 +142,20 @@ impl Table {
         }
     }
 
-    /// Finds or makes the series of `parties`, and counts one opened connection in it.
-    pub(super) fn opened(&self, parties: &Parties) -> Arc<Counters> {
+    /// Finds or makes the series of `parties`, and counts opened connections in it.
+    pub(super) fn opened(&self, parties: &Parties, connections: u64) -> Arc<Counters> {
         self.count(parties, |counters| {
-            counters.opened.fetch_add(1, Ordering::Relaxed);
+            counters.opened.fetch_add(connections, Ordering::Relaxed);
             if Arc::ptr_eq(counters, &self.overflow) {
-                self.overflowed.fetch_add(1, Ordering::Relaxed);
+                self.overflowed.fetch_add(connections, Ordering::Relaxed);
             }
         })
     }
 
-    /// Finds or makes the series of `parties`, and counts the end of a connection in it that may
+    /// Finds or makes the series of `parties`, and counts the end of connections in it that may
     /// have been opened before this process was started.
-    pub(super) fn closed(&self, end: &ConnectionEnd) {
-        self.count(&end.parties, |counters| {
-            counters.closed(end.failure.as_ref(), end.sent_bytes, end.received_bytes);
-        });
+    pub(super) fn closed(&self, end: &ConnectionEnd, connections: u64) -> Arc<Counters> {
+        self.count(&end.parties, |counters| counters.closed(end, connections))
     }
 
     /// Finds or makes the series of `parties`.
@@ -257,16 +256,33 @@ impl Counters {
             security,
             opened: AtomicU64::new(0),
             ends: std::array::from_fn(|_| Ends::default()),
+            unlogged: AtomicU64::new(0),
             requests: Requests::default(),
         }
     }
 
-    /// Counts one closed connection.
-    pub(super) fn closed(&self, failure: Option<&Failure>, sent_bytes: u64, received_bytes: u64) {
-        let ends = &self.ends[failure.map_or(0, |failure| 1 + failure.kind as usize)];
-        ends.sent_bytes.fetch_add(sent_bytes, Ordering::Relaxed);
-        ends.received_bytes.fetch_add(received_bytes, Ordering::Relaxed);
-        ends.closed.fetch_add(1, Ordering::Relaxed);
+    /// Counts closed connections, whose bytes `end` has.
+    pub(super) fn closed(&self, end: &ConnectionEnd, connections: u64) {
+        let place = end.failure.as_ref().map_or(0, |failure| 1 + failure.kind as usize);
+        let ends = &self.ends[place];
+        ends.sent_bytes.fetch_add(end.sent_bytes, Ordering::Relaxed);
+        ends.received_bytes.fetch_add(end.received_bytes, Ordering::Relaxed);
+        ends.closed.fetch_add(connections, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that the agent has lost sight of.
+    pub(super) fn lost(&self) {
+        self.ends[1 + Kind::Internal as usize].closed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts connections that have no access-log line of their own.
+    pub(super) fn unlogged(&self, connections: u64) {
+        self.unlogged.fetch_add(connections, Ordering::Relaxed);
+    }
+
+    /// Connections that have no access-log line of their own.
+    pub(super) fn without_line(&self) -> u64 {
+        self.unlogged.load(Ordering::Relaxed)
     }
 
     /// Connections that were opened.
@@ -380,8 +396,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::{Retry, Side};
-    use crate::telemetry::testing::{parties, workload};
+    use crate::failure::{Failure, Retry, Side};
+    use crate::telemetry::testing::{end, parties, workload};
 
     #[test]
     fn a_kind_is_counted_where_it_is_read() {
@@ -401,8 +417,8 @@ mod tests {
     #[test]
     fn a_reload_continues_the_series() {
         let table = Table::new(10);
-        let first = table.opened(&parties());
-        let again = table.opened(&parties());
+        let first = table.opened(&parties(), 1);
+        let again = table.opened(&parties(), 1);
         assert!(Arc::ptr_eq(&first, &again));
         assert_eq!((first.opened(), table.all().len()), (2, 1));
     }
@@ -413,7 +429,7 @@ mod tests {
         for name in ["a", "b", "c", "d", "c"] {
             let mut parties = parties();
             parties.source.workload = Some(workload(name, "v1"));
-            table.opened(&parties);
+            table.opened(&parties, 1);
         }
         assert_eq!((table.all().len(), table.overflowed()), (3, 3));
         let overflow = table.all().pop().unwrap();
@@ -424,7 +440,7 @@ mod tests {
     fn the_pointer_index_is_bounded() {
         let table = Table::new(1);
         for _ in 0..1000 {
-            table.opened(&parties());
+            table.opened(&parties(), 1);
         }
         let known: usize = table.shards.iter().map(|shard| lock(shard).len()).sum();
         assert!(known <= SHARDS * SHARDS, "{known}");
@@ -434,15 +450,15 @@ mod tests {
     #[test]
     fn a_deleted_workload_is_forgotten_when_its_connections_end() {
         let table = Table::new(10);
-        let counters = table.opened(&parties());
+        let counters = table.opened(&parties(), 1);
         table.retain(|_| false);
         assert_eq!(table.all().len(), 1, "one is open");
-        counters.closed(None, 0, 0);
+        counters.closed(&end(), 1);
         table.retain(|_| true);
         assert_eq!(table.all().len(), 1, "the workload exists");
         table.retain(|_| false);
         assert_eq!(table.all().len(), 0);
-        assert_eq!(table.opened(&parties()).opened(), 1, "starts anew");
+        assert_eq!(table.opened(&parties(), 1).opened(), 1, "starts anew");
         assert_eq!(table.all().len(), 1);
     }
 
@@ -451,7 +467,7 @@ mod tests {
         let table = Table::new(10);
         let mut direct = parties();
         direct.security = Security::Kernel;
-        table.opened(&direct);
+        table.opened(&direct, 1);
         table.retain(|_| true);
         assert_eq!(table.all().len(), 1, "the workload exists");
         table.retain(|_| false);
@@ -461,10 +477,12 @@ mod tests {
     #[test]
     fn kinds_with_the_same_flags_are_one_series() {
         let table = Table::new(10);
-        let counters = table.opened(&parties());
-        counters.closed(None, 1, 2);
+        let counters = table.opened(&parties(), 1);
+        counters.closed(&ConnectionEnd { sent_bytes: 1, received_bytes: 2, ..end() }, 1);
         for kind in [Kind::Internal, Kind::Shutdown] {
-            counters.closed(Some(&Failure::new(kind, Side::Mesh, Retry::Safe)), 10, 20);
+            let failure = Some(Failure::new(kind, Side::Mesh, Retry::Safe));
+            counters
+                .closed(&ConnectionEnd { failure, sent_bytes: 10, received_bytes: 20, ..end() }, 1);
         }
         let sums = |flags, closed, sent_bytes, received_bytes| EndSums {
             flags,

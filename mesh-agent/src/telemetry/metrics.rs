@@ -13,8 +13,8 @@ use crate::failure::Kind;
 use crate::task::scope;
 use crate::task::turns::Stalled;
 use crate::telemetry::event::Reporter;
-use crate::telemetry::labels::{Counters, EndSums, LABELS, NO_FLAGS};
-use crate::telemetry::requests::{BOUNDS_MS, Sums, Upgrade};
+use crate::telemetry::requests::Upgrade;
+use crate::telemetry::series_metrics;
 use crate::telemetry::{CertificateCounters, CoverageCount, Limit, Protocol, Role, Shared, Source};
 
 /// One metric, as operators see it.
@@ -26,7 +26,7 @@ pub(super) struct Metric {
     pub(super) kind: Type,
     /// The exposition's `# HELP`.
     pub(super) help: &'static str,
-    /// Its labels, those of [`LABELS`] excepted, which all of `istio_*` have.
+    /// Its labels, those of [`LABELS`](super::labels::LABELS) excepted, which all of `istio_*` have.
     pub(super) labels: &'static [&'static str],
 }
 
@@ -39,13 +39,13 @@ pub(super) enum Type {
     Gauge,
     /// Always 1; the labels are the information.
     Info,
-    /// How often values were below bounds; see [`BOUNDS_MS`].
+    /// How often values were below bounds; see [`BOUNDS_MS`](super::requests::BOUNDS_MS).
     Histogram,
 }
 
 macro_rules! catalog {
     ($($id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
-        $(const $id: Metric = Metric {
+        $(pub(super) const $id: Metric = Metric {
             name: $name,
             kind: Type::$kind,
             help: $help,
@@ -115,7 +115,7 @@ catalog! {
     KERNEL_ARRIVALS = Counter "mesh_kernel_arrivals_total" ["verdict"]
         "Connections that arrived at workloads, by the kernel program's verdict";
     KERNEL_EVENTS_LOST = Counter "mesh_kernel_events_lost_total" []
-        "Reports of the kernel about direct connections that were lost";
+        "Reports of the kernel about connections that were lost: neither an event nor a part of a sum";
     POLICY_CLOSED = Counter "mesh_policy_closed_connections_total" []
         "Direct connections that were ended because a changed policy forbids them";
     VERDICTS = Counter "mesh_policy_verdicts_total" ["policy", "rule", "reason"]
@@ -133,6 +133,11 @@ catalog! {
         "Certificates of workloads that were renewed, or could not be";
     ACCESS_LOG_DROPPED = Counter "mesh_access_log_dropped_total" []
         "Access-log lines that were lost because the log could not be written fast enough or at all";
+    ACCESS_LOG_LIMITED = Counter "mesh_access_log_limited_total"
+        ["reporter", "source_workload", "source_workload_namespace"]
+        "Connections that have no access-log line of their own, because their source had too many";
+    LOG_LIMITED = Counter "mesh_log_limited_total" []
+        "Lines that the agent's own log does not have, because there were too many alike";
     SERIES_OVERFLOW = Counter "mesh_metric_series_overflow_total" []
         "Connections that are counted in the series `overflow`, because there were too many series";
     THREAD_STALLED = Gauge "mesh_thread_stalled_milliseconds" ["thread"]
@@ -144,7 +149,7 @@ catalog! {
 }
 
 /// Labels and their values.
-type Labels<'a> = Vec<(&'a str, &'a str)>;
+pub(super) type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 /// Prints all metrics of one agent.
 #[derive(Debug)]
@@ -153,8 +158,9 @@ pub(super) struct Exposition(pub(super) Arc<Shared>);
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let series = self.0.series.all();
-        encode_connections(&mut encoder, &series)?;
-        encode_answered(&mut encoder, &series)?;
+        series_metrics::encode_connections(&mut encoder, &series)?;
+        series_metrics::encode_answered(&mut encoder, &series)?;
+        series_metrics::encode_limited(&mut encoder, &series)?;
         encode_process(&mut encoder, &self.0)?;
         encode_tunnels(&mut encoder, &self.0)?;
         encode_refused(&mut encoder, &self.0)?;
@@ -167,107 +173,6 @@ impl Collector for Exposition {
     }
 }
 
-/// The metrics that Istio's users know.
-fn encode_connections(
-    encoder: &mut DescriptorEncoder<'_>,
-    all: &[Arc<Counters>],
-) -> Result<(), fmt::Error> {
-    let mut family = describe(encoder, &OPENED)?;
-    for series in all {
-        sample(&mut family, &OPENED, connection_labels(series), &[NO_FLAGS], series.opened())?;
-    }
-    let closed = |sums: &EndSums| sums.closed;
-    let sent = |sums: &EndSums| sums.sent_bytes;
-    let received = |sums: &EndSums| sums.received_bytes;
-    encode_ended(encoder, &CLOSED, all, closed)?;
-    encode_ended(encoder, &SENT, all, sent)?;
-    encode_ended(encoder, &RECEIVED, all, received)?;
-    let mut family = describe(encoder, &FAILED)?;
-    for series in all {
-        for kind in Kind::ALL {
-            let count = series.failed(*kind);
-            if count > 0 {
-                let values = [kind.response_flags(), kind.code()];
-                sample(&mut family, &FAILED, connection_labels(series), &values, count)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn encode_ended(
-    encoder: &mut DescriptorEncoder<'_>,
-    metric: &'static Metric,
-    all: &[Arc<Counters>],
-    count: impl Fn(&EndSums) -> u64,
-) -> Result<(), fmt::Error> {
-    let mut family = describe(encoder, metric)?;
-    for series in all {
-        for sums in series.ended() {
-            let labels = connection_labels(series);
-            sample(&mut family, metric, labels, &[sums.flags], count(&sums))?;
-        }
-    }
-    Ok(())
-}
-
-fn connection_labels(series: &Counters) -> Labels<'_> {
-    LABELS.iter().copied().zip(series.values.iter().map(|value| &**value)).collect()
-}
-
-/// Requests, where there were some.
-fn encode_answered(
-    encoder: &mut DescriptorEncoder<'_>,
-    all: &[Arc<Counters>],
-) -> Result<(), fmt::Error> {
-    let all: Vec<_> = all.iter().map(|series| (series, series.requests.all())).collect();
-    let mut family = describe(encoder, &ISTIO_REQUESTS)?;
-    for (series, sums) in flat(&all) {
-        let (code, grpc) = statuses(sums);
-        let values = [code.as_str(), grpc.as_str(), sums.kind.flags];
-        let labels = request_labels(series, sums);
-        sample(&mut family, &ISTIO_REQUESTS, labels, &values, sums.count())?;
-    }
-    let mut family = describe(encoder, &ISTIO_DURATION)?;
-    for (series, sums) in flat(&all) {
-        let (code, grpc) = statuses(sums);
-        let values = [code.as_str(), grpc.as_str(), sums.kind.flags];
-        let mut labels = request_labels(series, sums);
-        labels.extend(ISTIO_DURATION.labels.iter().copied().zip(values));
-        let bounds = BOUNDS_MS.into_iter().chain([f64::MAX]);
-        let buckets: Vec<_> = bounds.zip(sums.buckets).collect();
-        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-            sums.lasted,
-            sums.count(),
-            &buckets,
-            None,
-        )?;
-    }
-    Ok(())
-}
-
-fn flat<'a>(
-    all: &'a [(&'a Arc<Counters>, Vec<Sums>)],
-) -> impl Iterator<Item = (&'a Counters, &'a Sums)> {
-    all.iter().flat_map(|(series, sums)| sums.iter().map(move |sums| (&***series, sums)))
-}
-
-/// The statuses of HTTP and of gRPC.
-fn statuses(sums: &Sums) -> (String, String) {
-    let grpc = sums.kind.grpc_status.map(|status| status.to_string());
-    (sums.kind.code.to_string(), grpc.unwrap_or_default())
-}
-
-fn request_labels<'a>(series: &'a Counters, sums: &'a Sums) -> Labels<'a> {
-    let mut labels = connection_labels(series);
-    for (name, value) in &mut labels {
-        if *name == "request_protocol" {
-            *value = sums.kind.protocol();
-        }
-    }
-    labels
-}
-
 /// The agent itself.
 fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Result<(), fmt::Error> {
     let mut family = describe(encoder, &BUILD)?;
@@ -277,6 +182,7 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
         (&APPLIED_REVISION, shared.applied_revision.get()),
         (&CONDITIONS, shared.conditions.get()),
         (&ACCESS_LOG_DROPPED, shared.access_log.dropped()),
+        (&LOG_LIMITED, shared.lines.unmentioned()),
         (&SERIES_OVERFLOW, shared.series.overflowed()),
         (&POLICY_CLOSED, shared.policy_closed.get()),
         (&DIALS_HELD, shared.dials_held.get()),
@@ -452,7 +358,7 @@ fn encode_certificates(
 }
 
 /// Writes the header, in which a family is named without its samples' suffix.
-fn describe<'a>(
+pub(super) fn describe<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     metric: &'static Metric,
 ) -> Result<MetricEncoder<'a>, fmt::Error> {
@@ -468,7 +374,7 @@ fn describe<'a>(
 
 /// Writes one sample with the labels `common` and the metric's own, whose `values` are in the
 /// catalog's order.
-fn sample<'a>(
+pub(super) fn sample<'a>(
     family: &mut MetricEncoder<'_>,
     metric: &'static Metric,
     common: Labels<'a>,

@@ -11,10 +11,12 @@ mod access_log;
 mod event;
 mod flows;
 mod labels;
+mod limit;
 pub mod log;
 mod metrics;
 mod requests;
 mod said;
+mod series_metrics;
 mod sink;
 mod time;
 
@@ -35,7 +37,7 @@ pub use self::said::Said;
 pub use self::sink::Target;
 pub use self::time::rfc3339;
 use crate::bounds;
-use crate::failure::{Failure, Kind, Retry, Side};
+use crate::failure::Kind;
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::task::turns::Stalled;
@@ -47,6 +49,8 @@ pub struct Options {
     pub access_log: Target,
     /// Lines that may wait to be written; what comes when as many wait is dropped and counted.
     pub access_log_queue: usize,
+    /// Access-log lines in a second that connections of one source may have; 0: all of them.
+    pub access_log_rate: u32,
     /// Most series of connections; further ones are counted together, in the series `overflow`.
     pub max_series: usize,
     /// The agent's version, for `mesh_build_info`.
@@ -171,6 +175,7 @@ pub enum Limit {
 struct Shared {
     version: &'static str,
     access_log: sink::AccessLog,
+    lines: limit::Lines,
     series: labels::Table,
     /// By [`Reporter`].
     open: [Number; Reporter::ALL.len()],
@@ -211,6 +216,7 @@ impl Telemetry {
         let shared = Arc::new(Shared {
             version: options.version,
             access_log: sink::AccessLog::open(&options.access_log, options.access_log_queue)?,
+            lines: limit::Lines::new(options.access_log_rate),
             series: labels::Table::new(options.max_series),
             open: Default::default(),
             tunnels_open: Default::default(),
@@ -242,19 +248,22 @@ impl Telemetry {
     pub fn opened(&self, parties: &Parties) -> Series {
         self.shared.open[parties.reporter as usize].add(1);
         Series {
-            counters: self.shared.series.opened(parties),
+            counters: self.shared.series.opened(parties, 1),
             shared: Arc::clone(&self.shared),
             reporter: parties.reporter,
             reported: false,
         }
     }
 
-    /// Reports the end of a connection: all metrics, and the line of the access log.
+    /// Reports the end of a connection: all metrics, and the line of the access log, unless its source
+    /// has too many.
     pub fn connection(&self, mut series: Series, end: &ConnectionEnd) {
         series.reported = true;
-        series.counters.closed(end.failure.as_ref(), end.sent_bytes, end.received_bytes);
-        if self.shared.access_log.is_on() {
-            self.shared.access_log.push(&access_log::line(end));
+        series.counters.closed(end, 1);
+        if self.shared.may_log(end) {
+            self.shared.write_line(end, 1);
+        } else {
+            series.counters.unlogged(1);
         }
     }
 
@@ -298,12 +307,12 @@ impl Telemetry {
         all
     }
 
-    /// Counts what a policy has said.
-    pub fn policy_said(&self, said: Said) {
+    /// Counts what a policy has said of connections or requests.
+    pub fn policy_said(&self, said: Said, times: u64) {
         let mut verdicts = self.shared.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = verdicts.len() >= said::MAX_VERDICTS;
         let said = if is_full && !verdicts.contains_key(&said) { said.overflow() } else { said };
-        *verdicts.entry(said).or_default() += 1;
+        *verdicts.entry(said).or_default() += times;
     }
 
     /// Counts a connection that failed at once, because its peer had just failed.
@@ -382,8 +391,7 @@ impl Drop for Series {
     fn drop(&mut self) {
         self.shared.open[self.reporter as usize].sub(1);
         if !self.reported {
-            let failure = Failure::new(Kind::Internal, Side::Mesh, Retry::IfIdempotent);
-            self.counters.closed(Some(&failure), 0, 0);
+            self.counters.lost();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::testing::{documented, end, parties};
 use super::*;
 use crate::bounds::Use;
+use crate::failure::{Failure, Retry, Side};
 use crate::telemetry::labels::LABELS;
 use crate::telemetry::metrics::{ALL, Metric, Type};
 
@@ -26,6 +27,7 @@ fn telemetry() -> Telemetry {
     Telemetry::new(Options {
         access_log: Target::Off,
         access_log_queue: 10,
+        access_log_rate: 0,
         max_series: 10,
         version: "1.2.3",
     })
@@ -79,6 +81,28 @@ fn one_event_is_counted_once_in_each_metric() {
     check(&telemetry, "istio_tcp_connections_failed_total", &[&expect]);
 }
 
+/// One that the kernel has summed counts as often as it says.
+#[test]
+fn a_sum_counts_all_its_connections() {
+    let telemetry = telemetry();
+    let denied = Failure::new(Kind::Denied, Side::Mesh, Retry::Never);
+    telemetry.kernel_only(&ConnectionEnd { failure: Some(denied), ..end() }, 7);
+    let text = LABEL_TEXT;
+    check(
+        &telemetry,
+        "istio_tcp_connections_opened_total",
+        &[&format!(r#"{{{text},response_flags="-"}} 7"#)],
+    );
+    check(
+        &telemetry,
+        "istio_tcp_connections_failed_total",
+        &[&format!(r#"{{{text},response_flags="DENY",reason="denied"}} 7"#)],
+    );
+    let expect =
+        r#"{reporter="source",source_workload="client",source_workload_namespace="demo"} 7"#;
+    check(&telemetry, "mesh_access_log_limited_total", &[expect]);
+}
+
 /// What an agent that was restarted meanwhile sees.
 #[test]
 fn a_direct_connection_that_was_opened_before_is_counted_when_it_ends() {
@@ -88,7 +112,7 @@ fn a_direct_connection_that_was_opened_before_is_counted_when_it_ends() {
         end.parties.security = Security::Kernel;
         end
     };
-    telemetry.kernel_closed(&direct(None));
+    telemetry.kernel_closed(&direct(None), 1);
     let text = LABEL_TEXT.replace("mutual_tls", "kernel");
     let counted = |name, flags, expect| {
         let expect = format!(r#"{{{text},response_flags="{flags}"}} {expect}"#);
@@ -99,9 +123,9 @@ fn a_direct_connection_that_was_opened_before_is_counted_when_it_ends() {
     counted("istio_tcp_sent_bytes_total", "-", 2000);
     counted("istio_tcp_received_bytes_total", "-", 10);
     assert_eq!(telemetry.open_connections(), 0);
-    telemetry.kernel_opened(&direct(None).parties);
+    telemetry.kernel_opened(&direct(None).parties, 1);
     let denied = Failure::new(Kind::Denied, Side::Mesh, Retry::Never);
-    telemetry.kernel_only(&direct(Some(denied)));
+    telemetry.kernel_only(&direct(Some(denied)), 1);
     counted("istio_tcp_connections_opened_total", "-", 2);
     counted("istio_tcp_connections_closed_total", "DENY", 1);
     let expect = format!(r#"{{{text},response_flags="DENY",reason="denied"}} 1"#);
@@ -169,6 +193,7 @@ fn the_agents_own_numbers_are_what_was_set() {
 
 fn with_everything() -> Telemetry {
     let telemetry = telemetry();
+    telemetry.kernel_closed(&end(), 2);
     let series = telemetry.opened(&parties());
     telemetry.connection(series, &failed(Kind::Reset));
     telemetry.handshake_failed(Role::Client, Kind::Timeout);
@@ -176,7 +201,7 @@ fn with_everything() -> Telemetry {
     let requests = telemetry.requests(&parties());
     requests.answered(RequestKind::well(200), Duration::from_millis(3));
     let policy = Some(ResourceName::new("demo", "only-web"));
-    telemetry.policy_said(Said { policy, rule: Some(2), reason: "rule_denies" });
+    telemetry.policy_said(Said { policy, rule: Some(2), reason: "rule_denies" }, 1);
     telemetry.register_source(Source::Kernel(Box::new(|| KernelCounters {
         connects: vec![("pass", 5), ("proxy", 6)],
         arrivals: vec![("captured", 7)],
@@ -318,6 +343,7 @@ async fn the_access_log_has_a_line_for_each_connection() {
     let telemetry = Telemetry::new(Options {
         access_log: Target::File(path.clone()),
         access_log_queue: 10,
+        access_log_rate: 0,
         max_series: 10,
         version: "1.2.3",
     })

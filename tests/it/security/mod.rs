@@ -5,6 +5,7 @@
 //! model in `SECURITY.md` is.
 
 mod authors;
+mod connects;
 mod hung;
 mod outages;
 mod paths;

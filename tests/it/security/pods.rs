@@ -15,16 +15,16 @@ use super::{Arena, Trace};
 pub(super) const PYTHON: &str = "/usr/bin/python3";
 
 /// What a connection meets; `None`: an answer.
-fn error(from: &Pod, to: SocketAddr) -> Option<String> {
+pub(super) fn error(from: &Pod, to: SocketAddr) -> Option<String> {
     Client::to(to).echo("x").run(from).unwrap().totals.errors.into_keys().next()
 }
 
-fn serves(world: &World) {
+pub(super) fn serves(world: &World) {
     assert_eq!(error(world.client(), service(0)), None);
 }
 
 /// Runs a program of Python in a pod, as one of its processes.
-fn python(pod: &Pod, program: &str) -> String {
+pub(super) fn python(pod: &Pod, program: &str) -> String {
     let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
     command.args(["exec", "--", PYTHON, "-c", program]).stdin(Stdio::null());
     run(&mut command).unwrap()

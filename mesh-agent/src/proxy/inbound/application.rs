@@ -65,7 +65,7 @@ impl Forbidden {
     /// The failure, of which `conn` reports the policy.
     pub fn note(self, conn: &mut Conn) -> Failure {
         conn.judged = Some(Judged { allowed: false, policy: self.said.policy.clone() });
-        conn.telemetry().policy_said(self.said);
+        conn.telemetry().policy_said(self.said, 1);
         Failure::because(self.kind, Side::Client, Retry::Never, self.cause)
     }
 }
@@ -156,14 +156,16 @@ impl Arrival {
         let policies = &mesh.policy(&self.local.workload.name).authorization;
         for told in authz::told(policies, &self.request(http)) {
             let outcome = told.outcome.reason();
-            tracing::info!(
-                client = %self.client, server = %self.to, principal = self.principal.as_ref().map(tracing::field::display),
-                policy = %told.policy, rule = told.rule, outcome,
-                method = http.map(|http| http.method),
-                path = http.map(|http| http.paths.written()),
-                "a policy that is not enforced has its say"
-            );
-            telemetry.policy_said(told.into());
+            if telemetry.may_mention((&told.policy, &self.local.workload.name)) {
+                tracing::info!(
+                    client = %self.client, server = %self.to, principal = self.principal.as_ref().map(tracing::field::display),
+                    policy = %told.policy, rule = told.rule, outcome,
+                    method = http.map(|http| http.method),
+                    path = http.map(|http| http.paths.written()),
+                    "a policy that is not enforced has its say"
+                );
+            }
+            telemetry.policy_said(told.into(), 1);
         }
     }
 

@@ -233,8 +233,10 @@ async fn handshake(
 /// Reports a peer that was refused.
 fn refused(context: &Context, local: &Local, client: SocketAddr, failure: Failure) {
     context.telemetry.handshake_failed(Role::Server, failure.kind);
-    tracing::warn!(%client, workload = %local.workload.name, failure = failure.kind.code(),
-        reason = %failure.cause(), "refused a peer's agent");
+    if context.telemetry.may_mention(client.ip()) {
+        tracing::warn!(%client, workload = %local.workload.name, failure = failure.kind.code(),
+            reason = %failure.cause(), "refused a peer's agent");
+    }
     reported(context, local, client).finish(Err(failure));
 }
 

@@ -354,7 +354,7 @@ fn judged(point: &Point, mut head: request::Parts) -> Result<Judged, Refusal> {
         point.context.telemetry.upgrade(Upgrade::Removed);
     }
     if let Some(denial) = denial(point, &mesh, &head) {
-        point.context.telemetry.policy_said((&denial).into());
+        point.context.telemetry.policy_said((&denial).into(), 1);
         note(point, &head, "a request is denied", &denial);
         *locked(&point.denied) = Some(denial);
         return Err(refused(Reason::Denied, DENIED));
@@ -440,10 +440,11 @@ fn is_last(response: &Response<Incoming>) -> bool {
 fn note(point: &Point, head: &request::Parts, what: &str, reason: &dyn fmt::Display) {
     let (client, workload) = (point.arrival.client, &point.arrival.local.workload.name);
     let (method, path) = (&head.method, head.uri.path());
-    if point.noted.swap(true, Ordering::Relaxed) {
-        tracing::debug!(%client, %workload, %method, path, %reason, "{what}");
-    } else {
+    let is_first = !point.noted.swap(true, Ordering::Relaxed);
+    if is_first && point.context.telemetry.may_mention((client.ip(), workload)) {
         tracing::info!(%client, %workload, %method, path, %reason, "{what}");
+    } else {
+        tracing::debug!(%client, %workload, %method, path, %reason, "{what}");
     }
 }
 
