@@ -129,11 +129,26 @@ pub async fn both_ways(
     Ok(())
 }
 
-/// Runs both directions. When the application has sent its end and the peer has not, the
-/// application may still reset the connection, which no read would tell.
+/// Runs both directions. An application that fails resets the stream, also after its own end: the
+/// peer must not take for complete what nobody has read.
 async fn relay(
+    from: From<'_>,
+    mut to: impl Outgoing,
+    counts: (&AtomicU64, &AtomicBool),
+    download: Pin<&mut impl Future<Output = Result<(), RelayError>>>,
+) -> Result<(), RelayError> {
+    let ended = until_both(from, &mut to, counts, download).await;
+    if let Err(RelayError::Application(_)) = &ended {
+        to.reset();
+    }
+    ended
+}
+
+/// Runs both directions. When the application has sent its end and the peer has not, the
+/// application may still reset the connection, or vanish, which no read would tell.
+async fn until_both(
     mut from: From<'_>,
-    to: impl Outgoing,
+    to: &mut impl Outgoing,
     (to_peer, is_up): (&AtomicU64, &AtomicBool),
     mut download: Pin<&mut impl Future<Output = Result<(), RelayError>>>,
 ) -> Result<(), RelayError> {
@@ -182,20 +197,15 @@ struct From<'a> {
 
 async fn upload(
     from: &mut From<'_>,
-    mut to: impl Outgoing,
+    to: &mut impl Outgoing,
     count: &AtomicU64,
 ) -> Result<(), RelayError> {
     let From { socket, chunks, unsent } = from;
     loop {
         while let Some(data) = unsent.front_mut() {
             let sending = poll_fn(|cx| to.poll_send(cx, data));
-            match leg::unless_failed((*socket).as_ref(), sending).await {
-                Ok(sent) => sent.map_err(RelayError::Peer)?,
-                Err(error) => {
-                    to.reset();
-                    return Err(RelayError::Application(error));
-                }
-            }
+            let sent = leg::unless_failed((*socket).as_ref(), sending).await;
+            sent.map_err(RelayError::Application)?.map_err(RelayError::Peer)?;
             if data.is_empty() {
                 unsent.pop_front();
             }
@@ -203,13 +213,7 @@ async fn upload(
         let data = tokio::select! {
             biased;
             closed = poll_fn(|cx| to.poll_closed(cx)) => return closed.map_err(RelayError::Peer),
-            data = chunks.next(socket) => match data {
-                Ok(data) => data,
-                Err(error) => {
-                    to.reset();
-                    return Err(RelayError::Application(error));
-                }
-            },
+            data = chunks.next(socket) => data.map_err(RelayError::Application)?,
         };
         if data.is_empty() {
             return to.end().map_err(RelayError::Peer);
