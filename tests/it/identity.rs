@@ -414,7 +414,8 @@ fn a_destination_that_misbehaves_fails_one_connection() {
     fake.works();
     check(Behavior::Status(503), ("connect", "safe", "status 503"));
     fake.works();
-    check(Behavior::Status(401), ("identity", "never", "status 401"));
+    // As ztunnel answers where a policy denies.
+    check(Behavior::Status(401), ("denied", "never", "status 401"));
     check(Behavior::Status(504), ("timeout", "safe", "status 504"));
     check(Behavior::Status(400), ("protocol", "never", "status 400"));
     fake.works();
