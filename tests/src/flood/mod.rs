@@ -44,7 +44,7 @@ pub enum Flood {
     Streams,
     /// Connects to a port that a policy denies
     DeniedConnects,
-    /// Sends all it can to an echo server, and reads nothing
+    /// Sends to an echo server until it is held back, and reads nothing
     SlowReaders,
     /// Sends one byte at a time
     OneByteWriters,
@@ -161,9 +161,8 @@ impl Flood {
             // 64 connections, each 40 bytes a second: 2,560 packets.
             (Self::OneByteWriters, _) => (200, 64, 25_000),
             (Self::HugeHeads, Party::Peer) => (50, 64, 0),
-            (Self::SlowReaders | Self::HugeHeads, _) | (Self::MalformedFrames, Party::Peer) => {
-                (100, 64, 0)
-            }
+            (Self::SlowReaders, _) => (100, 64, 5000),
+            (Self::HugeHeads, _) | (Self::MalformedFrames, Party::Peer) => (100, 64, 0),
             (Self::MalformedFrames, _) => (500, 64, 0),
         };
         Pace { per_second, open, step: Duration::from_micros(step_us) }

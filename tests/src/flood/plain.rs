@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use super::frames::Transport;
@@ -16,6 +16,10 @@ use super::{Aim, Counts, Flood, Pace, discard, discard_briefly};
 /// Bytes of one line of a head that does not end, and how many lines are sent: 256 KiB.
 const LINE: usize = 4096;
 const LINES: usize = 64;
+
+/// Bytes that a slow reader sends at once: with 64 of them and a step of 5 ms 52 MB a second, until
+/// they are held back, which is not a flood of bytes.
+const PIECE: usize = 4096;
 
 /// Who attacks, and how.
 #[derive(Debug)]
@@ -57,11 +61,11 @@ impl Caller {
                 stream.read(&mut [0]).await.map(drop)
             }
             Flood::SlowReaders => {
-                let mut stream = TcpStream::connect(self.to).await?;
-                let piece = [b'x'; 16 * 1024];
+                let mut stream = connect_narrow(self.to).await?;
                 loop {
-                    stream.write_all(&piece).await?;
+                    stream.write_all(&[b'x'; PIECE]).await?;
                     self.counts.add_step();
+                    sleep(self.pace.step).await;
                 }
             }
             Flood::OneByteWriters => {
@@ -108,4 +112,11 @@ impl Caller {
         stream.write_all(bytes).await?;
         discard_briefly(stream).await
     }
+}
+
+/// Connects with the least room for what comes, so that the other side is held back soon.
+async fn connect_narrow(to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_recv_buffer_size(1)?;
+    socket.connect(to).await
 }
