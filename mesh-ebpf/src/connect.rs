@@ -73,17 +73,17 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
     if ctx::protocol(context) != u32::from(TCP) {
         return Outcome::Allow;
     }
-    let netns = ctx::netns(context);
-    // Most sockets of a node end here: one look-up for traffic that is not the mesh's.
-    let (key, source, shares) = match owner(netns) {
-        Owner::Nobody => return Outcome::Allow,
-        Owner::Node => return probe(context, asked),
-        Owner::Workload(key, source, shares) => (key, source, shares),
-    };
     let remembered = ctx::role(context);
     if remembered == AGENT {
         return Outcome::Allow;
     }
+    let netns = ctx::netns(context);
+    // Most sockets of a node end here: one look-up for traffic that is not the mesh's.
+    let (key, source, shares) = match owner(netns) {
+        Owner::Nobody => return pass(context, remembered),
+        Owner::Node => return probe(context, remembered, asked),
+        Owner::Workload(key, source, shares) => (key, source, shares),
+    };
     let ask = Ask {
         caller: Caller { netns, source, shares },
         key,
@@ -93,17 +93,13 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
     let decision = decide(&ask.caller, asked, ask.to.1, &Kernel);
     let role = match decision.verdict {
         Action::Pass | Action::Outside => {
-            // The same socket may have been redirected by an earlier, failed connect().
-            if remembered != 0 {
-                ctx::forget(context);
-            }
             if decision.verdict == Action::Outside {
                 count(stats::OUTSIDE);
                 events::refused(event::OUTSIDE, &source, ask.to, &decision);
             } else {
                 count(stats::PASS);
             }
-            return Outcome::Allow;
+            return pass(context, remembered);
         }
         Action::OutsideDenied => {
             count(stats::OUTSIDE_DENIED);
@@ -128,6 +124,16 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
     };
     // Once, for all three: it is the larger part of the program.
     go(context, &ask, &decision, role)
+}
+
+/// Lets the connection go on as it is. The same socket may have been noted for an earlier connection,
+/// which has failed or was undone (`connect()` to `AF_UNSPEC`): this one is another.
+#[inline(always)]
+fn pass(context: &SockAddrContext, remembered: u32) -> Outcome {
+    if remembered != 0 {
+        ctx::forget(context);
+    }
+    Outcome::Allow
 }
 
 /// Sends the connection where the decision says, if the agent is not needed or answers.
@@ -190,13 +196,12 @@ const fn accelerates(source: &Source, decision: &Decision, role: u32) -> u32 {
 
 /// A connection of the node's own processes: to a port that declares a health probe, it is one.
 #[inline(always)]
-fn probe(context: &SockAddrContext, asked: Addr) -> Outcome {
+fn probe(context: &SockAddrContext, remembered: u32, asked: Addr) -> Outcome {
     let key = DestinationKey::tcp(asked, ctx::port_be(context));
     // SAFETY: entries of a hash may be replaced while they are read; every bit pattern is a value.
-    let Some(workload) = (unsafe { PROBES.get(key) }).copied() else { return Outcome::Allow };
-    if ctx::role(context) == AGENT {
-        return Outcome::Allow;
-    }
+    let Some(workload) = (unsafe { PROBES.get(key) }).copied() else {
+        return pass(context, remembered);
+    };
     let mut record = Record { destination: workload, ..Record::new(record::PROBE) };
     if ctx::remember(context, &mut record) {
         count(stats::PROBE);

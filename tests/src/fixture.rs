@@ -169,14 +169,21 @@ pub fn verdicts(agent: &Agent, verdict: &str) -> Result<f64> {
     Ok(agent.metrics()?.sum("mesh_kernel_connects_total", &[("verdict", verdict)]))
 }
 
-/// Waits until the access log has `count` lines, and returns all that there are.
+/// Waits until the lines of the access log stand for `count` connections, and returns all that there
+/// are.
 ///
 /// # Errors
 ///
-/// It has fewer after [`DEADLINE`].
+/// They stand for fewer after [`DEADLINE`].
 pub fn lines(agent: &Agent, count: usize) -> Result<Vec<Value>> {
-    let what = format!("{count} lines in the access log of {}", agent.node().name());
-    eventually(&what, DEADLINE, || agent.access_log().ok().filter(|lines| lines.len() >= count))
+    let what = format!("{count} connections in the access log of {}", agent.node().name());
+    let is_whole = |lines: &Vec<Value>| stand_for(lines) >= count as u64;
+    eventually(&what, DEADLINE, || agent.access_log().ok().filter(is_whole))
+}
+
+/// How many connections the lines stand for: a line of refused ones may stand for several.
+pub fn stand_for(lines: &[Value]) -> u64 {
+    lines.iter().map(|line| line["connections"].as_u64().unwrap_or(1)).sum()
 }
 
 fn numbered(name: &str, number: u8) -> Service {

@@ -4,7 +4,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::{ClientConnection, StreamOwned};
@@ -12,6 +12,7 @@ use rustls_pki_types::ServerName;
 
 use crate::netns::Netns;
 use crate::peers::{Caller, HBONE_PORT};
+use crate::process::DEADLINE;
 
 /// How long a server may say nothing.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -220,9 +221,11 @@ impl Tunnel {
     ///
     /// # Errors
     ///
-    /// It says nothing, and goes on.
+    /// It goes on after [`DEADLINE`].
     pub fn ended(&mut self) -> Result<()> {
+        let begun = Instant::now();
         loop {
+            ensure!(begun.elapsed() < DEADLINE, "the tunnel goes on");
             match self.next() {
                 // A server that goes away says so before it ends.
                 Ok(frame) => drop(self.answer(&frame)),

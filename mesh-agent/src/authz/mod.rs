@@ -3,6 +3,7 @@
 //! The one evaluation: the agent asks it for each connection, and for each request where policies
 //! look at requests, and the kernel's verdicts are compiled from its answers.
 
+mod host;
 pub mod path;
 
 use std::borrow::Cow;
@@ -308,17 +309,22 @@ fn goes_to(operation: &Operation, port: u16, read: Option<Read<'_>>) -> Match {
     known(read, |read| asks_for(&operation.http, read))
 }
 
-/// Whether a request is one of those that are meant. What refuses is taken broadly: `paths` of a rule
-/// that refuses, `notPaths` of one that allows.
+/// Whether a request is one of those that are meant. A list that refuses is taken broadly: `paths` and
+/// `hosts` of a rule that refuses, `notPaths` and `notHosts` of one that allows.
 fn asks_for(operation: &HttpOperation, Read { http, path, is_refused }: Read<'_>) -> bool {
-    let host = http.host.as_deref();
-    let is =
+    let is_path =
         |text: &PathText, broadly| if broadly { text.covers(path) } else { text.matches(path) };
+    let is_host = |text: &Text, broadly| match http.host.as_deref() {
+        Some(host) if broadly => host::readings(host).any(|host| text.matches(Some(host))),
+        host => text.matches(host),
+    };
     let (paths, not_paths) = (&operation.paths, &operation.not_paths);
+    let (hosts, not_hosts) = (&operation.hosts, &operation.not_hosts);
     among(&operation.methods, &operation.not_methods, |text| text.matches(Some(http.method)))
-        && (paths.is_empty() || paths.iter().any(|text| is(text, is_refused)))
-        && !not_paths.iter().any(|text| is(text, !is_refused))
-        && among(&operation.hosts, &operation.not_hosts, |text| text.matches(host))
+        && (paths.is_empty() || paths.iter().any(|text| is_path(text, is_refused)))
+        && !not_paths.iter().any(|text| is_path(text, !is_refused))
+        && (hosts.is_empty() || hosts.iter().any(|text| is_host(text, is_refused)))
+        && !not_hosts.iter().any(|text| is_host(text, !is_refused))
 }
 
 /// Whether a request has a header, of which several lines are one (RFC 9110, section 5.3).

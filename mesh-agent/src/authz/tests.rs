@@ -458,6 +458,14 @@ fn requests_are_judged_by_what_they_ask_for() {
     check(deny, &get, ("POST", "/", "a"), true);
     check(allow, &host, ("GET", "/", "a.example"), true);
     check(allow, &host, ("GET", "/", "a.example.evil"), false);
+    // Servers may take it for the name without its last dot and without its port, or not.
+    let not_host = HttpOperation { not_hosts: vec![text("*.example")], ..HttpOperation::default() };
+    for host_of in ["a.example.", "a.example:80", "a.example.:80"] {
+        check(deny, &host, ("GET", "/", host_of), false);
+        check(allow, &host, ("GET", "/", host_of), false);
+        check(deny, &not_host, ("GET", "/", host_of), false);
+        check(allow, &not_host, ("GET", "/", host_of), false);
+    }
     // However the application reads the path, it is denied if that is the one, and allowed only if
     // all are.
     for path in ["/admin", "/%61dmin", "//admin", "/x/../admin", "/admin/x", "/x/%2e%2e/admin"] {

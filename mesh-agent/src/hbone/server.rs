@@ -65,14 +65,13 @@ fn answer(status: StatusCode) -> Response<()> {
 pub async fn serve<Io>(
     io: Io,
     options: &Options,
-    ending: Ending<'_, impl Future<Output = ()>, impl Future<Output = ()>>,
+    ending: Ending<impl Future<Output = ()>, impl Future<Output = ()>>,
     handle: impl Fn(Result<Open, RequestError>, Incoming),
 ) -> Result<(), Error>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut draining, mut retired) = (pin!(ending.scope.draining()), pin!(ending.retired));
-    let mut cut = pin!(ending.cut);
+    let (mut retired, mut cut) = (pin!(ending.retired), pin!(ending.cut));
     let greeting = Builder::new()
         .initial_window_size(options.stream_window_bytes)
         .initial_connection_window_size(options.tunnel_window_bytes)
@@ -87,7 +86,6 @@ where
     let mut connection = tokio::select! {
         biased;
         () = &mut cut => return Err(Error::Distrusted),
-        () = &mut draining => return Ok(()),
         () = &mut retired => return Ok(()),
         greeted = timeout(options.ping_timeout, greeting) => {
             greeted.unwrap_or(Err(Reason::SETTINGS_TIMEOUT.into()))?
@@ -98,11 +96,6 @@ where
         let next = tokio::select! {
             biased;
             () = &mut cut => return Err(Error::Distrusted),
-            () = &mut draining, if !is_retired => {
-                connection.graceful_shutdown();
-                is_retired = true;
-                continue;
-            }
             () = &mut retired, if !is_retired => {
                 connection.graceful_shutdown();
                 is_retired = true;

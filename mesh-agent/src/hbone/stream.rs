@@ -25,6 +25,7 @@ pub struct Stream {
 pub struct Sender {
     stream: SendStream<Bytes>,
     meter: Option<Arc<Meter>>,
+    has_left: bool,
 }
 
 /// The half that comes from it.
@@ -37,7 +38,8 @@ pub struct Receiver {
 impl Stream {
     /// Both halves.
     pub fn split(self) -> (Sender, Receiver) {
-        let sender = Sender { stream: self.send, meter: self.meter.clone() };
+        let meter = self.meter.clone();
+        let sender = Sender { stream: self.send, meter, has_left: false };
         (sender, Receiver { stream: self.receive, meter: self.meter })
     }
 }
@@ -71,8 +73,22 @@ impl Outgoing for Sender {
         self.stream.send_data(Bytes::new(), true).map_err(Broken::because)
     }
 
+    fn leave(&mut self) {
+        self.has_left = true;
+    }
+
     fn reset(&mut self) {
         self.stream.send_reset(Reason::CANCEL);
+    }
+}
+
+impl Drop for Sender {
+    /// The library resets streams that are dropped. As a server that has sent its end it does so with
+    /// `NO_ERROR`, which says that all was said and read: that is true after [`Outgoing::leave`] only.
+    fn drop(&mut self) {
+        if !self.has_left {
+            self.stream.send_reset(Reason::CANCEL);
+        }
     }
 }
 

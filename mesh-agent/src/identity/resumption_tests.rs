@@ -242,6 +242,18 @@ fn a_resumed_peer_is_verified_with_the_roots_of_now() {
 }
 
 #[test]
+fn a_peer_of_a_full_handshake_is_verified_again_if_the_roots_have_changed_since() {
+    let nodes = Nodes::new();
+    let met = Meeting::of(nodes.clients.dial(&nodes.target), nodes.server.accept());
+    assert_eq!(met.kinds(), [Some(HandshakeKind::Full); 2]);
+    [&nodes.a, &nodes.b].into_iter().for_each(Nodes::distrust);
+    let met = met.checked();
+    for refused in [refusal(met.client), refusal(met.server)] {
+        assert!(matches!(refused, Some(PeerError::UntrustedIssuer)), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_resumed_peer_is_verified_with_the_placement_of_now() {
     let displace = |nodes: &Nodes| nodes.place(false);
     let of_b = |error: &PeerError| {

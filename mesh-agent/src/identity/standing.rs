@@ -41,28 +41,13 @@ pub struct Standing {
     told: Notify,
 }
 
-/// Whether a peer's tunnels go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// As they are.
-    Good,
-    /// Without new streams.
-    Stale,
-    /// Not any more.
-    Fallen,
+/// Whether a peer that is stale since `since` has been for too long; pure. The clock may have been set
+/// back since: that makes nobody younger.
+fn is_over(since: SystemTime, now: SystemTime, timeout: Duration) -> bool {
+    now.duration_since(since).is_ok_and(|lasted| lasted >= timeout)
 }
 
-/// Judges a peer that is stale since `since`, if it is; pure.
-fn judge(since: Option<SystemTime>, now: SystemTime, timeout: Duration) -> Verdict {
-    let Some(since) = since else { return Verdict::Good };
-    match now.duration_since(since) {
-        Ok(lasted) if lasted >= timeout => Verdict::Fallen,
-        // The clock may have been set back: that makes nobody younger.
-        _ => Verdict::Stale,
-    }
-}
-
-/// Who verifies the peer.
+/// The verifier of the peer.
 pub(crate) enum Judge {
     /// It is a client.
     Client(Arc<ClientVerifier>),
@@ -121,7 +106,7 @@ impl Standing {
             let _second: Result<(), _> = self.stale.set((now, moved));
         }
         let Some((since, why)) = self.stale.get() else { return };
-        if judge(Some(*since), now, timeout) == Verdict::Fallen {
+        if is_over(*since, now, timeout) {
             self.fall(why.clone());
         }
         self.told.notify_waiters();
@@ -134,31 +119,34 @@ impl Standing {
     }
 
     /// Verifies the peer again: the trust has changed since its handshake began.
-    pub(crate) fn recheck(&self) -> Result<(), PeerError> {
-        match self.verify(clock::now()) {
-            None => Ok(()),
-            Some(why) => Err(why),
-        }
+    ///
+    /// # Errors
+    ///
+    /// The peer would not be accepted now.
+    pub(crate) fn recheck(&self) -> Result<(), rustls::Error> {
+        self.verify(clock::now())
     }
 
-    /// Why the peer would not be accepted now.
-    fn verify(&self, now: SystemTime) -> Option<PeerError> {
-        let (leaf, rest) = self.chain.split_first()?;
+    fn verify(&self, now: SystemTime) -> Result<(), rustls::Error> {
+        let Some((leaf, rest)) = self.chain.split_first() else {
+            return Err(rustls::Error::NoCertificatesPresented);
+        };
         let now = clock::for_tls(now);
-        let verified = match &self.judge {
+        match &self.judge {
             Judge::Client(verifier) => verifier.verify_client_cert(leaf, rest, now).map(drop),
             Judge::Server(verifier, name) => {
                 verifier.verify_server_cert(leaf, rest, name, &[], now).map(drop)
             }
-        };
-        verified.err().as_ref().and_then(classify)
+        }
     }
 
     fn check(&self, now: SystemTime) {
         // A root is replaced without a connection that ends: the next handshake asks for what the new
         // one has signed. Only what is taken back ends what goes on.
-        let Some(why @ PeerError::Revoked) = self.verify(now) else { return };
-        self.fall(why);
+        let why = self.verify(now).err().as_ref().and_then(classify);
+        if let Some(why @ PeerError::Revoked) = why {
+            self.fall(why);
+        }
     }
 }
 
@@ -220,13 +208,8 @@ mod tests {
     #[test]
     fn a_stale_peer_has_a_time_to_end() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let check = |since: Option<u64>, now, expect| {
-            assert_eq!(judge(since.map(at), at(now), Duration::from_mins(1)), expect);
-        };
-        check(None, 1_000, Verdict::Good);
-        check(Some(1_000), 1_000, Verdict::Stale);
-        check(Some(1_000), 1_059, Verdict::Stale);
-        check(Some(1_000), 1_060, Verdict::Fallen);
-        check(Some(1_000), 10, Verdict::Stale);
+        for (now, expect) in [(1_000, false), (1_059, false), (1_060, true), (10, false)] {
+            assert_eq!(is_over(at(1_000), at(now), Duration::from_mins(1)), expect, "{now}");
+        }
     }
 }

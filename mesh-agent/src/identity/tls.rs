@@ -240,9 +240,8 @@ impl Dial {
         let standing = self.verifier.trust.standings.add(chain, judge);
         // Not before: a change of the trust from now on is told to the standing.
         if !Arc::ptr_eq(&self.roots, &self.verifier.trust.bundle()) {
-            standing.recheck().map_err(|why| {
-                io::Error::new(io::ErrorKind::InvalidData, rustls::Error::from(why))
-            })?;
+            let refused = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            standing.recheck().map_err(refused)?;
         }
         Ok(Met { id, resumed, standing })
     }
@@ -331,9 +330,8 @@ impl Accept {
         let standing = self.verifier.trust.standings.add(chain, judge);
         // Not before: a change of the trust from now on is told to the standing.
         if !Arc::ptr_eq(&self.roots, &self.verifier.trust.bundle()) {
-            standing.recheck().map_err(|why| {
-                io::Error::new(io::ErrorKind::InvalidData, rustls::Error::from(why))
-            })?;
+            let refused = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            standing.recheck().map_err(refused)?;
         }
         Ok(Met { id, resumed, standing })
     }

@@ -13,7 +13,7 @@ use crate::io::relay::{Broken, Incoming, Outgoing};
 /// The most that one write takes over: it is copied.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Both halves of a stream. Dropped before both ends, it resets the stream.
+/// Both halves of a stream. Dropped before it was shut down, it resets the stream.
 #[derive(Debug)]
 pub struct Duplex<S, R: Incoming> {
     send: S,
@@ -81,6 +81,8 @@ impl<S: Outgoing + Unpin, R: Incoming<Data: Unpin> + Unpin> AsyncWrite for Duple
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !std::mem::replace(&mut self.ended, true) {
             self.send.end().map_err(broken)?;
+            // Its protocol has said all: whoever drops it then has no use for the rest.
+            self.send.leave();
         }
         Poll::Ready(Ok(()))
     }

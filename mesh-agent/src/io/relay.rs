@@ -37,7 +37,8 @@ impl Broken {
     }
 }
 
-/// The half of a stream that goes to the peer. Dropped before its end, it resets the stream.
+/// The half of a stream that goes to the peer. Dropped before its end, or after it without
+/// [`Self::leave`], it resets the stream: the peer must not take for complete what was given up.
 pub trait Outgoing {
     /// Hands over as much of `data` as the peer's window allows, and takes it off.
     ///
@@ -59,6 +60,9 @@ pub trait Outgoing {
     ///
     /// The stream was reset, or its tunnel failed.
     fn end(&mut self) -> Result<(), Broken>;
+
+    /// All is over in good order: the peer may end its own direction in its own time.
+    fn leave(&mut self);
 
     /// The application's connection was reset.
     fn reset(&mut self);
@@ -138,8 +142,10 @@ async fn relay(
     download: Pin<&mut impl Future<Output = Result<(), RelayError>>>,
 ) -> Result<(), RelayError> {
     let ended = until_both(from, &mut to, counts, download).await;
-    if let Err(RelayError::Application(_)) = &ended {
-        to.reset();
+    match &ended {
+        Ok(()) => to.leave(),
+        Err(RelayError::Application(_)) => to.reset(),
+        Err(RelayError::Peer(_)) => {}
     }
     ended
 }

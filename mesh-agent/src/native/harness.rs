@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::time::Instant;
 
 use crate::io::link::Link;
 use crate::io::relay::{Incoming as _, Outgoing as _};
@@ -56,7 +55,6 @@ struct End {
     driver: Driver,
     peer: Peer,
     is_over: bool,
-    times: (Instant, Instant),
 }
 
 /// Tunnels with one peer, and what it may use of them all.
@@ -92,8 +90,7 @@ impl Site {
         let sides = sides.chain(std::iter::repeat_n(Side::Client, clients));
         let ends = sides.map(|side| {
             let (tunnel, driver) = Tunnel::new(side, &options, Some(Arc::clone(&quota)), 0);
-            let now = Instant::now();
-            End { tunnel, driver, peer: Peer::default(), is_over: false, times: (now, now) }
+            End { tunnel, driver, peer: Peer::default(), is_over: false }
         });
         Self { ends: ends.collect(), options, quota }
     }
@@ -146,8 +143,7 @@ impl Site {
     /// Lets a ping interval pass for a tunnel.
     pub fn tick(&mut self, at: usize) {
         let Some(end) = self.ends.get_mut(at).filter(|end| !end.is_over) else { return };
-        let (used, pinged) = &mut end.times;
-        if let Err(error) = end.tunnel.tick(&self.options, (used, pinged)) {
+        if let Err(error) = end.tunnel.tick(&self.options, &mut end.driver) {
             end.is_over = true;
             end.tunnel.fail(&Err(Arc::new(error)));
         }
@@ -193,7 +189,12 @@ pub fn act(held: Held, byte: u8) -> Option<Held> {
                         let _gone: Result<(), _> = receiver.taken(data.remaining());
                     }
                 }
-                4 => drop(sender.end()),
+                4 => {
+                    drop(sender.end());
+                    if byte >= 128 {
+                        sender.leave();
+                    }
+                }
                 5 => {
                     let _any: Poll<_> = sender.poll_closed(&mut cx);
                     let _any: Poll<Result<(), Error>> = stream.poll_accepted(&mut cx);

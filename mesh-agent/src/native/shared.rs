@@ -55,6 +55,8 @@ pub(super) struct Slot {
     /// Counts it among the streams that we have opened.
     pub(super) meter: Option<Arc<Meter>>,
     pub(super) cut: Option<Cut>,
+    /// Its holder has said and read all that it wanted to.
+    pub(super) left: bool,
     /// Nobody holds it any more, and it has sent its end. So many ticks have passed since.
     pub(super) released: Option<u8>,
     pub(super) reader: Option<Waker>,
@@ -127,12 +129,13 @@ impl Core {
 
     /// Nobody holds a stream any more.
     ///
-    /// If all was said and taken on our side, the peer may end its direction in its own time, as after
-    /// close(2): what it still sends is answered by a reset. Otherwise the stream is reset now.
+    /// If it was left in good order, and all was said and taken on our side, the peer may end its
+    /// direction in its own time, as after close(2): what it still sends is answered by a reset.
+    /// Otherwise the stream is reset now.
     pub(super) fn release(&mut self, stream: u32) {
         let Some(slot) = self.slots.get_mut(&stream) else { return };
         let has_said_all = self.session.has(stream) && self.session.has_sent_last(stream);
-        if has_said_all && slot.cut.is_none() && slot.inbox.is_empty() {
+        if slot.left && has_said_all && slot.cut.is_none() && slot.inbox.is_empty() {
             slot.released = Some(0);
             return;
         }
@@ -304,14 +307,17 @@ impl Core {
 
     /// Copies bytes of these streams that wait where they were read, if they are the lesser part of
     /// `read` bytes: they keep all of that memory. Readers that keep up have taken theirs since.
-    pub(super) fn copy_slices(&mut self, streams: &[u32], read: usize) {
-        let mut slots = streams.iter().filter_map(|stream| self.slots.get(stream));
-        let kept: usize = slots.by_ref().map(|slot| slot.inbox.slices()).sum();
+    pub(super) fn copy_slices(&mut self, mut streams: Vec<u32>, read: usize) {
+        // A stream is there once for each of its slices.
+        streams.sort_unstable();
+        streams.dedup();
+        let slots = streams.iter().filter_map(|stream| self.slots.get(stream));
+        let kept: usize = slots.map(|slot| slot.inbox.slices()).sum();
         if kept == 0 || kept >= read / 2 {
             return;
         }
         for stream in streams {
-            if let Some(slot) = self.slots.get_mut(stream) {
+            if let Some(slot) = self.slots.get_mut(&stream) {
                 slot.inbox.copy_slices();
             }
         }

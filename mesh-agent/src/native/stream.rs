@@ -23,8 +23,8 @@ use crate::native::tunnel::Tunnel;
 /// What may be sent before the peer has accepted a stream.
 const MAX_UNCONFIRMED_BYTES: usize = Hello::LEAST.window as usize;
 
-/// A stream. Dropped before it has sent its end, it is reset; after that, the peer may end its own
-/// direction in its own time, but what it still sends is not taken.
+/// A stream. Dropped before it was left ([`Outgoing::leave`]), it is reset; after that, the peer may
+/// end its own direction in its own time, but what it still sends is not taken.
 #[derive(Debug)]
 pub struct Stream {
     tunnel: Arc<Tunnel>,
@@ -163,12 +163,12 @@ impl Outgoing for Sender {
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Broken>> {
         let Stream { tunnel, number } = &*self.0;
         let mut core = tunnel.lock();
-        if core.is_content(*number) {
-            // As TCP does with bytes to a peer that has closed: nobody is there to read them.
-            data.clear();
-            return Poll::Ready(Ok(()));
-        }
         if let Some(error) = core.broken(*number) {
+            if core.is_content(*number) {
+                // As TCP does with bytes to a peer that has closed: nobody is there to read them.
+                data.clear();
+                return Poll::Ready(Ok(()));
+            }
             return Poll::Ready(Err(Broken::because(error)));
         }
         let sent = !tunnel.is_full(&mut core) && core.send(*number, data)?;
@@ -183,11 +183,9 @@ impl Outgoing for Sender {
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let Stream { tunnel, number } = &*self.0;
         let mut core = tunnel.lock();
-        if core.is_content(*number) {
-            return Poll::Ready(Ok(()));
-        }
         if let Some(error) = core.broken(*number) {
-            return Poll::Ready(Err(Broken::because(error)));
+            let is_content = core.is_content(*number);
+            return Poll::Ready(if is_content { Ok(()) } else { Err(Broken::because(error)) });
         }
         match core.slots.get_mut(number) {
             Some(slot) => remember(&mut slot.writer, cx),
@@ -198,12 +196,20 @@ impl Outgoing for Sender {
     fn end(&mut self) -> Result<(), Broken> {
         let Stream { tunnel, number } = &*self.0;
         let mut core = tunnel.lock();
-        if !core.is_content(*number) {
-            core.session.end(*number).map_err(Broken::because)?;
+        match core.session.end(*number) {
+            Err(over) if !core.is_content(*number) => return Err(Broken::because(over)),
+            _ => {}
         }
         drop(core);
         tunnel.wake_driver();
         Ok(())
+    }
+
+    fn leave(&mut self) {
+        let Stream { tunnel, number } = &*self.0;
+        if let Some(slot) = tunnel.lock().slots.get_mut(number) {
+            slot.left = true;
+        }
     }
 
     fn reset(&mut self) {

@@ -73,6 +73,10 @@ pub(super) struct Driver {
     /// many bytes it read.
     slices: Vec<u32>,
     n_read: usize,
+    /// When a stream was last open.
+    used: Instant,
+    /// When the last ping was sent.
+    pinged: Instant,
 }
 
 /// The streams that the peer has opened, and the end of the tunnel if it is over.
@@ -110,6 +114,8 @@ impl Tunnel {
             is_dirty: false,
             slices: Vec::new(),
             n_read: 0,
+            used: Instant::now(),
+            pinged: Instant::now(),
         };
         (Arc::new(tunnel), driver)
     }
@@ -132,7 +138,7 @@ impl Tunnel {
         let (driven, options, scope) = (Arc::clone(&tunnel), *options, scope.clone());
         let within = scope.clone();
         scope.spawn(Box::pin(async move {
-            let ending = Ending { scope: &within, retired: pending(), cut: pending() };
+            let ending = Ending::within(&within, pending(), pending());
             // A server opens no streams: the session does not let it.
             let driving = driven.drive(io, driver, &options, ending, |_, _| {});
             if let Err(error) = driving.await {
@@ -211,7 +217,7 @@ impl Tunnel {
         mut io: Io,
         mut driver: Driver,
         options: &Options,
-        ending: Ending<'_, impl Future<Output = ()>, impl Future<Output = ()>>,
+        ending: Ending<impl Future<Output = ()>, impl Future<Output = ()>>,
         mut asked: impl FnMut(Stream, Open),
     ) -> Result<(), Error>
     where
@@ -219,25 +225,19 @@ impl Tunnel {
     {
         let mut tick = interval(options.ping_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut used, mut pinged) = (Instant::now(), Instant::now());
-        let mut draining = pin!(ending.scope.draining());
         let (mut retired, mut cut) = (pin!(ending.retired), pin!(ending.cut));
         let mut is_retired = false;
         let end = loop {
             tokio::select! {
                 biased;
                 () = &mut cut => break Err(Error::Distrusted),
-                () = &mut draining, if !is_retired => {
-                    is_retired = true;
-                    self.retire();
-                }
                 () = &mut retired, if !is_retired => {
                     is_retired = true;
                     self.retire();
                 }
                 _ = tick.tick() => {
                     driver.shrink();
-                    if let Err(error) = self.tick(options, (&mut used, &mut pinged)) {
+                    if let Err(error) = self.tick(options, &mut driver) {
                         break Err(error);
                     }
                 }
@@ -257,31 +257,27 @@ impl Tunnel {
     }
 
     /// Asks a peer whether it is there, and ends what has waited for too long.
-    pub(super) fn tick(
-        &self,
-        options: &Options,
-        (used, pinged): (&mut Instant, &mut Instant),
-    ) -> Result<(), Error> {
+    pub(super) fn tick(&self, options: &Options, driver: &mut Driver) -> Result<(), Error> {
         let now = Instant::now();
         let mut core = self.lock();
         core.end_released();
         core.copy_all_slices();
         if core.session.streams() > 0 {
-            *used = now;
+            driver.used = now;
         }
         if core.ping.1 {
             // Nobody answers what was not read.
             let number = rand::random();
             core.ping = (number, false);
             core.session.ping(number);
-            *pinged = now;
-        } else if now - *pinged >= options.ping_timeout {
+            driver.pinged = now;
+        } else if now - driver.pinged >= options.ping_timeout {
             tracing::warn!("a peer's agent does not answer; its tunnel is closed");
             return Err(Error::Silent);
         }
         drop(core);
         self.wake_driver();
-        if now - *used >= options.idle_timeout {
+        if now - driver.used >= options.idle_timeout {
             self.retire();
         }
         Ok(())
@@ -301,7 +297,7 @@ impl Tunnel {
         while let Ok(stream) = driver.released.try_recv() {
             core.release(stream);
         }
-        core.copy_slices(&std::mem::take(&mut driver.slices), driver.n_read);
+        core.copy_slices(std::mem::take(&mut driver.slices), driver.n_read);
         let mut rest = Rest::default();
         let read = self.read(&mut core, cx, io, driver, &mut rest);
         // Before it writes: nothing else may come for long that would make it write again.
@@ -477,7 +473,7 @@ pub async fn serve<Io>(
     io: Io,
     quota: Arc<Quota>,
     options: &Options,
-    ending: Ending<'_, impl Future<Output = ()>, impl Future<Output = ()>>,
+    ending: Ending<impl Future<Output = ()>, impl Future<Output = ()>>,
     mut handle: impl FnMut(Open, Asked),
 ) -> Result<(), Error>
 where

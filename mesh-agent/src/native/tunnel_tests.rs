@@ -63,7 +63,7 @@ impl Site {
         let ((retire, retired), (cut, is_cut)) = (oneshot::channel(), oneshot::channel());
         self.scope.spawn(Box::pin(async move {
             let asked = |_, asked| tell.try_send(asked).unwrap();
-            let ending = Ending { scope: &scope, retired: told(retired), cut: told(is_cut) };
+            let ending = Ending::within(&scope, told(retired), told(is_cut));
             let _end: Result<(), Error> = serve(Plain(io), quota, &options, ending, asked).await;
         }));
         Ends { retire, cut }
@@ -171,8 +171,10 @@ async fn a_stream_that_is_dropped_after_its_end_loses_nothing() {
     let mut site = Site::new();
     let (tunnel, lease, _ends) = site.tunnel("peer", 1 << 20);
     let (ours, theirs) = site.stream(&lease).await;
-    send(&mut theirs.split().0, 1, 60_000, 60_000).await;
-    drop(theirs);
+    let (mut to_us, _) = theirs.split();
+    send(&mut to_us, 1, 60_000, 60_000).await;
+    to_us.leave();
+    drop((to_us, theirs));
     let (mut to_them, mut from_them) = ours.split();
     // What comes too late is not taken, and says so: that loses nothing either.
     let mut late = Bytes::from_static(b"late");
@@ -180,6 +182,24 @@ async fn a_stream_that_is_dropped_after_its_end_loses_nothing() {
     poll_fn(|cx| to_them.poll_closed(cx)).await.unwrap();
     assert_eq!(receive(&mut from_them, 1).await, 60_000);
     to_them.end().unwrap();
+    to_them.leave();
+    drop((ours, to_them, from_them));
+    forgotten(&tunnel).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_given_up_after_its_end_is_reset() {
+    // As a relay that a new policy cancels after its application has said all: the peer must not take
+    // what it still sends for delivered.
+    let mut site = Site::new();
+    let (tunnel, lease, _ends) = site.tunnel("peer", 1 << 20);
+    let (ours, theirs) = site.stream(&lease).await;
+    theirs.split().0.end().unwrap();
+    drop(theirs);
+    let (mut to_them, mut from_them) = ours.split();
+    poll_fn(|cx| to_them.poll_closed(cx)).await.unwrap_err();
+    // The end was an end all the same.
+    assert!(poll_fn(|cx| from_them.poll_data(cx)).await.is_none());
     drop((ours, to_them, from_them));
     forgotten(&tunnel).await;
 }
@@ -196,6 +216,7 @@ async fn a_stream_that_is_dropped_with_bytes_in_hand_is_forgotten() {
         let (mut to_them, mut from_them) = ours.split();
         poll_fn(|cx| from_them.poll_data(cx)).await.unwrap().unwrap();
         to_them.end().unwrap();
+        to_them.leave();
     }
     drop(ours);
     while tunnel.lock().slots.values().any(|slot| slot.released.is_none()) {
@@ -269,8 +290,10 @@ async fn a_stream_that_nobody_holds_does_not_wait_for_its_peer_for_good() {
     let mut site = Site::new();
     let (_tunnel, lease, _ends) = site.tunnel("peer", 1 << 20);
     let (ours, theirs) = site.stream(&lease).await;
-    theirs.split().0.end().unwrap();
-    drop(theirs);
+    let (mut to_us, _) = theirs.split();
+    to_us.end().unwrap();
+    to_us.leave();
+    drop((to_us, theirs));
     // The client says nothing more; by and by the server does.
     let begun = Instant::now();
     poll_fn(|cx| ours.split().0.poll_closed(cx)).await.unwrap();
@@ -318,7 +341,7 @@ async fn answers_within(attack: &[u8], most: Most) -> (Vec<Frame>, Result<(), Er
     let (peer, io) = duplex(1 << 20);
     let (mut from_us, mut to_us) = tokio::io::split(peer);
     let (scope, options) = (Scope::new("test"), options());
-    let ending = Ending { scope: &scope, retired: pending(), cut: pending() };
+    let ending = Ending::within(&scope, pending(), pending());
     let quota = Arc::new(Quota::new(most, None));
     let kept = RefCell::new(Vec::new());
     let asked = |_, asked| kept.borrow_mut().push(asked);
@@ -379,7 +402,7 @@ async fn streams_that_were_reset_count_while_they_are_worked_on() {
     to_us.shutdown().await.unwrap();
     let worked_on = RefCell::new(Vec::new());
     let asked = |_, asked| worked_on.borrow_mut().push(asked);
-    let ending = Ending { scope: &scope, retired: pending(), cut: pending() };
+    let ending = Ending::within(&scope, pending(), pending());
     let quota = Arc::new(Quota::new(options.clients.peer, None));
     let serving = serve(Plain(io), quota, &options, ending, asked);
     let mut answers = Vec::new();

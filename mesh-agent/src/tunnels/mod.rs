@@ -474,7 +474,7 @@ pub async fn serve<Io>(
     (io, protocol): (Io, Protocol),
     quota: impl FnOnce(Bounds) -> Arc<Quota>,
     options: &Options,
-    ending: Ending<'_, impl Future<Output = ()>, impl Future<Output = ()>>,
+    ending: Ending<impl Future<Output = ()>, impl Future<Output = ()>>,
     handle: impl Fn(Result<Open, RequestError>, Incoming),
 ) -> Result<(), Error>
 where

@@ -8,21 +8,7 @@ use mesh_tests::http::{self, Ask, field};
 use mesh_tests::process::DEADLINE;
 use serde_json::Value;
 
-use super::suite::{GRPC, HTTP, NAMESPACE, PLAIN, Suite, To, route};
-
-/// A policy of the first version.
-fn policy(name: &str, action: &str, rules: &str) -> String {
-    format!(
-        "apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec:
-  selector: {{matchLabels: {{app: echo, version: v1}}}}
-  action: {action}
-  rules: [{rules}]
-"
-    )
-}
+use super::suite::{GRPC, HTTP, NAMESPACE, PLAIN, Suite, To, policy, route};
 
 /// Reading is allowed below `/status`, and calls of one service.
 fn readers() -> String {

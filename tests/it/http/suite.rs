@@ -177,6 +177,20 @@ fn mesh(client: &Pod, consumer: &Pod, versions: &[Pod; 2], routes: &[String]) ->
     routes.iter().fold(mesh.raw(other.yaml()), |mesh, route| mesh.raw(route.as_str()))
 }
 
+/// An `AuthorizationPolicy` of the first version.
+pub(crate) fn policy(name: &str, action: &str, rules: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {name}, namespace: {NAMESPACE}}}
+spec:
+  selector: {{matchLabels: {{app: echo, version: v1}}}}
+  action: {action}
+  rules: [{rules}]
+"
+    )
+}
+
 /// A route of HTTP of the service `echo`'s port 80, called `test`, with these rules.
 pub(crate) fn route(rules: &str) -> String {
     http::route::http(NAMESPACE, "test", "name: echo, port: 80", rules)

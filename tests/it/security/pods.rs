@@ -1,11 +1,14 @@
 //! A malicious pod: runs in a workload's namespace and cgroup, without privileges over the node.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::fixture::{Machines, TRUST_DOMAIN, World, service};
-use mesh_tests::mesh::{AuthorizationPolicy, MeshPolicy, Rule};
+use mesh_tests::mesh::{AuthorizationPolicy, Mesh, MeshPolicy, Rule, Workload};
+use mesh_tests::netns::Netns;
 use mesh_tests::pod::Pod;
 use mesh_tests::process::{inside, run};
 
@@ -25,7 +28,12 @@ pub(super) fn serves(world: &World) {
 
 /// Runs a program of Python in a pod, as one of its processes.
 pub(super) fn python(pod: &Pod, program: &str) -> String {
-    let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
+    python_in(pod.netns(), pod.cgroup(), program)
+}
+
+/// Runs a program of Python in a namespace and a cgroup.
+fn python_in(netns: &Netns, cgroup: &Path, program: &str) -> String {
+    let mut command = inside(netns, cgroup).unwrap();
     command.args(["exec", "--", PYTHON, "-c", program]).stdin(Stdio::null());
     run(&mut command).unwrap()
 }
@@ -87,6 +95,54 @@ fn a_pod_does_not_get_around_the_mesh() {
         );
         assert!(met.contains("refused") || met.contains("got b''"), "{met}");
     });
+}
+
+/// Connects one socket to the port of a probe first, and then to one that has none. The first
+/// connection fails, or is undone: `connect()` to `AF_UNSPEC`, connect(2).
+const SECOND: &str = "
+import ctypes, socket
+family, to, first, second = FAMILY, 'ADDRESS', FIRST, SECOND
+s = socket.socket(family)
+s.settimeout(10)
+s.connect_ex((to, first))
+ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16)
+try:
+    s.connect((to, second))
+    s.sendall(b'x')
+    print('got', s.recv(100))
+except OSError as error:
+    print('refused', error.errno)
+";
+
+#[test]
+fn a_process_of_the_node_does_not_get_in_by_a_probe() {
+    let machines = Machines::new(2).unwrap();
+    let strict = MeshPolicy::new("strict").mtls("STRICT");
+    let probed = Workload::of(&machines.versions[0]).probe(8080).probe(8079);
+    let probed = Mesh::new("demo").workload(&probed);
+    let mesh = machines.mesh().raw(probed.yaml()).policy(&strict);
+    let world = machines.start(&mesh).unwrap();
+    let _servers = world.serve().unwrap();
+    let _other = Server::echo(world.v1(), 8081, "v1").unwrap();
+    let node = &world.on.b;
+    let process = node.cgroup().join("process");
+    fs::create_dir(&process).unwrap();
+    let arena = Arena { by: "process of the node", agent: &world.b, serves: &|| serves(&world) };
+    let to = [("AF_INET", world.v1().v4().to_string()), ("AF_INET6", world.v1().v6().to_string())];
+    for (family, to) in &to {
+        for (what, first) in [("was a probe's", 8080), ("failed as a probe's", 8079)] {
+            let name = format!("a socket that {what} before, by {family}");
+            let program = SECOND
+                .replace("FAMILY", &format!("socket.{family}"))
+                .replace("ADDRESS", to)
+                .replace("FIRST", &first.to_string())
+                .replace("SECOND", "8081");
+            arena.attack(&name, Trace::Access(&["plaintext", "demo/strict"]), || {
+                let met = python_in(node.netns(), &process, &program);
+                assert!(met.starts_with("refused"), "{met}");
+            });
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use mesh_tests::http::{self, Answer, Ask};
 
 use super::{Arena, Trace};
-use crate::http::suite::{NAMESPACE, Suite, To, route};
+use crate::http::suite::{NAMESPACE, Suite, To, policy, route};
 
 /// HTTP/2 that begins (RFC 9113, section 3.4), with SETTINGS that say nothing.
 const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
@@ -14,20 +14,11 @@ const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
 /// All requests of `echo` go to the first version, where some are allowed; and none of one host.
 fn suite(transport: &str) -> Suite {
     let policy = |name: &str, action: &str, operation: &str| {
-        format!(
-            "apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec:
-  selector: {{matchLabels: {{app: echo, version: v1}}}}
-  action: {action}
-  rules: [{{to: [{{operation: {{{operation}}}}}]}}]
-"
-        )
+        policy(name, action, &format!("{{to: [{{operation: {{{operation}}}}}]}}"))
     };
     let allowed =
         policy("readers", "ALLOW", "methods: [GET, POST], paths: ['/status/*', '/switch/*']");
-    let denied = policy("no-admin", "DENY", "hosts: [admin.example, 'admin.example:*']");
+    let denied = policy("no-admin", "DENY", "hosts: [admin.example]");
     let route = route("  - backendRefs: [{name: echo-v1, port: 8080}]");
     Suite::start_with(&[route, allowed, denied], &["--transport", transport])
 }
@@ -123,6 +114,9 @@ fn denied() -> Vec<(&'static str, String)> {
     vec![
         ("a target with a denied host", ask("http://admin.example/status/200", "Host: echo\r\n")),
         ("a target with a port", ask("HTTPS://ADMIN.example:1/status/200", "Host: echo\r\n")),
+        ("a denied host with a dot at its end", ask("/status/200", "Host: admin.example.\r\n")),
+        ("a dot before its port", ask("/status/200", "Host: Admin.Example.:80\r\n")),
+        ("a target with a dot", ask("http://admin.example./status/200", "Host: echo\r\n")),
         (
             "a denied host that is named as a hop's",
             ask("/status/200", "Host: admin.example\r\nConnection: Host\r\n"),

@@ -56,8 +56,10 @@ fn native_violations(pair: &Pair) -> Vec<(&'static str, Vec<u8>)> {
         ("an answer to a stream of its own", [open(1), native(0x83, 1, &[])].concat()),
         ("bytes after the end", [open(1), native(0x85, 1, &[]), native(0x84, 1, b"x")].concat()),
         ("bytes beyond the window", {
+            // More than the application takes, whose answers nobody reads: what it takes may be sent
+            // again.
             let data = native(0x84, 1, &vec![0; 1 << 16]);
-            [open(1), data.clone(), data.clone(), data].concat()
+            [open(1), data.repeat(1 << 9)].concat()
         }),
         ("a window beyond 2^31", {
             let most = native(0x87, 1, &0x7fff_ffff_u32.to_be_bytes());

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use tls::Handshaker;
 pub use tls::{Credentials, sink};
 
 /// How often attempts are launched: all that are due since the last time.
@@ -96,6 +97,17 @@ pub struct Counts(Arc<Inner>);
 struct Inner {
     attempts: AtomicU64,
     steps: AtomicU64,
+}
+
+/// A client that attacks.
+#[derive(Debug)]
+struct Caller {
+    flood: Flood,
+    to: SocketAddr,
+    tunnel: SocketAddr,
+    pace: Pace,
+    handshaker: Handshaker,
+    counts: Counts,
 }
 
 impl Flood {
@@ -180,20 +192,27 @@ impl Flood {
         counts: &Counts,
         ended: impl Future<Output = ()>,
     ) -> Result<()> {
-        let pace = self.pace(party);
         let credentials = Credentials::load(&aim.credentials)?;
-        match party {
-            Party::Stranger | Party::Workload => {
-                let caller = plain::Caller::new(self, aim, &credentials, pace, counts.clone())?;
-                let caller = Arc::new(caller);
-                launch(pace, counts, ended, |number| Arc::clone(&caller).attempt(number)).await
+        let caller = Arc::new(Caller {
+            flood: self,
+            to: aim.to,
+            tunnel: aim.tunnel,
+            pace: self.pace(party),
+            handshaker: Handshaker::new(&credentials, party == Party::Peer)?,
+            counts: counts.clone(),
+        });
+        launch(caller.pace, counts, ended, |number| {
+            let caller = Arc::clone(&caller);
+            async move {
+                match party {
+                    Party::Stranger | Party::Workload => {
+                        caller.attempt_without_certificate(number).await
+                    }
+                    Party::Peer => caller.attempt_as_peer(number).await,
+                }
             }
-            Party::Peer => {
-                let caller = peer::Caller::new(self, aim, &credentials, pace, counts.clone())?;
-                let caller = Arc::new(caller);
-                launch(pace, counts, ended, |number| Arc::clone(&caller).attempt(number)).await
-            }
-        }
+        })
+        .await
     }
 }
 

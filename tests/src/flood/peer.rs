@@ -2,17 +2,13 @@
 
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
 
-use anyhow::Result;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::frames::Transport;
-use super::tls::{Credentials, Handshaker};
-use super::{Aim, Counts, Flood, Pace, discard, discard_briefly};
+use super::{Caller, Flood, discard, discard_briefly};
 
 /// Streams of a tunnel that are open at the same time, in a flood of streams.
 const STREAMS: u32 = 64;
@@ -22,31 +18,9 @@ const STREAMS: u32 = 64;
 const UNREAD_STREAMS: u32 = 4;
 const UNREAD: usize = 15_000;
 
-/// Who attacks, and how.
-#[derive(Debug)]
-pub(super) struct Caller {
-    flood: Flood,
-    to: SocketAddr,
-    tunnel: SocketAddr,
-    pace: Pace,
-    handshaker: Handshaker,
-    counts: Counts,
-}
-
 impl Caller {
-    pub(super) fn new(
-        flood: Flood,
-        aim: &Aim,
-        credentials: &Credentials,
-        pace: Pace,
-        counts: Counts,
-    ) -> Result<Self> {
-        let handshaker = Handshaker::new(credentials, true)?;
-        Ok(Self { flood, to: aim.to, tunnel: aim.tunnel, pace, handshaker, counts })
-    }
-
     /// Attempt number `number`.
-    pub(super) async fn attempt(self: Arc<Self>, number: u64) -> io::Result<()> {
+    pub(super) async fn attempt_as_peer(&self, number: u64) -> io::Result<()> {
         if self.flood == Flood::Connections {
             return discard(TcpStream::connect(self.tunnel).await?).await;
         }

@@ -2,16 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use super::frames::Transport;
-use super::tls::{Credentials, Handshaker};
-use super::{Aim, Counts, Flood, Pace, discard, discard_briefly};
+use super::{Caller, Flood, discard, discard_briefly};
 
 /// Bytes of one line of a head that does not end, and how many lines are sent: 256 KiB.
 const LINE: usize = 4096;
@@ -21,31 +18,9 @@ const LINES: usize = 64;
 /// they are held back, which is not a flood of bytes.
 const PIECE: usize = 4096;
 
-/// Who attacks, and how.
-#[derive(Debug)]
-pub(super) struct Caller {
-    flood: Flood,
-    to: SocketAddr,
-    tunnel: SocketAddr,
-    pace: Pace,
-    handshaker: Handshaker,
-    counts: Counts,
-}
-
 impl Caller {
-    pub(super) fn new(
-        flood: Flood,
-        aim: &Aim,
-        credentials: &Credentials,
-        pace: Pace,
-        counts: Counts,
-    ) -> Result<Self> {
-        let handshaker = Handshaker::new(credentials, false)?;
-        Ok(Self { flood, to: aim.to, tunnel: aim.tunnel, pace, handshaker, counts })
-    }
-
     /// Attempt number `number`.
-    pub(super) async fn attempt(self: Arc<Self>, number: u64) -> io::Result<()> {
+    pub(super) async fn attempt_without_certificate(&self, number: u64) -> io::Result<()> {
         match self.flood {
             Flood::Connections | Flood::Tunnels | Flood::DeniedConnects => {
                 discard(TcpStream::connect(self.to).await?).await

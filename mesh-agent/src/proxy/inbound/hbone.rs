@@ -148,7 +148,7 @@ impl Shaken {
             let reason = standing.fell().await;
             tracing::warn!(%client, %peer, %reason, "a peer's tunnel is ended");
         };
-        let ending = Ending { scope: &realm.scope, retired, cut };
+        let ending = Ending::within(&realm.scope, retired, cut);
         let quota = |bounds| realm.quotas.of(&ends, bounds);
         match tunnels::serve((tls, protocol), quota, &options, ending, handle).await {
             Err(error) if error.is_violation() => {
