@@ -53,6 +53,17 @@ pub const fn is_unspecified(addr: Addr) -> bool {
     matches!(addr, [0, 0, 0 | MAPPED, 0])
 }
 
+/// The address that a connection to `addr` goes to: the unspecified address of a family is its loopback
+/// address there (Linux, `tcp_v4_connect` and `tcp_v6_connect`).
+#[inline]
+pub const fn connected(addr: Addr) -> Addr {
+    match addr {
+        [0, 0, MAPPED, 0] => [0, 0, MAPPED, LOOPBACK_V4],
+        [0, 0, 0, 0] => [0, 0, 0, 1_u32.to_be()],
+        other => other,
+    }
+}
+
 /// Conversions for the agent, which has the standard library's types.
 #[cfg(feature = "user")]
 pub mod user {

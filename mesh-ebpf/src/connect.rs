@@ -84,6 +84,7 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
         Owner::Node => return probe(context, remembered, asked),
         Owner::Workload(key, source, shares) => (key, source, shares),
     };
+    let asked = addr::connected(asked);
     let ask = Ask {
         caller: Caller { netns, source, shares },
         key,

@@ -103,6 +103,21 @@ fn blocks_and_ports_are_let_out_while_they_are_registered() {
 }
 
 #[test]
+fn ports_of_udp_and_blocks_of_ipv6_let_out_nothing_else() {
+    let (world, outside, _servers) = world();
+    write(&world, "egress.yaml", &egress("registry-only"));
+    becomes(&world, outside.at(8080), true);
+    let udp = "ports: [{number: 53, protocol: UDP, name: dns}]";
+    let address = |pod: &Pod| format!("addresses: ['{}']", pod.v4());
+    let of_udp = entry(&format!("{{{}, {udp}}}", address(&outside)));
+    // Another entry tells when both are in force.
+    let all_of_ipv6 = entry("{addresses: ['::/0']}").replace("name: outside", "name: ipv6");
+    write(&world, "outside.yaml", &format!("{of_udp}---\n{all_of_ipv6}"));
+    becomes(&world, outside.at6(8080), false);
+    assert!(error(world.client(), outside.at(8080)).unwrap().ends_with(" EPERM"));
+}
+
+#[test]
 fn what_is_only_logged_goes_out() {
     let (world, outside, _servers) = world();
     write(&world, "egress.yaml", &egress("log"));

@@ -3,6 +3,7 @@
 //! The one evaluation: the agent asks it for each connection, and for each request where policies
 //! look at requests, and the kernel's verdicts are compiled from its answers.
 
+mod header;
 mod host;
 pub mod path;
 
@@ -273,7 +274,8 @@ fn is_when(when: &When, request: &Request<'_>, read: Option<Read<'_>>) -> Match 
     if !comes_from(&when.source, request) {
         return Match::No;
     }
-    let header = when.header.as_ref().map_or(Match::Yes, |header| has(header, read));
+    let header = when.header.as_ref();
+    let header = header.map_or(Match::Yes, |header| known(read, |read| has(header, read)));
     goes_to(&when.operation, request.port, read).min(header)
 }
 
@@ -309,32 +311,42 @@ fn goes_to(operation: &Operation, port: u16, read: Option<Read<'_>>) -> Match {
     known(read, |read| asks_for(&operation.http, read))
 }
 
-/// Whether a request is one of those that are meant. A list that refuses is taken broadly: `paths` and
-/// `hosts` of a rule that refuses, `notPaths` and `notHosts` of one that allows.
+/// Whether one of `yes` matches, if there are any, and none of `no` does, where texts have several
+/// readings. A list that refuses is taken broadly: `yes` of a rule that refuses, `no` of one that
+/// allows.
+fn among_readings<T>(
+    (yes, no): (&[T], &[T]),
+    is_refused: bool,
+    matches: impl Fn(&T, bool) -> bool,
+) -> bool {
+    (yes.is_empty() || yes.iter().any(|text| matches(text, is_refused)))
+        && !no.iter().any(|text| matches(text, !is_refused))
+}
+
+/// Whether a request is one of those that are meant.
 fn asks_for(operation: &HttpOperation, Read { http, path, is_refused }: Read<'_>) -> bool {
+    let HttpOperation { methods, not_methods, paths, not_paths, hosts, not_hosts } = operation;
     let is_path =
         |text: &PathText, broadly| if broadly { text.covers(path) } else { text.matches(path) };
     let is_host = |text: &Text, broadly| match http.host.as_deref() {
         Some(host) if broadly => host::readings(host).any(|host| text.matches(Some(host))),
         host => text.matches(host),
     };
-    let (paths, not_paths) = (&operation.paths, &operation.not_paths);
-    let (hosts, not_hosts) = (&operation.hosts, &operation.not_hosts);
-    among(&operation.methods, &operation.not_methods, |text| text.matches(Some(http.method)))
-        && (paths.is_empty() || paths.iter().any(|text| is_path(text, is_refused)))
-        && !not_paths.iter().any(|text| is_path(text, !is_refused))
-        && (hosts.is_empty() || hosts.iter().any(|text| is_host(text, is_refused)))
-        && !not_hosts.iter().any(|text| is_host(text, !is_refused))
+    // Methods have a case (RFC 9110, section 9.1), but not for each server.
+    let is_method = |text: &Text, broadly| {
+        let upper = || text.matches(Some(&http.method.to_ascii_uppercase()));
+        text.matches(Some(http.method)) || (broadly && upper())
+    };
+    among_readings((methods, not_methods), is_refused, is_method)
+        && among_readings((paths, not_paths), is_refused, is_path)
+        && among_readings((hosts, not_hosts), is_refused, is_host)
 }
 
-/// Whether a request has a header, of which several lines are one (RFC 9110, section 5.3).
-fn has(condition: &HeaderCondition, read: Option<Read<'_>>) -> Match {
-    known(read, |read| {
-        let all = read.http.headers.get_all(&condition.name).iter();
-        let all: Vec<_> = all.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-        let value = (!all.is_empty()).then(|| all.join(","));
-        let is = |text: &Text| text.matches(value.as_deref());
-        among(&condition.values, &condition.not_values, is)
+/// Whether a request has a header.
+fn has(condition: &HeaderCondition, Read { http, is_refused, .. }: Read<'_>) -> bool {
+    let HeaderCondition { name, values, not_values } = condition;
+    among_readings((values, not_values), is_refused, |text: &Text, broadly| {
+        header::matches(http.headers, name, broadly, |value| text.matches(value))
     })
 }
 

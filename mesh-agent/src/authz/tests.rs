@@ -455,6 +455,8 @@ fn requests_are_judged_by_what_they_ask_for() {
     let (allow, deny) = (Action::Allow, Action::Deny);
     check(allow, &get, ("GET", "/", "a"), true);
     check(allow, &get, ("POST", "/", "a"), false);
+    check(allow, &get, ("get", "/", "a"), false);
+    check(deny, &get, ("get", "/", "a"), false);
     check(deny, &get, ("POST", "/", "a"), true);
     check(allow, &host, ("GET", "/", "a.example"), true);
     check(allow, &host, ("GET", "/", "a.example.evil"), false);

@@ -34,7 +34,7 @@ pub struct Options {
     pub tunnels: usize,
     /// A client that holds fewer for a use of a workload may take from the reserve.
     pub few: usize,
-    /// Bytes that peers may send on tunnels of HBONE before they are read.
+    /// Bytes that clients may leave by connections of HTTP/2, and peers by tunnels of HBONE.
     pub windows: Windows,
 }
 
@@ -110,12 +110,12 @@ pub struct Account {
     promised: Mutex<Promised>,
 }
 
-/// What a peer may send on a tunnel, promised until it is dropped.
+/// What a client may leave by a connection, promised until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the bytes back"]
 pub struct Window {
     account: Arc<Account>,
-    peer: SpiffeId,
+    client: Client,
     bytes: u32,
 }
 
@@ -221,10 +221,12 @@ impl Account {
         }
     }
 
-    /// Promises `wanted` bytes to one more tunnel of `peer`, or what there is.
-    pub fn window(self: &Arc<Self>, peer: SpiffeId, wanted: u32) -> Window {
-        let bytes = self.promised().take(&peer, wanted);
-        Window { account: Arc::clone(self), peer, bytes }
+    /// Promises `wanted` bytes to one more connection of `client`, or what there is: 64 KiB at the
+    /// least.
+    pub fn window(self: &Arc<Self>, client: Client, wanted: u32) -> Window {
+        let client = client.around().unwrap_or(client);
+        let bytes = self.promised().take(&client, wanted);
+        Window { account: Arc::clone(self), client, bytes }
     }
 
     fn promised(&self) -> MutexGuard<'_, Promised> {
@@ -261,7 +263,7 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.account.promised().give_back(&self.peer, self.bytes);
+        self.account.promised().give_back(&self.client, self.bytes);
     }
 }
 
@@ -360,14 +362,14 @@ mod tests {
     use super::*;
 
     fn options(sockets: usize) -> Options {
-        let windows = Windows { peer_bytes: 1 << 20, workload_bytes: 1 << 22 };
+        let windows = Windows { client_bytes: 1 << 20, workload_bytes: 1 << 22 };
         Options { sockets, tunnels: 10, few: 2, windows }
     }
 
     #[test]
     fn a_window_is_given_back_when_it_is_dropped() {
         let account = Node::new(options(800)).account();
-        let peer = || SpiffeId::new("cluster.local", "demo", "web").unwrap();
+        let peer = || Client::Identity(SpiffeId::new("cluster.local", "demo", "web").unwrap());
         let first = account.window(peer(), 1 << 20);
         let second = account.window(peer(), 1 << 20);
         assert_eq!((first.bytes(), second.bytes()), (1 << 18, (1 << 18) / 4 * 3));

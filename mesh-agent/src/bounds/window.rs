@@ -1,15 +1,16 @@
-//! How much a peer may send on a tunnel of HBONE before an application has read any of it.
+//! How much clients may make the agent keep by connections of HTTP/2, of which tunnels of HBONE are
+//! some, before anybody has read any of it.
 //!
-//! What HTTP/2 allows a peer is promised when a tunnel begins, and cannot be taken back. So it is
-//! promised from a budget: of each workload, and of each of its peers over all tunnels. Each tunnel
-//! gets a part of what is left, so that the first ones get all that they want, and one more always
-//! gets something.
+//! The window that HTTP/2 gives a client is promised when a connection begins, and cannot be taken
+//! back. So it is promised from a budget: of each workload, and of each of its clients over all
+//! connections. Each connection gets a part of what is left, so that the first ones get all that they
+//! want, and one more always gets something.
 
 use std::collections::HashMap;
 
-use crate::model::spiffe::SpiffeId;
+use crate::bounds::Client;
 
-/// A tunnel gets one of so many parts of what is left.
+/// A connection gets one of so many parts of what is left.
 const PARTS: usize = 4;
 
 /// The least that HTTP/2 knows for a connection (RFC 9113, section 6.9.2).
@@ -18,46 +19,46 @@ const LEAST_BYTES: u32 = 65_535;
 /// How much may be promised.
 #[derive(Clone, Copy, Debug)]
 pub struct Windows {
-    /// To one peer of a workload, over all its tunnels.
-    pub peer_bytes: usize,
-    /// To all peers of a workload.
+    /// To one client of a workload, over all its connections.
+    pub client_bytes: usize,
+    /// To all clients of a workload.
     pub workload_bytes: usize,
 }
 
-/// What one workload's peers were promised.
+/// The promises of one workload.
 #[derive(Debug)]
 pub(super) struct Promised {
     most: Windows,
     all: usize,
-    /// Never of 0 bytes; no more than there are tunnels.
-    peers: HashMap<SpiffeId, usize>,
+    /// Never of 0 bytes; no more than there are connections.
+    clients: HashMap<Client, usize>,
 }
 
 impl Promised {
     /// Nothing yet.
     pub(super) fn new(most: Windows) -> Self {
-        Self { most, all: 0, peers: HashMap::new() }
+        Self { most, all: 0, clients: HashMap::new() }
     }
 
-    /// Promises `wanted` bytes to one more tunnel of `peer`, or what there is.
-    pub(super) fn take(&mut self, peer: &SpiffeId, wanted: u32) -> u32 {
-        let held = self.peers.get(peer).copied().unwrap_or_default();
-        let of_peer = self.most.peer_bytes.saturating_sub(held);
-        let left = of_peer.min(self.most.workload_bytes.saturating_sub(self.all));
+    /// Promises `wanted` bytes to one more connection of `client`, or what there is.
+    pub(super) fn take(&mut self, client: &Client, wanted: u32) -> u32 {
+        let held = self.clients.get(client).copied().unwrap_or_default();
+        let of_client = self.most.client_bytes.saturating_sub(held);
+        let left = of_client.min(self.most.workload_bytes.saturating_sub(self.all));
         let part = u32::try_from(left / PARTS).unwrap_or(u32::MAX);
         let bytes = part.min(wanted).max(LEAST_BYTES);
         self.all += bytes as usize;
-        *self.peers.entry(peer.clone()).or_default() += bytes as usize;
+        *self.clients.entry(client.clone()).or_default() += bytes as usize;
         bytes
     }
 
-    /// A tunnel has ended.
-    pub(super) fn give_back(&mut self, peer: &SpiffeId, bytes: u32) {
+    /// A connection has ended.
+    pub(super) fn give_back(&mut self, client: &Client, bytes: u32) {
         self.all = self.all.saturating_sub(bytes as usize);
-        if let Some(held) = self.peers.get_mut(peer) {
+        if let Some(held) = self.clients.get_mut(client) {
             *held = held.saturating_sub(bytes as usize);
             if *held == 0 {
-                self.peers.remove(peer);
+                self.clients.remove(client);
             }
         }
     }
@@ -68,12 +69,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::spiffe::SpiffeId;
 
-    const MOST: Windows = Windows { peer_bytes: 512 << 20, workload_bytes: 2 << 30 };
+    const MOST: Windows = Windows { client_bytes: 512 << 20, workload_bytes: 2 << 30 };
     const WANTED: u32 = 100 << 20;
 
-    fn id(n: usize) -> SpiffeId {
-        SpiffeId::new("cluster.local", "demo", &format!("w{n}")).unwrap()
+    fn id(n: usize) -> Client {
+        Client::Identity(SpiffeId::new("cluster.local", "demo", &format!("w{n}")).unwrap())
     }
 
     #[test]
@@ -106,13 +108,13 @@ mod tests {
                     of.map(|(_, bytes)| *bytes as usize).sum::<usize>()
                 };
                 prop_assert!(sum(None) <= MOST.workload_bytes + least);
-                prop_assert!(sum(Some(peer)) <= MOST.peer_bytes + least);
+                prop_assert!(sum(Some(peer)) <= MOST.client_bytes + least);
                 prop_assert_eq!(sum(None), promised.all);
             }
             for (peer, bytes) in tunnels {
                 promised.give_back(&id(peer), bytes);
             }
-            prop_assert_eq!((promised.all, promised.peers.len()), (0, 0));
+            prop_assert_eq!((promised.all, promised.clients.len()), (0, 0));
         }
     }
 }

@@ -103,7 +103,7 @@ pub const TUNNEL_WINDOW_BYTES: u32 = TUNNEL_MAX_STREAMS * STREAM_WINDOW_BYTES;
 /// - All together: four such peers.
 ///
 /// Not in them are 64 KiB for each tunnel, 1,024 × 64 KiB = 64 MiB a workload.
-pub const HBONE_WINDOWS: Windows = Windows { peer_bytes: 512 << 20, workload_bytes: 2 << 30 };
+pub const HBONE_WINDOWS: Windows = Windows { client_bytes: 512 << 20, workload_bytes: 2 << 30 };
 
 /// Bytes of one stream that may wait in the tunnel to be written: two of the largest reads.
 pub const MAX_SEND_BUFFER_BYTES: usize = 512 << 10;

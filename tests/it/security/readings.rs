@@ -13,14 +13,15 @@ const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
 
 /// All requests of `echo` go to the first version, where some are allowed; and none of one host.
 fn suite(transport: &str) -> Suite {
-    let policy = |name: &str, action: &str, operation: &str| {
+    let of = |name: &str, action: &str, operation: &str| {
         policy(name, action, &format!("{{to: [{{operation: {{{operation}}}}}]}}"))
     };
-    let allowed =
-        policy("readers", "ALLOW", "methods: [GET, POST], paths: ['/status/*', '/switch/*']");
-    let denied = policy("no-admin", "DENY", "hosts: [admin.example]");
+    let allowed = of("readers", "ALLOW", "methods: [GET, POST], paths: ['/status/*', '/switch/*']");
+    let denied = of("no-admin", "DENY", "hosts: [admin.example]");
+    let role = "{when: [{key: 'request.headers[x-role]', values: [admin]}]}";
+    let role = policy("no-role", "DENY", role);
     let route = route("  - backendRefs: [{name: echo-v1, port: 8080}]");
-    Suite::start_with(&[route, allowed, denied], &["--transport", transport])
+    Suite::start_with(&[route, allowed, denied, role], &["--transport", transport])
 }
 
 /// A frame of HTTP/2 of stream 1: HEADERS with these fields, as literals, and the end of the request.
@@ -124,6 +125,19 @@ fn denied() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Headers with a value that is denied: each is answered with 403.
+fn denied_headers() -> Vec<(&'static str, String)> {
+    let ask = |fields: &str| request("GET /status/200", &format!("Host: echo\r\n{fields}"));
+    vec![
+        ("a denied header", ask("X-Role: admin\r\n")),
+        ("a denied header on two lines", ask("X-Role: admin\r\nx-role: admin\r\n")),
+        ("a denied header and another", ask("X-Role: admin\r\nX-Role: user\r\n")),
+        ("a denied header that is empty first", ask("X-Role:\r\nX-Role: admin\r\n")),
+        ("a denied header in a list", ask("X-Role: user , admin\r\n")),
+        ("a denied header as CGI names it", ask("X_Role: admin\r\n")),
+    ]
+}
+
 /// Attacks the agents of `suite`, whose transport between them is `transport`.
 fn attack(transport: &str) {
     let suite = suite(transport);
@@ -167,13 +181,15 @@ fn attack(transport: &str) {
         });
         // The destination's policies say so, whatever is routed.
         let arena = Arena { agent: &suite.b, ..arena };
-        let policy = [("policy", &*format!("{NAMESPACE}/no-admin"))];
-        let denies = Trace::Count("mesh_policy_verdicts_total", &policy);
-        for (name, bytes) in denied() {
-            arena.attack(&named(name, way), denies, || {
-                let answer = suite.ask(to, &Ask::all(&bytes));
-                assert_eq!((answer.status, &answer.error), (403, &None), "{name}: {answer:?}");
-            });
+        for (policy, attacks) in [("no-admin", denied()), ("no-role", denied_headers())] {
+            let policy = [("policy", &*format!("{NAMESPACE}/{policy}"))];
+            let denies = Trace::Count("mesh_policy_verdicts_total", &policy);
+            for (name, bytes) in attacks {
+                arena.attack(&named(name, way), denies, || {
+                    let answer = suite.ask(to, &Ask::all(&bytes));
+                    assert_eq!((answer.status, &answer.error), (403, &None), "{name}: {answer:?}");
+                });
+            }
         }
         let refused = Trace::Count("mesh_http_upgrades_total", &[("result", "refused")]);
         for (name, ask) in [

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::spiffe::SpiffeId;
 
-const WINDOWS: Windows = Windows { peer_bytes: 0, workload_bytes: 0 };
+const WINDOWS: Windows = Windows { client_bytes: 0, workload_bytes: 0 };
 const OPTIONS: Options = Options { sockets: 4000, tunnels: 100, few: 8, windows: WINDOWS };
 
 fn identity(n: usize) -> Client {

@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::bounds::Client;
 use crate::failure::{Failure, Kind, Retry, Side, chain};
 use crate::io::leg::Leg;
 use crate::model::service::AppProtocol;
@@ -22,7 +23,7 @@ use crate::proxy::Context;
 use crate::proxy::http::batch::Batch;
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::front::Front;
-use crate::proxy::http::setup::{self, HEAD_TIMEOUT};
+use crate::proxy::http::setup::{self, HEAD_TIMEOUT, Http2};
 use crate::proxy::http::upgrade::Unmet;
 use crate::proxy::http::{Site, exchange, faults, plain};
 use crate::proxy::realm::{Local, Realm};
@@ -131,6 +132,10 @@ async fn looked_at(stream: &TcpStream) -> io::Result<Option<Version>> {
 /// The client has broken HTTP, or the connection.
 async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hyper::Error> {
     let scope = site.realm.scope.clone();
+    // Held for as long as the connection. What HTTP/1.1 keeps has a bound of its own.
+    let window = (version == Version::Http2)
+        .then(|| site.local.account.window(Client::at(site.client.ip()), Http2::WANTED_BYTES));
+    let most = window.as_ref().map_or_else(Http2::default, |window| Http2::within(window.bytes()));
     let unmet = Arc::new(Unmet::default());
     let kept = Arc::clone(&unmet);
     let service = service_fn(move |request| {
@@ -162,7 +167,7 @@ async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hype
         }
         Version::Http2 => {
             let mut serving = Batch::turns(front, |io| {
-                setup::http2_server(&scope).serve_connection(TokioIo::new(io), service)
+                setup::http2_server(&scope, most).serve_connection(TokioIo::new(io), service)
             });
             tokio::select! {
                 biased;

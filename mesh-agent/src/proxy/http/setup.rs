@@ -1,5 +1,6 @@
 //! How hyper is set up: bounds, times, and where its tasks live.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hyper::rt::Executor;
@@ -20,8 +21,65 @@ pub const MAX_FIELDS: usize = 200;
 /// [`MAX_HEAD_BYTES`], as HTTP/2 has it.
 const MAX_LIST_BYTES: u32 = 64 * 1024;
 
-/// Requests of one HTTP/2 connection at once.
-const MAX_STREAMS: u32 = 1_000;
+/// Requests of one HTTP/2 connection at once: Go's server takes as many.
+const MAX_STREAMS: u32 = 250;
+
+/// The fewest that one takes whose client has used up what it may leave unread.
+const LEAST_STREAMS: u32 = 16;
+
+/// The window of a connection, where nothing bounds it.
+const WINDOW_BYTES: u32 = 8 << 20;
+
+/// The least window of a stream: that of HTTP/2 itself (RFC 9113, section 6.9.2).
+const LEAST_WINDOW_BYTES: u32 = 65_535;
+
+/// Of a connection's window one stream gets such a part.
+const WINDOW_PARTS: u32 = 8;
+
+/// The least and the most that waits to be sent of one stream.
+const SEND_BYTES: RangeInclusive<u32> = 16 << 10..=64 << 10;
+
+/// What one connection of HTTP/2, and the one to the application behind it, may make the agent keep.
+///
+/// A client decides how much it sends before it reads, and how much it leaves unread: of what it sends
+/// one window is kept, of its answers what the application's connection may send, and what waits to be
+/// sent on all streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    window: u32,
+    streams: u32,
+    send: u32,
+}
+
+impl Http2 {
+    /// Windows and their like that one such connection comes with.
+    const PARTS: u32 = 3;
+
+    /// The bytes that a connection wants to be promised.
+    pub const WANTED_BYTES: u32 = WINDOW_BYTES * Self::PARTS;
+
+    /// Of a connection that was promised so many bytes.
+    pub fn within(promised: u32) -> Self {
+        let window = (promised / Self::PARTS).max(LEAST_WINDOW_BYTES);
+        let (least, most) = SEND_BYTES.into_inner();
+        let streams = (window / least).clamp(LEAST_STREAMS, MAX_STREAMS);
+        Self { window, streams, send: (window / streams).clamp(least, most) }
+    }
+
+    fn stream_window(self) -> u32 {
+        (self.window / WINDOW_PARTS).max(LEAST_WINDOW_BYTES)
+    }
+
+    fn send_bytes(self) -> usize {
+        usize::try_from(self.send).unwrap_or(usize::MAX)
+    }
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self::within(Self::WANTED_BYTES)
+    }
+}
 
 /// Requests that a client has taken back and that are still in hyper's queue (CVE-2023-44487).
 const MAX_RESETS: usize = 64;
@@ -55,14 +113,16 @@ pub fn http1_server(patience: Duration) -> server::conn::http1::Builder {
     builder
 }
 
-/// A server of HTTP/2.
-pub fn http2_server(scope: &Scope) -> server::conn::http2::Builder<InScope> {
+/// A server of HTTP/2, which keeps no more than `most`.
+pub fn http2_server(scope: &Scope, most: Http2) -> server::conn::http2::Builder<InScope> {
     let mut builder = server::conn::http2::Builder::new(InScope(scope.clone()));
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .adaptive_window(true)
-        .max_concurrent_streams(MAX_STREAMS)
+        .initial_connection_window_size(most.window)
+        .initial_stream_window_size(most.stream_window())
+        .max_send_buf_size(most.send_bytes())
+        .max_concurrent_streams(most.streams)
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_header_list_size(MAX_LIST_BYTES);
     builder
@@ -75,9 +135,32 @@ pub fn http1_client() -> client::conn::http1::Builder {
     builder
 }
 
-/// A client of HTTP/2.
-pub fn http2_client(scope: &Scope) -> client::conn::http2::Builder<InScope> {
+/// A client of HTTP/2, which keeps no more than `most`.
+pub fn http2_client(scope: &Scope, most: Http2) -> client::conn::http2::Builder<InScope> {
     let mut builder = client::conn::http2::Builder::new(InScope(scope.clone()));
-    builder.timer(TokioTimer::new()).max_header_list_size(MAX_LIST_BYTES).adaptive_window(true);
     builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_LIST_BYTES)
+        .initial_connection_window_size(most.window)
+        .initial_stream_window_size(most.stream_window())
+        .max_send_buf_size(most.send_bytes());
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_keeps_what_it_was_promised() {
+        for promised in [0, 65_535, 200_000, 1 << 20, 5 << 20, Http2::WANTED_BYTES, 100 << 20] {
+            let most = Http2::within(promised);
+            let kept = u64::from(most.window) * 2 + u64::from(most.send) * u64::from(most.streams);
+            // The least that a connection works with.
+            let least = 3 * u64::from(*SEND_BYTES.start() * LEAST_STREAMS);
+            assert!(kept <= u64::from(promised).max(least), "{promised}: {most:?}");
+        }
+        let all = Http2::default();
+        assert_eq!((all.window, all.streams, all.stream_window()), (8 << 20, 250, 1 << 20));
+    }
 }

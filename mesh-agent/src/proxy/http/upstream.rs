@@ -23,7 +23,7 @@ use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::front::Front;
 use crate::proxy::http::pool::{IDLE, Key, Sender};
-use crate::proxy::http::setup;
+use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::outbound::same_node::{self, Opened};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
@@ -209,7 +209,8 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
-            let handshake = setup::http2_client(&site.realm.scope).handshake::<_, Body>(io);
+            let handshake =
+                setup::http2_client(&site.realm.scope, Http2::default()).handshake::<_, Body>(io);
             let (sender, driving) = handshake.await.map_err(failed)?;
             drive(site, to, report, driving);
             Ok(Sender::Http2(sender))

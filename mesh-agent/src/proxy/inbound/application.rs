@@ -194,6 +194,14 @@ impl Arrival {
         }
     }
 
+    /// The client whose part of the bounds is used.
+    pub fn on_behalf_of(&self) -> Client {
+        match &self.principal {
+            Some(principal) => Client::Identity(principal.clone()),
+            None => Client::at(self.client.ip()),
+        }
+    }
+
     /// Connects to the application.
     ///
     /// # Errors
@@ -206,11 +214,8 @@ impl Arrival {
             return Err(Failure::because(Kind::Protocol, Side::Client, Retry::Never, cause));
         }
         conn.upstream_host = Some(self.to);
-        let (used, client) = match &self.principal {
-            Some(principal) => (Use::Stream, Client::Identity(principal.clone())),
-            None => (Use::Plaintext, Client::at(self.client.ip())),
-        };
-        let held = places::take(&self.local, used, Some(client));
+        let used = if self.principal.is_some() { Use::Stream } else { Use::Plaintext };
+        let held = places::take(&self.local, used, Some(self.on_behalf_of()));
         let held = held.map_err(places::Refused::failure)?;
         let failed = |error| Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, error);
         let shown = Some(Shown { client: self.client, accelerate: self.accelerate });

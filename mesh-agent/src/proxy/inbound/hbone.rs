@@ -117,7 +117,9 @@ impl Shaken {
         let hbone = &mut options.hbone;
         // Held for as long as the tunnel; the native transport counts what really comes.
         let _window = (protocol == Protocol::Hbone).then(|| {
-            let window = local.account.window(ends.peer.clone(), hbone.tunnel_window_bytes);
+            let window = local
+                .account
+                .window(Client::Identity(ends.peer.clone()), hbone.tunnel_window_bytes);
             hbone.tunnel_window_bytes = window.bytes();
             // What a peer does not read is bounded by the same.
             let each = window.bytes() / hbone.max_streams.max(1);

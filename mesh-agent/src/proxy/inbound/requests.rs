@@ -40,9 +40,10 @@ use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::fields::clean;
 use crate::proxy::http::front::Front;
+use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::Counted;
-use crate::proxy::http::{counting, exchange, host, setup};
+use crate::proxy::http::{counting, exchange, host};
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::task::scope::Scope;
 use crate::telemetry::{self, RequestKind, RequestSeries, Upgrade};
@@ -70,6 +71,8 @@ struct Point {
     context: Arc<Context>,
     arrival: Arrival,
     version: Version,
+    /// What it may make the agent keep.
+    most: Http2,
     application: Application,
     series: Option<RequestSeries>,
     /// Both ends of a connection that has become something else.
@@ -128,12 +131,17 @@ pub async fn serve(
     let client = tokio::io::join(io::Cursor::new(first).chain(read), write);
     let application =
         Counted::new(Box::new(Front::of_server(application)), Arc::clone(&conn.carried));
-    let (application, driving) = begin(version, application, &arrival.realm.scope).await?;
+    // Held for as long as the connection. What HTTP/1.1 keeps has a bound of its own.
+    let window = (version == Version::Http2)
+        .then(|| arrival.local.account.window(arrival.on_behalf_of(), Http2::WANTED_BYTES));
+    let most = window.as_ref().map_or_else(Http2::default, |window| Http2::within(window.bytes()));
+    let (application, driving) = begin(version, application, (&arrival.realm.scope, most)).await?;
     let series = conn.requests();
     let point = Arc::new(Point {
         context,
         arrival,
         version,
+        most,
         application,
         series,
         upgraded: Mutex::default(),
@@ -208,7 +216,7 @@ impl Turn<'_> {
 async fn begin(
     version: Version,
     io: Counted,
-    scope: &Scope,
+    (scope, most): (&Scope, Http2),
 ) -> Result<(Application, Driving), Failure> {
     let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     let io = TokioIo::new(io);
@@ -222,7 +230,7 @@ async fn begin(
             ))
         }
         Version::Http2 => {
-            let handshake = setup::http2_client(scope).handshake::<_, Body>(io);
+            let handshake = setup::http2_client(scope, most).handshake::<_, Body>(io);
             let (sender, driving) = handshake.await.map_err(failed)?;
             Ok((Application::Http2(sender), Box::pin(driving)))
         }
@@ -295,7 +303,7 @@ where
         }
         Version::Http2 => {
             let mut serving = Batch::turns(client, |io| {
-                setup::http2_server(&scope).serve_connection(TokioIo::new(io), service)
+                setup::http2_server(&scope, point.most).serve_connection(TokioIo::new(io), service)
             });
             tokio::select! {
                 biased;

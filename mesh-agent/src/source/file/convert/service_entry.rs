@@ -28,12 +28,17 @@ pub(super) fn convert(written: schema::ServiceEntry, problems: &mut Problems) ->
     let mut ports = Vec::new();
     for (i, port) in spec.ports.iter().enumerate() {
         let path = format!("spec.ports[{i}].number");
-        let is_udp = port.protocol.as_deref() == Some(UDP);
+        let protocol = port.protocol.as_deref().unwrap_or_default();
+        let is_udp = protocol.eq_ignore_ascii_case(UDP);
         match u16::try_from(port.number).ok().filter(|number| *number > 0) {
             Some(_) if is_udp => {}
             Some(number) => ports.push(number),
             None => problems.invalid(path, "a port is a number from 1 to 65535"),
         }
+    }
+    if ports.is_empty() && !spec.ports.is_empty() {
+        // No port of TCP is not every port of TCP.
+        blocks.clear();
     }
     let mut only = |path: &str, value: &Option<String>, meant: &str| {
         if let Some(value) = value.as_deref().filter(|value| *value != meant) {

@@ -107,6 +107,9 @@ fn a_service_entry_is_its_addresses() {
     let namespaces: Vec<_> = external.exported_to.as_ref().unwrap().iter().map(|n| &**n).collect();
     assert_eq!(namespaces, ["shop", "other"]);
     assert_eq!(external.blocks[0].network.to_string(), "192.0.2.0");
+    let udp = "{addresses: [192.0.2.1], ports: [{number: 53, protocol: udp}]}";
+    lab.write("a.yaml", &format!("{head}spec: {udp}\n"));
+    lab.check(&["ServiceEntry shop/api 0 blocks"], 0);
     lab.write("a.yaml", &format!("{head}spec: {{addresses: [192.0.2.1], resolution: DNS}}\n"));
     let conditions = lab.check(&["ServiceEntry shop/api 1 blocks"], 1);
     assert_eq!(conditions[0].field, "spec.resolution");

@@ -1,0 +1,68 @@
+//! A malicious client of HTTP/2 that asks for much, and reads nothing: it makes whoever answers keep the
+//! answers (CVE-2019-9517).
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+
+use mesh_tests::http::{self, Ask};
+use mesh_tests::pod::Pod;
+
+use super::{Arena, Trace};
+use crate::http::suite::{HTTP, Suite, To, policy};
+
+/// Connections of the attacker, and requests on each.
+const CONNECTIONS: usize = 8;
+const REQUESTS: u32 = 200;
+
+/// Requests of another identity in the meantime.
+const OTHERS: usize = 100;
+
+/// The most that an agent has of memory: what so many connections are promised, and what it has
+/// anyway.
+const MEMORY_BYTES: u64 = (CONNECTIONS as u64 * 24 + 128) << 20;
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Asks for two megabytes so many times, with windows for all of it, and reads nothing.
+fn ask(from: &Pod, to: SocketAddr) -> TcpStream {
+    let path = b"/bytes?n=2000000";
+    let length = u8::try_from(path.len()).unwrap();
+    // GET, http, the path and the authority, named by the static table (RFC 7541, appendix A).
+    let head = [&[0x82, 0x86, 0x04, length][..], path, b"\x01\x04echo"].concat();
+    let window = 0x7fff_0000_u32.to_be_bytes();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[&[0, 4][..], &window].concat()));
+    bytes.extend(frame(8, 0, 0, &window));
+    bytes.extend((0..REQUESTS).flat_map(|n| frame(1, 5, 2 * n + 1, &head)));
+    let mut stream = from.netns().run(|| TcpStream::connect(to)).unwrap().unwrap();
+    stream.write_all(&bytes).unwrap();
+    stream
+}
+
+#[test]
+fn answers_that_nobody_reads_are_not_kept() {
+    let allowed = "{to: [{operation: {methods: [GET]}}]}";
+    let suite = Suite::start(&[policy("readers", "ALLOW", allowed)]);
+    let outside = suite.node.pod("outside").unwrap();
+    let agent = &suite.b;
+    let other = || {
+        let answer = &http::ask(&suite.consumer, To::V1.at(80), &[Ask::get("/status/200")]);
+        assert_eq!(answer.as_ref().unwrap()[0].status, 200, "{answer:?}");
+    };
+    let arena = Arena { by: "stranger", agent, serves: &other };
+    arena.attack("answers of HTTP/2 that nobody reads", Trace::Told, || {
+        let to = suite.versions[0].at(HTTP);
+        let _held: Vec<_> = (0..CONNECTIONS).map(|_| ask(&outside, to)).collect();
+        let most = (0..OTHERS).map(|_| {
+            other();
+            agent.memory_bytes().unwrap()
+        });
+        let most = most.max().unwrap_or_default();
+        assert!(most <= MEMORY_BYTES, "{most} of {MEMORY_BYTES} bytes");
+        format!("the agent has had {most} bytes of memory")
+    });
+}
