@@ -3,9 +3,11 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::programs::SockAddrContext;
+use mesh_common::record::LISTENER;
 use mesh_common::{HEARTBEAT_LIMIT_NS, OUTBOUND_PORT};
 
 use crate::connect::{LOOPBACK_V4, LOOPBACK_V6};
+use crate::ctx;
 use crate::maps::HEARTBEAT;
 
 /// `BPF_F_CURRENT_NETNS`: the namespace of the socket that the hook runs for.
@@ -77,7 +79,7 @@ fn listens_v6(context: &SockAddrContext) -> bool {
     is_there(context, &mut tuple)
 }
 
-/// Whether there is a socket for a tuple; its size says of which family it is.
+/// Whether there is a listener of the agent for a tuple; its size says of which family it is.
 #[inline(always)]
 fn is_there<T>(context: &SockAddrContext, tuple: &mut T) -> bool {
     let tuple = core::ptr::from_mut(tuple).cast();
@@ -88,9 +90,11 @@ fn is_there<T>(context: &SockAddrContext, tuple: &mut T) -> bool {
     if found.is_null() {
         return false;
     }
+    // Any process of the namespace may listen there as soon as the agent does not.
+    let is_agents = ctx::role_of(found.cast()) == LISTENER;
     // SAFETY: a socket that was found is given back.
     let _zero = unsafe { bpf_sk_release(found.cast()) };
-    true
+    is_agents
 }
 
 /// A size as the helpers take it.

@@ -1,8 +1,10 @@
 //! Units of one host, in its own namespace and on its own address: known by cgroup and by port.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server};
@@ -13,7 +15,7 @@ use mesh_tests::mesh::{AuthorizationPolicy, ConfigDir, Mesh, MeshPolicy, Rule, W
 use mesh_tests::node::Node;
 use mesh_tests::pki::Authority;
 use mesh_tests::pod::Pod;
-use mesh_tests::process::DEADLINE;
+use mesh_tests::process::{DEADLINE, inside};
 
 const TRUST_DOMAIN: &str = "test.example";
 const WEB: u16 = 8080;
@@ -158,6 +160,53 @@ fn a_unit_that_has_gone_to_another_namespace_is_seen() {
     };
     eventually("the observer", DEADLINE, || (seen() >= 1.0).then_some(())).unwrap();
     listener.stop().unwrap();
+}
+
+/// Waits until nobody listens at the agent's address, listens there as somebody without privileges, and
+/// counts connections until it is told to end.
+const THIEF: &str = "
+import os, select, socket, sys
+os.setgid(65534); os.setuid(65534)
+print('waits', flush=True)
+while True:
+    thief = socket.socket()
+    thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        thief.bind(('127.0.0.1', 15001)); thief.listen(100)
+        break
+    except OSError: thief.close()
+print('listens', flush=True)
+taken = 0
+while True:
+    ready, _, _ = select.select([thief, sys.stdin], [], [])
+    if sys.stdin in ready: break
+    thief.accept()[0].close(); taken += 1
+print(taken, flush=True)
+";
+
+#[test]
+fn whoever_listens_where_the_agent_did_is_not_the_agent() {
+    let hosts = start();
+    let unit = |name| folder(&hosts.host, name);
+    let to = hosts.far.at(WEB);
+    let _far = Server::echo(&hosts.far, WEB, "far").unwrap();
+    assert_eq!(hosts.met(&unit("web"), to), None);
+    let mut thief = inside(hosts.host.netns(), &unit("job")).unwrap();
+    thief.args(["exec", "--", "/usr/bin/python3", "-c", THIEF]);
+    let mut thief = thief.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(thief.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "waits");
+    // The heartbeat is of a moment ago.
+    hosts.a.kill();
+    assert_eq!(said.next().unwrap().unwrap(), "listens");
+    for _ in 0..20 {
+        let met = Client::to(to).echo("x").run_in(hosts.host.netns(), &unit("web")).unwrap();
+        let met = met.totals.errors.into_keys().next();
+        assert_eq!(met.as_deref(), Some("connect EPERM"));
+    }
+    drop(thief.stdin.take());
+    assert_eq!(said.next().unwrap().unwrap(), "0");
+    thief.wait().unwrap();
 }
 
 #[test]

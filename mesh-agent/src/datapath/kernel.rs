@@ -10,7 +10,7 @@ use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use mesh_common::addr::user::from_ip;
 use mesh_common::maps::{self, ListenerKey};
-use mesh_common::record::{AGENT, CAN_ACCELERATE, ConnKey, Record};
+use mesh_common::record::{AGENT, CAN_ACCELERATE, ConnKey, LISTENER, Record};
 use mesh_common::source::SourceKey;
 use mesh_common::stats;
 
@@ -157,6 +157,16 @@ impl Kernel {
             record.flags = if accelerate { CAN_ACCELERATE } else { 0 };
         }
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
+    }
+
+    /// Marks a listener as the agent's own: connections of applications are sent to no other that
+    /// listens at its address.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no memory for the mark.
+    pub fn mark_listener(&self, listener: impl AsFd) -> io::Result<()> {
+        self.sockets.put(&listener.as_fd().as_raw_fd(), &Record::new(LISTENER))
     }
 
     /// The kernel's counters, summed over the CPUs, with the words of [`stats`].

@@ -46,6 +46,9 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
         let family = if listener.local_addr()?.is_ipv4() { 4 } else { 6 };
         context.kernel.give_to(realm.cookie, kind, family, listener)?;
     }
+    for listener in outbound.iter().flatten() {
+        context.kernel.mark_listener(listener)?;
+    }
     for (worker, listeners) in outbound.into_iter().enumerate() {
         for listener in listeners {
             take_outbound(context, realm, worker, listener);
