@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::admin::{CertificateInfo, CertificateSummary, Certificates};
-use crate::model::condition::Reason;
+use crate::model::condition::{Finding, Reason};
 use crate::model::id::ResourceName;
 use crate::model::service::{Service, TargetPort};
 use crate::model::snapshot::{Backend, Endpoints, Snapshot, Split, Target};
@@ -142,9 +142,11 @@ struct CertificateItem<'a> {
     expiration_time: String,
 }
 
-/// What is wrong, in the order of the files. `no_acceleration`: why this kernel does not have it.
+/// What is wrong, in the order of the files. `findings`: seen by this node alone;
+/// `no_acceleration`: why this kernel does not have it.
 pub(super) fn conditions<'a>(
     snapshot: &'a Snapshot,
+    findings: &'a [Finding],
     no_acceleration: Option<&str>,
 ) -> Vec<Condition<'a>> {
     let mut all: Vec<_> = snapshot.conditions.iter().collect();
@@ -173,7 +175,19 @@ pub(super) fn conditions<'a>(
         reason: condition.reason.as_str(),
         message: condition.message.as_str().into(),
     });
-    written.chain(refused).collect()
+    let found = findings.iter().map(|finding| {
+        let at = snapshot.locations.get(&finding.subject);
+        Condition {
+            file: at.map(|at| at.file.display().to_string()).unwrap_or_default(),
+            document: at.map_or(0, |at| at.document),
+            line: at.map_or(0, |at| at.line),
+            subject: finding.subject.as_str().into(),
+            field: finding.field,
+            reason: finding.reason.as_str(),
+            message: finding.message.as_str().into(),
+        }
+    });
+    written.chain(refused).chain(found).collect()
 }
 
 /// Everything the agent knows, in the order of names.

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::model::condition::Finding;
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::task::ready::Ready;
@@ -37,6 +38,8 @@ pub struct State {
     pub snapshot: Arc<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
     /// The metrics.
     pub telemetry: Telemetry,
+    /// The conditions that only this node finds.
+    pub findings: Arc<dyn Fn() -> Vec<Finding> + Send + Sync>,
     /// Why this kernel cannot accelerate connections, if that was asked for.
     pub no_acceleration: Arc<dyn Fn() -> Option<Arc<str>> + Send + Sync>,
     /// The agent's version.

@@ -176,7 +176,8 @@ pub(super) fn respond(
         "/coverage" => json(StatusCode::OK, &(state.coverage)()),
         "/conditions" => {
             let (snapshot, lacks) = ((state.snapshot)(), (state.no_acceleration)());
-            json(StatusCode::OK, &dump::conditions(&snapshot, lacks.as_deref()))
+            let findings = (state.findings)();
+            json(StatusCode::OK, &dump::conditions(&snapshot, &findings, lacks.as_deref()))
         }
         "/config_dump" => {
             let certificates = (state.certificates)();

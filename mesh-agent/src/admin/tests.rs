@@ -99,6 +99,10 @@ fn snapshot() -> Snapshot {
             Location { file: "policy.yaml".into(), document: 1, line: 1 },
             ResourceName::new("demo", "fast"),
         )],
+        locations: HashMap::from([(
+            "Workload demo/copy".to_owned(),
+            Location { file: "copy.yaml".into(), document: 3, line: 7 },
+        )]),
         conditions: vec![Condition {
             location: Location { file: "mesh.yaml".into(), document: 2, line: 9 },
             subject: "TCPRoute demo/split".to_owned(),
@@ -119,6 +123,7 @@ fn state() -> State {
         version: "1.2.3",
     });
     State {
+        findings: Arc::new(Vec::new),
         no_acceleration: Arc::new(|| None),
         coverage: Arc::new(Vec::new),
         certificates: Arc::new(|| {
@@ -239,6 +244,30 @@ async fn what_the_kernel_lacks_is_a_condition_of_who_asks_for_it() {
     assert_eq!(conditions[1]["file"], "policy.yaml");
     assert_eq!(conditions[1]["reason"], "UnsupportedValue");
     assert!(conditions[1]["message"].as_str().unwrap().contains("no such tracepoint"));
+    assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test]
+async fn what_only_this_node_finds_is_a_condition_of_its_document() {
+    let found = |name: &str| Finding {
+        subject: format!("Workload demo/{name}"),
+        field: "spec.netns",
+        reason: Reason::Conflicted,
+        message: "another has it".to_owned(),
+    };
+    let findings = move || vec![found("copy"), found("gone")];
+    let (address, scope) = start(State { findings: Arc::new(findings), ..state() });
+    let conditions = ask_json(address, "/conditions").await;
+    let expect = |file: &str, document: u8, line: u8, name: &str| {
+        json!({
+            "file": file, "document": document, "line": line, "field": "spec.netns",
+            "subject": format!("Workload demo/{name}"), "reason": "Conflicted",
+            "message": "another has it",
+        })
+    };
+    assert_eq!(conditions[1], expect("copy.yaml", 3, 7, "copy"));
+    // Its document has just been removed.
+    assert_eq!(conditions[2], expect("", 0, 0, "gone"));
     assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
 }
 

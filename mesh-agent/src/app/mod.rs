@@ -23,6 +23,7 @@ use crate::datapath::{self, Kernel};
 use crate::flows;
 use crate::flows::enforce::Enforcer;
 use crate::identity::{Identities, Placement, authority};
+use crate::model::condition::Finding;
 use crate::model::trust_domain::TrustDomains;
 use crate::pods::run::Pods;
 use crate::proxy::Context;
@@ -110,6 +111,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let watchdog = watchdog::start(Arc::clone(&kernel), turns.clone(), &ready, limit)
         .context("starting the watchdog")?;
     telemetry.register_source(Source::Threads(Box::new(move || turns.stalled())));
+    let earlier = loaded.earlier();
+    let (findings_tx, findings) = watch::channel(Arc::default());
     let syncing = sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone());
     control.spawn_on(config.runtimes().next(), Box::pin(syncing));
     let node: Arc<str> = settings.node().into();
@@ -145,6 +148,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         enrolled: enrolled_tx,
         namespaces: namespaces_tx,
         applied: applied.clone(),
+        earlier,
+        findings: findings_tx,
         scope: connections.clone(),
     };
     let tried = ready.gate("workloads enrolled");
@@ -159,7 +164,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         let node = settings.node().to_owned();
         move || coverage::shown(&observed, &mesh.load(), &telemetry, &node)
     };
-    let watched = (Arc::new(covered) as Covering, &applied);
+    let watched = Watched { coverage: Arc::new(covered), applied, findings };
     let state = admin_state(&mesh, &identities, &telemetry, &ready, watched);
     for (listener, surface) in admin {
         control.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), control.clone()))));
@@ -277,23 +282,31 @@ async fn watch_applied(mut applied: watch::Receiver<Applied>, telemetry: Telemet
     }
 }
 
-/// Says how connections went.
-type Covering = Arc<dyn Fn() -> Vec<admin::Covered> + Send + Sync>;
+/// What the admin server shows of this node's workloads.
+struct Watched {
+    /// How connections went.
+    coverage: Arc<dyn Fn() -> Vec<admin::Covered> + Send + Sync>,
+    /// What is in force in the kernel.
+    applied: watch::Receiver<Applied>,
+    /// Conditions of workloads.
+    findings: watch::Receiver<Arc<[Finding]>>,
+}
 
 fn admin_state(
     mesh: &Reader,
     identities: &Identities,
     telemetry: &Telemetry,
     ready: &Ready,
-    (coverage, applied): (Covering, &watch::Receiver<Applied>),
+    Watched { coverage, applied, findings }: Watched,
 ) -> admin::State {
-    let (mesh, identities, applied) = (mesh.clone(), identities.clone(), applied.clone());
+    let (mesh, identities) = (mesh.clone(), identities.clone());
     admin::State {
         certificates: Arc::new(move || certificates::shown(&identities)),
         coverage,
         ready: ready.clone(),
         snapshot: Arc::new(move || mesh.load()),
         telemetry: telemetry.clone(),
+        findings: Arc::new(move || findings.borrow().to_vec()),
         no_acceleration: Arc::new(move || applied.borrow().no_acceleration.clone()),
         version: VERSION,
     }

@@ -1,5 +1,6 @@
 //! Loads the programs, adopts what is pinned, and replaces what another version has pinned.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -137,6 +138,15 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
         },
         reports,
     ))
+}
+
+impl Loaded {
+    /// The ids of the workloads that the kernel knows already, by where their sockets are: an earlier
+    /// agent's.
+    pub fn earlier(&self) -> BTreeMap<SourceKey, u64> {
+        let all = self.sources.iter().filter_map(Result::ok);
+        all.map(|(key, source)| (key, source.workload)).filter(|(_, id)| *id != 0).collect()
+    }
 }
 
 /// A loader of the object whose maps are those that are pinned in `folder`, or will be.

@@ -14,7 +14,7 @@ use mesh_common::workload::{ACCELERATE, Inbound, PortKey, Workload};
 use tokio::sync::watch;
 
 use crate::datapath::accel::Acceleration;
-use crate::datapath::desired::{Enrolled, Entries, SetIds, entries};
+use crate::datapath::desired::{Entries, Places, SetIds, entries};
 use crate::datapath::load::{Loaded, Predecessors};
 use crate::datapath::tables::{SetTable, Table, Trie};
 use crate::store::Reader;
@@ -24,7 +24,7 @@ use crate::task::scope::Scope;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The workloads of this node; `None` until they have been looked for.
-pub type Found = Option<Arc<[Enrolled]>>;
+pub type Found = Option<Arc<Places>>;
 
 /// What is in force in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Applied {
     /// The snapshot's revision.
     pub revision: u64,
     /// The workloads whose connections are captured.
-    pub enrolled: Arc<[Enrolled]>,
+    pub enrolled: Arc<Places>,
     /// Why this kernel cannot accelerate connections, if a workload asks for it.
     pub no_acceleration: Option<Arc<str>>,
 }

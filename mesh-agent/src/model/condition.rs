@@ -21,6 +21,21 @@ pub struct Condition {
     pub message: String,
 }
 
+/// Something wrong with a resource that only a node sees, and not whoever reads the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// `Workload default/echo`: a key of [`Snapshot::locations`].
+    ///
+    /// [`Snapshot::locations`]: crate::model::snapshot::Snapshot::locations
+    pub subject: String,
+    /// As [`Condition::field`].
+    pub field: &'static str,
+    /// As [`Condition::reason`].
+    pub reason: Reason,
+    /// As [`Condition::message`].
+    pub message: String,
+}
+
 /// A place in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
@@ -37,7 +52,7 @@ pub struct Location {
 pub enum Reason {
     /// A route's backend names a service or port that does not exist (Gateway API `ResolvedRefs`).
     BackendNotFound,
-    /// Another resource already has this name, address or parent.
+    /// Another resource already has this name, address, place or parent.
     Conflicted,
     /// A failure mode that leaves policies unasked while the agent does not answer.
     FailsOpen,

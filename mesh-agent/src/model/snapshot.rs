@@ -35,6 +35,11 @@ pub struct Snapshot {
     pub externals: Vec<Arc<External>>,
     /// The documents that ask for acceleration, which a kernel may not have.
     pub acceleration: Vec<(Location, ResourceName)>,
+    /// The locations of services, workloads and external addresses by `<kind> <namespace>/<name>`, for
+    /// the conditions that only a node finds ([`Finding`]).
+    ///
+    /// [`Finding`]: crate::model::condition::Finding
+    pub locations: HashMap<String, Location>,
     /// What is wrong.
     pub conditions: Vec<Condition>,
 }

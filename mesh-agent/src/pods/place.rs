@@ -16,9 +16,35 @@ pub enum Spot {
     Netns {
         /// A path that can be opened.
         path: PathBuf,
+        /// Its file system.
+        device: u64,
         /// Its inode: another one under the same path is another namespace.
         inode: u64,
     },
+}
+
+/// A place by what the kernel calls it: the same one, by whatever path it is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SpotId {
+    /// A cgroup, by its id.
+    Cgroup(u64),
+    /// A network namespace, by its file.
+    Netns {
+        /// The file system.
+        device: u64,
+        /// The inode.
+        inode: u64,
+    },
+}
+
+impl Spot {
+    /// What tells it from other places.
+    pub const fn id(&self) -> SpotId {
+        match self {
+            Self::Cgroup(id) => SpotId::Cgroup(*id),
+            Self::Netns { device, inode, .. } => SpotId::Netns { device: *device, inode: *inode },
+        }
+    }
 }
 
 /// Finds `place`; cgroups are named below `cgroup_root`.
@@ -36,7 +62,9 @@ pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Spot> {
             cgroup::id(&path).map(Spot::Cgroup).map_err(|error| named(&path, error))
         }
         Place::Netns(path) => match path.metadata() {
-            Ok(there) => Ok(Spot::Netns { path: path.clone(), inode: there.ino() }),
+            Ok(there) => {
+                Ok(Spot::Netns { path: path.clone(), device: there.dev(), inode: there.ino() })
+            }
             Err(error) => Err(named(path, error)),
         },
         Place::SystemdUnit(unit) => {
@@ -62,6 +90,14 @@ mod tests {
             let found = find(&Place::Cgroup(name.into()), root.path()).unwrap();
             assert_eq!(found, Spot::Cgroup(id));
         }
+    }
+
+    #[test]
+    fn a_place_is_the_same_by_every_path() {
+        let id = |path: &str| find(&Place::Netns(path.into()), Path::new("/")).unwrap().id();
+        let own = format!("/proc/{}/ns/net", std::process::id());
+        assert_eq!(id("/proc/self/ns/net"), id(&own));
+        assert_ne!(id("/proc/self/ns/net"), id("/proc/self/ns/mnt"));
     }
 
     #[test]

@@ -11,16 +11,18 @@ use mesh_common::source::SourceKey;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::datapath::desired::Enrolled;
+use crate::datapath::desired::{Enrolled, Places};
 use crate::datapath::sync::{Applied, Found};
 use crate::failure::chain;
 use crate::flows::enforce::LocalNetns;
 use crate::identity::{self, Identities};
+use crate::model::condition::Finding;
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Place, Workload};
-use crate::pods::place::{self, Spot};
+use crate::pods::claims::{self, Claims, Conflicts};
+use crate::pods::place::{self, Spot, SpotId};
 use crate::pods::{Options, listeners};
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm, Resident};
@@ -47,6 +49,10 @@ pub struct Pods {
     pub namespaces: watch::Sender<Arc<[LocalNetns]>>,
     /// Says whose are.
     pub applied: watch::Receiver<Applied>,
+    /// The ids of the workloads that an earlier agent had, by where their sockets are.
+    pub earlier: BTreeMap<SourceKey, u64>,
+    /// The conditions of this node's workloads.
+    pub findings: watch::Sender<Arc<[Finding]>>,
     /// The scope of all connections.
     pub scope: Scope,
 }
@@ -76,6 +82,12 @@ struct Set {
     waiting: BTreeMap<ResourceName, Enrolled>,
     /// The agent's own namespace, once a workload lives in it.
     host: Option<Arc<Realm>>,
+    /// Where each workload was last found.
+    spots: BTreeMap<ResourceName, Spot>,
+    /// Whose each of those is.
+    claims: Claims,
+    /// The workloads that are not enrolled, because others have their places.
+    conflicts: Conflicts,
     /// When to try again what could not be started.
     failing: HashMap<ResourceName, (Backoff, Instant)>,
 }
@@ -106,14 +118,16 @@ impl Pods {
 
     async fn reconcile(&mut self, set: &mut Set, mesh: &Snapshot) {
         let node = self.options.node.clone();
-        let wanted: BTreeMap<_, _> = mesh
+        let mut wanted: BTreeMap<_, _> = mesh
             .on_node(&node)
             .filter(|workload| workload.place != Place::Unplaced)
             .map(|workload| (&workload.name, workload))
             .collect();
+        self.find(set, &wanted);
+        self.settle(set, mesh.revision, &mut wanted);
         set.failing.retain(|name, _| wanted.contains_key(name));
         set.waiting.retain(|name, _| wanted.contains_key(name));
-        let gone = self.take_gone(set, &wanted);
+        let gone = set.take_gone(&wanted);
         if !gone.is_empty() {
             self.publish(set);
             self.release(set, gone).await;
@@ -131,7 +145,54 @@ impl Pods {
             set.pods.values().map(|pod| pod.workload.identity.clone()).collect();
         self.identities.retain(|id| used.contains(id));
         self.context.telemetry.retain(|name| mesh.workloads.contains_key(name));
-        self.context.telemetry.set_snapshot(mesh.revision, mesh.conditions.len());
+        let n_conditions = mesh.conditions.len() + set.conflicts.len();
+        self.context.telemetry.set_snapshot(mesh.revision, n_conditions);
+    }
+
+    /// Looks where the workloads are, those excepted that have just failed to start.
+    fn find(&self, set: &mut Set, wanted: &BTreeMap<&ResourceName, &Arc<Workload>>) {
+        let now = Instant::now();
+        let mut spots = BTreeMap::new();
+        for (name, workload) in wanted {
+            let spot = if set.is_due(name, now) {
+                place::find(&workload.place, &self.options.cgroup_root).ok()
+            } else {
+                set.spots.remove(*name)
+            };
+            spots.extend(spot.map(|spot| ((*name).clone(), spot)));
+        }
+        set.spots = spots;
+    }
+
+    /// Takes those out of `wanted` whose places other workloads have, and reports them.
+    fn settle(
+        &self,
+        set: &mut Set,
+        revision: u64,
+        wanted: &mut BTreeMap<&ResourceName, &Arc<Workload>>,
+    ) {
+        let ids = set.spots.iter().map(|(name, spot)| (name.clone(), spot.id())).collect();
+        let earlier = |id: SpotId| {
+            let spot = set.spots.values().find(|spot| spot.id() == id)?;
+            self.earlier.get(&source_of(spot).ok()?).copied()
+        };
+        let conflicts = set.claims.settle(revision, wanted, &ids, earlier);
+        for (name, holder) in &conflicts {
+            if set.conflicts.get(name) != Some(holder) {
+                tracing::warn!(workload = %name, %holder, "not enrolled: another workload has its place");
+            }
+        }
+        let finding = |(name, holder): (&ResourceName, _)| {
+            wanted.get(name).map(|workload| claims::finding(workload, holder))
+        };
+        let findings: Arc<[_]> = conflicts.iter().filter_map(finding).collect();
+        self.findings.send_if_modified(|current| {
+            let changed = *current != findings;
+            *current = findings;
+            changed
+        });
+        wanted.retain(|name, _| !conflicts.contains_key(*name));
+        set.conflicts = conflicts;
     }
 
     /// Has certificates made for those that are to be started now, all at one time: an authority
@@ -142,31 +203,13 @@ impl Pods {
         wanted: &BTreeMap<&ResourceName, &Arc<Workload>>,
     ) -> HashMap<SpiffeId, identity::Error> {
         let now = Instant::now();
-        let new = wanted.iter().filter(|(name, workload)| {
+        let new = wanted.iter().filter(|(name, _)| {
             !set.pods.contains_key(**name)
                 && set.is_due(name, now)
-                && place::find(&workload.place, &self.options.cgroup_root).is_ok()
+                && set.spots.contains_key(**name)
         });
         let ids = new.map(|(_name, workload)| workload.identity.clone()).collect();
         self.identities.ensure_all(ids).await
-    }
-
-    /// Takes out what is not wanted any more, or is elsewhere or someone else now.
-    fn take_gone(
-        &self,
-        set: &mut Set,
-        wanted: &BTreeMap<&ResourceName, &Arc<Workload>>,
-    ) -> Vec<Pod> {
-        let stays = |name: &ResourceName, pod: &Pod| {
-            wanted.get(name).is_some_and(|workload| {
-                workload.identity == pod.workload.identity
-                    && place::find(&workload.place, &self.options.cgroup_root)
-                        .is_ok_and(|found| found == pod.found)
-            })
-        };
-        let gone = set.pods.iter().filter(|(name, pod)| !stays(name, pod));
-        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
-        gone.iter().filter_map(|name| set.pods.remove(name)).collect()
     }
 
     /// Lets workloads go: first the kernel, then the listeners with all their connections.
@@ -230,6 +273,9 @@ impl Pods {
     ) -> io::Result<Pod> {
         let is_new = set.waiting.remove(&workload.name).is_none();
         let found = place::find(&workload.place, &self.options.cgroup_root)?;
+        if !set.claims.is_holder(found.id(), &workload.name) {
+            return Err(io::Error::other("its place has just changed"));
+        }
         let located = self.locate(&found)?;
         let enrolled = located.enrolled(&workload.name);
         if is_new && let Err(error) = self.count_earlier(&workload.name, &located) {
@@ -345,12 +391,23 @@ impl Pods {
             netns: pod.realm.cookie,
             ready: true,
         });
-        let enrolled: Arc<[_]> = ready.chain(set.waiting.values().cloned()).collect();
+        let enrolled: Places = ready.chain(set.waiting.values().cloned()).collect();
         self.enrolled.send_if_modified(|current| {
-            let changed = current.as_ref() != Some(&enrolled);
-            *current = Some(enrolled);
+            let changed = current.as_deref() != Some(&enrolled);
+            *current = Some(Arc::new(enrolled));
             changed
         });
+    }
+}
+
+/// The key of a place in the kernel.
+fn source_of(spot: &Spot) -> io::Result<SourceKey> {
+    match spot {
+        Spot::Cgroup(id) => Ok(SourceKey::cgroup(*id)),
+        Spot::Netns { path, .. } => {
+            let netns = Netns::open(&path.to_string_lossy())?;
+            Ok(SourceKey::netns(netns.enter(socket::current_netns_cookie)??))
+        }
     }
 }
 
@@ -380,6 +437,19 @@ impl Set {
             (cookie, LocalNetns { cookie, netns })
         };
         self.pods.values().map(of).collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
+    /// Takes out what is not wanted any more, or is elsewhere or someone else now.
+    fn take_gone(&mut self, wanted: &BTreeMap<&ResourceName, &Arc<Workload>>) -> Vec<Pod> {
+        let stays = |name: &ResourceName, pod: &Pod| {
+            wanted.get(name).is_some_and(|workload| {
+                workload.identity == pod.workload.identity
+                    && self.spots.get(name) == Some(&pod.found)
+            })
+        };
+        let gone = self.pods.iter().filter(|(name, pod)| !stays(name, pod));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        gone.iter().filter_map(|name| self.pods.remove(name)).collect()
     }
 
     /// Whether a workload may be started now: it has not just failed.

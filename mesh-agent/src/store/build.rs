@@ -39,6 +39,7 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
         .map(|(location, policy)| ((*location).clone(), policy.name.clone()))
         .collect();
     let by_port = by_port(&by_address, &services);
+    let locations = locations(&index);
     Snapshot {
         revision: last.revision + 1,
         workloads,
@@ -49,8 +50,18 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
         policies,
         externals: index.externals.values().map(|(_, one)| Arc::clone(one)).collect(),
         acceleration,
+        locations,
         conditions,
     }
+}
+
+/// The locations of the resources that nodes have conditions of.
+fn locations(index: &Index<'_>) -> HashMap<String, Location> {
+    let services = index.services.iter().map(|(name, (at, _))| (Kind::Service, *name, *at));
+    let workloads = index.workloads.iter().map(|(name, (at, _))| (Kind::Workload, *name, *at));
+    let externals = index.externals.iter().map(|(name, (at, _))| (Kind::ServiceEntry, *name, *at));
+    let all = services.chain(workloads).chain(externals);
+    all.map(|(kind, name, at)| (Key { kind, name: name.clone() }.to_string(), at.clone())).collect()
 }
 
 /// Whose the ports are of addresses that several workloads share.

@@ -8,6 +8,7 @@ mod sets;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 
 use mesh_common::addr::user::from_ip;
 use mesh_common::backend::Slot;
@@ -43,6 +44,26 @@ pub struct Enrolled {
     pub ready: bool,
 }
 
+/// The workloads of this node that were found: one at each place. Of several at one place the first
+/// is taken: no other replaces what the kernel knows of a place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places(Vec<Enrolled>);
+
+impl FromIterator<Enrolled> for Places {
+    fn from_iter<T: IntoIterator<Item = Enrolled>>(all: T) -> Self {
+        let mut taken = BTreeSet::new();
+        Self(all.into_iter().filter(|one| taken.insert(one.source)).collect())
+    }
+}
+
+impl Deref for Places {
+    type Target = [Enrolled];
+
+    fn deref(&self) -> &[Enrolled] {
+        &self.0
+    }
+}
+
 /// The wanted content of the maps, by their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entries {
@@ -73,12 +94,12 @@ pub struct Entries {
 ///
 /// Every service port and every address of a workload that an agent serves is a destination. An
 /// address without an agent is one only through a service: elsewhere it is not the mesh's business.
-pub fn entries(mesh: &Snapshot, enrolled: &[Enrolled], node: u64, sets: &mut SetIds) -> Entries {
+pub fn entries(mesh: &Snapshot, enrolled: &Places, node: u64, sets: &mut SetIds) -> Entries {
     let mut wanted = Entries::default();
     let ids = Ids::new(mesh, enrolled);
     let by_port = ports::by_workload(mesh);
     let mut classes = verdicts::Classes::default();
-    for local in enrolled {
+    for local in enrolled.iter() {
         let Some(workload) = mesh.workloads.get(&local.name) else { continue };
         let policy = mesh.policy(&local.name);
         let id = ids.of(&local.name);

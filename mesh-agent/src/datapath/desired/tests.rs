@@ -63,8 +63,12 @@ fn unit(name: &str, cgroup: u64) -> Enrolled {
     Enrolled { name: ResourceName::new("demo", name), source, netns: NODE, ready: true }
 }
 
+fn places(enrolled: &[Enrolled]) -> Places {
+    enrolled.iter().cloned().collect()
+}
+
 fn compile(mesh: &Snapshot, enrolled: &[Enrolled]) -> Entries {
-    entries(mesh, enrolled, NODE, &mut SetIds::after(0))
+    entries(mesh, &places(enrolled), NODE, &mut SetIds::after(0))
 }
 
 fn id(name: &str) -> u64 {
@@ -125,6 +129,34 @@ fn units_share_an_address_by_their_ports() {
     assert_eq!(entries.sources[&SourceKey::cgroup(7)].flags & ENROLLED, ENROLLED);
     assert_eq!(entries.sources[&SourceKey::netns(NODE)].flags, BY_CGROUP | super::NODE);
     assert_eq!(entries.sources.keys().filter(|key| key.kind == CGROUP).count(), 2);
+}
+
+#[test]
+fn a_place_is_one_workloads() {
+    let mut mesh = mesh(vec![
+        workload("here", Some("a"), "10.0.0.1"),
+        workload("thief", Some("a"), "10.0.0.9"),
+    ]);
+    let strict = WorkloadPolicy { mtls: MtlsMode::Strict, ..WorkloadPolicy::default() };
+    mesh.policies.insert(ResourceName::new("demo", "here"), Arc::new(strict));
+    let open = PortPolicy { mtls: MtlsMode::Disable, ..PortPolicy::default() };
+    let open = WorkloadPolicy {
+        mtls: MtlsMode::Disable,
+        failure: Some(FailureMode::Open),
+        ports: BTreeMap::from([(80, open)]),
+        ..WorkloadPolicy::default()
+    };
+    mesh.policies.insert(ResourceName::new("demo", "thief"), Arc::new(open));
+    for (here, thief) in [
+        (pod("here", 42), pod("thief", 42)),
+        (pod("here", 42), Enrolled { ready: false, ..pod("thief", 42) }),
+        (unit("here", 7), unit("thief", 7)),
+    ] {
+        let alone = compile(&mesh, std::slice::from_ref(&here));
+        let both = compile(&mesh, &[here.clone(), thief]);
+        assert_eq!(both.sources[&here.source], alone.sources[&here.source]);
+        assert_eq!((both.inbound, both.workloads), (alone.inbound, alone.workloads));
+    }
 }
 
 #[test]
@@ -300,7 +332,7 @@ fn a_set_has_its_endpoints_and_says_which_are_here() {
     let mut mesh = three();
     service(&mut mesh, &[(90, &["here", "there"]), (10, &["outside"]), (0, &[])], Some("shop"));
     let mut ids = SetIds::after(7);
-    let entries = entries(&mesh, &[pod("here", 42)], NODE, &mut ids);
+    let entries = entries(&mesh, &places(&[pod("here", 42)]), NODE, &mut ids);
     let found = at(&entries, "10.96.0.10", 80).unwrap();
     assert_eq!((found.set, found.flags & HAS_CONSUMERS), (8, HAS_CONSUMERS));
     let slots = &entries.sets[&8];
@@ -421,7 +453,7 @@ fn numbers_of_sets_stay_and_are_not_given_out_again() {
     let address = service(&mut mesh, &[(1, &["here"])], None);
     let mut ids = SetIds::after(0);
     let set = |mesh: &Snapshot, ids: &mut SetIds| {
-        let entries = entries(mesh, &[], NODE, ids);
+        let entries = entries(mesh, &Places::default(), NODE, ids);
         entries.sets.keys().next().copied()
     };
     assert_eq!(set(&mesh, &mut ids), Some(1));
