@@ -9,6 +9,7 @@
 
 mod arena;
 pub mod handshake;
+mod pieces;
 pub mod record;
 pub mod stream;
 

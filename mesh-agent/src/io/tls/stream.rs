@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::io::link::Link;
 use crate::io::tls::arena;
 use crate::io::tls::handshake::invalid;
+use crate::io::tls::pieces::Pieces;
 use crate::io::tls::record::{MAX_PLAINTEXT_BYTES, Opener, Sealer};
 
 /// How much is sealed before it is written: with 64 KiB eight bulk streams cost a fifth more, with
@@ -421,7 +422,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
         if self.output_bytes >= BATCH_BYTES {
             ready!(self.poll_write_out(cx))?;
         }
-        let mut pieces = Pieces { data, skip: 0 };
+        let mut pieces = Pieces::new(data);
         let mut taken = 0;
         while pieces.has_remaining() && self.output_bytes < BATCH_BYTES {
             let sealed = self.seal_some(&pieces)?;
@@ -448,43 +449,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
         self.end(AlertDescription::CloseNotify);
         ready!(self.poll_write_out(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// Slices as one buffer.
-struct Pieces<'a, 'b> {
-    data: &'a [IoSlice<'b>],
-    skip: usize,
-}
-
-impl Pieces<'_, '_> {
-    fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let mut skip = self.skip;
-        let rest = self.data.iter().filter_map(move |slice| {
-            let from = skip.min(slice.len());
-            skip -= from;
-            slice.get(from..)
-        });
-        rest.filter(|slice| !slice.is_empty())
-    }
-}
-
-impl Buf for Pieces<'_, '_> {
-    fn remaining(&self) -> usize {
-        self.slices().map(<[u8]>::len).sum()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.slices().next().unwrap_or_default()
-    }
-
-    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let filled = self.slices().zip(slices);
-        filled.map(|(piece, slice)| *slice = IoSlice::new(piece)).count()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.skip += count;
     }
 }
 
