@@ -33,6 +33,8 @@ pub struct Tunnel {
     transport: Transport,
     read: Vec<u8>,
     opened: u32,
+    /// Records that wait for [`Self::burst`].
+    stacked: Vec<u8>,
 }
 
 /// What became of streams.
@@ -123,7 +125,13 @@ impl Tunnel {
         while session.is_handshaking() {
             session.complete_io(&mut stream)?;
         }
-        Ok(Self { tls: StreamOwned::new(session, stream), transport, read: Vec::new(), opened: 0 })
+        Ok(Self {
+            tls: StreamOwned::new(session, stream),
+            transport,
+            read: Vec::new(),
+            opened: 0,
+            stacked: Vec::new(),
+        })
     }
 
     /// Asks for `count` streams to `to`, and waits for what becomes of each.
@@ -215,6 +223,28 @@ impl Tunnel {
     pub fn send(&mut self, bytes: &[u8]) {
         // It may have ended the tunnel before it has all of them.
         drop(self.say(bytes));
+    }
+
+    /// Makes a record of `bytes`, after so many key updates, for [`Self::burst`].
+    ///
+    /// # Errors
+    ///
+    /// TLS is over.
+    pub fn stack(&mut self, key_updates: usize, bytes: &[u8]) -> Result<()> {
+        for _ in 0..key_updates {
+            self.tls.conn.refresh_traffic_keys()?;
+        }
+        self.tls.conn.writer().write_all(bytes)?;
+        while self.tls.conn.wants_write() {
+            self.tls.conn.write_tls(&mut self.stacked)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the records that were made, as far as the server takes them.
+    pub fn burst(&mut self) {
+        // It may have ended the tunnel before it has all of them.
+        drop(self.tls.sock.write_all(&std::mem::take(&mut self.stacked)));
     }
 
     /// Waits until the server has ended the tunnel, and answers its pings until then.

@@ -28,6 +28,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::io::tls;
 use crate::native::frame::{Violation, code};
 use crate::native::quota::Bounds;
 use crate::native::session::Limits;
@@ -106,6 +107,7 @@ impl Error {
     pub fn is_violation(&self) -> bool {
         match self {
             Self::Lost(error) => error.is_violation(),
+            Self::Io(error) => tls::stream::is_violation(error),
             error => matches!(error, Self::Violation(_)),
         }
     }

@@ -347,6 +347,9 @@ fn kind(error: &tunnels::Error) -> (Kind, Retry) {
     if about_identity(error).is_some() {
         return (Kind::Identity, Retry::Never);
     }
+    if error.is_violation() {
+        return (Kind::Protocol, Retry::Safe);
+    }
     match error {
         // TLS that failed later than in the handshake; or the peer has gone away.
         tunnels::Error::H2(error) => match error.get_io().map(io::Error::kind) {
@@ -356,7 +359,6 @@ fn kind(error: &tunnels::Error) -> (Kind, Retry) {
         },
         tunnels::Error::Native(error) => match error.io().map(io::Error::kind) {
             Some(io::ErrorKind::InvalidData) => (Kind::Tls, Retry::Safe),
-            None if error.is_violation() => (Kind::Protocol, Retry::Safe),
             _ => (Kind::Reset, Retry::Safe),
         },
         tunnels::Error::Refused { protocol: Protocol::Hbone, status } => {

@@ -22,6 +22,7 @@ use crate::io::leg::Leg;
 use crate::io::link::Link;
 use crate::io::load::{Load, Meter};
 use crate::io::relay::{self, RelayError, Unsent};
+use crate::io::tls;
 use crate::native;
 use crate::native::frame::code;
 use crate::native::quota::{Bounds, Quota};
@@ -115,8 +116,10 @@ impl Error {
     /// Whether the peer broke the protocol of the tunnel.
     pub fn is_violation(&self) -> bool {
         match self {
-            // h2 has found it, and says goodbye with the reason.
-            Self::H2(error) => error.is_library(),
+            // h2 has found it, and says goodbye with the reason; or TLS has.
+            Self::H2(error) => {
+                error.is_library() || error.get_io().is_some_and(tls::stream::is_violation)
+            }
             Self::Native(error) => error.is_violation(),
             Self::Connect(_) | Self::Refused { .. } | Self::Timeout | Self::Tls(_) => false,
         }

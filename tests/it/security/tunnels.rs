@@ -123,6 +123,70 @@ fn a_peer_that_breaks_the_protocol_loses_its_tunnel_alone() {
     });
 }
 
+/// A frame that is skipped, and one that no peer sends.
+fn skipped(transport: Transport) -> [Vec<u8>; 2] {
+    match transport {
+        Transport::Native => [native_frame_of_nothing(), native(0x81, 0, &[])],
+        Transport::Hbone => [h2(0xf0, 0, 0, &[0; 1_015]), h2(6, 0, 0, &[0; 7])],
+    }
+}
+
+/// Makes the records of skipped frames and then of a violation, each of one byte after so many key
+/// updates.
+fn stack(attacker: &mut Tunnel, transport: Transport, frames: usize, key_updates: usize) {
+    let [skipped, wrong] = skipped(transport);
+    for byte in skipped.repeat(frames).iter().chain(&wrong) {
+        attacker.stack(key_updates, &[*byte]).unwrap();
+    }
+}
+
+/// Records by which a tunnel keeps its thread busy, without a byte for anybody.
+#[test]
+fn records_of_no_use_hold_up_nobody_else() {
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.b, &["--threads", "1"]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let serves = || {
+        serves(&pair);
+        let (status, body) = agent.get("/readyz").unwrap();
+        assert_eq!(status, 200, "{body}");
+        let metrics = agent.metrics().unwrap();
+        assert!(metrics.sum("mesh_thread_stalls_total", &[]) < 1.0, "{}", agent.log());
+    };
+    let arena = Arena { by: "peer node", agent: &agent, serves: &serves };
+    for transport in Transport::ALL {
+        // Libraries of TLS allow 16 or 32 between any two bytes of data.
+        for (key_updates, frames) in [(1, 100), (16, 10)] {
+            let by = transport.as_str();
+            let name = format!("{key_updates} key updates before each byte of data, by {by}");
+            let words = ["broke the protocol", "TooManyKeyUpdateRequests", "demo/sa/client"];
+            arena.attack(&name, Trace::Log(&words), || {
+                let mut attacker = tunnel(&pair, &client(&pair), transport).unwrap();
+                stack(&mut attacker, transport, frames, key_updates);
+                attacker.burst();
+                attacker.ended().unwrap();
+            });
+        }
+        let name = format!("records of one byte on eight tunnels, by {}", transport.as_str());
+        arena.attack(&name, Trace::Log(&["broke the protocol", "demo/sa/client"]), || {
+            let mut attackers: Vec<_> =
+                (0..8).map(|_| tunnel(&pair, &client(&pair), transport).unwrap()).collect();
+            for attacker in &mut attackers {
+                stack(attacker, transport, 50, 0);
+            }
+            std::thread::scope(|scope| {
+                for attacker in &mut attackers {
+                    scope.spawn(|| attacker.burst());
+                }
+                serves();
+            });
+            for attacker in &mut attackers {
+                attacker.ended().unwrap();
+            }
+        });
+    }
+}
+
 /// 1 KiB of a type that may be skipped.
 fn native_frame_of_nothing() -> Vec<u8> {
     native(0x10, 0, &[0; 1_016])

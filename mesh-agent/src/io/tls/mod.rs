@@ -7,6 +7,7 @@
 //! itself; [`stream`] reads and writes, and answers what may come between the data (RFC 8446,
 //! sections 4.6 and 6).
 
+mod allowance;
 mod arena;
 pub mod handshake;
 mod pieces;

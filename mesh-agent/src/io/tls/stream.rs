@@ -15,8 +15,10 @@ use rustls::{
     Tls13CipherSuite,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use crate::io::link::Link;
+use crate::io::tls::allowance::{Allowance, poll_record};
 use crate::io::tls::arena;
 use crate::io::tls::handshake::invalid;
 use crate::io::tls::pieces::Pieces;
@@ -28,9 +30,6 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 /// Pieces that one record is made of, and records that are written at once, at most.
 const PIECES: usize = 64;
-
-/// How many records without data may come one after the other. Go's TLS has the same limit.
-const MAX_USELESS: u32 = 16;
 
 /// The longest message of a handshake that may come later: a ticket, mostly. rustls has the same
 /// limit.
@@ -68,8 +67,8 @@ pub struct Stream<Io> {
     rest: BytesMut,
     /// A part of a handshake's message.
     message: BytesMut,
-    /// Records without data since the last one with it.
-    useless: u32,
+    /// What may still come without data.
+    allowance: Allowance,
     /// The peer has asked for a key update.
     owes_update: bool,
     /// Nothing more is read: the peer has ended, or something was wrong.
@@ -107,7 +106,7 @@ impl<Io> Stream<Io> {
             input,
             rest: BytesMut::new(),
             message: BytesMut::new(),
-            useless: 0,
+            allowance: Allowance::new(Instant::now()),
             owes_update: false,
             received: Received::More,
             ended: false,
@@ -177,7 +176,14 @@ impl<Io> Stream<Io> {
             _ => AlertDescription::UnexpectedMessage,
         };
         self.end(alert);
-        invalid(error)
+        match error {
+            // Whoever is on the way may have made a record that cannot be opened.
+            Error::DecryptError
+            | Error::PeerSentOversizedRecord
+            | Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec)
+            | Error::AlertReceived(_) => invalid(error),
+            error => io::Error::other(error),
+        }
     }
 
     /// Seals our last record, once.
@@ -192,9 +198,13 @@ impl<Io> Stream<Io> {
         let _worn: io::Result<()> = self.seal(ContentType::Alert, &[&[level, alert.into()]]);
     }
 
-    /// Takes what is not data.
-    fn note(&mut self, kind: ContentType, payload: &BytesMut) -> Result<(), Error> {
-        match (kind, payload.as_ref()) {
+    /// Takes a record that is not data.
+    fn note(&mut self, kind: ContentType, payload: &[u8], now: Instant) -> Result<(), Error> {
+        if !self.allowance.spend(now) {
+            return Err(excess(kind).into());
+        }
+        match (kind, payload) {
+            (ContentType::ApplicationData, _) => {}
             (ContentType::Alert, [_level, code]) => match AlertDescription::from(*code) {
                 AlertDescription::CloseNotify => self.received = Received::End,
                 // It says nothing: close_notify comes next (RFC 8446, section 6.1).
@@ -213,7 +223,7 @@ impl<Io> Stream<Io> {
                     return Err(InvalidMessage::HandshakePayloadTooLarge.into());
                 }
                 self.message.extend_from_slice(payload);
-                while self.message()? {}
+                while self.message(now)? {}
             }
             _ => {
                 return Err(Error::InappropriateMessage {
@@ -226,7 +236,7 @@ impl<Io> Stream<Io> {
     }
 
     /// Takes a message of a handshake off what has come. False: more must come.
-    fn message(&mut self) -> Result<bool, Error> {
+    fn message(&mut self, now: Instant) -> Result<bool, Error> {
         let Some([kind, l0, l1, l2]) = self.message.first_chunk() else { return Ok(false) };
         let (kind, length) = (*kind, u32::from_be_bytes([0, *l0, *l1, *l2]));
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -234,6 +244,9 @@ impl<Io> Stream<Io> {
             return Err(InvalidMessage::HandshakePayloadTooLarge.into());
         }
         let Some(payload) = self.message.get(4..4 + length) else { return Ok(false) };
+        if !self.allowance.spend(now) {
+            return Err(excess(ContentType::Handshake).into());
+        }
         match (kind, &mut *self.keys, payload) {
             (NEW_SESSION_TICKET, Keys::Client(keys), ticket) => {
                 keys.handle_new_session_ticket(ticket)?;
@@ -266,29 +279,43 @@ impl<Io> Stream<Io> {
     }
 
     /// Opens the next record with data, and takes what is before it. `None`: more must come, or
-    /// nothing will.
-    fn open(&mut self) -> io::Result<Option<BytesMut>> {
+    /// nothing will. Pending: others have their turn first.
+    fn open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<BytesMut>>> {
         while self.received == Received::More {
-            let opened = self.opener.open(&mut self.input);
+            let opened = ready!(poll_record(cx, || {
+                let before = self.input.len();
+                let opened = self.opener.open(&mut self.input);
+                (before - self.input.len(), opened)
+            }));
             let Some((kind, payload)) = opened.map_err(|error| self.wrong(error))? else { break };
             if kind == ContentType::ApplicationData && !payload.is_empty() {
                 if !self.message.is_empty() {
-                    return Err(
+                    return Poll::Ready(Err(
                         self.wrong(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into())
-                    );
+                    ));
                 }
-                self.useless = 0;
-                return Ok(Some(payload));
+                self.allowance.earn(payload.len());
+                return Poll::Ready(Ok(Some(payload)));
             }
-            self.useless += 1;
-            if self.useless > MAX_USELESS {
-                return Err(self.wrong(PeerMisbehaved::TooManyEmptyFragments.into()));
-            }
-            if kind != ContentType::ApplicationData {
-                self.note(kind, &payload).map_err(|error| self.wrong(error))?;
-            }
+            let noted = self.note(kind, &payload, Instant::now());
+            noted.map_err(|error| self.wrong(error))?;
         }
-        Ok(None)
+        Poll::Ready(Ok(None))
+    }
+}
+
+/// Whether an error of a [`Stream`] is that its peer has broken the rules of TLS, in a record that
+/// nobody else can have made. `Other` is of the streams alone: the system has no such error.
+pub fn is_violation(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Other
+}
+
+/// More came without data than is allowed.
+fn excess(kind: ContentType) -> PeerMisbehaved {
+    match kind {
+        ContentType::Alert => PeerMisbehaved::TooManyWarningAlertsReceived,
+        ContentType::Handshake => PeerMisbehaved::TooManyKeyUpdateRequests,
+        _ => PeerMisbehaved::TooManyEmptyFragments,
     }
 }
 
@@ -349,16 +376,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link for Stream<Io> {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.rest))));
         }
         loop {
-            let opened = self.open();
+            let opened = self.open(cx);
             arena::give_back(&mut self.input);
-            if self.owes_update || opened.is_err() {
+            let failed = matches!(opened, Poll::Ready(Err(_)));
+            if self.owes_update || failed {
                 // What went wrong first is what counts.
                 let answered = self.answer(cx);
-                if opened.is_ok() {
+                if !failed {
                     answered?;
                 }
             }
-            match (opened?, self.received) {
+            match (ready!(opened)?, self.received) {
                 (Some(data), _) => return Poll::Ready(Ok(Some(data))),
                 (None, Received::More) => {}
                 (None, Received::End) => return Poll::Ready(Ok(None)),

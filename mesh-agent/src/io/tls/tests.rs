@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -17,7 +18,7 @@ use crate::identity::fixture::{Mesh, client_config, clients, id, server, server_
 use crate::identity::verify::peer_error;
 use crate::io::link::Link as _;
 use crate::io::tls::handshake;
-use crate::io::tls::stream::Stream;
+use crate::io::tls::stream::{Stream, is_violation};
 
 type Ours = Stream<DuplexStream>;
 
@@ -316,10 +317,65 @@ async fn a_peer_that_breaks_the_rules_is_told_how() {
     check(&[(Kind::Handshake, &[24, 0]), (Kind::ApplicationData, b"x")], WRONG).await;
     check(&[(Kind::Handshake, &[24, 1, 0, 0, 0])], MALFORMED).await;
     check(&[(Kind::Alert, &[1])], MALFORMED).await;
-    check(&[(Kind::ApplicationData, b"".as_slice()); 17], WRONG).await;
-    check(&[(Kind::Alert, [1, 90].as_slice()); 17], WRONG).await;
+    check(&[(Kind::ApplicationData, b"".as_slice()); 65], WRONG).await;
+    check(&[(Kind::Alert, [1, 90].as_slice()); 65], WRONG).await;
     // Whoever sends an alert listens no more.
     check(&[(Kind::Alert, &[2, 42])], None).await;
+}
+
+/// Renews the peer's keys `count` times, each time before `size` bytes; says after how many of them
+/// ours has had enough.
+async fn renew(count: usize, size: usize) -> Option<usize> {
+    let (mut peer, mut ours) = Configs::new().pair().await;
+    for renewed in 0..count {
+        peer.sealer.wear_after(1);
+        peer.write_all(&pattern(size)).await.unwrap();
+        peer.flush().await.unwrap();
+        let mut taken = 0;
+        while taken < size {
+            match poll_fn(|cx| ours.poll_take(cx)).await {
+                Ok(piece) => taken += piece.unwrap().len(),
+                Err(error) => {
+                    assert!(is_violation(&error), "{error}");
+                    assert!(error.to_string().contains("TooManyKeyUpdateRequests"), "{error}");
+                    return Some(renewed);
+                }
+            }
+        }
+    }
+    None
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_renewed_no_more_often_than_data_or_time_allow() {
+    assert_eq!(renew(100, 1).await, Some(32));
+    assert_eq!(renew(100, 2 << 14).await, None);
+}
+
+/// Sends `count` records of `size` bytes; one poll must take `most` of them at most.
+async fn take_all(count: usize, size: usize, most: usize) {
+    let (mut peer, mut ours) = Configs::new().pair().await;
+    for _ in 0..count {
+        peer.seal(ContentType::ApplicationData, &[&pattern(size)]).unwrap();
+    }
+    peer.flush().await.unwrap();
+    let mut taken = 0;
+    poll_fn(|cx| {
+        let before = taken;
+        while taken < count && ours.poll_take(cx)?.is_ready() {
+            taken += 1;
+        }
+        assert!(taken - before <= most, "{} in one poll", taken - before);
+        if taken < count { Poll::Pending } else { Poll::Ready(io::Result::Ok(())) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn others_have_their_turn_after_a_bounded_number_of_records() {
+    take_all(2_000, 1, 128).await;
+    take_all(60, 1 << 14, 26).await;
 }
 
 #[tokio::test]
@@ -357,6 +413,6 @@ async fn pieces_come_as_they_were_sealed_and_a_tunnel_that_waits_holds_nothing()
         let piece = poll_fn(|cx| other.poll_take(cx)).await.unwrap().unwrap();
         assert_eq!(piece.len(), expect);
     }
-    let waits = poll_fn(|cx| std::task::Poll::Ready(other.poll_take(cx).is_pending())).await;
+    let waits = poll_fn(|cx| Poll::Ready(other.poll_take(cx).is_pending())).await;
     assert!(waits && other.holds() == 0);
 }
