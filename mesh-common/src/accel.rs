@@ -11,9 +11,11 @@ use crate::record::FlowKey;
 abi! {
     /// Value of `TALLIES`: what one direction of a connection has carried, by either way. The key
     /// is that of the direction: its client is the sender.
-    pub struct Tally[56] {
+    pub struct Tally[64] {
         /// The connection's, as in [`Fast::id`].
         pub id: u64,
+        /// The id of the workload that accepts the connection; 0: it does not leave its namespace.
+        pub destination: u64,
         /// Bytes that the sender has offered; it alone writes this.
         pub sent: u64,
         /// Bytes that the receiver has read; it alone writes this.
@@ -155,9 +157,10 @@ impl Keepalive {
 impl Tally {
     /// Of a connection that has carried nothing.
     #[inline]
-    pub const fn new(id: u64) -> Self {
+    pub const fn new(id: u64, destination: u64) -> Self {
         Self {
             id,
+            destination,
             sent: 0,
             consumed: 0,
             mark: 0,
@@ -319,7 +322,7 @@ mod tests {
 
     impl Pipe {
         fn tally(&mut self) -> &mut Tally {
-            self.tally.get_or_insert(Tally::new(1))
+            self.tally.get_or_insert(Tally::new(1, 0))
         }
 
         /// Sends, of which TCP takes `taken`; the switch may be on, and the other end be found.
@@ -529,7 +532,7 @@ mod tests {
     #[test]
     fn a_sender_gives_the_reader_a_moment_only_between_the_limits() {
         let waiting = |bytes, state| {
-            let tally = Tally { sent: bytes, ..Tally::new(1) };
+            let tally = Tally { sent: bytes, ..Tally::new(1, 0) };
             tally.is_ample(&Way::by(state))
         };
         assert!(!waiting(AMPLE_BYTES, SHORTER));

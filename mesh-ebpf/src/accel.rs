@@ -20,9 +20,9 @@ use mesh_common::accel::{
 };
 use mesh_common::record::FlowKey;
 
-use crate::agent;
 use crate::ctx::{self, End};
 use crate::maps::{ACCELERATED, FAST, SWITCH, TALLIES};
+use crate::{agent, inbound};
 
 /// The verdict of `sk_msg` that sends the message on; also the helpers' "found".
 const PASS: u32 = 1;
@@ -56,9 +56,10 @@ const UPPER_LAYER: i32 = 31;
 #[unsafe(no_mangle)]
 static KNOWS_MPTCP: u8 = 1;
 
-/// A connection that both ends want accelerated is established on its opening side.
+/// A connection to the workload `destination` that both ends want accelerated is established on its
+/// opening side.
 #[inline(always)]
-pub(crate) fn opened(context: &SockOpsContext) {
+pub(crate) fn opened(context: &SockOpsContext, destination: u64) {
     let sk = ctx::ops_sk(context);
     if sk.is_null() || !is_on() || is_multipath(sk) || ctx::has_sent(context) {
         return;
@@ -67,8 +68,8 @@ pub(crate) fn opened(context: &SockOpsContext) {
     // SAFETY: the helper takes the hook's own context.
     let id = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     // The other end is established after this one has acknowledged its SYN, so it finds both.
-    let there = TALLIES.insert(sends, Tally::new(id), 0).is_ok();
-    let back = TALLIES.insert(receives, Tally::new(id), 0).is_ok();
+    let there = TALLIES.insert(sends, Tally::new(id, destination), 0).is_ok();
+    let back = TALLIES.insert(receives, Tally::new(id, destination), 0).is_ok();
     if !there || !back || !enter(context, sk, Fast::new(id, receives, sends)) {
         // That there is none is no error.
         let _there = TALLIES.remove(sends);
@@ -89,6 +90,14 @@ pub(crate) fn accepted(context: &SockOpsContext) {
     let (sends, receives) = directions(context);
     // SAFETY: as for all entries of the kernel's hashes, every bit pattern is a value.
     let Some(tally) = (unsafe { TALLIES.get(receives) }) else { return };
+    // Any namespace may have sockets with the same two addresses. In that of the workload that the
+    // connection is for there is one.
+    if receives.netns == 0 {
+        let inbound = inbound::known(ctx::ops_netns(context), ctx::local(context).port_be);
+        if inbound.is_none_or(|inbound| inbound.workload != tally.destination) {
+            return;
+        }
+    }
     // Bytes that came with the SYN were not counted.
     if is_multipath(sk) || ctx::bytes_received(context) != 0 {
         return;

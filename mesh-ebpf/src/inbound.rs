@@ -42,7 +42,7 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
         // Without a listener of the agent there is nothing to reach.
         return if assign(context, netns, TUNNELS) { PASS } else { DROP };
     }
-    let Some(inbound) = inbound(netns, local.port_be) else { return PASS };
+    let Some(inbound) = known(netns, local.port_be) else { return PASS };
     if inbound.flags & CAPTURE == 0 || authorized(netns, local, remote, &inbound) {
         return PASS;
     }
@@ -58,9 +58,9 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     DROP
 }
 
-/// What is known of a port of this namespace.
+/// The workload that a port of a namespace belongs to, and how it is reached.
 #[inline(always)]
-fn inbound(netns: u64, port_be: u16) -> Option<Inbound> {
+pub(crate) fn known(netns: u64, port_be: u16) -> Option<Inbound> {
     // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
     match unsafe { INBOUND.get(PortKey::new(netns, port_be)) } {
         Some(inbound) => Some(*inbound),

@@ -69,7 +69,7 @@ fn opening(context: &SockOpsContext) {
 fn opened(context: &SockOpsContext) {
     let Some(record) = ctx::ops_record(context) else { return };
     if record.flags & CAN_ACCELERATE != 0 {
-        accel::opened(context);
+        accel::opened(context, record.destination);
     }
     if record.role == DIRECT {
         events::opened(context, record);

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use hyper::HeaderMap;
-use hyper::header::{HeaderName, HeaderValue};
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
 
 /// Whether the value of a header `is` one of those that are meant; `None` is a header that is not there.
 ///

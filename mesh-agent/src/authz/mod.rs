@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::header::HOST;
 
 use crate::authz::path::Readings;
 use crate::model::id::ResourceName;
@@ -328,10 +329,7 @@ fn asks_for(operation: &HttpOperation, Read { http, path, is_refused }: Read<'_>
     let HttpOperation { methods, not_methods, paths, not_paths, hosts, not_hosts } = operation;
     let is_path =
         |text: &PathText, broadly| if broadly { text.covers(path) } else { text.matches(path) };
-    let is_host = |text: &Text, broadly| match http.host.as_deref() {
-        Some(host) if broadly => host::readings(host).any(|host| text.matches(Some(host))),
-        host => text.matches(host),
-    };
+    let is_host = |text: &Text, broadly| is_host(text, http, broadly);
     // Methods have a case (RFC 9110, section 9.1), but not for each server.
     let is_method = |text: &Text, broadly| {
         let upper = || text.matches(Some(&http.method.to_ascii_uppercase()));
@@ -346,8 +344,23 @@ fn asks_for(operation: &HttpOperation, Read { http, path, is_refused }: Read<'_>
 fn has(condition: &HeaderCondition, Read { http, is_refused, .. }: Read<'_>) -> bool {
     let HeaderCondition { name, values, not_values } = condition;
     among_readings((values, not_values), is_refused, |text: &Text, broadly| {
-        header::matches(http.headers, name, broadly, |value| text.matches(value))
+        // HTTP/2 has it as `:authority`; it is settled which of them counts.
+        if *name == HOST {
+            return is_host(text, http, broadly);
+        }
+        // One that is empty is there as well.
+        let is_there = broadly && *text == Text::Present;
+        header::matches(http.headers, name, broadly, |value| {
+            text.matches(value) || (is_there && value.is_some())
+        })
     })
+}
+
+fn is_host(text: &Text, http: &HttpRequest<'_>, broadly: bool) -> bool {
+    match http.host.as_deref() {
+        Some(host) if broadly => host::readings(host).any(|host| text.matches(Some(host))),
+        host => text.matches(host),
+    }
 }
 
 fn known(read: Option<Read<'_>>, is: impl Fn(Read<'_>) -> bool) -> Match {

@@ -495,6 +495,7 @@ proptest! {
         let straight = snapshot(&objects);
         // Where each resource is written is another matter: it was turned too.
         turned.conditions.clone_from(&straight.conditions);
+        turned.locations.clone_from(&straight.locations);
         prop_assert_eq!(turned, straight);
     }
 }

@@ -1,9 +1,10 @@
 //! A malicious pod: runs in a workload's namespace and cgroup, without privileges over the node.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Lines};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ChildStdout, Stdio};
 
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::fixture::{Machines, TRUST_DOMAIN, World, service};
@@ -143,6 +144,80 @@ fn a_process_of_the_node_does_not_get_in_by_a_probe() {
             });
         }
     }
+}
+
+/// Keeps a connection open, and says when an answer is not the echo.
+const VICTIM: &str = "
+import socket, sys
+s = socket.create_connection(('SERVER', 8080), 10)
+s.recv(1000)
+print(s.getsockname()[1], flush=True)
+sys.stdin.readline()
+for n in range(100):
+    secret = b'secret %03d' % n
+    s.sendall(secret)
+    got = b''
+    while len(got) < len(secret): got += s.recv(len(secret) - len(got)) or sys.exit('the end')
+    if got != secret: sys.exit(got)
+print('all is well', flush=True)
+";
+
+/// Has the addresses of both ends in a namespace of its own, and a connection between them.
+const DOUBLE: &str = "
+import socket, subprocess, sys
+# Nobody else is to ask it for the addresses.
+subprocess.run(['ip', 'link', 'set', 'eth0', 'down'], check=True)
+for address in ('SERVER', 'CLIENT'):
+    subprocess.run(['ip', 'address', 'add', address + '/32', 'dev', 'lo'], check=True)
+listener = socket.socket()
+listener.bind(('SERVER', 8080)); listener.listen()
+opening = socket.socket()
+opening.bind(('CLIENT', PORT)); opening.connect(('SERVER', 8080))
+accepted, _ = listener.accept()
+print('ready', flush=True)
+sys.stdin.readline()
+for s in (opening, accepted):
+    s.setblocking(False)
+    try: print('got', s.recv(1000), flush=True)
+    except BlockingIOError: print('nothing', flush=True)
+";
+
+/// Starts a program of Python that says something first; with what it says.
+fn begin(pod: &Pod, program: &str) -> (Child, Lines<BufReader<ChildStdout>>, String) {
+    let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
+    command.args(["exec", "--", PYTHON, "-c", program]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = said.next().unwrap().unwrap();
+    (child, said, first)
+}
+
+#[test]
+fn a_pod_with_the_addresses_of_others_is_not_given_their_bytes() {
+    let machines = Machines::new(2).unwrap();
+    let short = MeshPolicy::new("short").acceleration("sockmap").mtls("STRICT");
+    let mesh = machines.mesh().policy(&short);
+    let world = machines.start(&mesh).unwrap();
+    let _servers = world.serve().unwrap();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let outside = world.on.b.pod("outside").unwrap();
+    let arena = Arena { by: "pod", agent: &world.b, serves: &|| serves(&world) };
+    let server = v1.v4().to_string();
+    arena.attack("the addresses of an accelerated connection", Trace::Told, || {
+        let (mut victim, mut its, port) = begin(v2, &VICTIM.replace("SERVER", &server));
+        let double = DOUBLE.replace("SERVER", &server).replace("PORT", &port);
+        let double = double.replace("CLIENT", &v2.v4().to_string());
+        let (mut thief, stolen, ready) = begin(&outside, &double);
+        assert_eq!(ready, "ready");
+        drop(victim.stdin.take());
+        assert_eq!(its.next().unwrap().unwrap(), "all is well");
+        drop(thief.stdin.take());
+        let stolen: Vec<_> = stolen.map(Result::unwrap).collect();
+        assert_eq!(stolen, ["nothing", "nothing"]);
+        victim.wait().unwrap();
+        thief.wait().unwrap();
+        "100 messages went to their reader, and none to the other".to_owned()
+    });
 }
 
 #[test]

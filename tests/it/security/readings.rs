@@ -18,7 +18,9 @@ fn suite(transport: &str) -> Suite {
     };
     let allowed = of("readers", "ALLOW", "methods: [GET, POST], paths: ['/status/*', '/switch/*']");
     let denied = of("no-admin", "DENY", "hosts: [admin.example]");
-    let role = "{when: [{key: 'request.headers[x-role]', values: [admin]}]}";
+    let role = "{when: [{key: 'request.headers[x-role]', values: [admin]}]}, \
+                {when: [{key: 'request.headers[x-any]', values: ['*']}]}, \
+                {when: [{key: 'request.headers[host]', values: [secret.example]}]}";
     let role = policy("no-role", "DENY", role);
     let route = route("  - backendRefs: [{name: echo-v1, port: 8080}]");
     Suite::start_with(&[route, allowed, denied, role], &["--transport", transport])
@@ -135,6 +137,11 @@ fn denied_headers() -> Vec<(&'static str, String)> {
         ("a denied header that is empty first", ask("X-Role:\r\nX-Role: admin\r\n")),
         ("a denied header in a list", ask("X-Role: user , admin\r\n")),
         ("a denied header as CGI names it", ask("X_Role: admin\r\n")),
+        ("a header that is denied whatever it is, and empty", ask("X-Any:\r\n")),
+        (
+            "a host that is denied as a header",
+            request("GET /status/200", "Host: secret.example\r\n"),
+        ),
     ]
 }
 
@@ -191,6 +198,12 @@ fn attack(transport: &str) {
                 });
             }
         }
+        let policy = [("policy", &*format!("{NAMESPACE}/no-role"))];
+        let denies = Trace::Count("mesh_policy_verdicts_total", &policy);
+        arena.attack(&named("a host that is denied as a header, by HTTP/2", way), denies, || {
+            let ask = Ask::get("/status/200").http2().host("secret.example");
+            assert_eq!(suite.ask(to, &ask).status, 403);
+        });
         let refused = Trace::Count("mesh_http_upgrades_total", &[("result", "refused")]);
         for (name, ask) in [
             ("a server that switches unasked", Ask::get("/switch/h2c")),

@@ -343,6 +343,36 @@ impl WorkloadPolicy {
     }
 }
 
+impl MeshPolicy {
+    /// A policy that asks for the strictest of each setting that `text` mentions, for the workloads
+    /// with these labels: in the place of one that cannot be read. `None`: none of them narrows
+    /// anything.
+    pub fn closed(
+        kind: PolicyKind,
+        (name, selector): (ResourceName, BTreeMap<String, String>),
+        text: &str,
+    ) -> Option<Self> {
+        let mentions = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let is_mtls = kind == PolicyKind::PeerAuthentication || mentions(&["mtls", "Mtls"]);
+        let (is_egress, is_paths) = (mentions(&["egress"]), mentions(&["ambiguousPaths"]));
+        (is_mtls || is_egress || is_paths).then(|| Self {
+            kind,
+            name,
+            created: String::new(),
+            selector,
+            ambiguous_paths: is_paths.then_some(AmbiguousPaths::Refuse),
+            mtls: is_mtls.then_some(MtlsMode::Strict),
+            port_mtls: BTreeMap::new(),
+            same_node: None,
+            port_same_node: BTreeMap::new(),
+            failure: None,
+            acceleration: None,
+            egress: is_egress.then_some(Egress::RegistryOnly),
+            upgrades: None,
+        })
+    }
+}
+
 impl AuthorizationPolicy {
     /// A policy that refuses everything to the workloads with these labels: in the place of one that
     /// cannot be read.

@@ -9,7 +9,7 @@ use serde::Deserialize as _;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::model::condition::{Condition, Location, Reason};
-use crate::model::policy::AuthorizationPolicy;
+use crate::model::policy::{AuthorizationPolicy, MeshPolicy, PolicyKind};
 use crate::model::trust_domain::TrustDomains;
 use crate::store::update::{Key, Kind, Object, Resource};
 
@@ -206,16 +206,27 @@ impl Reader<'_> {
 
     /// What becomes of a document that cannot be used; `alone`: it is no item of a list.
     fn unusable(&self, header: &Header, alone: bool) -> Outcome {
-        let key = header.key();
-        let Some(Key { kind: Kind::AuthorizationPolicy, name }) = &key else {
-            return Outcome::Broken(key);
-        };
-        // Whose workloads it is for is all that has to be known. Where that cannot be read, it is
+        let Some(key) = header.key() else { return Outcome::Broken(None) };
+        let text = self.piece.text;
+        // The workloads that it is for are all that has to be known. Where that cannot be read, it is
         // for all of its namespace.
-        let selector = if alone { Selected::read(self.piece.text) } else { BTreeMap::new() };
-        let policy = AuthorizationPolicy::deny_all(name.clone(), selector);
-        let location = self.location(self.first_line());
-        Outcome::Closed(Resource { location, object: Object::AuthorizationPolicy(policy.into()) })
+        let selector = || if alone { Selected::read(text) } else { BTreeMap::new() };
+        let name = || key.name.clone();
+        let carried = |kind| MeshPolicy::closed(kind, (name(), selector()), text);
+        let object = match key.kind {
+            Kind::AuthorizationPolicy => {
+                let policy = AuthorizationPolicy::deny_all(name(), selector());
+                Some(Object::AuthorizationPolicy(policy.into()))
+            }
+            Kind::PeerAuthentication => carried(PolicyKind::PeerAuthentication)
+                .map(|policy| Object::MeshPolicy(policy.into())),
+            Kind::MeshPolicy => {
+                carried(PolicyKind::Mesh).map(|policy| Object::MeshPolicy(policy.into()))
+            }
+            _ => None,
+        };
+        let Some(object) = object else { return Outcome::Broken(Some(key)) };
+        Outcome::Closed(Resource { location: self.location(self.first_line()), object })
     }
 
     /// Finds the lines of the fields that the conditions of converted documents name.

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::failure::chain;
 use crate::model::condition::{Condition, Location, Reason};
 use crate::model::trust_domain::TrustDomains;
-use crate::store::update::{Key, Resource, Update};
+use crate::store::update::{Key, Kind, Resource, Update};
 use crate::task::scope::Scope;
 
 use document::{Document, Documents, Outcome};
@@ -237,8 +237,11 @@ impl FileSource {
                 }
                 Some(key) => match next.get(key) {
                     Some(used) if used.is_closed => {
-                        "; until then all connections to the workloads that it is for are refused"
-                            .to_owned()
+                        let closed = match key.kind {
+                            Kind::AuthorizationPolicy => "all connections are refused",
+                            _ => "the strictest of each setting that it mentions is in force",
+                        };
+                        format!("; until then, for the workloads that it is for, {closed}")
                     }
                     Some(used) => format!("; until then {} is used", used.resource.location),
                     None => "; until then it is left out".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::{Lab, check};
 use crate::model::policy::upgrade::Upgrades;
-use crate::model::policy::{AmbiguousPaths, Rule};
+use crate::model::policy::{AmbiguousPaths, Egress, MtlsMode, Rule};
 use crate::store::update::Object;
 
 #[test]
@@ -29,7 +29,8 @@ metadata: {name: default}
 spec: {sameNode: direct}
 ",
     );
-    let expect = ["MeshPolicy shop/web ", "PeerAuthentication shop/web Strict"];
+    let closed = "PeerAuthentication default/default Strict";
+    let expect = ["MeshPolicy shop/web ", closed, "PeerAuthentication shop/web Strict"];
     let conditions = lab.check(&expect, 1);
     assert!(conditions[0].message.contains("there is no field `sameNode`"), "{conditions:?}");
 }
@@ -39,7 +40,7 @@ spec: {sameNode: direct}
 fn closed(lab: &mut Lab, text: &str, labels: usize) {
     lab.write("a.yaml", text);
     let conditions = lab.check(&["AuthorizationPolicy shop/web Deny"], 1);
-    let end = "until then all connections to the workloads that it is for are refused";
+    let end = "until then, for the workloads that it is for, all connections are refused";
     assert!(conditions[0].message.ends_with(end), "{conditions:?}");
     let update = lab.source.load();
     let Object::AuthorizationPolicy(policy) = &update.resources[0].object else { panic!() };
@@ -65,6 +66,39 @@ fn an_authorization_policy_that_never_was_good_refuses_everything_in_its_scope()
     assert!(conditions[0].message.ends_with("what was last good of it stays in force"));
     lab.write("a.yaml", "");
     lab.check(&[], 0);
+}
+
+#[test]
+fn a_policy_about_mutual_tls_that_never_was_good_is_strict_in_its_scope() {
+    let mut lab = Lab::new();
+    let mut check = |kind: &str, spec: &str, expect: &[&str]| {
+        let api =
+            if kind == "MeshPolicy" { "nodemesh.dev/v1alpha1" } else { "security.istio.io/v1" };
+        let head =
+            format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: web, namespace: shop}}\n");
+        lab.write("a.yaml", &format!("{head}spec: {spec}\n"));
+        let conditions = lab.check(expect, 1);
+        let end = "the strictest of each setting that it mentions is in force";
+        assert_eq!(conditions[0].message.ends_with(end), !expect.is_empty(), "{conditions:?}");
+        let update = lab.source.load();
+        let policy = update.resources.first().map(|first| match &first.object {
+            Object::MeshPolicy(policy) => (policy.mtls, policy.egress, policy.selector.len()),
+            other => panic!("{other:?}"),
+        });
+        lab.write("a.yaml", "");
+        lab.check(&[], 0);
+        policy
+    };
+    let strict = Some(MtlsMode::Strict);
+    let selector = "selector: {matchLabels: {app: web}}";
+    let found = check("MeshPolicy", "{mtls: {mod: STRICT}}", &["MeshPolicy shop/web Strict"]);
+    assert_eq!(found, Some((strict, None, 0)));
+    let spec = format!("{{{selector}, mtls: {{mode: strict}}}}");
+    let found = check("PeerAuthentication", &spec, &["PeerAuthentication shop/web Strict"]);
+    assert_eq!(found, Some((strict, None, 1)));
+    let found = check("MeshPolicy", "{egress: registry}", &["MeshPolicy shop/web "]);
+    assert_eq!(found, Some((None, Some(Egress::RegistryOnly), 0)));
+    assert_eq!(check("MeshPolicy", "{acceleration: quick}", &[]), None);
 }
 
 #[test]
