@@ -10,6 +10,7 @@
 mod abi;
 pub mod accel;
 pub mod addr;
+pub mod arrival;
 pub mod backend;
 pub mod budget;
 pub mod connect;

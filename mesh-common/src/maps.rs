@@ -98,6 +98,8 @@ pub const MAX_SOURCES: usize = 4_096;
 pub const MAX_DESTINATIONS: usize = 131_072;
 /// Sets of backends: one a port of a service, and one for each namespace with routes of its own.
 pub const MAX_SETS: usize = 65_536;
+/// Slots of all sets together: 2,097,152 × 56 B = 112 MiB.
+pub const MAX_SLOTS: usize = 1 << 21;
 /// Verdicts: workloads of this node × different sets of policies × ports that policies name.
 pub const MAX_VERDICTS: usize = 1 << 20;
 /// Ports with settings of their own on one node.

@@ -6,15 +6,17 @@
 use aya_ebpf::Global;
 use aya_ebpf::programs::SkLookupContext;
 use mesh_common::addr::is_loopback;
+use mesh_common::arrival::without_entry;
 use mesh_common::destination::TCP;
 use mesh_common::maps::{ListenerKey, PLAINTEXT, TUNNELS};
 use mesh_common::record::{AGENT, FlowKey};
+use mesh_common::source::SourceKey;
 use mesh_common::workload::{CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey};
 use mesh_common::{HBONE_PORT, stats};
 
 use crate::agent;
 use crate::ctx::{self, End};
-use crate::maps::{FLOWS, INBOUND, LISTENERS, count};
+use crate::maps::{FLOWS, INBOUND, LISTENERS, SOURCES, count};
 
 /// The namespace's cookie.
 #[unsafe(no_mangle)]
@@ -42,7 +44,7 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
         // Without a listener of the agent there is nothing to reach.
         return if assign(context, netns, TUNNELS) { PASS } else { DROP };
     }
-    let Some(inbound) = known(netns, local.port_be) else { return PASS };
+    let Some(inbound) = inbound(netns, shared, local.port_be) else { return PASS };
     if inbound.flags & CAPTURE == 0 || authorized(netns, local, remote, &inbound) {
         return PASS;
     }
@@ -56,6 +58,20 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     }
     count(stats::REFUSED);
     DROP
+}
+
+/// What holds for a port of this namespace.
+#[inline(always)]
+fn inbound(netns: u64, shared: bool, port_be: u16) -> Option<Inbound> {
+    if let Some(inbound) = known(netns, port_be) {
+        return Some(inbound);
+    }
+    if shared {
+        return None;
+    }
+    // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
+    let source = unsafe { SOURCES.get(SourceKey::netns(netns)) }?;
+    without_entry(source)
 }
 
 /// The workload that a port of a namespace belongs to, and how it is reached.

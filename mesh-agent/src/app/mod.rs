@@ -90,7 +90,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         sockets: sockets.clone(),
         options,
     });
-    register(&telemetry, &loaded.kernel, &identities, &mesh);
+    let (applied_tx, applied) = watch::channel(Applied::default());
+    register(&telemetry, &loaded.kernel, applied.clone(), &identities, &mesh);
     let counted = sockets.clone();
     telemetry.register_source(Source::Sockets(Box::new(move || counted.counts())));
     if settings.kernel_log() {
@@ -99,7 +100,6 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
     let (updates, updated) = mpsc::channel(defaults::UPDATE_QUEUE);
     let (enrolled_tx, enrolled) = watch::channel(None);
-    let (applied_tx, applied) = watch::channel(Applied::default());
     control.spawn_on(config.runtimes().next(), source.run(updates, control.clone()));
     control.spawn_on(config.runtimes().next(), store::run(publisher, updated));
     let (namespaces_tx, namespaces) = watch::channel(Arc::default());
@@ -241,17 +241,24 @@ fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> 
 }
 
 /// Lets the metrics ask the kernel and the certificates.
-fn register(telemetry: &Telemetry, kernel: &Arc<Kernel>, identities: &Identities, mesh: &Reader) {
+fn register(
+    telemetry: &Telemetry,
+    kernel: &Arc<Kernel>,
+    applied: watch::Receiver<Applied>,
+    identities: &Identities,
+    mesh: &Reader,
+) {
     let (observed, mesh) = (Arc::clone(kernel), mesh.clone());
     telemetry.register_source(Source::Coverage(Box::new(move || {
         coverage::counts(&observed, &mesh.load())
     })));
     let kernel = Arc::clone(kernel);
     telemetry.register_source(Source::Kernel(Box::new(move || {
-        kernel.counters().unwrap_or_else(|error| {
+        let counters = kernel.counters().unwrap_or_else(|error| {
             tracing::warn!(%error, "the kernel's counters cannot be read");
             KernelCounters::default()
-        })
+        });
+        KernelCounters { refused: applied.borrow().refused.by_map(), ..counters }
     })));
     let identities = identities.clone();
     telemetry.register_source(Source::Certificates(Box::new(move || {
@@ -273,12 +280,17 @@ async fn review_peers(identities: Identities, mut mesh: Reader, scope: Scope) {
     }
 }
 
-/// Says in the metrics what is in force in the kernel; passes `gate` with the first.
+/// Says in the metrics what is in force in the kernel; passes `gate` while that is the latest
+/// configuration, and closes it while the kernel refuses a part.
 async fn watch_applied(mut applied: watch::Receiver<Applied>, telemetry: Telemetry, gate: Gate) {
     while applied.changed().await.is_ok() {
-        let revision = applied.borrow_and_update().revision;
-        telemetry.set_applied_revision(revision);
-        gate.pass();
+        let applied = applied.borrow_and_update();
+        telemetry.set_applied_revision(applied.revision);
+        if applied.refused.is_empty() {
+            gate.pass();
+        } else {
+            gate.close();
+        }
     }
 }
 
@@ -300,13 +312,16 @@ fn admin_state(
     Watched { coverage, applied, findings }: Watched,
 ) -> admin::State {
     let (mesh, identities) = (mesh.clone(), identities.clone());
+    let in_force = applied.clone();
     admin::State {
         certificates: Arc::new(move || certificates::shown(&identities)),
         coverage,
         ready: ready.clone(),
         snapshot: Arc::new(move || mesh.load()),
         telemetry: telemetry.clone(),
-        findings: Arc::new(move || findings.borrow().to_vec()),
+        findings: Arc::new(move || {
+            [&*findings.borrow(), &*in_force.borrow().findings].map(<[_]>::to_vec).concat()
+        }),
         no_acceleration: Arc::new(move || applied.borrow().no_acceleration.clone()),
         version: VERSION,
     }

@@ -183,6 +183,7 @@ impl Kernel {
             connects: sums(&stats::VERDICTS)?,
             arrivals: sums(&stats::ARRIVALS)?,
             events_lost: sum(stats::EVENTS_LOST)?,
+            refused: Vec::new(),
         })
     }
 }

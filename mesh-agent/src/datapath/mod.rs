@@ -13,7 +13,7 @@ pub mod events;
 pub mod summaries;
 pub mod desired;
 pub mod plan;
-mod tables;
+pub mod tables;
 pub mod sync;
 mod inbound;
 

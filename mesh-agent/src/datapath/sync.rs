@@ -16,12 +16,14 @@ use tokio::sync::watch;
 use crate::datapath::accel::Acceleration;
 use crate::datapath::desired::{Entries, Places, SetIds, entries};
 use crate::datapath::load::{Loaded, Predecessors};
-use crate::datapath::tables::{SetTable, Table, Trie};
+use crate::datapath::tables::{Refused, SetTable, Table, Trie};
+use crate::model::condition::Finding;
 use crate::store::Reader;
+use crate::task::backoff::Backoff;
 use crate::task::scope::Scope;
 
-/// After how long what the kernel refused is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// The delays after which what the kernel refused is tried again: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// The workloads of this node; `None` until they have been looked for.
 pub type Found = Option<Arc<Places>>;
@@ -35,6 +37,34 @@ pub struct Applied {
     pub enrolled: Arc<Places>,
     /// Why this kernel cannot accelerate connections, if a workload asks for it.
     pub no_acceleration: Option<Arc<str>>,
+    /// What the kernel refused of the latest snapshot, which is not in force then.
+    pub refused: Refused,
+    /// What documents of the latest snapshot ask for and the maps do not hold.
+    pub findings: Arc<[Finding]>,
+}
+
+impl Applied {
+    /// Notes what came of the latest snapshot, and logs what has changed of that.
+    fn note(&mut self, findings: &[Finding], refused: Refused, no_acceleration: Option<Arc<str>>) {
+        if let Some(first) = findings.first()
+            && *self.findings != *findings
+        {
+            // One line: who has many namespaces has many of them.
+            tracing::warn!(
+                conditions = findings.len(), subject = %first.subject, first = %first.message,
+                "documents ask for more than the kernel's maps hold; /conditions lists all"
+            );
+        }
+        if self.refused != refused {
+            for (map, (entries, error)) in &refused.0 {
+                tracing::error!(map, entries, %error, "the kernel refused entries");
+            }
+        }
+        if *self.findings != *findings {
+            self.findings = findings.into();
+        }
+        (self.refused, self.no_acceleration) = (refused, no_acceleration);
+    }
 }
 
 /// Keeps the maps equal to the snapshot and to `enrolled`, and says in `applied` what is in force.
@@ -55,27 +85,37 @@ pub async fn run(
         let found = enrolled.borrow_and_update().clone();
         // Until the first snapshot, and until its workloads were looked for, nothing is known, and
         // what a predecessor left stays in force.
-        let mut complete = true;
-        if snapshot.revision > 0
-            && let Some(found) = found
-        {
-            let want = entries(&snapshot, &found, node, &mut sets);
-            let no_acceleration = acceleration.turn(&mut ebpf, wants_acceleration(&want));
-            complete = tables.bring_to(&want);
-            if complete {
-                if let Some(predecessors) = predecessors.take() {
-                    predecessors.remove();
+        let known = found.filter(|_| snapshot.revision > 0);
+        let want = known.map(|found| (entries(&snapshot, &found, node, &mut sets), found));
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // What the kernel refuses is tried again; what is wanted stays the same meanwhile.
+        loop {
+            let mut retry = None;
+            if let Some((want, found)) = &want {
+                let no_acceleration = acceleration.turn(&mut ebpf, wants_acceleration(want));
+                let refused = tables.bring_to(want);
+                if refused.is_empty() {
+                    if let Some(predecessors) = predecessors.take() {
+                        predecessors.remove();
+                    }
+                } else {
+                    retry = Some(backoff.next(rand::random()));
                 }
                 let revision = snapshot.revision;
-                applied.send_replace(Applied { revision, enrolled: found, no_acceleration });
+                applied.send_modify(|applied| {
+                    applied.note(&want.findings, refused, no_acceleration);
+                    if retry.is_none() {
+                        (applied.revision, applied.enrolled) = (revision, Arc::clone(found));
+                    }
+                });
             }
-        }
-        tokio::select! {
-            biased;
-            () = scope.draining() => return,
-            more = mesh.changed() => if !more { return },
-            more = enrolled.changed() => if more.is_err() { return },
-            () = tokio::time::sleep(RETRY), if !complete => {}
+            tokio::select! {
+                biased;
+                () = scope.draining() => return,
+                more = mesh.changed() => if more { break } else { return },
+                more = enrolled.changed() => if more.is_ok() { break } else { return },
+                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
+            }
         }
     }
 }
@@ -125,30 +165,52 @@ impl Tables {
         self.sets.last().max(named.unwrap_or_default())
     }
 
-    /// Makes the maps hold what is wanted. False: the kernel refused a part of it.
-    ///
+    /// Makes the maps hold what is wanted, and returns what the kernel refused.
+    fn bring_to(&mut self, want: &Entries) -> Refused {
+        let full = self.write(want);
+        if full.is_empty() {
+            return full;
+        }
+        // A map may be full of what is not wanted any more, and is kept only for the moment between
+        // the former configuration and the new one.
+        self.verdicts.make_room(&want.verdicts, &full);
+        self.sets.make_room(&want.sets, &full);
+        self.consumers.make_room(&want.consumers, &full);
+        self.ports.make_room(&want.ports, &full);
+        self.write(want)
+    }
+
     /// What is referred to is written before what refers to it, and removed after it: at every
     /// moment a connection is decided by the former configuration or by the new one, and where it
     /// is neither, the agent has to say.
-    fn bring_to(&mut self, want: &Entries) -> bool {
-        let added = self.verdicts.add(&want.verdicts)
-            & self.sets.add(&want.sets)
-            & self.consumers.add(&want.consumers)
-            & self.ports.add(&want.ports)
-            & self.probes.bring_to(&want.probes)
-            & self.externals.bring_to(&want.externals)
-            & self.workloads.bring_to(&want.workloads)
-            & self.destinations.bring_to(&want.destinations);
-        // A source that is captured must find all destinations; one that is not captured any more
-        // may find some that are gone.
-        let captured = self.sources.bring_to(&want.sources) & self.inbound.bring_to(&want.inbound);
+    fn write(&mut self, want: &Entries) -> Refused {
+        let mut refused = Refused::default();
+        self.verdicts.add(&want.verdicts, &mut refused);
+        self.consumers.add(&want.consumers, &mut refused);
+        self.ports.add(&want.ports, &mut refused);
+        self.probes.bring_to(&want.probes, &mut refused);
+        self.externals.bring_to(&want.externals, &mut refused);
+        self.workloads.bring_to(&want.workloads, &mut refused);
+        // What protects workloads waits for no set of backends: each takes the kernel a while. What is
+        // refused of these is tried again below.
+        let mut early = Refused::default();
+        self.destinations.add_where(&want.destinations, &mut early, |one| one.set == 0);
+        // A namespace that is a workload's has an entry for what arrives: without one all of that
+        // would wait for the agent.
+        self.inbound.add(&want.inbound, &mut early);
+        // A source that is captured must find the workloads; one that is not captured any more may
+        // find some that are gone.
+        self.sources.bring_to(&want.sources, &mut refused);
+        self.sets.add(&want.sets, &mut refused);
+        self.destinations.bring_to(&want.destinations, &mut refused);
+        self.inbound.bring_to(&want.inbound, &mut refused);
         // What is not all there yet may still need what it replaces.
-        if !(added && captured) {
-            return false;
+        if refused.is_empty() {
+            self.consumers.bring_to(&want.consumers, &mut refused);
+            self.sets.retain(&want.sets, &mut refused);
+            self.ports.bring_to(&want.ports, &mut refused);
+            self.verdicts.bring_to(&want.verdicts, &mut refused);
         }
-        self.consumers.bring_to(&want.consumers)
-            & self.sets.retain(&want.sets)
-            & self.ports.bring_to(&want.ports)
-            & self.verdicts.bring_to(&want.verdicts)
+        refused
     }
 }

@@ -6,11 +6,50 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError};
 use mesh_common::backend::Slot;
+use mesh_common::maps;
 
 use crate::datapath::plan::{Op, plan};
+use crate::failure::chain;
 
 /// `BPF_F_INNER_MAP` (Linux 5.10): arrays of any length fit the outer map.
 const ANY_LENGTH: u32 = 1 << 12;
+
+/// The maps that follow the configuration.
+const NAMES: [&str; 10] = [
+    maps::BACKENDS,
+    maps::CONSUMERS,
+    maps::DESTINATIONS,
+    maps::EXTERNALS,
+    maps::INBOUND,
+    maps::PORTS,
+    maps::PROBES,
+    maps::SOURCES,
+    maps::VERDICTS,
+    maps::WORKLOADS,
+];
+
+/// What the kernel refused, by the names of the maps: how many entries, and why the first of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused(pub BTreeMap<&'static str, (usize, String)>);
+
+impl Refused {
+    /// Notes one that is refused.
+    fn note(&mut self, map: &'static str, error: &MapError) {
+        let (entries, _) = self.0.entry(map).or_insert_with(|| (0, chain(error)));
+        *entries += 1;
+    }
+
+    /// How many entries of each map that follows the configuration, in the order of names.
+    pub fn by_map(&self) -> Vec<(&'static str, u64)> {
+        let entries = |map| self.0.get(map).map_or(0, |(entries, _)| *entries as u64);
+        NAMES.iter().map(|map| (*map, entries(map))).collect()
+    }
+
+    /// Nothing was.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 /// A map, and what it holds.
 #[derive(Debug)]
@@ -36,24 +75,27 @@ impl<K: Pod + Ord> Trie<K> {
         Self { map, have, name }
     }
 
-    /// Makes the map hold `want`. False: the kernel refused a part of it.
-    pub(super) fn bring_to(&mut self, want: &BTreeSet<(K, u32)>) -> bool {
-        let mut refused = Vec::new();
+    /// Makes the map hold `want`.
+    pub(super) fn bring_to(&mut self, want: &BTreeSet<(K, u32)>, refused: &mut Refused) {
         let new: Vec<_> = want.difference(&self.have).copied().collect();
         for (data, bits) in new {
             match self.map.insert(&Key::new(bits, data), 1, 0) {
                 Ok(()) => drop(self.have.insert((data, bits))),
-                Err(error) => refused.push(error),
+                Err(error) => refused.note(self.name, &error),
             }
         }
+        self.retain(want, refused);
+    }
+
+    /// Removes what is not wanted.
+    fn retain(&mut self, want: &BTreeSet<(K, u32)>, refused: &mut Refused) {
         let gone: Vec<_> = self.have.difference(want).copied().collect();
         for (data, bits) in gone {
             match self.map.remove(&Key::new(bits, data)) {
                 Ok(()) | Err(MapError::KeyNotFound) => drop(self.have.remove(&(data, bits))),
-                Err(error) => refused.push(error),
+                Err(error) => refused.note(self.name, &error),
             }
         }
-        report(self.name, &refused)
     }
 }
 
@@ -77,19 +119,43 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
         &self.have
     }
 
-    /// Makes the map hold `want`, and for now also what it held. False: the kernel refused a part.
-    pub(super) fn add(&mut self, want: &BTreeMap<K, V>) -> bool {
-        self.apply_all(plan(&self.have, want).into_iter().filter(|op| matches!(op, Op::Put(..))))
+    /// Makes the map hold `want`, and for now also what it held.
+    pub(super) fn add(&mut self, want: &BTreeMap<K, V>, refused: &mut Refused) {
+        self.add_where(want, refused, |_value| true);
     }
 
-    /// Makes the map hold `want`. False: the kernel refused a part of it.
-    pub(super) fn bring_to(&mut self, want: &BTreeMap<K, V>) -> bool {
-        self.apply_all(plan(&self.have, want).into_iter())
+    /// Makes the map hold those of `want` that `is_now` says, and all that it held.
+    pub(super) fn add_where(
+        &mut self,
+        want: &BTreeMap<K, V>,
+        refused: &mut Refused,
+        is_now: impl Fn(&V) -> bool,
+    ) {
+        let ops = plan(&self.have, want).into_iter();
+        let puts = ops.filter(|op| matches!(op, Op::Put(_, value) if is_now(value)));
+        self.apply_all(puts, refused);
     }
 
-    fn apply_all(&mut self, ops: impl Iterator<Item = Op<K, V>>) -> bool {
-        let refused: Vec<_> = ops.filter_map(|op| self.apply(op).err()).collect();
-        report(self.name, &refused)
+    /// Makes the map hold `want`.
+    pub(super) fn bring_to(&mut self, want: &BTreeMap<K, V>, refused: &mut Refused) {
+        self.apply_all(plan(&self.have, want).into_iter(), refused);
+    }
+
+    /// Removes what is not wanted if the map was `full`: if it has refused something.
+    pub(super) fn make_room(&mut self, want: &BTreeMap<K, V>, full: &Refused) {
+        if full.0.contains_key(self.name) {
+            let gone = plan(&self.have, want).into_iter().filter(|op| matches!(op, Op::Del(_)));
+            // What cannot be removed now is tried again with all the rest.
+            self.apply_all(gone, &mut Refused::default());
+        }
+    }
+
+    fn apply_all(&mut self, ops: impl Iterator<Item = Op<K, V>>, refused: &mut Refused) {
+        for op in ops {
+            if let Err(error) = self.apply(op) {
+                refused.note(self.name, &error);
+            }
+        }
     }
 
     fn apply(&mut self, op: Op<K, V>) -> Result<(), MapError> {
@@ -123,32 +189,35 @@ impl SetTable {
     }
 
     /// Writes the sets that are new or different, each as a whole.
-    pub(super) fn add(&mut self, want: &BTreeMap<u32, Vec<Slot>>) -> bool {
-        let mut refused = Vec::new();
+    pub(super) fn add(&mut self, want: &BTreeMap<u32, Vec<Slot>>, refused: &mut Refused) {
         for (number, slots) in want {
             if self.have.get(number).is_some_and(|have| have.as_ref() == Some(slots)) {
                 continue;
             }
             match self.put(*number, slots) {
                 Ok(()) => drop(self.have.insert(*number, Some(slots.clone()))),
-                Err(error) => refused.push(error),
+                Err(error) => refused.note(maps::BACKENDS, &error),
             }
         }
-        report("BACKENDS", &refused)
+    }
+
+    /// As [`Table::make_room`].
+    pub(super) fn make_room(&mut self, want: &BTreeMap<u32, Vec<Slot>>, full: &Refused) {
+        if full.0.contains_key(maps::BACKENDS) {
+            self.retain(want, &mut Refused::default());
+        }
     }
 
     /// Removes the sets that are not in `want`.
-    pub(super) fn retain(&mut self, want: &BTreeMap<u32, Vec<Slot>>) -> bool {
+    pub(super) fn retain(&mut self, want: &BTreeMap<u32, Vec<Slot>>, refused: &mut Refused) {
         let gone: BTreeSet<_> =
             self.have.keys().filter(|number| !want.contains_key(*number)).copied().collect();
-        let mut refused = Vec::new();
         for number in gone {
             match self.map.remove(&number) {
                 Ok(()) | Err(MapError::KeyNotFound) => drop(self.have.remove(&number)),
-                Err(error) => refused.push(error),
+                Err(error) => refused.note(maps::BACKENDS, &error),
             }
         }
-        report("BACKENDS", &refused)
     }
 
     fn put(&mut self, number: u32, slots: &[Slot]) -> Result<(), MapError> {
@@ -159,13 +228,4 @@ impl SetTable {
         }
         self.map.insert(number, &array, 0)
     }
-}
-
-/// One line for all that was refused: a map that is full refuses thousands. True: nothing was.
-fn report(map: &'static str, refused: &[MapError]) -> bool {
-    if let Some(error) = refused.first() {
-        let entries = refused.len();
-        tracing::error!(map, entries, %error, "the kernel refused entries");
-    }
-    refused.is_empty()
 }

@@ -60,6 +60,8 @@ pub enum Reason {
     IncompatibleFilters,
     /// The document cannot be read, or a field has a value it may not have.
     Invalid,
+    /// There is more of something than the mesh takes, or than a map of the kernel holds.
+    LimitExceeded,
     /// A kind of parent or backend that is not supported (Gateway API `ResolvedRefs`).
     InvalidKind,
     /// A policy's principal is none that this mesh accepts.
@@ -90,6 +92,7 @@ impl Reason {
             Self::IncompatibleFilters => "IncompatibleFilters",
             Self::Invalid => "Invalid",
             Self::InvalidKind => "InvalidKind",
+            Self::LimitExceeded => "LimitExceeded",
             Self::NoMatchingPrincipal => "NoMatchingPrincipal",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::PlaceNotFound => "PlaceNotFound",

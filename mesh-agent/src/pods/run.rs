@@ -145,7 +145,8 @@ impl Pods {
             set.pods.values().map(|pod| pod.workload.identity.clone()).collect();
         self.identities.retain(|id| used.contains(id));
         self.context.telemetry.retain(|name| mesh.workloads.contains_key(name));
-        let n_conditions = mesh.conditions.len() + set.conflicts.len();
+        let n_short = self.applied.borrow().findings.len();
+        let n_conditions = mesh.conditions.len() + set.conflicts.len() + n_short;
         self.context.telemetry.set_snapshot(mesh.revision, n_conditions);
     }
 

@@ -114,6 +114,8 @@ catalog! {
         "Calls of connect() by workloads, by the kernel program's verdict";
     KERNEL_ARRIVALS = Counter "mesh_kernel_arrivals_total" ["verdict"]
         "Connections that arrived at workloads, by the kernel program's verdict";
+    KERNEL_REFUSED = Gauge "mesh_kernel_entries_refused" ["map"]
+        "Entries of the latest configuration that the kernel has refused to take into a map";
     KERNEL_EVENTS_LOST = Counter "mesh_kernel_events_lost_total" []
         "Reports of the kernel about connections that were lost: neither an event nor a part of a sum";
     POLICY_CLOSED = Counter "mesh_policy_closed_connections_total" []
@@ -281,6 +283,10 @@ fn encode_source(
                 for (verdict, count) in counts {
                     sample(&mut family, metric, vec![], &[verdict], count)?;
                 }
+            }
+            let mut family = describe(encoder, &KERNEL_REFUSED)?;
+            for (map, entries) in &counted.refused {
+                sample(&mut family, &KERNEL_REFUSED, vec![], &[map], *entries)?;
             }
             let lost = counted.events_lost + shared.events_malformed.get();
             let mut family = describe(encoder, &KERNEL_EVENTS_LOST)?;

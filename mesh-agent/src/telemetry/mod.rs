@@ -127,6 +127,8 @@ pub struct KernelCounters {
     pub arrivals: Vec<(&'static str, u64)>,
     /// Events that did not fit the ring buffer.
     pub events_lost: u64,
+    /// Entries that it refused, by map.
+    pub refused: Vec<(&'static str, u64)>,
 }
 
 /// How certificates fare.

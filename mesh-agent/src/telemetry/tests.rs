@@ -206,6 +206,7 @@ fn with_everything() -> Telemetry {
         connects: vec![("pass", 5), ("proxy", 6)],
         arrivals: vec![("captured", 7)],
         events_lost: 8,
+        refused: vec![("INBOUND", 9)],
     })));
     telemetry.register_source(Source::Coverage(Box::new(|| {
         let workload = ResourceName::new("demo", "echo");
@@ -240,6 +241,7 @@ fn sources_are_asked_at_each_scrape() {
     check(&telemetry, "mesh_kernel_arrivals_total", &[r#"{verdict="captured"} 7"#]);
     telemetry.events_malformed(2);
     check(&telemetry, "mesh_kernel_events_lost_total", &[" 10"]);
+    check(&telemetry, "mesh_kernel_entries_refused", &[r#"{map="INBOUND"} 9"#]);
     let expect = [r#"{identity="spiffe://cluster.local/ns/demo/sa/echo"} 9"#];
     check(&telemetry, "mesh_certificate_expiry_seconds", &expect);
     let expect =

@@ -1,12 +1,15 @@
 //! A malicious author of documents: writes into the configuration directory.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use mesh_tests::apps::{Client, Server};
+use mesh_tests::cgroup;
 use mesh_tests::expect::eventually;
 use mesh_tests::fixture::{Machines, World, service};
-use mesh_tests::mesh::MeshPolicy;
+use mesh_tests::mesh::{Mesh, MeshPolicy, Workload};
 use mesh_tests::node::Node;
 use mesh_tests::pair::{ECHO, PORT, Pair, hello};
 use mesh_tests::pod::Pod;
@@ -111,11 +114,11 @@ fn documents_do_not_take_down_what_is_good() {
     }
     let name = "a document that is no text";
     arena.attack(name, Trace::Condition(&[FILE, "UTF-8"]), || {
-        std::fs::write(pair.config.path().join(FILE), [0xff, 0xfe, 0x00]).unwrap();
+        fs::write(pair.config.path().join(FILE), [0xff, 0xfe, 0x00]).unwrap();
     });
     let name = "a pipe in the place of a document";
     arena.attack(name, Trace::Condition(&[FILE]), || {
-        std::fs::remove_file(pair.config.path().join(FILE)).unwrap();
+        fs::remove_file(pair.config.path().join(FILE)).unwrap();
         nix::unistd::mkfifo(&pair.config.path().join(FILE), Mode::S_IRUSR).unwrap();
     });
 }
@@ -128,7 +131,7 @@ fn a_policy_with_a_mistake_lets_nothing_pass() {
     // The policy is for a workload that does not matter here: what is served is served.
     let beside = pair.b.pod("beside").unwrap();
     let _beside = Server::echo(&beside, PORT, "v1").unwrap();
-    let workload = mesh_tests::mesh::Workload::of(&beside).label("app", "beside").port(PORT);
+    let workload = Workload::of(&beside).label("app", "beside").port(PORT);
     pair.config.write(&pair.mesh().workload(&workload)).unwrap();
     let to = beside.at(PORT);
     eventually("the workload", DEADLINE, || {
@@ -213,4 +216,98 @@ fn a_place_is_not_taken_from_its_workload() {
         config.write_file("aac.yaml", &text).unwrap();
         refuses(&outside, to);
     });
+}
+
+/// What numbers become, as the items of a list.
+fn joined(numbers: RangeInclusive<u32>, item: impl Fn(u32) -> String) -> String {
+    numbers.map(item).collect::<Vec<_>>().join(", ")
+}
+
+/// Units of a namespace on a host, each with as many ports as a workload may have: 66 × 1,024 ports
+/// are more than the kernel's map of arrivals holds, and with two addresses more than it has
+/// destinations.
+fn units(host: &Node) -> String {
+    let root = cgroup::mount().unwrap();
+    let [v4, v6] = host.addresses();
+    let ports: String = joined(1..=1_024, |n| format!("{{name: p{n}, port: {}}}", 20_000 + n));
+    let unit = |n: u32| {
+        let folder = host.cgroup().join(format!("unit{n}"));
+        fs::create_dir(&folder).unwrap();
+        let below = folder.strip_prefix(&root).unwrap().display().to_string();
+        format!(
+            "---\napiVersion: nodemesh.dev/v1alpha1\nkind: Workload\n\
+             metadata: {{name: unit{n}, namespace: evil}}\n\
+             spec: {{node: {}, addresses: ['{v4}', '{v6}'], cgroup: {below}, ports: [{ports}]}}\n",
+            host.name()
+        )
+    };
+    (0..66).map(unit).collect()
+}
+
+/// A policy with a mode for each port, of a workload of another host.
+fn port_modes() -> String {
+    let ports: String = joined(1..=65_535, |port| format!("{port}: {{mode: DISABLE}}"));
+    format!(
+        "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\n\
+         metadata: {{name: ports, namespace: evil}}\n\
+         spec: {{selector: {{matchLabels: {{app: evil}}}}, portLevelMtls: {{{ports}}}}}\n---\n\
+         apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\n\
+         metadata: {{name: evil, namespace: evil, labels: {{app: evil}}}}\n\
+         spec: {{node: x, addresses: [192.0.2.9]}}\n"
+    )
+}
+
+#[test]
+fn a_namespace_does_not_take_all_entries_of_the_kernel() {
+    let machines = Machines::new(1).unwrap();
+    let mesh = machines.mesh().policy(&MeshPolicy::new("strict").root().mtls("STRICT"));
+    let world = machines.start(&mesh).unwrap();
+    let _servers = world.serve().unwrap();
+    let outside = world.on.b.pod("outside").unwrap();
+    let good = || serves(&world);
+    let arena = Arena { by: "author", agent: &world.b, serves: &good };
+    let units = units(&world.on.b);
+    for (name, text, words) in [
+        (
+            "a policy with a mode for each port",
+            port_modes(),
+            &["LimitExceeded", "MeshPolicy evil/ports", "at most 128"],
+        ),
+        (
+            "units with more ports than the kernel's map holds",
+            units,
+            &["LimitExceeded", "Workload evil/", "the kernel's map INBOUND"],
+        ),
+    ] {
+        let late = world.on.b.pod(&format!("late{}", text.len())).unwrap();
+        let _server = Server::echo(&late, 8080, "late").unwrap();
+        arena.attack(name, Trace::Condition(words), || {
+            world.config.write_file("evil.yaml", &text).unwrap();
+            let has = |text: &str| words.iter().all(|word| text.contains(word));
+            let told = || has(&world.b.conditions().ok()?.to_string()).then_some(());
+            eventually("the condition", DEADLINE, told).unwrap();
+            // A workload of another namespace comes when all entries are taken.
+            let yaml = Mesh::new("shop").workload(&Workload::of(&late).account("late")).yaml();
+            world.config.write_file("shop.yaml", &yaml).unwrap();
+            let refused = || error(&outside, late.at(8080)).map(drop);
+            eventually("the workload's enrollment", DEADLINE, refused).unwrap();
+            refuses(&outside, [late.at(8080), late.at6(8080)]);
+            let line = || {
+                // The client's agent may read the documents later.
+                let _until_then_refused = error(world.client(), late.at(8080));
+                let lines = world.b.access_log().ok()?;
+                let is_late = |line: &&serde_json::Value| {
+                    line["destination_workload"] == late.name()
+                        && line["connection_security_policy"] == "mutual_tls"
+                };
+                lines.iter().find(is_late).map(drop)
+            };
+            eventually("a connection by mutual TLS", DEADLINE, line).unwrap();
+        });
+        let metrics = world.b.metrics().unwrap();
+        let [refused, applied, latest] =
+            ["mesh_kernel_entries_refused", "mesh_applied_revision", "mesh_snapshot_revision"]
+                .map(|name| metrics.sum(name, &[]));
+        assert!(refused < 1.0 && applied >= latest, "{refused} refused, {applied} of {latest}");
+    }
 }

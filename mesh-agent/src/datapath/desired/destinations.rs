@@ -1,95 +1,134 @@
 //! Which addresses are the mesh's, and where connections to them go.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
 use mesh_common::addr::user::from_ip;
-use mesh_common::destination::{ASK, ConsumerKey, Destination, DestinationKey, HAS_CONSUMERS};
+use mesh_common::destination::{ASK, Destination, DestinationKey};
+use mesh_common::workload::GUARDED;
 
-use crate::datapath::desired::ids::{Ids, id_of};
-use crate::datapath::desired::ports::is_by_port;
-use crate::datapath::desired::sets::{SetIds, slots};
-use crate::datapath::desired::{Enrolled, Entries, guard_of};
-use crate::model::id::ResourceName;
-use crate::model::snapshot::Snapshot;
+use crate::datapath::desired::room::{Shortages, Want, tables};
+use crate::datapath::desired::services::{self, Virtual};
+use crate::datapath::desired::sets::SetIds;
+use crate::datapath::desired::{Enrolled, Entries, View, guard_of};
+use crate::model::workload::Workload;
+use crate::store::update::Kind;
+
+/// What comes of an address without an entry.
+const PASSES: &str = "connections to its addresses go past the mesh";
+/// What comes of the ports of an address that has one.
+const BY_AGENT: &str = "the agent decides about its ports, and refuses while it does not answer";
+
+/// A workload that an agent serves.
+struct Served<'a> {
+    workload: &'a Workload,
+    local: Option<&'a Enrolled>,
+    /// Its ports, if these tell it from others on its address.
+    own_ports: Option<&'a BTreeSet<u16>>,
+    n_settings: usize,
+}
 
 /// Adds the destinations with their sets of backends.
-pub(super) fn add(
-    mesh: &Snapshot,
-    enrolled: &[Enrolled],
-    ids: &Ids<'_>,
-    ports: &HashMap<&ResourceName, BTreeSet<u16>>,
-    sets: &mut SetIds,
-    wanted: &mut Entries,
-) {
-    services(mesh, ids, sets, wanted);
-    let here: HashMap<_, _> = enrolled.iter().map(|local| (&local.name, local)).collect();
-    let mut workloads: Vec<_> =
-        mesh.workloads.values().filter(|workload| workload.node.is_some()).collect();
-    // Where two claim one address or port, the first by name has it.
-    workloads.sort_by(|a, b| a.name.cmp(&b.name));
-    for workload in workloads {
-        let local = here.get(&workload.name).copied();
-        let by_port = is_by_port(workload);
-        let owner = local.filter(|_| !by_port).map_or(0, |local| local.netns);
-        let policy = mesh.policy(&workload.name);
-        let entry = |port: u16| Destination {
-            owner,
-            workload: ids.of(&workload.name),
-            set: 0,
-            flags: guard_of(&policy, port, local.is_some()),
-            pad: 0,
-        };
-        for address in workload.addresses.iter().map(|address| from_ip(*address)) {
-            if by_port {
-                for port in ports.get(&workload.name).into_iter().flatten() {
-                    let key = DestinationKey::tcp(address, port.to_be());
-                    wanted.destinations.entry(key).or_insert_with(|| entry(*port));
-                }
-                continue;
-            }
-            let key = DestinationKey::any_tcp_port(address);
-            let there = wanted.destinations.entry(key).or_insert_with(|| entry(0));
-            // A workload of this node wins an address over a stale one of elsewhere.
-            if there.owner == 0 && owner != 0 {
-                *there = entry(0);
-            }
-            for port in policy.ports.keys() {
-                let key = DestinationKey::tcp(address, port.to_be());
-                wanted.destinations.entry(key).or_insert_with(|| entry(*port));
-            }
+pub(super) fn add(view: &View<'_>, sets: &mut SetIds, short: &mut Shortages, wanted: &mut Entries) {
+    let (workloads, services) = (served(view), services::by_name(view.mesh));
+    // Addresses come before their ports: they make connections the mesh's.
+    let groups = [
+        workloads.iter().map(Served::addresses).collect(),
+        services.iter().map(|one| one.want(one.addresses().len(), PASSES)).collect(),
+        services.iter().map(|one| one.want(one.targets.len(), BY_AGENT)).collect(),
+        workloads.iter().map(Served::settings).collect(),
+    ];
+    let [addresses, virtual_addresses, targets, settings] =
+        short.share(tables::DESTINATIONS, 0, &groups);
+    let mut whole = Vec::new();
+    for ((service, has_targets), has_addresses) in
+        services.iter().zip(targets).zip(virtual_addresses)
+    {
+        if has_targets {
+            whole.push(service);
+        } else if has_addresses {
+            ask(service, wanted);
+        }
+    }
+    services::add(view, &whole, sets, short, wanted);
+    for ((one, has_addresses), has_settings) in workloads.iter().zip(addresses).zip(settings) {
+        if has_addresses {
+            add_workload(view, one, has_settings, wanted);
         }
     }
 }
 
-fn services(mesh: &Snapshot, ids: &Ids<'_>, sets: &mut SetIds, wanted: &mut Entries) {
-    let mut used = BTreeSet::new();
-    for (address, target) in &mesh.services {
-        let key = (*address, None);
-        let set = sets.of(key.clone());
-        used.insert(key);
-        let mut flags = 0;
-        match slots(mesh, &target.default, ids) {
-            Some(slots) => drop(wanted.sets.insert(set, slots)),
-            None => flags |= ASK,
-        }
-        for (namespace, split) in &target.by_namespace {
-            let key = (*address, Some(Arc::clone(namespace)));
-            let own = sets.of(key.clone());
-            used.insert(key);
-            match slots(mesh, split, ids) {
-                Some(slots) => drop(wanted.sets.insert(own, slots)),
-                None => flags |= ASK,
-            }
-            let consumer = ConsumerKey { namespace: id_of(namespace), set, pad: 0 };
-            // Two namespaces with one number: only the agent can tell them apart.
-            if wanted.consumers.insert(consumer, own).is_some() {
-                flags |= ASK;
-            }
-            flags |= HAS_CONSUMERS;
-        }
-        let key = DestinationKey::tcp(from_ip(address.ip()), address.port().to_be());
-        wanted.destinations.insert(key, Destination { owner: 0, workload: 0, set, flags, pad: 0 });
+/// The workloads by name: where two claim one address or port, the first has it.
+fn served<'a>(view: &'a View<'_>) -> Vec<Served<'a>> {
+    let here: HashMap<_, _> = view.enrolled.iter().map(|local| (&local.name, local)).collect();
+    let all = view.mesh.workloads.values().filter(|workload| workload.node.is_some());
+    let mut all: Vec<_> = all
+        .map(|workload| Served {
+            workload,
+            local: here.get(&workload.name).copied(),
+            own_ports: view.by_port.get(&workload.name),
+            n_settings: view.mesh.policy(&workload.name).ports.len(),
+        })
+        .collect();
+    all.sort_by(|a, b| a.workload.name.cmp(&b.workload.name));
+    all
+}
+
+impl<'a> Served<'a> {
+    fn addresses(&self) -> Want<'a> {
+        let n_ports = self.own_ports.map_or(1, BTreeSet::len);
+        self.want(n_ports, PASSES)
     }
-    sets.retain(&used);
+
+    fn settings(&self) -> Want<'a> {
+        self.want(if self.own_ports.is_some() { 0 } else { self.n_settings }, BY_AGENT)
+    }
+
+    /// Entries for each of its addresses.
+    fn want(&self, each: usize, without: &'static str) -> Want<'a> {
+        let entries = self.workload.addresses.len() * each;
+        Want::new(Kind::Workload, &self.workload.name, entries, without)
+    }
+}
+
+/// Has the agent decide about all ports of a service's addresses.
+fn ask(service: &Virtual<'_>, wanted: &mut Entries) {
+    let entry = Destination { owner: 0, workload: 0, set: 0, flags: ASK, pad: 0 };
+    for address in service.addresses() {
+        let key = DestinationKey::any_tcp_port(from_ip(address));
+        wanted.destinations.entry(key).or_insert(entry);
+    }
+}
+
+fn add_workload(view: &View<'_>, one: &Served<'_>, has_settings: bool, wanted: &mut Entries) {
+    let policy = view.mesh.policy(&one.workload.name);
+    let is_here = one.local.is_some();
+    let owner = one.local.filter(|_| one.own_ports.is_none()).map_or(0, |local| local.netns);
+    let id = view.ids.of(&one.workload.name);
+    let entry = |flags: u32| Destination { owner, workload: id, set: 0, flags, pad: 0 };
+    let of_port = |port: u16| entry(guard_of(&policy, port, is_here));
+    // Without entries for its ports, the strictest stands for all.
+    let any = || {
+        let ports = policy.ports.keys().filter(|_| !has_settings);
+        let strictest = ports.fold(0, |all, port| all | guard_of(&policy, *port, is_here));
+        entry(guard_of(&policy, 0, is_here) | (strictest & GUARDED))
+    };
+    for address in one.workload.addresses.iter().map(|address| from_ip(*address)) {
+        if let Some(ports) = one.own_ports {
+            for port in ports {
+                let key = DestinationKey::tcp(address, port.to_be());
+                wanted.destinations.entry(key).or_insert_with(|| of_port(*port));
+            }
+            continue;
+        }
+        let key = DestinationKey::any_tcp_port(address);
+        let there = wanted.destinations.entry(key).or_insert_with(any);
+        // A workload of this node wins an address over a stale one of elsewhere.
+        if there.owner == 0 && owner != 0 {
+            *there = any();
+        }
+        for port in policy.ports.keys().filter(|_| has_settings) {
+            let key = DestinationKey::tcp(address, port.to_be());
+            wanted.destinations.entry(key).or_insert_with(|| of_port(*port));
+        }
+    }
 }

@@ -7,17 +7,33 @@ use mesh_common::addr::user::from_ip;
 use mesh_common::external::{ExternalKey, prefix_bits};
 
 use crate::datapath::desired::ids::id_of;
+use crate::datapath::desired::room::{Shortages, Want, tables};
+use crate::model::external::External;
 use crate::model::policy::Block;
 use crate::model::snapshot::Snapshot;
+use crate::store::update::Kind;
 
 /// Bits before an IPv4 address that is mapped into an IPv6 one.
 const MAPPED_BITS: u8 = 96;
 
 /// The networks that are known, by namespace and port. Workloads without an agent are among them:
 /// they are the mesh's, if not its agents' business.
-pub(super) fn known(mesh: &Snapshot) -> BTreeSet<(ExternalKey, u32)> {
+pub(super) fn known(mesh: &Snapshot, short: &mut Shortages) -> BTreeSet<(ExternalKey, u32)> {
     let mut known = BTreeSet::new();
-    for external in &mesh.externals {
+    let mut bare: Vec<_> =
+        mesh.workloads.values().filter(|workload| workload.node.is_none()).collect();
+    bare.sort_by(|a, b| a.name.cmp(&b.name));
+    let unknown = "its addresses are not known, and not connected to with `registry-only`";
+    let listed = mesh.externals.iter();
+    let groups = [
+        bare.iter()
+            .map(|one| Want::new(Kind::Workload, &one.name, one.addresses.len(), unknown))
+            .collect(),
+        listed.map(|one| Want::new(Kind::ServiceEntry, &one.name, n_keys(one), unknown)).collect(),
+    ];
+    let [of_bare, of_listed] = short.share(tables::EXTERNALS, 0, &groups);
+    let listed = mesh.externals.iter().zip(of_listed).filter(|(_, granted)| *granted);
+    for (external, _) in listed {
         let namespaces: Vec<u64> = match &external.exported_to {
             None => vec![0],
             Some(namespaces) => namespaces.iter().map(id_of).collect(),
@@ -29,8 +45,8 @@ pub(super) fn known(mesh: &Snapshot) -> BTreeSet<(ExternalKey, u32)> {
             }
         }
     }
-    let bare = mesh.workloads.values().filter(|workload| workload.node.is_none());
-    for address in bare.flat_map(|workload| &workload.addresses) {
+    let bare = bare.into_iter().zip(of_bare).filter(|(_, granted)| *granted);
+    for address in bare.flat_map(|(workload, _)| &workload.addresses) {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         known.insert(key(0, 0, Block { network: *address, prefix }));
     }
@@ -52,6 +68,13 @@ fn of_one_family(block: &Block) -> Vec<Block> {
         Block { network: Ipv6Addr::from_bits(network).into(), prefix }
     };
     (prefix + 1..=MAPPED_BITS).map(half).collect()
+}
+
+/// The keys of an entry, at most.
+fn n_keys(external: &External) -> usize {
+    let n_namespaces = external.exported_to.as_ref().map_or(1, Vec::len);
+    let n_blocks: usize = external.blocks.iter().map(|block| of_one_family(block).len()).sum();
+    n_blocks * external.ports.len().max(1) * n_namespaces
 }
 
 fn key(namespace: u64, port: u16, block: Block) -> (ExternalKey, u32) {

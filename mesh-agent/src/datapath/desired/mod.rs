@@ -3,20 +3,20 @@
 mod destinations;
 mod externals;
 mod ids;
+mod locals;
 mod ports;
+mod room;
+mod services;
 mod sets;
 mod verdicts;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 
-use mesh_common::addr::user::from_ip;
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::external::ExternalKey;
-use mesh_common::source::{
-    BY_CGROUP, CGROUP, DENY_OUTSIDE, ENROLLED, NODE, REPORT_OUTSIDE, Source, SourceKey, WAITING,
-};
+use mesh_common::source::{DENY_OUTSIDE, ENROLLED, REPORT_OUTSIDE, Source, SourceKey, WAITING};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{
     ACCELERATE, BY_PORT, CAPTURE, FAIL_CLOSED, FAIL_OPEN, GUARDED, Inbound, PortKey, VIA_AGENT,
@@ -25,7 +25,10 @@ use mesh_common::workload::{
 
 use self::ids::Ids;
 pub use self::ids::id_of;
+use self::locals::Local;
+use self::room::Shortages;
 pub use self::sets::SetIds;
+use crate::model::condition::Finding;
 use crate::model::id::ResourceName;
 use crate::model::policy::{Acceleration, Egress, FailureMode, MtlsMode, SameNode, WorkloadPolicy};
 use crate::model::snapshot::Snapshot;
@@ -87,6 +90,18 @@ pub struct Entries {
     pub probes: BTreeMap<DestinationKey, u64>,
     /// `EXTERNALS`, with how many bits of each count.
     pub externals: BTreeSet<(ExternalKey, u32)>,
+    /// What documents ask for and the maps do not hold.
+    pub findings: Vec<Finding>,
+}
+
+/// What the entries are made of.
+struct View<'a> {
+    mesh: &'a Snapshot,
+    enrolled: &'a Places,
+    ids: Ids<'a>,
+    /// The ports of the workloads that are known by them.
+    by_port: HashMap<&'a ResourceName, BTreeSet<u16>>,
+    no_ports: BTreeSet<u16>,
 }
 
 /// What the maps should hold; `node` is the cookie of the agent's own namespace, `sets` which
@@ -94,60 +109,36 @@ pub struct Entries {
 ///
 /// Every service port and every address of a workload that an agent serves is a destination. An
 /// address without an agent is one only through a service: elsewhere it is not the mesh's business.
+///
+/// It is never more than the maps hold: see [`room`].
 pub fn entries(mesh: &Snapshot, enrolled: &Places, node: u64, sets: &mut SetIds) -> Entries {
     let mut wanted = Entries::default();
-    let ids = Ids::new(mesh, enrolled);
-    let by_port = ports::by_workload(mesh);
+    let mut short = Shortages::default();
+    let enrolled = &locals::within_room(enrolled, &mut short);
+    let view = View {
+        mesh,
+        enrolled,
+        ids: Ids::new(mesh, enrolled),
+        by_port: ports::by_workload(mesh),
+        no_ports: BTreeSet::new(),
+    };
+    let locals = locals::all(&view);
     let mut classes = verdicts::Classes::default();
-    for local in enrolled.iter() {
-        let Some(workload) = mesh.workloads.get(&local.name) else { continue };
-        let policy = mesh.policy(&local.name);
-        let id = ids.of(&local.name);
-        wanted.sources.insert(local.source, source(local, id, &policy));
-        if local.source.kind == CGROUP {
-            let shared = Source { workload: 0, namespace: 0, flags: BY_CGROUP | NODE, pad: 0 };
-            wanted.sources.insert(SourceKey::netns(local.netns), shared);
-            for port in by_port.get(&local.name).into_iter().flatten() {
-                let entry = inbound(id, &policy, *port);
-                wanted.inbound.entry(PortKey::new(local.netns, port.to_be())).or_insert(entry);
-            }
-        } else {
-            wanted.inbound.insert(PortKey::new(local.netns, 0), inbound(id, &policy, 0));
-            for port in policy.ports.keys() {
-                let key = PortKey::new(local.netns, port.to_be());
-                wanted.inbound.insert(key, inbound(id, &policy, *port));
-            }
-        }
-        for (address, port) in
-            workload.addresses.iter().flat_map(|ip| workload.probes.iter().map(move |p| (ip, p)))
-        {
-            wanted.probes.insert(DestinationKey::tcp(from_ip(*address), port.to_be()), id);
-        }
-        if local.ready && id != 0 {
-            let class = classes.of(&policy);
-            wanted.workloads.insert(id, destination(local.netns, class, &policy));
-            for (port, settings) in &policy.ports {
-                let flags = if settings.same_node == SameNode::Direct { 0 } else { VIA_AGENT };
-                wanted.ports.insert(PortKey::new(id, port.to_be()), flags);
-            }
-        }
-    }
-    if !wanted.probes.is_empty() {
-        let own = Source { workload: 0, namespace: 0, flags: NODE, pad: 0 };
-        wanted.sources.entry(SourceKey::netns(node)).or_insert(own);
-    }
-    classes.verdicts(mesh, enrolled, &ids, &mut wanted.verdicts);
+    locals::add(&locals, node, &mut classes, &mut short, &mut wanted);
+    classes.verdicts(&locals, &mut short, &mut wanted.verdicts);
     if wanted.sources.values().any(|source| source.flags & (REPORT_OUTSIDE | DENY_OUTSIDE) != 0) {
-        wanted.externals = externals::known(mesh);
+        wanted.externals = externals::known(mesh, &mut short);
     }
-    destinations::add(mesh, enrolled, &ids, &by_port, sets, &mut wanted);
+    destinations::add(&view, sets, &mut short, &mut wanted);
+    wanted.findings = short.into_findings();
     wanted
 }
 
 /// `SOURCES` of a workload.
-fn source(local: &Enrolled, id: u64, policy: &WorkloadPolicy) -> Source {
+fn source(local: &Local<'_>) -> Source {
+    let (id, policy) = (local.id, &*local.policy);
     let mut flags = ENROLLED | failure(policy) | accelerated(policy);
-    if !local.ready {
+    if !local.enrolled.ready {
         flags |= WAITING;
     }
     // Without an id the kernel could not judge, and the agent has to.
@@ -159,7 +150,7 @@ fn source(local: &Enrolled, id: u64, policy: &WorkloadPolicy) -> Source {
         Egress::Log => REPORT_OUTSIDE,
         Egress::RegistryOnly => DENY_OUTSIDE,
     };
-    Source { workload: id, namespace: id_of(&local.name.namespace), flags, pad: 0 }
+    Source { workload: id, namespace: id_of(&local.enrolled.name.namespace), flags, pad: 0 }
 }
 
 /// `WORKLOADS` of a workload.

@@ -7,7 +7,7 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Place, Workload};
 
 /// Whether a workload shares its addresses with others, and is known by its ports.
-pub(super) const fn is_by_port(workload: &Workload) -> bool {
+const fn is_by_port(workload: &Workload) -> bool {
     matches!(workload.place, Place::Cgroup(_) | Place::SystemdUnit(_))
 }
 

@@ -56,6 +56,17 @@ impl SetIds {
 const ASK_AGENT: Slot =
     Slot { threshold: 1, first: 1, count: 1, backends: 1, total: 1, ..Slot::EMPTY };
 
+/// How many slots a split has; 0: it is too large for the kernel.
+pub(super) fn n_slots(split: &Split) -> usize {
+    if split.http.is_some() {
+        return 1;
+    }
+    let count: usize =
+        split.backends.iter().map(|backend| backend.endpoints.as_slice().len()).sum();
+    let length = count.max(split.backends.len()).max(1);
+    if length > MAX_SLOTS || split.backends.len() > MAX_BACKENDS { 0 } else { length }
+}
+
 /// The slots of a split. `None`: it is too large for the kernel, and the agent has to pick.
 ///
 /// With HTTP routes, each request may go elsewhere, and the kernel sees none of them: it picks
@@ -65,10 +76,8 @@ pub(super) fn slots(mesh: &Snapshot, split: &Split, ids: &Ids<'_>) -> Option<Vec
         return Some(vec![ASK_AGENT]);
     }
     let weights: Vec<_> = split.backends.iter().map(|backend| backend.weight).collect();
-    let count: usize =
-        split.backends.iter().map(|backend| backend.endpoints.as_slice().len()).sum();
-    let length = count.max(split.backends.len()).max(1);
-    if length > MAX_SLOTS || weights.len() > MAX_BACKENDS {
+    let length = n_slots(split);
+    if length == 0 {
         return None;
     }
     let (total, table) = columns(&weights)?;

@@ -8,11 +8,13 @@ use mesh_common::source::CGROUP;
 use mesh_common::verdict::{ALLOW, ASK_AGENT, DENY, Verdict, VerdictKey};
 
 use crate::authz::{self, Request};
-use crate::datapath::desired::Enrolled;
-use crate::datapath::desired::ids::{Ids, id_of};
+use crate::datapath::desired::ids::id_of;
+use crate::datapath::desired::locals::Local;
+use crate::datapath::desired::room::{Shortages, Want, tables};
+use crate::model::id::ResourceName;
 use crate::model::policy::{AuthorizationPolicy, Rule, WorkloadPolicy};
-use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
+use crate::store::update::Kind;
 
 /// The policies that apply to one destination.
 type Policies = Vec<Arc<AuthorizationPolicy>>;
@@ -20,13 +22,20 @@ type Policies = Vec<Arc<AuthorizationPolicy>>;
 /// The different sets of policies on this node, by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Classes {
-    by_id: BTreeMap<u64, Policies>,
+    by_id: BTreeMap<u64, Class>,
+}
+
+/// A set of policies, and a workload that they are for.
+#[derive(Debug)]
+struct Class {
+    policies: Policies,
+    workload: ResourceName,
 }
 
 impl Classes {
     /// The number of a workload's policies: a function of what they say. 0 without any; `None` if
     /// others have this number, so that the kernel could not tell them apart.
-    pub(super) fn of(&mut self, policy: &WorkloadPolicy) -> Option<u64> {
+    pub(super) fn of(&mut self, workload: &ResourceName, policy: &WorkloadPolicy) -> Option<u64> {
         if policy.authorization.is_empty() {
             return Some(0);
         }
@@ -36,31 +45,39 @@ impl Classes {
             let _infallible = writeln!(text, "{policy:?}");
         }
         let id = id_of(&text);
-        let known = self.by_id.entry(id).or_insert_with(|| policy.authorization.clone());
-        (*known == policy.authorization).then_some(id)
+        let known = self.by_id.entry(id).or_insert_with(|| Class {
+            policies: policy.authorization.clone(),
+            workload: workload.clone(),
+        });
+        (known.policies == policy.authorization).then_some(id)
     }
 
-    /// Judges every workload of this node against every class.
+    /// Judges every workload of this node against every class that there is room for.
     pub(super) fn verdicts(
         &self,
-        mesh: &Snapshot,
-        enrolled: &[Enrolled],
-        ids: &Ids<'_>,
+        locals: &[Local<'_>],
+        short: &mut Shortages,
         wanted: &mut BTreeMap<VerdictKey, Verdict>,
     ) {
-        for (class, policies) in &self.by_id {
-            let ports = ports(policies);
-            for local in enrolled {
-                let Some(workload) = mesh.workloads.get(&local.name) else { continue };
-                let source = ids.of(&local.name);
-                let shares = local.source.kind == CGROUP;
+        let without = "the agent judges connections of this node to it";
+        let named: Vec<_> = self.by_id.values().map(|class| ports(&class.policies)).collect();
+        // As if each port made a difference: it is not judged what there is no room for.
+        let wants = self.by_id.values().zip(&named).map(|(class, ports)| {
+            let entries = locals.len().saturating_mul(1 + ports.len());
+            Want::new(Kind::Workload, &class.workload, entries, without)
+        });
+        let [granted] = short.share(tables::VERDICTS, 0, &[wants.collect()]);
+        let all = self.by_id.iter().zip(&named).zip(granted);
+        for ((id, class), ports) in all.filter(|(_, granted)| *granted).map(|(one, _)| one) {
+            for local in locals {
+                let shares = local.enrolled.source.kind == CGROUP;
                 // No policy names port 0: it stands for all that are not named.
-                let other = judge(policies, workload, shares, 0);
-                wanted.insert(VerdictKey::new(source, *class, 0), other);
-                for port in &ports {
-                    let verdict = judge(policies, workload, shares, *port);
+                let other = judge(&class.policies, local.workload, shares, 0);
+                wanted.insert(VerdictKey::new(local.id, *id, 0), other);
+                for port in ports {
+                    let verdict = judge(&class.policies, local.workload, shares, *port);
                     if verdict != other {
-                        wanted.insert(VerdictKey::new(source, *class, port.to_be()), verdict);
+                        wanted.insert(VerdictKey::new(local.id, *id, port.to_be()), verdict);
                     }
                 }
             }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::model::condition::{Condition, Reason};
 use crate::model::id::ResourceName;
 use crate::model::policy::{
-    AmbiguousPaths, AuthorizationPolicy, FailureMode, MeshPolicy, PolicyKind, PortPolicy,
-    ROOT_NAMESPACES, WorkloadPolicy, is_root,
+    AmbiguousPaths, AuthorizationPolicy, FailureMode, MeshPolicy, MtlsMode, PolicyKind, PortPolicy,
+    ROOT_NAMESPACES, SameNode, WorkloadPolicy, is_root,
 };
 use crate::model::workload::Workload;
 use crate::store::build::conflict;
@@ -19,6 +19,10 @@ use crate::store::update::{Key, Kind};
 
 /// The field that says what happens while the agent does not answer.
 const FAILURE_MODE: &str = "spec.failureMode";
+
+/// The most ports of a workload with settings of their own, by all policies. Beyond that the strictest
+/// is in force at every port.
+const MAX_PORTS: usize = 256;
 
 /// How close a policy is to a workload; the closest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +47,7 @@ pub(super) fn resolve(
     let mut shared: HashMap<(Vec<_>, Vec<_>), Arc<WorkloadPolicy>> = HashMap::new();
     let mut policies = HashMap::new();
     let mut conflicts = Conflicts::default();
+    let mut limits = Limits::default();
     let mut open = BTreeMap::new();
     for (name, (_, workload)) in &index.workloads {
         let (mut carried, authorized) =
@@ -53,7 +58,12 @@ pub(super) fn resolve(
         );
         let policy = shared.entry(key).or_insert_with(|| {
             carried.sort_by(|(_, a), (_, b)| order(a).cmp(&order(b)));
-            let mut resolver = Resolver { policies: &carried, workload, conflicts: &mut conflicts };
+            let mut resolver = Resolver {
+                policies: &carried,
+                workload,
+                conflicts: &mut conflicts,
+                limits: &mut limits,
+            };
             let mut policy = resolver.resolve();
             policy.authorization =
                 authorized.iter().map(|(_, policy)| Arc::clone(policy)).collect();
@@ -69,6 +79,7 @@ pub(super) fn resolve(
         let key = Key { kind: kind.into(), name: loser.clone() };
         conditions.push(conflict(placed.0, &key, &field, message));
     }
+    conditions.extend(limits.into_values());
     conditions.extend(open.into_values());
     policies
 }
@@ -163,7 +174,11 @@ struct Resolver<'r, 'a> {
     policies: &'r [Placed<'a, MeshPolicy>],
     workload: &'r Workload,
     conflicts: &'r mut Conflicts<'a>,
+    limits: &'r mut Limits<'a>,
 }
+
+/// The conditions of policies by which workloads have too many ports.
+type Limits<'a> = BTreeMap<(PolicyKind, &'a ResourceName), Condition>;
 
 impl<'a> Resolver<'_, 'a> {
     fn resolve(&mut self) -> WorkloadPolicy {
@@ -181,8 +196,10 @@ impl<'a> Resolver<'_, 'a> {
             .flat_map(|(_, policy)| policy.port_mtls.keys().chain(policy.port_same_node.keys()))
             .copied()
             .collect();
-        let ports = ports.into_iter().map(|port| (port, self.port(port))).collect();
-        WorkloadPolicy {
+        let n_ports = ports.len();
+        let ports = ports.into_iter().take(MAX_PORTS);
+        let ports = ports.map(|port| (port, self.port(port))).collect();
+        let policy = WorkloadPolicy {
             refuses_ambiguous_paths: ambiguous.map(|(_, name)| name.clone()),
             mtls: mtls.map(|(mode, _)| mode).unwrap_or_default(),
             mtls_from: mtls.map(|(_, name)| name.clone()),
@@ -193,6 +210,38 @@ impl<'a> Resolver<'_, 'a> {
             egress: egress.map(|(mode, _)| mode).unwrap_or_default(),
             upgrades: upgrades.map(|(protocols, _)| protocols).unwrap_or_default(),
             authorization: Vec::new(),
+        };
+        if n_ports > MAX_PORTS { self.strictest(n_ports, policy) } else { policy }
+    }
+
+    /// The settings of a workload with more ports than are taken.
+    fn strictest(&mut self, n_ports: usize, policy: WorkloadPolicy) -> WorkloadPolicy {
+        let has_ports = |policy: &MeshPolicy| {
+            !(policy.port_mtls.is_empty() && policy.port_same_node.is_empty())
+        };
+        let last = self.policies.iter().copied().rfind(|(_, policy)| has_ports(policy));
+        if let Some(last) = last {
+            let message = format!(
+                "with this, {n_ports} ports of Workload {} have settings of their own, and at most \
+                 {MAX_PORTS} are taken: STRICT and `sameNode: mtls` are in force at all ports until \
+                 there are fewer",
+                self.workload.name
+            );
+            let key = Key { kind: last.1.kind.into(), name: last.1.name.clone() };
+            self.limits.entry((last.1.kind, &last.1.name)).or_insert_with(|| Condition {
+                location: last.0.clone(),
+                subject: key.to_string(),
+                field: "spec".to_owned(),
+                reason: Reason::LimitExceeded,
+                message,
+            });
+        }
+        WorkloadPolicy {
+            mtls: MtlsMode::Strict,
+            mtls_from: last.map(|(_, policy)| policy.name.clone()),
+            same_node: SameNode::Mtls,
+            ports: BTreeMap::new(),
+            ..policy
         }
     }
 

@@ -375,3 +375,24 @@ fn who_fails_open_past_a_policy_is_told() {
     check(None, MtlsMode::Permissive, true, &[]);
     check(Some(FailureMode::Static), MtlsMode::Permissive, true, &[]);
 }
+
+#[test]
+fn beyond_so_many_ports_the_strictest_holds_at_all() {
+    let with_ports = |name: &str, ports: std::ops::Range<u16>| MeshPolicy {
+        selector: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
+        port_mtls: ports.map(|port| (port, MtlsMode::Disable)).collect(),
+        ..policy(name)
+    };
+    let check = |second: std::ops::Range<u16>, expect: (usize, MtlsMode), told: usize| {
+        let policies = [with_ports("shop/a", 1..129), with_ports("shop/b", second)];
+        let snapshot = with(&["shop/web web"], policies);
+        let policy = snapshot.policy(&named("shop/web").0);
+        assert_eq!((policy.ports.len(), policy.mtls(1)), expect);
+        let conditions = &snapshot.conditions;
+        assert_eq!(conditions.len(), told, "{conditions:?}");
+        assert!(conditions.iter().all(|one| one.reason == Reason::LimitExceeded));
+        assert!(conditions.iter().all(|one| one.subject == "MeshPolicy shop/b"));
+    };
+    check(200..328, (256, MtlsMode::Disable), 0);
+    check(200..329, (0, MtlsMode::Strict), 1);
+}

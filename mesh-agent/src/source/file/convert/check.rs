@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::model::condition::Reason;
 use crate::model::id::ResourceName;
 
 use super::super::schema::{Metadata, Selector};
@@ -102,6 +103,18 @@ pub(super) fn is_label(text: &str) -> bool {
 /// Whether `text` is a DNS-1123 subdomain.
 pub(super) fn is_subdomain(text: &str) -> bool {
     text.len() <= MAX_SUBDOMAIN_BYTES && text.split('.').all(is_label)
+}
+
+/// Whether a list at `path` has no more than `most` items, `found` being how many it has. What has
+/// more is not used: the kernel's maps have to hold it.
+pub(super) fn at_most(path: &str, found: usize, most: usize, problems: &mut Problems) -> bool {
+    if found > most {
+        let message = format!(
+            "these are {found}, and at most {most} are taken; remove some, or split the document"
+        );
+        problems.refuse(path, Reason::LimitExceeded, message);
+    }
+    found <= most
 }
 
 /// A port number at `path`.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::condition::Reason;
 use crate::model::policy::upgrade::{self, Upgrades};
 use crate::model::policy::{
     Acceleration, AmbiguousPaths, Egress, FailureMode, MeshPolicy, MtlsMode, PolicyKind, SameNode,
@@ -10,6 +11,9 @@ use crate::model::policy::{
 use super::super::schema;
 use super::super::yaml::printable;
 use super::{Problems, check};
+
+/// The most ports with a mode of their own in a policy.
+const MAX_PORTS: usize = 128;
 
 /// Istio's words. `UNSET` is read as if the field were not there.
 const MTLS: &[(&str, Option<MtlsMode>)] = &[
@@ -67,10 +71,14 @@ fn resolve(
     let created = check::created(metadata, problems);
     let selector = check::selector(spec.selector, problems);
     let mtls = spec.mtls.and_then(|mtls| mtls.mode);
-    let by_port = spec.port_level_mtls.into_iter().flatten();
+    let by_port = spec.port_level_mtls.unwrap_or_default();
+    let has_many_mtls = has_many("spec.portLevelMtls", by_port.len(), "STRICT", problems);
+    let by_port = by_port.into_iter().filter(|_| !has_many_mtls);
     let by_port = by_port.filter_map(|(port, mtls)| Some((port, mtls.mode?)));
     let port_mtls = ports("spec.portLevelMtls", ".mode", MTLS, by_port, problems);
-    let by_port = spec.port_level_same_node.into_iter().flatten();
+    let by_port = spec.port_level_same_node.unwrap_or_default();
+    let has_many_ways = has_many("spec.portLevelSameNode", by_port.len(), "mtls", problems);
+    let by_port = by_port.into_iter().filter(|_| !has_many_ways);
     let port_same_node = ports("spec.portLevelSameNode", "", SAME_NODE, by_port, problems);
     let given = [
         ("spec.portLevelMtls", port_mtls.is_empty()),
@@ -82,6 +90,8 @@ fn resolve(
         problems.invalid(*path, message);
     }
     let upgrades = upgrades(spec.upgrades, problems);
+    let mtls = word("spec.mtls.mode", MTLS, mtls, problems);
+    let same_node = word("spec.sameNode", SAME_NODE, spec.same_node, problems);
     Some(MeshPolicy {
         kind,
         name: name?,
@@ -93,15 +103,27 @@ fn resolve(
             spec.ambiguous_paths,
             problems,
         ),
-        mtls: word("spec.mtls.mode", MTLS, mtls, problems),
+        mtls: if has_many_mtls { Some(MtlsMode::Strict) } else { mtls },
         port_mtls,
-        same_node: word("spec.sameNode", SAME_NODE, spec.same_node, problems),
+        same_node: if has_many_ways { Some(SameNode::Mtls) } else { same_node },
         port_same_node,
         failure: word("spec.failureMode", FAILURE, spec.failure_mode, problems),
         egress: word("spec.egress", EGRESS, spec.egress, problems),
         acceleration: word("spec.acceleration", ACCELERATION, spec.acceleration, problems),
         upgrades,
     })
+}
+
+/// Whether there are more ports than are taken; then the strictest word is in force at all of them.
+fn has_many(path: &str, found: usize, strictest: &str, problems: &mut Problems) -> bool {
+    if found > MAX_PORTS {
+        let message = format!(
+            "these are {found} ports, and at most {MAX_PORTS} are taken: {strictest} is in force at \
+             all ports until there are fewer"
+        );
+        problems.note(path, Reason::LimitExceeded, message);
+    }
+    found > MAX_PORTS
 }
 
 /// The protocols that are listed; `None`: there is no list.

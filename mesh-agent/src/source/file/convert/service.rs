@@ -8,6 +8,12 @@ use crate::model::service::{AppProtocol, Service, ServicePort, TargetPort};
 use super::super::schema::{self, IntOrString, ServiceSpec};
 use super::{Problems, check};
 
+/// The most ports of a service. Kubernetes has no bound of its own but that of an object's size.
+const MAX_PORTS: usize = 1_024;
+
+/// The most virtual addresses of a service; Kubernetes has two at most, one of each family.
+const MAX_ADDRESSES: usize = 16;
+
 /// Kubernetes' default cluster domain: what services' host names end with.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
@@ -63,11 +69,17 @@ fn addresses(spec: &ServiceSpec, problems: &mut Problems) -> Vec<IpAddr> {
     {
         return Vec::new();
     }
+    if !check::at_most("spec.clusterIPs", all.len(), MAX_ADDRESSES, problems) {
+        return Vec::new();
+    }
     check::addresses("spec.clusterIPs", all, problems)
 }
 
 /// The TCP ports. UDP is passed by, which the mesh never touches; other protocols are reported.
 fn ports(written: Vec<schema::ServicePort>, problems: &mut Problems) -> Vec<ServicePort> {
+    if !check::at_most("spec.ports", written.len(), MAX_PORTS, problems) {
+        return Vec::new();
+    }
     let mut ports: Vec<ServicePort> = Vec::with_capacity(written.len());
     for (i, written) in written.into_iter().enumerate() {
         let path = format!("spec.ports[{i}]");

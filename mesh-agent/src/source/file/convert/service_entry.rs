@@ -10,6 +10,9 @@ use super::super::yaml::printable;
 use super::authorization::value;
 use super::{Problems, check};
 
+/// The most pairs of an address and a port of an entry, for each namespace that it is exported to.
+const MAX_KEYS: usize = 16_384;
+
 /// Protocols whose ports are no concern of the mesh.
 const UDP: &str = "UDP";
 
@@ -64,6 +67,9 @@ pub(super) fn convert(written: schema::ServiceEntry, problems: &mut Problems) ->
     }
     let name = name?;
     let exported_to = exported_to(spec.export_to, &name.namespace);
+    let n_namespaces = exported_to.as_ref().map_or(1, Vec::len);
+    let n_keys = blocks.len().saturating_mul(ports.len().max(1)).saturating_mul(n_namespaces);
+    check::at_most("spec.addresses", n_keys, MAX_KEYS, problems);
     Some(External { name, blocks, ports, exported_to })
 }
 

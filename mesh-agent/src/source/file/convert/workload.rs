@@ -10,6 +10,15 @@ use super::super::schema::{self, IntOrString, WorkloadSpec};
 use super::super::yaml::printable;
 use super::{Problems, check};
 
+/// The most addresses of a workload.
+const MAX_ADDRESSES: usize = 64;
+
+/// The most ports of a workload.
+const MAX_PORTS: usize = 1_024;
+
+/// The most probes of a workload.
+const MAX_PROBES: usize = 64;
+
 /// The service account of a workload that names none, as on Kubernetes.
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
@@ -21,6 +30,12 @@ pub(super) fn convert(
     let spec = written.spec;
     if spec.addresses.is_empty() {
         problems.invalid("spec.addresses", "the workload has no address; add at least one");
+    }
+    let fits = check::at_most("spec.addresses", spec.addresses.len(), MAX_ADDRESSES, problems)
+        & check::at_most("spec.ports", spec.ports.len(), MAX_PORTS, problems)
+        & check::at_most("spec.probes", spec.probes.len(), MAX_PROBES, problems);
+    if !fits {
+        return None;
     }
     let addresses = check::addresses("spec.addresses", &spec.addresses, problems);
     if let Some(node) = spec.node.as_deref().filter(|node| !check::is_subdomain(node)) {

@@ -1,6 +1,7 @@
 //! Policies of the mesh and of Istio, and what becomes of those that cannot be read.
 
 use super::{Lab, check};
+use crate::model::condition::Reason;
 use crate::model::policy::upgrade::Upgrades;
 use crate::model::policy::{AmbiguousPaths, Egress, MtlsMode, Rule};
 use crate::store::update::Object;
@@ -186,4 +187,74 @@ fn the_protocols_of_upgrades_are_listed() {
             "5 spec.upgrades[2] Invalid: `a b` is not a protocol as RFC 9110",
         ],
     );
+}
+
+#[test]
+fn a_policy_with_too_many_ports_is_strict_at_all_of_them() {
+    let ports = |n: u16| {
+        let all: Vec<_> = (1..=n).map(|port| format!("{port}: {{mode: DISABLE}}")).collect();
+        format!(
+            "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {{name: web}}\n\
+             spec: {{selector: {{matchLabels: {{app: web}}}}, portLevelMtls: {{{}}}}}\n",
+            all.join(", ")
+        )
+    };
+    let mut lab = Lab::new();
+    let mut check = |n: u16, expect: (usize, Option<MtlsMode>), told: usize| {
+        lab.write("a.yaml", &ports(n));
+        let update = lab.source.load();
+        let Object::MeshPolicy(policy) = &update.resources[0].object else { panic!() };
+        assert_eq!((policy.port_mtls.len(), policy.mtls), expect);
+        assert_eq!(update.conditions.len(), told);
+        assert!(update.conditions.iter().all(|one| one.reason == Reason::LimitExceeded));
+    };
+    check(128, (128, None), 0);
+    check(129, (0, Some(MtlsMode::Strict)), 1);
+    check(65_535, (0, Some(MtlsMode::Strict)), 1);
+}
+
+#[test]
+fn documents_that_are_too_large_for_the_kernel_are_left_out() {
+    let list =
+        |n: usize, item: &dyn Fn(usize) -> String| (1..=n).map(item).collect::<Vec<_>>().join(", ");
+    let workload = |addresses: usize, ports: usize, probes: usize| {
+        format!(
+            "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\nmetadata: {{name: x}}\n\
+             spec: {{addresses: [{}], ports: [{}], probes: [{}]}}\n",
+            list(addresses, &|n| format!("10.0.{}.{}", n / 250, n % 250 + 1)),
+            list(ports, &|n| format!("{{name: p{n}, port: {n}}}")),
+            list(probes, &|n| format!("{{port: {n}}}")),
+        )
+    };
+    let service = |ports: usize| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: x}}\n\
+             spec: {{clusterIP: 10.96.0.1, ports: [{}]}}\n",
+            list(ports, &|n| format!("{{name: p{n}, port: {n}}}")),
+        )
+    };
+    let entry = |addresses: usize, ports: usize| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: x}}\n\
+             spec: {{hosts: [x], addresses: [{}], ports: [{}]}}\n",
+            list(addresses, &|n| format!("10.{}.{}.0/24", n / 250, n % 250)),
+            list(ports, &|n| format!("{{number: {n}, name: p{n}}}")),
+        )
+    };
+    let check = |text: String, fits: bool, field: &str| {
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &text);
+        let update = lab.source.load();
+        let told: Vec<_> = update.conditions.iter().map(|one| (one.reason, &*one.field)).collect();
+        let expect = if fits { vec![] } else { vec![(Reason::LimitExceeded, field)] };
+        assert_eq!((update.resources.len(), told), (usize::from(fits), expect));
+    };
+    check(workload(64, 1_024, 64), true, "");
+    check(workload(65, 1, 1), false, "spec.addresses");
+    check(workload(1, 1_025, 1), false, "spec.ports");
+    check(workload(1, 1, 65), false, "spec.probes");
+    check(service(1_024), true, "");
+    check(service(1_025), false, "spec.ports");
+    check(entry(4_096, 4), true, "");
+    check(entry(4_096, 5), false, "spec.addresses");
 }

@@ -1,0 +1,158 @@
+//! What the kernel knows of this node's own workloads.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mesh_common::addr::user::from_ip;
+use mesh_common::destination::DestinationKey;
+use mesh_common::source::{BY_CGROUP, CGROUP, NODE, Source, SourceKey};
+use mesh_common::workload::{BY_PORT, CAPTURE, GUARDED, Inbound, PortKey, VIA_AGENT};
+
+use crate::datapath::desired::room::{Shortages, Want, tables};
+use crate::datapath::desired::verdicts::Classes;
+use crate::datapath::desired::{Enrolled, Entries, Places, View, destination, inbound, source};
+use crate::model::policy::{SameNode, WorkloadPolicy};
+use crate::model::workload::Workload;
+use crate::store::update::Kind;
+
+/// A workload of this node.
+pub(super) struct Local<'a> {
+    pub(super) enrolled: &'a Enrolled,
+    pub(super) workload: &'a Arc<Workload>,
+    pub(super) policy: Arc<WorkloadPolicy>,
+    pub(super) id: u64,
+    /// Those of a unit, which share its namespace with others.
+    ports: Option<&'a BTreeSet<u16>>,
+}
+
+/// The workloads that the kernel has room for.
+pub(super) fn within_room(enrolled: &Places, short: &mut Shortages) -> Places {
+    let wants = enrolled
+        .iter()
+        .map(|local| Want::new(Kind::Workload, &local.name, 1, "the workload is not enrolled"));
+    let [granted] = short.share(tables::SOURCES, 0, &[wants.collect()]);
+    let granted = enrolled.iter().zip(granted).filter(|(_, granted)| *granted);
+    granted.map(|(local, _)| local.clone()).collect()
+}
+
+/// The workloads of this node that there are.
+pub(super) fn all<'a>(view: &'a View<'_>) -> Vec<Local<'a>> {
+    let known = view.enrolled.iter().filter_map(|enrolled| {
+        let workload = view.mesh.workloads.get(&enrolled.name)?;
+        let is_unit = enrolled.source.kind == CGROUP;
+        let none: &BTreeSet<u16> = &view.no_ports;
+        let ports = is_unit.then(|| view.by_port.get(&enrolled.name).unwrap_or(none));
+        let (policy, id) = (view.mesh.policy(&enrolled.name), view.ids.of(&enrolled.name));
+        Some(Local { enrolled, workload, policy, id, ports })
+    });
+    known.collect()
+}
+
+impl<'a> Local<'a> {
+    fn want(&self, entries: usize, without: &'static str) -> Want<'a> {
+        Want::new(Kind::Workload, &self.enrolled.name, entries, without)
+    }
+}
+
+/// Adds what is known of them, `node` being the cookie of the agent's own namespace.
+pub(super) fn add(
+    all: &[Local<'_>],
+    node: u64,
+    classes: &mut Classes,
+    short: &mut Shortages,
+    wanted: &mut Entries,
+) {
+    for local in all {
+        wanted.sources.insert(local.enrolled.source, source(local));
+        if local.ports.is_some() {
+            let shared = Source { workload: 0, namespace: 0, flags: BY_CGROUP | NODE, pad: 0 };
+            wanted.sources.insert(SourceKey::netns(local.enrolled.netns), shared);
+        }
+    }
+    add_arrivals(all, short, wanted);
+    add_probes(all, short, wanted);
+    if !wanted.probes.is_empty() {
+        let own = Source { workload: 0, namespace: 0, flags: NODE, pad: 0 };
+        wanted.sources.entry(SourceKey::netns(node)).or_insert(own);
+    }
+    add_workloads(all, classes, short, wanted);
+}
+
+/// Of a pod, the entry for all ports is always there: without one for a port, it stands for it.
+fn add_arrivals(all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) {
+    let units: Vec<_> = all.iter().filter_map(|local| Some((local, local.ports?))).collect();
+    let pods: Vec<_> = all.iter().filter(|local| local.ports.is_none()).collect();
+    let (open, strictest) = (
+        "nothing that arrives at the unit is captured",
+        "the strictest of its ports stands for all",
+    );
+    let groups = [
+        units.iter().map(|(local, ports)| local.want(ports.len(), open)).collect(),
+        pods.iter().map(|local| local.want(local.policy.ports.len(), strictest)).collect(),
+    ];
+    let [of_units, of_pods] = short.share(tables::INBOUND, pods.len(), &groups);
+    for ((local, ports), granted) in units.into_iter().zip(of_units) {
+        for port in ports.iter().filter(|_| granted) {
+            let key = PortKey::new(local.enrolled.netns, port.to_be());
+            let entry = inbound(local.id, &local.policy, *port);
+            wanted.inbound.entry(key).or_insert(entry);
+        }
+    }
+    for (local, granted) in pods.into_iter().zip(of_pods) {
+        let key = |port: u16| PortKey::new(local.enrolled.netns, port.to_be());
+        let entry = |port: u16| inbound(local.id, &local.policy, port);
+        let mut any = entry(0);
+        for port in local.policy.ports.keys() {
+            if granted {
+                wanted.inbound.insert(key(*port), entry(*port));
+            } else {
+                any = Inbound {
+                    flags: any.flags | (entry(*port).flags & (CAPTURE | GUARDED)),
+                    ..any
+                };
+            }
+        }
+        wanted.inbound.insert(key(0), any);
+    }
+}
+
+fn add_probes(all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) {
+    let without = "its health probes arrive as connections of strangers";
+    let n_entries =
+        |local: &Local<'_>| local.workload.addresses.len() * local.workload.probes.len();
+    let wants = all.iter().map(|local| local.want(n_entries(local), without)).collect();
+    let [granted] = short.share(tables::PROBES, 0, &[wants]);
+    for (local, _) in all.iter().zip(granted).filter(|(_, granted)| *granted) {
+        for address in &local.workload.addresses {
+            for port in &local.workload.probes {
+                let key = DestinationKey::tcp(from_ip(*address), port.to_be());
+                wanted.probes.insert(key, local.id);
+            }
+        }
+    }
+}
+
+/// Those that others of this node may connect to directly.
+fn add_workloads(
+    all: &[Local<'_>],
+    classes: &mut Classes,
+    short: &mut Shortages,
+    wanted: &mut Entries,
+) {
+    let ready: Vec<_> = all.iter().filter(|one| one.enrolled.ready && one.id != 0).collect();
+    let without = "connections of this node to it go through the agent";
+    let wants = ready.iter().map(|local| local.want(local.policy.ports.len(), without)).collect();
+    let [granted] = short.share(tables::PORTS, 0, &[wants]);
+    for (local, granted) in ready.into_iter().zip(granted) {
+        let class = classes.of(&local.enrolled.name, &local.policy);
+        let mut entry = destination(local.enrolled.netns, class, &local.policy);
+        if !granted {
+            entry.flags = (entry.flags & !BY_PORT) | VIA_AGENT;
+        }
+        wanted.workloads.insert(local.id, entry);
+        for (port, settings) in local.policy.ports.iter().filter(|_| granted) {
+            let flags = if settings.same_node == SameNode::Direct { 0 } else { VIA_AGENT };
+            wanted.ports.insert(PortKey::new(local.id, port.to_be()), flags);
+        }
+    }
+}
