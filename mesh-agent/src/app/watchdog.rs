@@ -14,7 +14,7 @@ use crate::task::clock;
 use crate::task::ready::{Gate, Ready};
 use crate::task::turns::{STALL, TURN, Turns, Watcher};
 
-/// How long a vital thread may take for a turn before the agent stops to beat, so that the workloads'
+/// How long a vital thread may poll no task before the agent stops to beat, so that the workloads'
 /// failure modes apply. Long enough for a node that is merely busy.
 const STUCK: Duration = Duration::from_secs(5);
 
@@ -44,7 +44,7 @@ enum Event {
     Stalls(usize),
     /// It has turns again, after so long.
     Recovers(usize, Duration),
-    /// A vital thread had none for [`STUCK`].
+    /// A vital thread polled no task for [`STUCK`].
     Stuck(usize),
     /// The kernel refuses the heartbeat.
     Refused(io::Error),
@@ -57,7 +57,7 @@ struct Watch {
     kernel: Arc<Kernel>,
     turns: Turns,
     gates: Vec<Option<Gate>>,
-    /// Without a turn for so long, a vital thread hangs. `None`: the process goes on.
+    /// A vital thread that polls no task for so long hangs. `None`: the process goes on.
     limit: Option<Duration>,
     log: SyncSender<Event>,
     is_over: Arc<AtomicBool>,
@@ -126,11 +126,11 @@ impl Watch {
                 } else {
                     gate.close();
                 }
-                if found.reaches(STUCK) {
+                if found.hangs(STUCK) {
                     self.tell(Event::Stuck(found.thread));
                 }
-                is_stuck |= found.now >= STUCK;
-                if self.limit.is_some_and(|limit| found.now >= limit) {
+                is_stuck |= found.hung >= STUCK;
+                if self.limit.is_some_and(|limit| found.hung >= limit) {
                     self.end(found.thread);
                 }
             }
@@ -168,7 +168,10 @@ fn report(events: &Receiver<Event>, turns: &Turns, limit: Option<Duration>) {
     for event in events {
         match event {
             Event::Stalls(thread) => {
-                tracing::warn!(thread = turns.name(thread), "a thread runs no task for a second");
+                tracing::warn!(
+                    thread = turns.name(thread),
+                    "a thread hangs, or has more to do than it can, for a second"
+                );
             }
             Event::Recovers(thread, after) => {
                 let (thread, after_ms) = (turns.name(thread), after.as_millis());

@@ -136,7 +136,8 @@ fn targets(
     targets
 }
 
-/// The workloads by address. One whose address is also a service's virtual address is reported.
+/// The workloads by address. One whose address is also a service's virtual address is reported, and so
+/// are several that claim one port.
 fn by_address(
     index: &Index<'_>,
     targets: &HashMap<SocketAddr, Arc<Target>>,
@@ -158,7 +159,52 @@ fn by_address(
             map.entry(*address).or_default().push(Arc::clone(workload));
         }
     }
+    let mut shared: Vec<_> = map.iter_mut().filter(|(_, workloads)| workloads.len() > 1).collect();
+    shared.sort_unstable_by_key(|(address, _)| **address);
+    for (address, workloads) in shared {
+        settle(*address, workloads, &mut |workload, field, message| {
+            let key = Key { kind: Kind::Workload, name: workload.name.clone() };
+            let location = index.workloads.get(&workload.name).map(|(location, _)| *location);
+            conditions.extend(location.map(|at| conflict(at, &key, field, message)));
+        });
+    }
     map
+}
+
+/// Leaves an address to those of its workloads that have an agent, if one has: to them nothing is sent
+/// in plaintext because of another. Tells `report` whom it takes the address from, and who claims
+/// a port that another has.
+fn settle(
+    address: IpAddr,
+    workloads: &mut Vec<Arc<Workload>>,
+    report: &mut impl FnMut(&Workload, &str, String),
+) {
+    let served = workloads.iter().find(|workload| workload.node.is_some()).cloned();
+    if let Some(served) = served {
+        let bare = workloads.extract_if(.., |workload| workload.node.is_none());
+        for workload in bare {
+            let message = format!(
+                "{address} is the address of Workload {} too, which has an agent and keeps it; \
+                 remove one of them",
+                served.name
+            );
+            report(&workload, "spec.addresses", message);
+        }
+    }
+    let mut ports: HashMap<u16, &ResourceName> = HashMap::new();
+    for workload in &*workloads {
+        for port in &workload.ports {
+            let owner = ports.entry(port.port).or_insert(&workload.name);
+            if **owner != workload.name {
+                let message = format!(
+                    "port {} of {address} is Workload {owner}'s, whose policies count there; give \
+                     one of them another port or address",
+                    port.port
+                );
+                report(workload, "spec.ports", message);
+            }
+        }
+    }
 }
 
 /// Something that two resources claim.

@@ -404,11 +404,30 @@ fn the_first_by_name_has_an_address_that_two_claim() {
 fn units_of_one_host_share_its_address() {
     let objects = [workload("demo/b", "b", &["10.0.0.1"]), workload("demo/a", "a", &["10.0.0.1"])];
     let snapshot = snapshot(&objects);
-    assert_eq!(snapshot.conditions, []);
+    // Both declare one port.
+    let [condition] = &*snapshot.conditions else { panic!("{:?}", snapshot.conditions) };
+    assert_eq!((&*condition.subject, &*condition.field), ("Workload demo/b", "spec.ports"));
     let address = "10.0.0.1".parse().unwrap();
     assert_eq!(snapshot.workload_at(address).unwrap().name, name("demo/a"));
     assert_eq!(snapshot.by_address[&address].len(), 2);
     assert!(snapshot.is_shared(address));
+}
+
+#[test]
+fn an_address_is_of_a_workload_that_has_an_agent() {
+    let mut bare = workload("demo/a", "a", &["10.0.0.1", "10.0.0.2"]);
+    let Object::Workload(it) = &mut bare else { panic!() };
+    Arc::make_mut(it).node = None;
+    let mut served = workload("demo/b", "b", &["10.0.0.1"]);
+    let Object::Workload(it) = &mut served else { panic!() };
+    let it = Arc::make_mut(it);
+    it.ports.clear();
+    it.node = Some("here".into());
+    let snapshot = snapshot(&[bare, served]);
+    let at = |at: &str| snapshot.listeners(at.parse().unwrap())[0].name.clone();
+    assert_eq!((at("10.0.0.1:8080"), at("10.0.0.2:8080")), (name("demo/b"), name("demo/a")));
+    let [condition] = &*snapshot.conditions else { panic!("{:?}", snapshot.conditions) };
+    assert_eq!((&*condition.subject, condition.reason), ("Workload demo/a", Reason::Conflicted));
 }
 
 #[test]

@@ -14,6 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
+use crate::task::turns;
+
 /// The most memory one task may hold before it allocates anything, with all that a scope adds.
 const MAX_TASK_BYTES: usize = 4096;
 
@@ -204,6 +206,7 @@ impl<F: Future<Output = ()>> Future for Owned<F> {
         if this.stopped.poll(cx).is_ready() {
             return Poll::Ready(());
         }
+        turns::polled();
         // After a panic the task is never polled again, and what it shares with others is behind
         // mutexes that recover from poison, channels and atomics: nothing broken is seen.
         catch_unwind(AssertUnwindSafe(|| this.task.poll(cx))).unwrap_or_else(|_payload| {

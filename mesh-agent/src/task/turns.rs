@@ -1,9 +1,12 @@
 //! Turns of the agent's threads: whether each of them still runs its tasks.
 //!
-//! A task on every thread counts the thread's turns. One watcher adds up how long each count stands
+//! A task on every thread counts the thread's turns: it has one when all that waited before it had
+//! theirs. A thread that is overloaded has few, and goes on; one that hangs polls no task any more, so
+//! the polls are counted too. One watcher adds up how long each count stands
 //! still, in steps of its own: when the whole process or machine was stopped, it has had no turn
 //! either, and no thread is to blame.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,8 +35,28 @@ struct Thread {
     name: String,
     is_vital: bool,
     turns: AtomicU64,
+    /// Tasks that were polled.
+    polls: AtomicU64,
     stalled_ms: AtomicU64,
     n_stalls: AtomicU64,
+}
+
+thread_local! {
+    /// The threads of which this one is, and its number.
+    static OWN: RefCell<Option<(Turns, usize)>> = const { RefCell::new(None) };
+}
+
+/// Counts a task of this thread that was polled, if the thread's turns are counted.
+pub(super) fn polled() {
+    OWN.with(|own| {
+        if let Some((turns, thread)) = &*own.borrow()
+            && let Some(thread) = turns.0.get(*thread)
+        {
+            // Nobody else writes it.
+            let before = thread.polls.load(Ordering::Relaxed);
+            thread.polls.store(before.wrapping_add(1), Ordering::Relaxed);
+        }
+    });
 }
 
 /// A thread's turns, for operators.
@@ -54,6 +77,7 @@ impl Turns {
             name,
             is_vital,
             turns: AtomicU64::new(0),
+            polls: AtomicU64::new(0),
             stalled_ms: AtomicU64::new(0),
             n_stalls: AtomicU64::new(0),
         });
@@ -73,6 +97,7 @@ impl Turns {
     /// Counts the turns of the thread that runs this, which is number `thread`, until `scope`
     /// drains.
     pub async fn count(self, thread: usize, scope: Scope) {
+        OWN.with(|own| *own.borrow_mut() = Some((self.clone(), thread)));
         let mut turn = interval(TURN);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -102,7 +127,9 @@ impl Turns {
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     turns: u64,
+    polls: u64,
     stalled: Duration,
+    hung: Duration,
 }
 
 /// What a step of the watcher has found of one thread.
@@ -114,12 +141,21 @@ pub struct Found {
     pub before: Duration,
     /// How long it has had none now.
     pub now: Duration,
+    /// How long it had polled no task until this step.
+    pub hung_before: Duration,
+    /// How long it has polled none now.
+    pub hung: Duration,
 }
 
 impl Found {
     /// Whether it has been without a turn for `limit` since this step.
     pub fn reaches(&self, limit: Duration) -> bool {
         self.before < limit && limit <= self.now
+    }
+
+    /// Whether it has polled no task for `limit` since this step.
+    pub fn hangs(&self, limit: Duration) -> bool {
+        self.hung_before < limit && limit <= self.hung
     }
 
     /// Whether it has turns again after it had none for `limit`.
@@ -150,11 +186,17 @@ impl Watcher {
             let turns = thread.turns.load(Ordering::Relaxed);
             let is_still = turns == seen.turns;
             seen.turns = turns;
-            seen.stalled =
-                if is_still { before.saturating_add(passed.min(MAX_STEP)) } else { Duration::ZERO };
+            let passed = passed.min(MAX_STEP);
+            seen.stalled = if is_still { before.saturating_add(passed) } else { Duration::ZERO };
+            let hung_before = seen.hung;
+            let polls = thread.polls.load(Ordering::Relaxed);
+            let is_hung = is_still && polls == seen.polls;
+            seen.polls = polls;
+            seen.hung = if is_hung { hung_before.saturating_add(passed) } else { Duration::ZERO };
             let millis = u64::try_from(seen.stalled.as_millis()).unwrap_or(u64::MAX);
             thread.stalled_ms.store(millis, Ordering::Relaxed);
-            let found = Found { thread: number, before, now: seen.stalled };
+            let now = seen.stalled;
+            let found = Found { thread: number, before, now, hung_before, hung: seen.hung };
             if found.reaches(STALL) {
                 thread.n_stalls.fetch_add(1, Ordering::Relaxed);
             }
@@ -191,6 +233,38 @@ mod tests {
         assert!(found[1].recovers(STALL) && !found[1].reaches(STALL));
         assert!(!found[0].recovers(STALL));
         assert_eq!(turns.stalled()[1].lasts, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_thread_with_a_long_queue_does_not_hang() {
+        let (turns, mut watcher) = of(&["control"]);
+        for _ in 0..20 {
+            turns.0[0].polls.fetch_add(1, Ordering::Relaxed);
+            let found = watcher.step(TURN).next().unwrap();
+            assert_eq!(found.hung, Duration::ZERO);
+        }
+        assert_eq!(turns.stalled()[0].lasts, TURN * 20, "it is not ready all the same");
+        let mut hangs = 0;
+        for _ in 0..20 {
+            hangs += watcher.step(TURN).filter(|found| found.hangs(STALL)).count();
+        }
+        assert_eq!(hangs, 1);
+    }
+
+    #[tokio::test]
+    async fn tasks_that_are_polled_are_counted() {
+        let (turns, _watcher) = of(&["control"]);
+        let scope = Scope::new("test");
+        scope.spawn(turns.clone().count(0, scope.clone()));
+        while turns.0[0].turns.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let polls = || turns.0[0].polls.load(Ordering::Relaxed);
+        let before = polls();
+        scope.spawn(async {});
+        while polls() == before {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]

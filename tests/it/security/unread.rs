@@ -12,7 +12,7 @@ use crate::http::suite::{HTTP, Suite, To, policy};
 
 /// Connections of the attacker, and requests on each.
 const CONNECTIONS: usize = 8;
-const REQUESTS: u32 = 200;
+const REQUESTS: u32 = 128;
 
 /// Requests of another identity in the meantime.
 const OTHERS: usize = 100;

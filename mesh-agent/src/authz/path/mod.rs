@@ -8,8 +8,9 @@
 /// nobody writes one in good faith.
 const MAX_READINGS: usize = 64;
 
-/// Bytes of all readings together: 64 readings of 4 KiB. Bounds the work for one path.
-const MAX_BYTES: usize = 256 << 10;
+/// Bytes of all readings together: 64 readings of 512 bytes, or two of 16 KiB. Bounds the work for one
+/// path: anybody may ask for many of them.
+const MAX_BYTES: usize = 32 << 10;
 
 /// Times that a path is decoded: by a proxy in front of the application, and by that.
 const MAX_DECODINGS: usize = 2;

@@ -2,14 +2,19 @@
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
-/// How large one expression may become, and the cache that one thread uses it with: 1 MiB. Most are
-/// some KiB; it is repeated classes of all of Unicode that are large.
-const MAX_BYTES: usize = 1 << 20;
+/// How large one expression may become, and the cache that one thread uses it with: 128 KiB. Most are
+/// some KiB; it is repeated classes of all of Unicode that are large. Each byte of a value may cost a
+/// step for each of its states.
+const MAX_BYTES: usize = 128 << 10;
+
+/// A longer value is matched by no expression: the time that one takes grows with both lengths.
+const MAX_VALUE: usize = 4 << 10;
 
 /// A regular expression that must match the whole of a value.
 ///
 /// It is of bytes: what is not UTF-8 in a value is matched by no `.`, and hinders nothing else.
-/// The time it takes is linear in the value's length, whatever the expression.
+/// The time it takes is linear in the length of the value and in the size of the expression, both of
+/// which have a bound: a value of more than 4 KiB is matched by none.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     source: String,
@@ -21,7 +26,7 @@ impl Compiled {
     ///
     /// # Errors
     ///
-    /// If it is none, or larger than 1 MiB.
+    /// If it is none, or larger than 128 KiB.
     pub fn new(source: &str) -> Result<Self, regex::Error> {
         let compile = |source: &str| {
             RegexBuilder::new(source).size_limit(MAX_BYTES).dfa_size_limit(MAX_BYTES).build()
@@ -38,7 +43,7 @@ impl Compiled {
 
     /// Whether it matches the whole of `value`.
     pub fn is_match(&self, value: &[u8]) -> bool {
-        self.regex.is_match(value)
+        value.len() <= MAX_VALUE && self.regex.is_match(value)
     }
 }
 
@@ -74,7 +79,8 @@ impl CompiledSet {
 
     /// The places of those that match the whole of `value`, ascending.
     pub fn matches(&self, value: &[u8]) -> impl Iterator<Item = usize> {
-        self.sets.iter().flat_map(move |(first, set)| {
+        let sets = self.sets.iter().filter(|_| value.len() <= MAX_VALUE);
+        sets.flat_map(move |(first, set)| {
             set.matches(value).into_iter().map(move |index| first + index)
         })
     }

@@ -16,6 +16,7 @@ use super::super::schema::{self, AuthorizationSpec, IntOrString, List};
 use super::super::yaml::printable;
 use super::{Problems, check};
 
+mod size;
 pub(super) mod value;
 
 pub(super) fn convert(
@@ -34,7 +35,22 @@ pub(super) fn convert(
         Force::Everything => (Action::Deny, vec![Rule::default()]),
         Force::Rules(action) => {
             let mut reader = Reader { policy: &name, domains, action, never: false, problems };
-            (action, reader.rules(spec.rules.unwrap_or_default()))
+            let rules = reader.rules(spec.rules.unwrap_or_default());
+            match size::exceeded(&rules) {
+                None => (action, rules),
+                Some(exceeded) => {
+                    let closed = if action == Action::Audit {
+                        "it audits nothing"
+                    } else {
+                        "all connections to the workloads that it is for are refused"
+                    };
+                    let message = format!("{exceeded}: until there are fewer, {closed}");
+                    problems.note("spec.rules", Reason::LimitExceeded, message);
+                    let all =
+                        if action == Action::Audit { Vec::new() } else { vec![Rule::default()] };
+                    (if action == Action::Audit { action } else { Action::Deny }, all)
+                }
+            }
         }
     };
     Some(AuthorizationPolicy { name, selector, action, dry_run: is_dry, rules })

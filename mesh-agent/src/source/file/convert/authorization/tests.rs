@@ -399,3 +399,35 @@ fn a_principal_that_nobody_has_is_noted_and_stays() {
         }
     }
 }
+
+#[test]
+fn a_policy_that_says_too_much_refuses_everything() {
+    let list = |count: usize, text: &str| {
+        let texts: Vec<_> = (0..count).map(|n| text.replace('N', &n.to_string())).collect();
+        texts.join(", ")
+    };
+    let check = |action: &str, rules: &str, expect: Option<(Action, usize)>| {
+        let (policy, problems) = read("{}", &format!("{{action: {action}, rules: [{rules}]}}"));
+        let policy = policy.unwrap();
+        match expect {
+            None => assert!(problems.0.is_empty(), "{problems:?}"),
+            Some(expect) => {
+                assert_eq!(problems.0[0].reason, Reason::LimitExceeded, "{problems:?}");
+                assert_eq!((policy.action, policy.rules.len()), expect);
+                assert!(policy.rules.iter().all(|rule| *rule == Rule::default()));
+            }
+        }
+    };
+    let paths = |count| format!("{{to: [{{operation: {{paths: [{}]}}}}]}}", list(count, "/a/N"));
+    let blocks =
+        |count| format!("{{from: [{{source: {{ipBlocks: [{}]}}}}]}}", list(count, "'fd00::N'"));
+    let ports = |count| list(count, "{to: [{operation: {ports: ['80']}}]}");
+    for (most, rules) in
+        [(1_024, &paths as &dyn Fn(usize) -> String), (8_192, &blocks), (1_024, &ports)]
+    {
+        check("ALLOW", &rules(most), None);
+        check("ALLOW", &rules(most + 1), Some((Action::Deny, 1)));
+        check("DENY", &rules(most + 1), Some((Action::Deny, 1)));
+        check("AUDIT", &rules(most + 1), Some((Action::Audit, 0)));
+    }
+}
