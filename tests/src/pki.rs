@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -124,6 +124,41 @@ impl Signer {
         Ok(Self { issuer: Issuer::new(params, key), chain: Vec::new(), anchor })
     }
 
+    /// A chain without a root, in which everything fits: after the leaf six layers of eight
+    /// authorities, each of which may have signed for each of the layer below, in `count`
+    /// certificates; the others fit nowhere, and are read before them.
+    ///
+    /// # Errors
+    ///
+    /// No key can be made.
+    pub fn maze(count: usize) -> Result<Identity> {
+        const LAYERS: usize = 6;
+        const WIDTH: usize = 8;
+        let key = KeyPair::generate()?;
+        let named = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let signed = |params: &CertificateParams, by: &str| {
+            params.signed_by(&key, &Issuer::from_params(&named(by), &key))
+        };
+        let mut leaf = named("leaf");
+        leaf.is_ca = IsCa::NoCa;
+        let mut chain = vec![signed(&leaf, "0")?.into()];
+        let other: CertificateDer<'_> = signed(&named("other"), "other")?.into();
+        chain.resize(count.saturating_sub(LAYERS * WIDTH).max(1), other);
+        for layer in 0..LAYERS {
+            let next: CertificateDer<'_> =
+                signed(&named(&layer.to_string()), &(layer + 1).to_string())?.into();
+            chain.extend(std::iter::repeat_n(next, WIDTH));
+        }
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Ok(Identity { chain, key })
+    }
+
     /// Reads an issuer from its certificate and key.
     ///
     /// # Errors
@@ -183,7 +218,7 @@ impl Signer {
         change: impl FnOnce(&mut CertificateParams),
     ) -> Result<Identity> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names.push(SanType::URI(uri.try_into()?));
         params.key_usages.push(KeyUsagePurpose::DigitalSignature);
         params.extended_key_usages =
@@ -205,7 +240,7 @@ pub fn expired(params: &mut CertificateParams) {
 
 fn authority_params(unit: &str, name: &str, constraints: BasicConstraints) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "nodemesh");
     params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
     params.distinguished_name.push(DnType::CommonName, name);

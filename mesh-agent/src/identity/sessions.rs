@@ -16,6 +16,10 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use crate::identity::trust::Trust;
 use crate::task::clock;
 
+/// Room for a session of a server. With a common chain of two certificates, twice, it is 2.5 KiB; one
+/// with a longer chain takes the places of several.
+const SESSION_BYTES: usize = 4 * 1024;
+
 /// A peer's certificates, leaf first.
 pub(crate) type Chain = Arc<[CertificateDer<'static>]>;
 
@@ -25,43 +29,58 @@ pub(crate) fn chain(certs: Option<&[CertificateDer<'_>]>) -> Option<Chain> {
     Some(certs.iter().map(|cert| cert.clone().into_owned()).collect())
 }
 
-/// What was put last, by key, and at most so many. A key that was taken, or put again, keeps its
+/// What was put last, by key: at most so many, and so much in all. A key that was taken, or put again, keeps its
 /// place until as many more have come.
 #[derive(Debug)]
 pub(crate) struct Recent<K, V> {
     max: usize,
+    max_bytes: usize,
+    bytes: usize,
     order: VecDeque<K>,
-    kept: HashMap<K, V>,
+    kept: HashMap<K, (V, usize)>,
 }
 
 impl<K: Clone + Eq + Hash, V> Recent<K, V> {
     /// Keeps `max`.
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, order: VecDeque::new(), kept: HashMap::new() }
+        Self::within(max, usize::MAX)
+    }
+
+    /// Keeps `max`, and `max_bytes` of them.
+    pub(crate) fn within(max: usize, max_bytes: usize) -> Self {
+        Self { max, max_bytes, bytes: 0, order: VecDeque::new(), kept: HashMap::new() }
     }
 
     /// Keeps `value`, and forgets what has come first if there is no place.
     pub(crate) fn put(&mut self, key: K, value: V) {
-        if self.max == 0 {
+        self.put_sized(key, value, 0);
+    }
+
+    /// Keeps `value` of so many bytes, and forgets what has come first until there is a place.
+    pub(crate) fn put_sized(&mut self, key: K, value: V, bytes: usize) {
+        if self.max == 0 || bytes > self.max_bytes {
             return;
         }
-        if self.order.len() >= self.max
-            && let Some(first) = self.order.pop_front()
-        {
-            self.kept.remove(&first);
+        while self.order.len() >= self.max || self.bytes > self.max_bytes - bytes {
+            let Some(first) = self.order.pop_front() else { break };
+            self.take(&first);
         }
+        self.take(&key);
+        self.bytes += bytes;
         self.order.push_back(key.clone());
-        self.kept.insert(key, value);
+        self.kept.insert(key, (value, bytes));
     }
 
     /// What was kept.
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        self.kept.get(key)
+        self.kept.get(key).map(|(value, _bytes)| value)
     }
 
     /// What was kept, and is not any more.
     pub(crate) fn take(&mut self, key: &K) -> Option<V> {
-        self.kept.remove(key)
+        let (value, bytes) = self.kept.remove(key)?;
+        self.bytes -= bytes;
+        Some(value)
     }
 }
 
@@ -180,9 +199,9 @@ struct Session {
 }
 
 impl Sessions {
-    /// At most `max`.
+    /// At most `max`, with room for common ones.
     pub(crate) fn new(trust: Arc<Trust>, max: usize) -> Self {
-        Self { trust, kept: Mutex::new(Recent::new(max)) }
+        Self { trust, kept: Mutex::new(Recent::within(max, max.saturating_mul(SESSION_BYTES))) }
     }
 }
 
@@ -203,8 +222,10 @@ impl Accepting {
     pub(crate) fn verified(&self, chain: &Chain) {
         let pending = std::mem::take(&mut *lock(&self.pending));
         let mut kept = lock(&self.sessions.kept);
+        let shown: usize = chain.iter().map(|cert| cert.len()).sum();
         for (number, secret) in pending {
-            kept.put(number, Session { chain: Arc::clone(chain), secret });
+            let bytes = shown + secret.len();
+            kept.put_sized(number, Session { chain: Arc::clone(chain), secret }, bytes);
         }
     }
 }
@@ -278,17 +299,19 @@ mod tests {
         #[test]
         fn no_more_is_kept_than_there_are_places(
             max in 0_usize..5,
-            steps in proptest::collection::vec((any::<bool>(), 0_u8..8), 0..64),
+            steps in proptest::collection::vec((any::<bool>(), 0_u8..8, 0_usize..30), 0..64),
         ) {
-            let mut recent = Recent::new(max);
-            for (put, key) in steps {
+            let mut recent = Recent::within(max, 20);
+            for (put, key, bytes) in steps {
                 if put {
-                    recent.put(key, key);
-                    prop_assert_eq!(recent.get(&key).is_some(), max > 0);
+                    recent.put_sized(key, key, bytes);
+                    prop_assert!(max == 0 || bytes > 20 || recent.get(&key).is_some());
                 } else {
                     recent.take(&key);
                 }
                 prop_assert!(recent.kept.len() <= max && recent.order.len() <= max);
+                let sum: usize = recent.kept.values().map(|(_key, bytes)| *bytes).sum();
+                prop_assert!(sum == recent.bytes && sum <= 20);
             }
         }
     }

@@ -32,6 +32,19 @@ pub enum PeerError {
     /// The chain breaks a rule of X.509 other than those named here.
     #[error("the peer's certificate chain is not valid")]
     InvalidChain(#[source] rustls::Error),
+    /// The chain is larger than any that is needed, and was not looked at.
+    #[error(
+        "the certificate chain has {intermediates} intermediates and {bytes} bytes, of {} and {} \
+        that are taken at most",
+        chain::MAX_INTERMEDIATES,
+        chain::MAX_BYTES
+    )]
+    LongChain {
+        /// Certificates after the leaf.
+        intermediates: usize,
+        /// The size of all certificates.
+        bytes: usize,
+    },
     /// The certificate cannot be read.
     #[error("the peer's certificate is malformed")]
     Malformed,

@@ -225,8 +225,8 @@ pub const BREAKER: breaker::Options = breaker::Options {
 };
 
 /// TLS sessions that one workload's agent keeps for peers to resume. A session is 2.5 KiB: the
-/// client's two certificates twice, in it and beside it. 2,048 × 2.5 KiB = 5 MiB a workload, at
-/// worst: both tickets of every tunnel that it takes.
+/// client's two certificates twice, in it and beside it. 2,048 × 2.5 KiB = 5 MiB a workload: both
+/// tickets of every tunnel that it takes; 8 MiB at worst, however long the chains of clients are.
 pub const SESSIONS: usize = 2 * MAX_TUNNELS;
 
 /// Peers with whose sessions a workload's agent keeps as their client.

@@ -112,6 +112,7 @@ fn wrong(pair: &Pair) -> Vec<(&'static str, Option<Identity>, &'static str)> {
             Some(node.leaf("spiffe://demo.example/workload/client").unwrap()),
             "SPIFFE",
         ),
+        ("a maze of certificates", Some(Signer::maze(150).unwrap()), "has 149 intermediates"),
         (
             "a certificate for servers only",
             leaf(&|params| {
