@@ -1,5 +1,5 @@
-//! A malicious client of HTTP/2 that asks for much, and reads nothing: it makes whoever answers keep the
-//! answers (CVE-2019-9517).
+//! A malicious client of HTTP/2 that asks for much at once: it reads nothing, so that whoever answers
+//! keeps the answers (CVE-2019-9517), or asks for what costs much to judge.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -27,12 +27,27 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Asks for two megabytes so many times, with windows for all of it, and reads nothing.
-fn ask(from: &Pod, to: SocketAddr) -> TcpStream {
-    let path = b"/bytes?n=2000000";
-    let length = u8::try_from(path.len()).unwrap();
+/// A number of HPACK with a prefix of 7 bits (RFC 7541, section 5.1).
+fn number(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if number < 127 {
+        return vec![u8::try_from(number).unwrap()];
+    }
+    bytes.push(127);
+    number -= 127;
+    while number >= 128 {
+        bytes.push(u8::try_from(number % 128).unwrap() | 128);
+        number /= 128;
+    }
+    bytes.push(u8::try_from(number).unwrap());
+    bytes
+}
+
+/// Asks for `path` so many times, with windows for all of the answers, and reads nothing.
+fn ask(from: &Pod, to: SocketAddr, path: &str) -> TcpStream {
     // GET, http, the path and the authority, named by the static table (RFC 7541, appendix A).
-    let head = [&[0x82, 0x86, 0x04, length][..], path, b"\x01\x04echo"].concat();
+    let length = number(path.len());
+    let head = [&[0x82, 0x86, 0x04], &*length, path.as_bytes(), b"\x01\x04echo"].concat();
     let window = 0x7fff_0000_u32.to_be_bytes();
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(frame(4, 0, 0, &[&[0, 4][..], &window].concat()));
@@ -56,7 +71,8 @@ fn answers_that_nobody_reads_are_not_kept() {
     let arena = Arena { by: "stranger", agent, serves: &other };
     arena.attack("answers of HTTP/2 that nobody reads", Trace::Told, || {
         let to = suite.versions[0].at(HTTP);
-        let _held: Vec<_> = (0..CONNECTIONS).map(|_| ask(&outside, to)).collect();
+        let _held: Vec<_> =
+            (0..CONNECTIONS).map(|_| ask(&outside, to, "/bytes?n=2000000")).collect();
         let most = (0..OTHERS).map(|_| {
             other();
             agent.memory_bytes().unwrap()
@@ -64,5 +80,27 @@ fn answers_that_nobody_reads_are_not_kept() {
         let most = most.max().unwrap_or_default();
         assert!(most <= MEMORY_BYTES, "{most} of {MEMORY_BYTES} bytes");
         format!("the agent has had {most} bytes of memory")
+    });
+}
+
+#[test]
+fn paths_that_cost_much_to_judge_hold_up_nobody() {
+    let paths: Vec<_> = (0..20).map(|n| format!("/a/{n}/*")).collect();
+    let paths = paths.join("', '");
+    let allowed = format!("{{to: [{{operation: {{paths: ['{paths}', '/status/*']}}}}]}}");
+    let suite = Suite::start(&[policy("readers", "ALLOW", &allowed)]);
+    let outside = suite.node.pod("outside").unwrap();
+    let other = || {
+        let answer = &http::ask(&suite.consumer, To::V1.at(80), &[Ask::get("/status/200")]);
+        assert_eq!(answer.as_ref().unwrap()[0].status, 200, "{answer:?}");
+    };
+    let arena = Arena { by: "stranger", agent: &suite.b, serves: &other };
+    let readings = [("reason", "path_readings")];
+    let denied = Trace::Count("mesh_policy_verdicts_total", &readings);
+    arena.attack("2,560 requests for a path with many readings", denied, || {
+        let path = format!("/a{}", "/%2e%2e;a/%252f%5c..//".repeat(170));
+        let to = suite.versions[0].at(HTTP);
+        let _held: Vec<_> = (0..20).map(|_| ask(&outside, to, &path)).collect();
+        (0..20).for_each(|_| other());
     });
 }

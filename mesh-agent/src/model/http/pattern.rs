@@ -2,10 +2,10 @@
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
-/// How large one expression may become, and the cache that one thread uses it with: 128 KiB. Most are
+/// How large one expression may become, and the cache that one thread uses it with: 512 KiB. Most are
 /// some KiB; it is repeated classes of all of Unicode that are large. Each byte of a value may cost a
 /// step for each of its states.
-const MAX_BYTES: usize = 128 << 10;
+const MAX_BYTES: usize = 512 << 10;
 
 /// A longer value is matched by no expression: the time that one takes grows with both lengths.
 const MAX_VALUE: usize = 4 << 10;
@@ -26,7 +26,7 @@ impl Compiled {
     ///
     /// # Errors
     ///
-    /// If it is none, or larger than 128 KiB.
+    /// If it is none, or larger than 512 KiB.
     pub fn new(source: &str) -> Result<Self, regex::Error> {
         let compile = |source: &str| {
             RegexBuilder::new(source).size_limit(MAX_BYTES).dfa_size_limit(MAX_BYTES).build()
