@@ -7,6 +7,7 @@ pub mod connect;
 pub mod stream;
 pub mod tunnel;
 pub mod server;
+pub mod unread;
 
 use std::io;
 use std::time::Duration;

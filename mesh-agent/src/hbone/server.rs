@@ -1,16 +1,19 @@
 //! Takes the tunnels of peers.
 
+use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::server::{Builder, SendResponse};
-use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::hbone::connect::{self, Open, RequestError};
 use crate::hbone::stream::Stream;
+use crate::hbone::unread::{Received, Unread};
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
 use crate::task::ending::Ending;
 
@@ -21,7 +24,7 @@ const MAX_HEADER_BYTES: u32 = 64 * 1024;
 #[derive(Debug)]
 pub struct Incoming {
     respond: SendResponse<Bytes>,
-    receive: RecvStream,
+    receive: Received,
 }
 
 impl Incoming {
@@ -72,6 +75,7 @@ where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut retired, mut cut) = (pin!(ending.retired), pin!(ending.cut));
+    let unread = Unread::within(options.tunnel_window_bytes);
     let greeting = Builder::new()
         .initial_window_size(options.stream_window_bytes)
         .initial_connection_window_size(options.tunnel_window_bytes)
@@ -81,7 +85,7 @@ where
         .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
         .max_local_error_reset_streams(None)
         .max_header_list_size(MAX_HEADER_BYTES)
-        .handshake(io);
+        .handshake(Arc::clone(&unread).counted(io));
     // A peer that says nothing has no streams to lose.
     let mut connection = tokio::select! {
         biased;
@@ -101,16 +105,20 @@ where
                 is_retired = true;
                 continue;
             }
-            next = connection.accept() => next,
+            next = poll_fn(|cx| {
+                let next = connection.poll_accept(cx);
+                unread.copy_if_due();
+                next
+            }) => next,
         };
         let Some(next) = next else { return Ok(()) };
         let (request, respond) = next?;
-        if is_retired {
-            Incoming { respond, receive: Request::into_body(request) }.refuse_untaken();
-            continue;
-        }
         let open = connect::parse(&request);
-        let receive = Request::into_body(request);
-        handle(open, Incoming { respond, receive });
+        let incoming = Incoming { respond, receive: unread.watch(Request::into_body(request)) };
+        if is_retired {
+            incoming.refuse_untaken();
+        } else {
+            handle(open, incoming);
+        }
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 
+use crate::hbone::unread::Received;
 use crate::io::load::Meter;
 use crate::io::relay::{Broken, Incoming, Outgoing};
 
@@ -15,7 +16,7 @@ pub struct Stream {
     /// Towards the peer. Dropped before its end, it resets the stream.
     pub send: SendStream<Bytes>,
     /// From the peer.
-    pub receive: RecvStream,
+    pub receive: Received,
     /// What it adds to its tunnel's load; `None`: the peer has opened it, and chooses its tunnel.
     pub meter: Option<Arc<Meter>>,
 }
@@ -31,7 +32,7 @@ pub struct Sender {
 /// The half that comes from it.
 #[derive(Debug)]
 pub struct Receiver {
-    stream: RecvStream,
+    stream: Received,
     meter: Option<Arc<Meter>>,
 }
 
@@ -104,11 +105,11 @@ impl Incoming for Receiver {
     }
 
     fn is_last(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.is_last()
     }
 
     fn taken(&mut self, bytes: usize) -> Result<(), Broken> {
-        self.stream.flow_control().release_capacity(bytes).map_err(Broken::because)
+        self.stream.release(bytes).map_err(Broken::because)
     }
 }
 
@@ -123,6 +124,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::hbone::unread::Unread;
     use crate::io::leg::Leg;
     use crate::io::relay::{RelayError, Unsent, both_ways};
     use crate::sys::socket;
@@ -141,14 +143,15 @@ mod tests {
             let mut connection = h2::server::handshake(theirs).await.unwrap();
             let (request, mut respond) = connection.accept().await.unwrap().unwrap();
             let send = respond.send_response(http::Response::new(()), false).unwrap();
-            let receive = request.into_body();
+            let receive = Unread::within(0).watch(request.into_body());
             accepting.send(Stream { send, receive, meter: None }).unwrap();
             while connection.accept().await.is_some() {}
         }));
         let mut requests = requests.ready().await.unwrap();
         let request = http::Request::connect("10.0.0.1:80").body(()).unwrap();
         let (response, send) = requests.send_request(request, false).unwrap();
-        let stream = Stream { send, receive: response.await.unwrap().into_body(), meter: None };
+        let receive = Unread::within(0).watch(response.await.unwrap().into_body());
+        let stream = Stream { send, receive, meter: None };
         scope.spawn(Box::pin(async move {
             let (mut leg, count) = (Leg::new(accepted), AtomicU64::new(0));
             let _either: Result<(), RelayError> =
@@ -159,9 +162,9 @@ mod tests {
     }
 
     /// What comes until the end.
-    async fn rest(receive: &mut RecvStream) -> Bytes {
+    async fn rest(receive: &mut Received) -> Bytes {
         let mut all = BytesMut::new();
-        while let Some(data) = receive.data().await {
+        while let Some(data) = poll_fn(|cx| receive.poll_data(cx)).await {
             all.extend_from_slice(&data.unwrap());
         }
         all.freeze()

@@ -1,8 +1,10 @@
 //! One HTTP/2 connection to a peer's agent.
 
 use std::future::{pending, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
@@ -12,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::hbone::connect::{self, Open};
 use crate::hbone::stream::Stream;
+use crate::hbone::unread::Unread;
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
 use crate::io::load::{Load, Meter};
 use crate::task::scope::Scope;
@@ -23,6 +26,7 @@ pub struct Tunnel {
     /// `None` once the tunnel ends with its last stream: HTTP/2 then says goodbye by itself.
     requests: Mutex<Option<SendRequest<Bytes>>>,
     load: Arc<Load>,
+    unread: Arc<Unread>,
     closed: AtomicBool,
 }
 
@@ -53,6 +57,7 @@ impl Tunnel {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let unread = Unread::within(options.tunnel_window_bytes);
         let (requests, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(options.stream_window_bytes)
@@ -61,13 +66,14 @@ impl Tunnel {
             .max_send_buffer_size(options.max_send_buffer_bytes)
             .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
             .max_local_error_reset_streams(None)
-            .handshake(io)
+            .handshake(Arc::clone(&unread).counted(io))
             .await?;
         let load = Arc::new(Load::default());
         let meter = Arc::new(load.add(options.max_streams.max(1)).ok_or(Error::Closed)?);
         let tunnel = Arc::new(Self {
             requests: Mutex::new(Some(requests.clone())),
             load,
+            unread,
             closed: AtomicBool::new(false),
         });
         let lease = Lease { tunnel: Arc::clone(&tunnel), meter, requests: Some(requests) };
@@ -123,7 +129,8 @@ impl Lease {
         match response.status().as_u16() {
             200 => {
                 let meter = Some(Arc::clone(&self.meter));
-                Ok(Stream { send, receive: response.into_body(), meter })
+                let receive = self.tunnel.unread.watch(response.into_body());
+                Ok(Stream { send, receive, meter })
             }
             status => Err(Error::Refused(status)),
         }
@@ -162,7 +169,7 @@ async fn drive<Io>(
                 draining = true;
                 tunnel.retire();
             }
-            end = &mut connection => {
+            end = poll_fn(|cx| poll_end(&mut connection, &tunnel.unread, cx)) => {
                 if let Err(error) = end {
                     tracing::debug!(%error, "a tunnel ended");
                 }
@@ -187,6 +194,20 @@ async fn drive<Io>(
             }
         }
     }
+}
+
+/// Lets HTTP/2 go on, and copies what nobody reads.
+fn poll_end<Io>(
+    connection: &mut Connection<Io, Bytes>,
+    unread: &Unread,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), h2::Error>>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    let end = Pin::new(connection).poll(cx);
+    unread.copy_if_due();
+    end
 }
 
 /// Sends a ping; says when.

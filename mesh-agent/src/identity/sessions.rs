@@ -29,8 +29,8 @@ pub(crate) fn chain(certs: Option<&[CertificateDer<'_>]>) -> Option<Chain> {
     Some(certs.iter().map(|cert| cert.clone().into_owned()).collect())
 }
 
-/// What was put last, by key: at most so many, and so much in all. A key that was taken, or put again, keeps its
-/// place until as many more have come.
+/// What was put last, by key: at most so many, and so much in all. A key that was taken, or put
+/// again, keeps its place until as many more have come.
 #[derive(Debug)]
 pub(crate) struct Recent<K, V> {
     max: usize,

@@ -1,9 +1,11 @@
 //! A malicious peer node whose certificate is good: it breaks the rules inside of its tunnels, or goes
 //! on with what is out of date.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
+use mesh_tests::agent::Agent;
 use mesh_tests::apps::Server;
 use mesh_tests::expect::eventually;
 use mesh_tests::mesh::{Mesh, Workload};
@@ -13,6 +15,7 @@ use mesh_tests::pki::Identity;
 use mesh_tests::process::DEADLINE;
 use mesh_tests::tunnel::{Transport, Tunnel};
 use rcgen::CertificateParams;
+use socket2::{Domain, Socket, Type};
 
 use super::strangers::{client, root, serves};
 use super::{Arena, Trace};
@@ -185,6 +188,58 @@ fn records_of_no_use_hold_up_nobody_else() {
             }
         });
     }
+}
+
+/// The memory of the agent's process, in bytes.
+fn memory(agent: &Agent) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    size.trim().trim_end_matches("kB").trim_end().parse::<u64>().unwrap() << 10
+}
+
+/// A socket on which nobody accepts, where sockets have little room for what is under way.
+fn listener(pair: &Pair, port: u16) -> Socket {
+    let bound = pair.echo.netns().run(|| {
+        for limits in ["tcp_rmem", "tcp_wmem"] {
+            let file = Path::new("/proc/sys/net/ipv4").join(limits);
+            std::fs::write(file, "4096 16384 16384").unwrap();
+        }
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((pair.echo.v4(), port)).into()).unwrap();
+        socket.listen(16).unwrap();
+        socket
+    });
+    bound.unwrap()
+}
+
+/// Each byte that nobody reads lies in a buffer of its own, which other frames have filled.
+#[test]
+fn unread_bytes_keep_no_buffers() {
+    const BYTES: usize = 8_000;
+    const OTHER: u16 = PORT + 1;
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.b, &[]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let _unread = listener(&pair, OTHER);
+    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    arena.attack("a byte in each buffer that is read into, by HBONE", Trace::Told, || {
+        let mut attacker = tunnel(&pair, &client(&pair), Transport::Hbone).unwrap();
+        // The windows are in force once the settings are acknowledged.
+        attacker.send(&h2(4, 1, 0, &[]));
+        assert_eq!(attacker.ask(pair.echo.at(OTHER), 1).unwrap().accepted, 1);
+        // More than the sockets take, and less than the window of the stream, which is 1 MiB.
+        attacker.send(&h2(0, 0, 1, &[0; 1 << 14]).repeat(48));
+        let before = memory(&agent);
+        let unit = [h2(0, 0, 1, b"x"), h2(0xf0, 0, 0, &[0; 9_000])].concat();
+        for _ in 0..BYTES / 100 {
+            attacker.send(&unit.repeat(100));
+        }
+        // It is answered when all that came before was read.
+        assert_eq!(attacker.ask(pair.echo.at(PORT), 1).unwrap().accepted, 1);
+        let kept = memory(&agent).saturating_sub(before);
+        assert!(kept < 32 << 20, "{kept} bytes are kept for {BYTES}");
+        format!("{BYTES} bytes that nobody reads keep less than 32 MiB")
+    });
 }
 
 /// 1 KiB of a type that may be skipped.
