@@ -162,12 +162,23 @@ mod tests {
     }
 
     #[test]
+    fn a_long_value_is_matched_by_none() {
+        let all = compiled(".*");
+        let set = CompiledSet::new(&[&all]);
+        for (length, expect) in [(MAX_VALUE, true), (MAX_VALUE + 1, false)] {
+            let value = vec![b'a'; length];
+            assert_eq!(all.is_match(&value), expect);
+            assert_eq!(set.matches(&value).count(), usize::from(expect));
+        }
+    }
+
+    #[test]
     fn what_is_too_large_for_one_set_is_several() {
-        let sources: Vec<_> = (0..32).map(|i| compiled(&format!(r"{i}-\w{{20}}"))).collect();
+        let sources: Vec<_> = (0..32).map(|i| compiled(&format!(r"{i}-\w{{10}}"))).collect();
         let set = CompiledSet::new(&sources.iter().collect::<Vec<_>>());
         assert!(set.sets.len() > 1, "{}", set.sets.len());
         for i in [0, 15, 16, 31] {
-            let value = format!("{i}-{}", "a".repeat(20));
+            let value = format!("{i}-{}", "a".repeat(10));
             assert_eq!(set.matches(value.as_bytes()).collect::<Vec<_>>(), [i]);
         }
     }
