@@ -1,10 +1,8 @@
 //! Units of one host, in its own namespace and on its own address: known by cgroup and by port.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server};
@@ -15,7 +13,8 @@ use mesh_tests::mesh::{AuthorizationPolicy, ConfigDir, Mesh, MeshPolicy, Rule, W
 use mesh_tests::node::Node;
 use mesh_tests::pki::Authority;
 use mesh_tests::pod::Pod;
-use mesh_tests::process::{DEADLINE, inside};
+use mesh_tests::process::DEADLINE;
+use mesh_tests::script::Script;
 
 const TRUST_DOMAIN: &str = "test.example";
 const WEB: u16 = 8080;
@@ -191,22 +190,18 @@ fn whoever_listens_where_the_agent_did_is_not_the_agent() {
     let to = hosts.far.at(WEB);
     let _far = Server::echo(&hosts.far, WEB, "far").unwrap();
     assert_eq!(hosts.met(&unit("web"), to), None);
-    let mut thief = inside(hosts.host.netns(), &unit("job")).unwrap();
-    thief.args(["exec", "--", "/usr/bin/python3", "-c", THIEF]);
-    let mut thief = thief.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(thief.stdout.take().unwrap()).lines();
-    assert_eq!(said.next().unwrap().unwrap(), "waits");
+    let (mut thief, first) = Script::start_in(hosts.host.netns(), &unit("job"), THIEF).unwrap();
+    assert_eq!(first, "waits");
     // The heartbeat is of a moment ago.
     hosts.a.kill();
-    assert_eq!(said.next().unwrap().unwrap(), "listens");
+    assert_eq!(thief.line().unwrap(), "listens");
     for _ in 0..20 {
         let met = Client::to(to).echo("x").run_in(hosts.host.netns(), &unit("web")).unwrap();
         let met = met.totals.errors.into_keys().next();
         assert_eq!(met.as_deref(), Some("connect EPERM"));
     }
-    drop(thief.stdin.take());
-    assert_eq!(said.next().unwrap().unwrap(), "0");
-    thief.wait().unwrap();
+    thief.say("").unwrap();
+    assert_eq!(thief.line().unwrap(), "0");
 }
 
 #[test]

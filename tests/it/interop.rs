@@ -13,10 +13,8 @@ use mesh_tests::pair::{ECHO, PORT, Pair, hello, spiffe};
 use mesh_tests::pki::{Identity, Signer, expired};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::{DEADLINE, Killed, inside, run};
+use mesh_tests::script::PYTHON;
 use serde_json::Value;
-
-/// Debian's own Python, which has the package `python3-h2`.
-const PYTHON: &str = "/usr/bin/python3";
 
 /// The peer, in the pod of one side, as the agent of that side would be.
 struct Peer<'a> {

@@ -142,7 +142,7 @@ struct CertificateItem<'a> {
     expiration_time: String,
 }
 
-/// What is wrong, in the order of the files. `findings`: seen by this node alone;
+/// The conditions, in the order of the files. `findings`: those that this node alone sees;
 /// `no_acceleration`: why this kernel does not have it.
 pub(super) fn conditions<'a>(
     snapshot: &'a Snapshot,

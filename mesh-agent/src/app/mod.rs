@@ -294,11 +294,11 @@ async fn watch_applied(mut applied: watch::Receiver<Applied>, telemetry: Telemet
     }
 }
 
-/// What the admin server shows of this node's workloads.
+/// Sources of the admin server about this node's workloads.
 struct Watched {
-    /// How connections went.
+    /// The ways of connections.
     coverage: Arc<dyn Fn() -> Vec<admin::Covered> + Send + Sync>,
-    /// What is in force in the kernel.
+    /// The configuration that is in force in the kernel.
     applied: watch::Receiver<Applied>,
     /// Conditions of workloads.
     findings: watch::Receiver<Arc<[Finding]>>,

@@ -113,24 +113,24 @@ impl Watch {
             let now = clock::monotonic();
             let mut is_stuck = false;
             for found in watcher.step(now.saturating_sub(last)) {
-                if found.reaches(STALL) {
+                if found.stall.reaches(STALL) {
                     self.tell(Event::Stalls(found.thread));
-                } else if found.recovers(STALL) {
-                    self.tell(Event::Recovers(found.thread, found.before));
+                } else if found.stall.recovers(STALL) {
+                    self.tell(Event::Recovers(found.thread, found.stall.before));
                 }
                 let Some(gate) = self.gates.get(found.thread).and_then(Option::as_ref) else {
                     continue;
                 };
-                if found.now < STALL {
+                if found.stall.now < STALL {
                     gate.pass();
                 } else {
                     gate.close();
                 }
-                if found.hangs(STUCK) {
+                if found.hang.reaches(STUCK) {
                     self.tell(Event::Stuck(found.thread));
                 }
-                is_stuck |= found.hung >= STUCK;
-                if self.limit.is_some_and(|limit| found.hung >= limit) {
+                is_stuck |= found.hang.now >= STUCK;
+                if self.limit.is_some_and(|limit| found.hang.now >= limit) {
                     self.end(found.thread);
                 }
             }

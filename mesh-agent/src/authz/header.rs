@@ -5,39 +5,46 @@ use std::borrow::Cow;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-/// Whether the value of a header `is` one of those that are meant; `None` is a header that is not there.
+/// The readings of one header of a request.
 ///
 /// Of a header on several lines servers take the first, the last, or all of them joined by commas (RFC
-/// 9110, section 5.3), and some split what is joined. *Broadly*, one of these has to be meant; otherwise
-/// all lines and what they make together.
-pub(super) fn matches(
-    headers: &HeaderMap,
-    name: &HeaderName,
-    broadly: bool,
-    is: impl Fn(Option<&str>) -> bool,
-) -> bool {
-    let written: Vec<_> = headers.get_all(name).iter().map(text).collect();
-    let whole = (!written.is_empty()).then(|| written.join(","));
-    let is_whole = is(whole.as_deref());
-    let mut lines = headers.iter().filter(|(other, _)| is_same(other, name));
-    if !broadly {
-        return is_whole && lines.all(|(_, line)| is(Some(&text(line))));
+/// 9110, section 5.3), and some split what is joined.
+pub(super) struct Readings<'a> {
+    /// All lines as one; `None`: the header is not there.
+    whole: Option<String>,
+    /// The lines, also those of names that servers may take for this one.
+    lines: Vec<Cow<'a, str>>,
+}
+
+impl<'a> Readings<'a> {
+    /// The readings of the header `name`.
+    pub(super) fn of(headers: &'a HeaderMap, name: &HeaderName) -> Self {
+        let written: Vec<_> = headers.get_all(name).iter().map(text).collect();
+        let alike = headers.iter().filter(|(other, _)| is_same(other, name));
+        let lines = alike.map(|(_, line)| text(line)).collect();
+        Self { whole: (!written.is_empty()).then(|| written.join(",")), lines }
     }
-    is_whole
-        || lines.any(|(_, line)| {
-            let line = text(line);
-            is(Some(&line)) || line.split(',').any(|element| is(Some(element.trim())))
-        })
+
+    /// Whether the value `is` one of those that are meant; `None` is a header that is not there.
+    /// *Broadly*, one reading has to be meant; otherwise all lines, and what they make together.
+    pub(super) fn matches(&self, broadly: bool, is: impl Fn(Option<&str>) -> bool) -> bool {
+        let is_whole = is(self.whole.as_deref());
+        if !broadly {
+            return is_whole && self.lines.iter().all(|line| is(Some(line)));
+        }
+        is_whole
+            || self.lines.iter().any(|line| {
+                is(Some(line)) || line.split(',').any(|element| is(Some(element.trim())))
+            })
+    }
 }
 
 /// Whether servers may take two names for one: those behind CGI (RFC 3875, section 4.1.18) and WSGI
 /// see `_` in the place of `-`.
 fn is_same(one: &HeaderName, other: &HeaderName) -> bool {
-    let bytes = |name: &HeaderName| {
-        let bytes = name.as_str().as_bytes().to_vec();
-        bytes.into_iter().map(|byte| if byte == b'_' { b'-' } else { byte })
-    };
-    one == other || bytes(one).eq(bytes(other))
+    let hyphened = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let bytes = one.as_str().bytes().map(hyphened);
+    bytes.eq(other.as_str().bytes().map(hyphened))
 }
 
 fn text(value: &HeaderValue) -> Cow<'_, str> {
@@ -56,7 +63,7 @@ mod tests {
         }
         let name = HeaderName::from_static("x-role");
         let is = |value: Option<&str>| value == Some("admin");
-        let found = [false, true].map(|broadly| matches(&headers, &name, broadly, is));
+        let found = [false, true].map(|broadly| Readings::of(&headers, &name).matches(broadly, is));
         assert_eq!(found, expect, "{lines:?}");
     }
 

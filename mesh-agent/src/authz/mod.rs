@@ -343,16 +343,16 @@ fn asks_for(operation: &HttpOperation, Read { http, path, is_refused }: Read<'_>
 /// Whether a request has a header.
 fn has(condition: &HeaderCondition, Read { http, is_refused, .. }: Read<'_>) -> bool {
     let HeaderCondition { name, values, not_values } = condition;
+    // HTTP/2 has it as `:authority`; it is settled which of them counts.
+    if *name == HOST {
+        let is = |text: &Text, broadly| is_host(text, http, broadly);
+        return among_readings((values, not_values), is_refused, is);
+    }
+    let readings = header::Readings::of(http.headers, name);
     among_readings((values, not_values), is_refused, |text: &Text, broadly| {
-        // HTTP/2 has it as `:authority`; it is settled which of them counts.
-        if *name == HOST {
-            return is_host(text, http, broadly);
-        }
         // One that is empty is there as well.
         let is_there = broadly && *text == Text::Present;
-        header::matches(http.headers, name, broadly, |value| {
-            text.matches(value) || (is_there && value.is_some())
-        })
+        readings.matches(broadly, |value| text.matches(value) || (is_there && value.is_some()))
     })
 }
 

@@ -110,7 +110,7 @@ pub struct Account {
     promised: Mutex<Promised>,
 }
 
-/// What a client may leave by a connection, promised until it is dropped.
+/// Bytes that a client may leave by a connection, promised until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the bytes back"]
 pub struct Window {

@@ -6,15 +6,14 @@
 //! on its streams is copied.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::io::counted::{Count, Counted};
 
 /// Of a tunnel's window such a part comes between two times of copying: of all that is promised to a
 /// peer, buffers of at most 1/8 are kept beside it, those read into before one time and after it.
@@ -51,13 +50,6 @@ struct Waiting {
     reader: Option<Waker>,
 }
 
-/// A tunnel's TLS connection, of which is counted how much is read.
-#[derive(Debug)]
-pub(super) struct Counted<Io> {
-    io: Io,
-    unread: Arc<Unread>,
-}
-
 impl Unread {
     /// Of a tunnel with a window of so many bytes.
     pub(super) fn within(window_bytes: u32) -> Arc<Self> {
@@ -67,8 +59,8 @@ impl Unread {
     }
 
     /// The tunnel's connection.
-    pub(super) const fn counted<Io>(self: Arc<Self>, io: Io) -> Counted<Io> {
-        Counted { io, unread: self }
+    pub(super) const fn counted<Io>(self: Arc<Self>, io: Io) -> Counted<Io, Arc<Self>> {
+        Counted::new(io, self)
     }
 
     /// Looks after a stream, until it is dropped.
@@ -166,47 +158,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<Io: AsyncRead + Unpin> AsyncRead for Counted<Io> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        self.unread.read.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
-        read
-    }
-}
-
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Counted<Io> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, data)
+impl Count for Arc<Unread> {
+    fn add_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    fn add_written(&self, _bytes: usize) {}
 }
 
 #[cfg(test)]

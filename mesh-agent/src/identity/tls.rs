@@ -237,12 +237,7 @@ impl Dial {
         let (id, resumed, chain) = met.inspect_err(|_error| self.store.refused())?;
         self.store.verified(&chain);
         let judge = Judge::Server(Arc::clone(&self.verifier), self.name.clone());
-        let standing = self.verifier.trust.standings.add(chain, judge);
-        // Not before: a change of the trust from now on is told to the standing.
-        if !Arc::ptr_eq(&self.roots, &self.verifier.trust.bundle()) {
-            let refused = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-            standing.recheck().map_err(refused)?;
-        }
+        let standing = self.verifier.trust.stand(chain, judge, &self.roots).map_err(refused)?;
         Ok(Met { id, resumed, standing })
     }
 }
@@ -327,24 +322,22 @@ impl Accept {
         let (id, resumed, chain) = meet(session, session.handshake_kind(), verify)?;
         self.store.verified(&chain);
         let judge = Judge::Client(Arc::clone(&self.verifier));
-        let standing = self.verifier.trust.standings.add(chain, judge);
-        // Not before: a change of the trust from now on is told to the standing.
-        if !Arc::ptr_eq(&self.roots, &self.verifier.trust.bundle()) {
-            let refused = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-            standing.recheck().map_err(refused)?;
-        }
+        let standing = self.verifier.trust.stand(chain, judge, &self.roots).map_err(refused)?;
         Ok(Met { id, resumed, standing })
     }
 }
 
-/// Who a peer is, whether the handshake was resumed, and what it has shown. rustls has verified it
+fn refused(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// The identity of a peer, whether the handshake was resumed, and what it has shown. rustls has verified it
 /// in a full handshake, and `verify` does in any other.
 fn meet(
     session: &CommonState,
     kind: Option<HandshakeKind>,
     verify: impl FnOnce(&CertificateDer<'_>, &[CertificateDer<'_>]) -> Result<(), rustls::Error>,
 ) -> io::Result<(SpiffeId, bool, Chain)> {
-    let refused = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
     let none = || refused(PeerError::NoCertificate.into());
     let chain = sessions::chain(session.peer_certificates()).ok_or_else(none)?;
     let (leaf, rest) = chain.split_first().ok_or_else(none)?;

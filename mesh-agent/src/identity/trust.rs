@@ -10,7 +10,8 @@ use webpki::CertRevocationList;
 
 use crate::identity::cert::Facts;
 use crate::identity::error::Error;
-use crate::identity::standing::Standings;
+use crate::identity::sessions::Chain;
+use crate::identity::standing::{Judge, Standing, Standings};
 use crate::model::spiffe::SpiffeId;
 use crate::task::clock;
 
@@ -93,6 +94,25 @@ impl Trust {
         self.bundle.store(Arc::new(Bundle::new(trusted, &self.domain, &self.aliases)?));
         self.standings.check(clock::now());
         Ok(())
+    }
+
+    /// Looks after a peer from now on, whose handshake began with `roots`.
+    ///
+    /// # Errors
+    ///
+    /// The roots have changed since, and with those of now the peer would not be accepted.
+    pub(crate) fn stand(
+        &self,
+        chain: Chain,
+        judge: Judge,
+        roots: &Arc<Bundle>,
+    ) -> Result<Arc<Standing>, rustls::Error> {
+        let standing = self.standings.add(chain, judge);
+        // Not before: a change of the trust from now on is told to the standing.
+        if !Arc::ptr_eq(roots, &self.bundle()) {
+            standing.recheck()?;
+        }
+        Ok(standing)
     }
 
     /// The roots that may vouch for an identity of `domain`. For a domain that is not accepted at

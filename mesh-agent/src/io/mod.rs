@@ -4,6 +4,7 @@ pub mod bulk;
 pub mod chunk;
 pub mod leg;
 pub mod copy;
+pub mod counted;
 pub mod relay;
 pub mod duplex;
 pub mod link;

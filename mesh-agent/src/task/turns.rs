@@ -128,38 +128,43 @@ impl Turns {
 struct Seen {
     turns: u64,
     polls: u64,
-    stalled: Duration,
-    hung: Duration,
+    found: Found,
 }
 
 /// What a step of the watcher has found of one thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The thread's number.
     pub thread: usize,
-    /// How long it had had no turn until this step.
-    pub before: Duration,
-    /// How long it has had none now.
-    pub now: Duration,
-    /// How long it had polled no task until this step.
-    pub hung_before: Duration,
-    /// How long it has polled none now.
-    pub hung: Duration,
+    /// Without a turn: it hangs, or has more to do than it can.
+    pub stall: Lapse,
+    /// Without a poll of any task: it hangs.
+    pub hang: Lapse,
 }
 
-impl Found {
-    /// Whether it has been without a turn for `limit` since this step.
-    pub fn reaches(&self, limit: Duration) -> bool {
+/// How long something has not happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lapse {
+    /// Until this step.
+    pub before: Duration,
+    /// Now.
+    pub now: Duration,
+}
+
+impl Lapse {
+    /// After another step, in which it has happened or not.
+    fn step(self, has_happened: bool, passed: Duration) -> Self {
+        let now = if has_happened { Duration::ZERO } else { self.now.saturating_add(passed) };
+        Self { before: self.now, now }
+    }
+
+    /// Whether it has lasted for `limit` since this step.
+    pub fn reaches(self, limit: Duration) -> bool {
         self.before < limit && limit <= self.now
     }
 
-    /// Whether it has polled no task for `limit` since this step.
-    pub fn hangs(&self, limit: Duration) -> bool {
-        self.hung_before < limit && limit <= self.hung
-    }
-
-    /// Whether it has turns again after it had none for `limit`.
-    pub fn recovers(&self, limit: Duration) -> bool {
+    /// Whether it is over after it had lasted for `limit`.
+    pub fn recovers(self, limit: Duration) -> bool {
         self.now < limit && limit <= self.before
     }
 }
@@ -180,24 +185,21 @@ impl Watcher {
 
     /// One step, `passed` after the last one. Returns what it found of each thread, in order.
     pub fn step(&mut self, passed: Duration) -> impl Iterator<Item = Found> {
+        let passed = passed.min(MAX_STEP);
         let threads = self.turns.0.iter().zip(&mut self.seen).enumerate();
         threads.map(move |(number, (thread, seen))| {
-            let before = seen.stalled;
             let turns = thread.turns.load(Ordering::Relaxed);
-            let is_still = turns == seen.turns;
-            seen.turns = turns;
-            let passed = passed.min(MAX_STEP);
-            seen.stalled = if is_still { before.saturating_add(passed) } else { Duration::ZERO };
-            let hung_before = seen.hung;
             let polls = thread.polls.load(Ordering::Relaxed);
-            let is_hung = is_still && polls == seen.polls;
-            seen.polls = polls;
-            seen.hung = if is_hung { hung_before.saturating_add(passed) } else { Duration::ZERO };
-            let millis = u64::try_from(seen.stalled.as_millis()).unwrap_or(u64::MAX);
+            let has_turned = turns != seen.turns;
+            let found = Found {
+                thread: number,
+                stall: seen.found.stall.step(has_turned, passed),
+                hang: seen.found.hang.step(has_turned || polls != seen.polls, passed),
+            };
+            *seen = Seen { turns, polls, found };
+            let millis = u64::try_from(found.stall.now.as_millis()).unwrap_or(u64::MAX);
             thread.stalled_ms.store(millis, Ordering::Relaxed);
-            let now = seen.stalled;
-            let found = Found { thread: number, before, now, hung_before, hung: seen.hung };
-            if found.reaches(STALL) {
+            if found.stall.reaches(STALL) {
                 thread.n_stalls.fetch_add(1, Ordering::Relaxed);
             }
             found
@@ -230,8 +232,8 @@ mod tests {
         assert_eq!((data.lasts, data.count), (TURN * 6, 1));
         turn(&turns, 1);
         let found: Vec<_> = watcher.step(TURN).collect();
-        assert!(found[1].recovers(STALL) && !found[1].reaches(STALL));
-        assert!(!found[0].recovers(STALL));
+        assert!(found[1].stall.recovers(STALL) && !found[1].stall.reaches(STALL));
+        assert!(!found[0].stall.recovers(STALL));
         assert_eq!(turns.stalled()[1].lasts, Duration::ZERO);
     }
 
@@ -241,12 +243,12 @@ mod tests {
         for _ in 0..20 {
             turns.0[0].polls.fetch_add(1, Ordering::Relaxed);
             let found = watcher.step(TURN).next().unwrap();
-            assert_eq!(found.hung, Duration::ZERO);
+            assert_eq!(found.hang.now, Duration::ZERO);
         }
         assert_eq!(turns.stalled()[0].lasts, TURN * 20, "it is not ready all the same");
         let mut hangs = 0;
         for _ in 0..20 {
-            hangs += watcher.step(TURN).filter(|found| found.hangs(STALL)).count();
+            hangs += watcher.step(TURN).filter(|found| found.hang.reaches(STALL)).count();
         }
         assert_eq!(hangs, 1);
     }
@@ -272,7 +274,7 @@ mod tests {
         let (_turns, mut watcher) = of(&["control"]);
         let mut reached = 0;
         for _ in 0..20 {
-            reached += watcher.step(TURN).filter(|found| found.reaches(STALL)).count();
+            reached += watcher.step(TURN).filter(|found| found.stall.reaches(STALL)).count();
         }
         assert_eq!(reached, 1);
     }
@@ -283,9 +285,9 @@ mod tests {
         let (turns, mut watcher) = of(&["control"]);
         for _ in 0..100 {
             let found: Vec<_> = watcher.step(Duration::from_hours(1)).collect();
-            assert_eq!(found[0].now, MAX_STEP);
+            assert_eq!(found[0].stall.now, MAX_STEP);
             turn(&turns, 0);
-            assert_eq!(watcher.step(TURN).next().unwrap().now, Duration::ZERO);
+            assert_eq!(watcher.step(TURN).next().unwrap().stall.now, Duration::ZERO);
         }
     }
 

@@ -16,8 +16,8 @@ use mesh_tests::pair::{PORT, Pair, hello};
 use mesh_tests::process::{DEADLINE, Killed};
 use nix::sys::signal::Signal;
 
-use super::pods::PYTHON;
 use super::{Arena, Trace};
+use mesh_tests::script::PYTHON;
 
 /// Stops one thread (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`) for as long as it runs itself.
 const TRACER: &str = "

@@ -1,22 +1,15 @@
 //! A malicious pod: runs in a workload's namespace and cgroup, without privileges over the node.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Lines};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
 
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::fixture::{Machines, TRUST_DOMAIN, World, service};
 use mesh_tests::mesh::{AuthorizationPolicy, Mesh, MeshPolicy, Rule, Workload};
-use mesh_tests::netns::Netns;
 use mesh_tests::pod::Pod;
-use mesh_tests::process::{inside, run};
+use mesh_tests::script::{Script, run_in};
 
 use super::{Arena, Trace};
-
-/// Debian's own Python.
-pub(super) const PYTHON: &str = "/usr/bin/python3";
 
 /// What a connection meets; `None`: an answer.
 pub(super) fn error(from: &Pod, to: SocketAddr) -> Option<String> {
@@ -29,14 +22,7 @@ pub(super) fn serves(world: &World) {
 
 /// Runs a program of Python in a pod, as one of its processes.
 pub(super) fn python(pod: &Pod, program: &str) -> String {
-    python_in(pod.netns(), pod.cgroup(), program)
-}
-
-/// Runs a program of Python in a namespace and a cgroup.
-fn python_in(netns: &Netns, cgroup: &Path, program: &str) -> String {
-    let mut command = inside(netns, cgroup).unwrap();
-    command.args(["exec", "--", PYTHON, "-c", program]).stdin(Stdio::null());
-    run(&mut command).unwrap()
+    run_in(pod.netns(), pod.cgroup(), program).unwrap()
 }
 
 /// Everybody demands mutual TLS, `v1` takes nobody on its node, and nothing else is reached.
@@ -139,7 +125,7 @@ fn a_process_of_the_node_does_not_get_in_by_a_probe() {
                 .replace("FIRST", &first.to_string())
                 .replace("SECOND", "8081");
             arena.attack(&name, Trace::Access(&["plaintext", "demo/strict"]), || {
-                let met = python_in(node.netns(), &process, &program);
+                let met = run_in(node.netns(), &process, &program).unwrap();
                 assert!(met.starts_with("refused"), "{met}");
             });
         }
@@ -182,16 +168,6 @@ for s in (opening, accepted):
     except BlockingIOError: print('nothing', flush=True)
 ";
 
-/// Starts a program of Python that says something first; with what it says.
-fn begin(pod: &Pod, program: &str) -> (Child, Lines<BufReader<ChildStdout>>, String) {
-    let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
-    command.args(["exec", "--", PYTHON, "-c", program]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first = said.next().unwrap().unwrap();
-    (child, said, first)
-}
-
 #[test]
 fn a_pod_with_the_addresses_of_others_is_not_given_their_bytes() {
     let machines = Machines::new(2).unwrap();
@@ -204,18 +180,17 @@ fn a_pod_with_the_addresses_of_others_is_not_given_their_bytes() {
     let arena = Arena { by: "pod", agent: &world.b, serves: &|| serves(&world) };
     let server = v1.v4().to_string();
     arena.attack("the addresses of an accelerated connection", Trace::Told, || {
-        let (mut victim, mut its, port) = begin(v2, &VICTIM.replace("SERVER", &server));
+        let victim = VICTIM.replace("SERVER", &server);
+        let (mut victim, port) = Script::start(v2, &victim).unwrap();
         let double = DOUBLE.replace("SERVER", &server).replace("PORT", &port);
         let double = double.replace("CLIENT", &v2.v4().to_string());
-        let (mut thief, stolen, ready) = begin(&outside, &double);
+        let (mut thief, ready) = Script::start(&outside, &double).unwrap();
         assert_eq!(ready, "ready");
-        drop(victim.stdin.take());
-        assert_eq!(its.next().unwrap().unwrap(), "all is well");
-        drop(thief.stdin.take());
-        let stolen: Vec<_> = stolen.map(Result::unwrap).collect();
+        victim.say("").unwrap();
+        assert_eq!(victim.line().unwrap(), "all is well");
+        thief.say("").unwrap();
+        let stolen = [thief.line().unwrap(), thief.line().unwrap()];
         assert_eq!(stolen, ["nothing", "nothing"]);
-        victim.wait().unwrap();
-        thief.wait().unwrap();
         "100 messages went to their reader, and none to the other".to_owned()
     });
 }

@@ -35,7 +35,7 @@ fn native(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A frame of HTTP/2 (RFC 9113, section 4.1).
-fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use mesh_tests::http::{self, Ask};
 use mesh_tests::pod::Pod;
 
+use super::tunnels::h2;
 use super::{Arena, Trace};
 use crate::http::suite::{HTTP, Suite, To, policy};
 
@@ -20,12 +21,6 @@ const OTHERS: usize = 100;
 /// The most that an agent has of memory: what so many connections are promised, and what it has
 /// anyway.
 const MEMORY_BYTES: u64 = (CONNECTIONS as u64 * 24 + 128) << 20;
-
-/// A frame of HTTP/2 (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
 
 /// A number of HPACK with a prefix of 7 bits (RFC 7541, section 5.1).
 fn number(mut number: usize) -> Vec<u8> {
@@ -50,9 +45,9 @@ fn ask(from: &Pod, to: SocketAddr, path: &str) -> TcpStream {
     let head = [&[0x82, 0x86, 0x04], &*length, path.as_bytes(), b"\x01\x04echo"].concat();
     let window = 0x7fff_0000_u32.to_be_bytes();
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(frame(4, 0, 0, &[&[0, 4][..], &window].concat()));
-    bytes.extend(frame(8, 0, 0, &window));
-    bytes.extend((0..REQUESTS).flat_map(|n| frame(1, 5, 2 * n + 1, &head)));
+    bytes.extend(h2(4, 0, 0, &[&[0, 4][..], &window].concat()));
+    bytes.extend(h2(8, 0, 0, &window));
+    bytes.extend((0..REQUESTS).flat_map(|n| h2(1, 5, 2 * n + 1, &head)));
     let mut stream = from.netns().run(|| TcpStream::connect(to)).unwrap().unwrap();
     stream.write_all(&bytes).unwrap();
     stream

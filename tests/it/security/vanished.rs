@@ -1,9 +1,8 @@
 //! Peers that vanish: each leaves a connection in a state of its own, and answers no packet any more.
 //! A slow peer that is there is not taken for one of them.
 
-use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use mesh_tests::agent::Agent;
 use mesh_tests::apps::Server;
@@ -13,7 +12,8 @@ use mesh_tests::netns::Netns;
 use mesh_tests::pair::{PORT, Pair, hello};
 use mesh_tests::peers::{Caller, connect};
 use mesh_tests::pod::Pod;
-use mesh_tests::process::{DEADLINE, Killed, inside, run};
+use mesh_tests::process::{DEADLINE, run};
+use mesh_tests::script::Script;
 
 use super::strangers::{client, root, serves};
 use super::{Arena, Trace};
@@ -75,49 +75,23 @@ const STATES: [(&str, &str); 5] = [
     ("z", "a connection whose window the client has closed"),
 ];
 
-/// A program in a pod, which talks in lines.
-struct Program {
-    child: Killed,
-    lines: Lines<BufReader<ChildStdout>>,
+/// Starts [`SERVER`].
+fn server(pod: &Pod) -> Script {
+    let program = SERVER.replace("PORT", &SERVER_PORT.to_string());
+    Script::start(pod, &program.replace("SLOW", &SLOW_BYTES.to_string())).unwrap().0
 }
 
-impl Program {
-    fn start(pod: &Pod, program: &str) -> (Self, String) {
-        let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
-        command.args(["exec", "--", super::pods::PYTHON, "-c", program]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = Killed(command.spawn().unwrap());
-        let lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
-        let mut program = Self { child, lines };
-        let first = program.line();
-        (program, first)
-    }
-
-    fn server(pod: &Pod) -> Self {
-        let program = SERVER.replace("PORT", &SERVER_PORT.to_string());
-        Self::start(pod, &program.replace("SLOW", &SLOW_BYTES.to_string())).0
-    }
-
-    /// A client, and its port.
-    fn client(pod: &Pod, to: Ipv4Addr, how: &str) -> (Self, u16) {
-        let program = CLIENT.replace("HOW", how).replace("PORT", &SERVER_PORT.to_string());
-        let (client, port) = Self::start(pod, &program.replace("ADDRESS", &to.to_string()));
-        (client, port.parse().unwrap())
-    }
-
-    fn line(&mut self) -> String {
-        self.lines.next().unwrap().unwrap()
-    }
-
-    fn say(&mut self, line: &str) {
-        writeln!(self.child.0.stdin.as_mut().unwrap(), "{line}").unwrap();
-    }
+/// Starts [`CLIENT`]; with its port.
+fn open(pod: &Pod, to: Ipv4Addr, how: &str) -> (Script, u16) {
+    let program = CLIENT.replace("HOW", how).replace("PORT", &SERVER_PORT.to_string());
+    let (client, port) = Script::start(pod, &program.replace("ADDRESS", &to.to_string())).unwrap();
+    (client, port.parse().unwrap())
 }
 
 /// Connections in all the states.
 struct Left {
     /// Dropped last: while it lives, the clients do.
-    _clients: Vec<Program>,
+    _clients: Vec<Script>,
     /// The clients' addresses, as access logs have them.
     addresses: Vec<String>,
     names: Vec<String>,
@@ -126,7 +100,7 @@ struct Left {
 impl Left {
     /// Opens them between two pods; `who` is the one that will vanish.
     fn between(from: &Pod, to: Ipv4Addr, who: &str) -> Self {
-        let clients = STATES.iter().map(|(how, _)| Program::client(from, to, how));
+        let clients = STATES.iter().map(|(how, _)| open(from, to, how));
         let (clients, ports): (Vec<_>, Vec<_>) = clients.unzip();
         let addresses = ports.iter().map(|port| from.at(*port).to_string()).collect();
         let names = STATES.iter().map(|(_, state)| format!("{who} that vanishes from {state}"));
@@ -190,16 +164,16 @@ const GONE: &str = "os error 110";
 fn strangers_that_vanish_are_noticed_and_slow_ones_are_served() {
     let pair = Pair::new().unwrap();
     let agent = pair.agent(&pair.b, &TIMEOUT).unwrap();
-    let _servers = (Program::server(&pair.echo), Server::echo(&pair.echo, PORT, "v1").unwrap());
+    let _servers = (server(&pair.echo), Server::echo(&pair.echo, PORT, "v1").unwrap());
     let [stranger, slow] = ["stranger", "slow"].map(|name| pair.a.pod(name).unwrap());
-    let (mut reader, _port) = Program::client(&slow, pair.echo.v4(), "s");
+    let (mut reader, _port) = open(&slow, pair.echo.v4(), "s");
     let left = Left::between(&stranger, pair.echo.v4(), "a stranger");
     closed_windows(&agent, pair.echo.netns(), 2);
     let arena = Arena { by: "network", agent: &agent, serves: &|| serves(&pair) };
     left.end(&arena, GONE, || vanish(&stranger));
     // The slow one has answered all that time, and not read.
-    reader.say("read");
-    assert_eq!(reader.line(), SLOW_BYTES.to_string());
+    reader.say("read").unwrap();
+    assert_eq!(reader.line().unwrap(), SLOW_BYTES.to_string());
     drop(reader);
     carries_nothing(&agent);
 }
@@ -210,7 +184,7 @@ fn servers_without_an_agent_that_vanish_are_noticed() {
     let external = pair.b.pod("external").unwrap();
     add_external(&pair, &external);
     let (a, _b) = (pair.agent(&pair.a, &TIMEOUT).unwrap(), pair.agent(&pair.b, &[]).unwrap());
-    let _servers = (Program::server(&external), Server::echo(&pair.echo, PORT, "v1").unwrap());
+    let _servers = (server(&external), Server::echo(&pair.echo, PORT, "v1").unwrap());
     let left = Left::between(&pair.client, EXTERNAL, "a server");
     let serves = || assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
     let arena = Arena { by: "network", agent: &a, serves: &serves };
@@ -224,7 +198,7 @@ fn check_peer(transport: &str) {
     let pair = Pair::new().unwrap();
     let args = [TIMEOUT[0], TIMEOUT[1], "--transport", transport];
     let (a, b) = (pair.agent(&pair.a, &args).unwrap(), pair.agent(&pair.b, &args).unwrap());
-    let _servers = (Program::server(&pair.echo), Server::echo(&pair.echo, PORT, "v1").unwrap());
+    let _servers = (server(&pair.echo), Server::echo(&pair.echo, PORT, "v1").unwrap());
     let other = pair.a.pod("other").unwrap();
     let left = Left::between(&pair.client, pair.echo.v4(), &format!("a peer node ({transport})"));
     let serves = || {
@@ -256,11 +230,11 @@ fn every_socket_of_the_agent_watches_its_peer() {
     let [external, stranger] = [pair.b.pod("external").unwrap(), pair.a.pod("stranger").unwrap()];
     add_external(&pair, &external);
     let (a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
-    let _servers = [&external, &pair.echo].map(Program::server);
+    let _servers = [&external, &pair.echo].map(server);
     let _held = [
-        Program::client(&pair.client, EXTERNAL, "i"),
-        Program::client(&pair.client, pair.echo.v4(), "i"),
-        Program::client(&stranger, pair.echo.v4(), "i"),
+        open(&pair.client, EXTERNAL, "i"),
+        open(&pair.client, pair.echo.v4(), "i"),
+        open(&stranger, pair.echo.v4(), "i"),
     ];
     let admin = pair.a.netns().run(|| std::net::TcpStream::connect("127.0.0.1:15000"));
     let _admin = admin.unwrap().unwrap();

@@ -13,9 +13,9 @@ use crate::datapath::desired::{Enrolled, Entries, View, guard_of};
 use crate::model::workload::Workload;
 use crate::store::update::Kind;
 
-/// What comes of an address without an entry.
+/// The outcome for an address without an entry.
 const PASSES: &str = "connections to its addresses go past the mesh";
-/// What comes of the ports of an address that has one.
+/// The outcome for the ports of an address that has one.
 const BY_AGENT: &str = "the agent decides about its ports, and refuses while it does not answer";
 
 /// A workload that an agent serves.

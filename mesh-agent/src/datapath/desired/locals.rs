@@ -1,4 +1,4 @@
-//! What the kernel knows of this node's own workloads.
+//! Entries of this node's own workloads.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

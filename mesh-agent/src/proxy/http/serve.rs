@@ -132,10 +132,8 @@ async fn looked_at(stream: &TcpStream) -> io::Result<Option<Version>> {
 /// The client has broken HTTP, or the connection.
 async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hyper::Error> {
     let scope = site.realm.scope.clone();
-    // Held for as long as the connection. What HTTP/1.1 keeps has a bound of its own.
-    let window = (version == Version::Http2)
-        .then(|| site.local.account.window(Client::at(site.client.ip()), Http2::WANTED_BYTES));
-    let most = window.as_ref().map_or_else(Http2::default, |window| Http2::within(window.bytes()));
+    let client = Client::at(site.client.ip());
+    let (most, _window) = Http2::promised(version, &site.local.account, client);
     let unmet = Arc::new(Unmet::default());
     let kept = Arc::clone(&unmet);
     let service = service_fn(move |request| {

@@ -1,12 +1,15 @@
 //! How hyper is set up: bounds, times, and where its tasks live.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::{client, server};
 use hyper_util::rt::TokioTimer;
 
+use crate::bounds::{Account, Client, Window};
+use crate::proxy::http::detect::Version;
 use crate::task::scope::Scope;
 
 /// How long the head of a request may take. nginx and Go's recommendations are of this order.
@@ -57,10 +60,26 @@ impl Http2 {
     const PARTS: u32 = 3;
 
     /// The bytes that a connection wants to be promised.
-    pub const WANTED_BYTES: u32 = WINDOW_BYTES * Self::PARTS;
+    const WANTED_BYTES: u32 = WINDOW_BYTES * Self::PARTS;
+
+    /// Of a connection of `client` to a workload, for as long as the promise is kept. What HTTP/1.1
+    /// keeps has a bound of its own.
+    pub fn promised(
+        version: Version,
+        account: &Arc<Account>,
+        client: Client,
+    ) -> (Self, Option<Window>) {
+        match version {
+            Version::Http1 => (Self::default(), None),
+            Version::Http2 => {
+                let window = account.window(client, Self::WANTED_BYTES);
+                (Self::within(window.bytes()), Some(window))
+            }
+        }
+    }
 
     /// Of a connection that was promised so many bytes.
-    pub fn within(promised: u32) -> Self {
+    fn within(promised: u32) -> Self {
         let window = (promised / Self::PARTS).max(LEAST_WINDOW_BYTES);
         let (least, most) = SEND_BYTES.into_inner();
         let streams = (window / least).clamp(LEAST_STREAMS, MAX_STREAMS);

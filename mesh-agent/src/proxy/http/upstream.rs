@@ -1,18 +1,15 @@
 //! A connection to an endpoint, by the way that any connection of the workload goes there.
 
 use std::future::pending;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::Carried;
+use crate::io::counted;
 use crate::model::id::ResourceName;
 use crate::model::service::Service;
 use crate::model::snapshot::Endpoint;
@@ -253,67 +250,5 @@ where
     }));
 }
 
-/// A connection, of which it is counted what goes over it.
-pub struct Counted {
-    io: Box<dyn Io>,
-    carried: Arc<Carried>,
-}
-
-impl Counted {
-    /// Counts what goes over `io`.
-    pub const fn new(io: Box<dyn Io>, carried: Arc<Carried>) -> Self {
-        Self { io, carried }
-    }
-
-    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let count = ready!(result)?;
-        self.carried.sent.fetch_add(count as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(count))
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        let count = (buffer.filled().len() - before) as u64;
-        self.carried.received.fetch_add(count, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, data);
-        self.wrote(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write_vectored(cx, data);
-        self.wrote(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
+/// A connection whose bytes are counted.
+pub type Counted = counted::Counted<Box<dyn Io>, Arc<Carried>>;

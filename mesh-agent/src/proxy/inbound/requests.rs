@@ -131,10 +131,8 @@ pub async fn serve(
     let client = tokio::io::join(io::Cursor::new(first).chain(read), write);
     let application =
         Counted::new(Box::new(Front::of_server(application)), Arc::clone(&conn.carried));
-    // Held for as long as the connection. What HTTP/1.1 keeps has a bound of its own.
-    let window = (version == Version::Http2)
-        .then(|| arrival.local.account.window(arrival.on_behalf_of(), Http2::WANTED_BYTES));
-    let most = window.as_ref().map_or_else(Http2::default, |window| Http2::within(window.bytes()));
+    let client_of = arrival.on_behalf_of();
+    let (most, _window) = Http2::promised(version, &arrival.local.account, client_of);
     let (application, driving) = begin(version, application, (&arrival.realm.scope, most)).await?;
     let series = conn.requests();
     let point = Arc::new(Point {

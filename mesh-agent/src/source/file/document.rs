@@ -211,18 +211,18 @@ impl Reader<'_> {
         // The workloads that it is for are all that has to be known. Where that cannot be read, it is
         // for all of its namespace.
         let selector = || if alone { Selected::read(text) } else { BTreeMap::new() };
-        let name = || key.name.clone();
-        let carried = |kind| MeshPolicy::closed(kind, (name(), selector()), text);
+        let name = key.name.clone();
+        let carried = |kind, name| {
+            let policy = MeshPolicy::closed(kind, (name, selector()), text);
+            policy.map(|policy| Object::MeshPolicy(policy.into()))
+        };
         let object = match key.kind {
             Kind::AuthorizationPolicy => {
-                let policy = AuthorizationPolicy::deny_all(name(), selector());
+                let policy = AuthorizationPolicy::deny_all(name, selector());
                 Some(Object::AuthorizationPolicy(policy.into()))
             }
-            Kind::PeerAuthentication => carried(PolicyKind::PeerAuthentication)
-                .map(|policy| Object::MeshPolicy(policy.into())),
-            Kind::MeshPolicy => {
-                carried(PolicyKind::Mesh).map(|policy| Object::MeshPolicy(policy.into()))
-            }
+            Kind::PeerAuthentication => carried(PolicyKind::PeerAuthentication, name),
+            Kind::MeshPolicy => carried(PolicyKind::Mesh, name),
             _ => None,
         };
         let Some(object) = object else { return Outcome::Broken(Some(key)) };

@@ -38,22 +38,26 @@ pub(super) fn convert(
             let rules = reader.rules(spec.rules.unwrap_or_default());
             match size::exceeded(&rules) {
                 None => (action, rules),
-                Some(exceeded) => {
-                    let closed = if action == Action::Audit {
-                        "it audits nothing"
-                    } else {
-                        "all connections to the workloads that it is for are refused"
-                    };
-                    let message = format!("{exceeded}: until there are fewer, {closed}");
-                    problems.note("spec.rules", Reason::LimitExceeded, message);
-                    let all =
-                        if action == Action::Audit { Vec::new() } else { vec![Rule::default()] };
-                    (if action == Action::Audit { action } else { Action::Deny }, all)
-                }
+                Some(exceeded) => closed(action, &exceeded, problems),
             }
         }
     };
     Some(AuthorizationPolicy { name, selector, action, dry_run: is_dry, rules })
+}
+
+/// Puts in force what a policy comes to that says too much: nothing of what audits, and otherwise that
+/// everything is refused.
+fn closed(action: Action, exceeded: &str, problems: &mut Problems) -> (Action, Vec<Rule>) {
+    let (said, in_force) = match action {
+        Action::Audit => ("it audits nothing", (Action::Audit, Vec::new())),
+        Action::Allow | Action::Deny => (
+            "all connections to the workloads that it is for are refused",
+            (Action::Deny, vec![Rule::default()]),
+        ),
+    };
+    let message = format!("{exceeded}: until there are fewer, {said}");
+    problems.note("spec.rules", Reason::LimitExceeded, message);
+    in_force
 }
 
 /// What of a policy is put in force.
