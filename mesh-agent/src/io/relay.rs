@@ -40,7 +40,7 @@ impl Broken {
 /// The half of a stream that goes to the peer. Dropped before its end, or after it without
 /// [`Self::leave`], it resets the stream: the peer must not take for complete what was given up.
 pub trait Outgoing {
-    /// Hands over as much of `data` as the peer's window allows, and takes it off.
+    /// Hands over as much of `data`, which is not empty, as the peer's window allows, and takes it off.
     ///
     /// # Errors
     ///
@@ -208,6 +208,9 @@ async fn upload(
 ) -> Result<(), RelayError> {
     let From { socket, chunks, unsent } = from;
     loop {
+        // Of a stream that was not taken before anything was sent on it, there is an empty piece: no
+        // stream need say when there is room for nothing.
+        unsent.retain(|data| !data.is_empty());
         while let Some(data) = unsent.front_mut() {
             let sending = poll_fn(|cx| to.poll_send(cx, data));
             let sent = leg::unless_failed((*socket).as_ref(), sending).await;

@@ -261,6 +261,36 @@ async fn what_was_read_for_a_stream_that_is_not_taken_is_all_there() {
     assert!(kept == all[..kept.len()], "a hole in what is sent again");
 }
 
+/// An application whose server speaks first, and whose first stream was refused meanwhile.
+#[tokio::test]
+async fn a_stream_that_is_not_taken_before_anything_was_sent_is_made_up_for() {
+    let mut site = Site::new();
+    let (_tunnel, lease, _ends) = site.tunnel("peer", 1 << 20);
+    drop(site.stream(&lease).await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let mut leg = Leg::new(accepted);
+    let (counts, unsent) = ((AtomicU64::new(0), AtomicU64::new(0)), &mut Unsent::new());
+    let refused = Arc::new(lease.open(open()).await.unwrap());
+    let refusing = async { site.asked.recv().await.unwrap().refuse(code::NOT_TAKEN) };
+    let copying = both_ways(&mut leg, refused.split(), &counts.0, &counts.1, unsent);
+    tokio::join!(copying, refusing).0.unwrap_err();
+    unsent.push_front(refused.untaken().unwrap());
+
+    let (taken, theirs) = site.stream(&lease).await;
+    let mut theirs = theirs.split().1;
+    client.write_all(b"HELO").await.unwrap();
+    let heard = async { poll_fn(|cx| theirs.poll_data(cx)).await.unwrap().unwrap() };
+    let mut heard = tokio::select! {
+        copied = both_ways(&mut leg, taken.split(), &counts.0, &counts.1, unsent) => {
+            panic!("it ended: {copied:?}")
+        }
+        heard = timeout(Duration::from_secs(10), heard) => heard.expect("nothing comes"),
+    };
+    assert_eq!(&heard.copy_to_bytes(heard.remaining())[..], b"HELO");
+}
+
 #[tokio::test]
 async fn a_stream_that_is_dropped_before_its_end_is_reset() {
     let mut site = Site::new();
