@@ -3,17 +3,20 @@
 use std::borrow::Cow;
 
 use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{COOKIE, HeaderName, HeaderValue};
 
 /// The readings of one header of a request.
 ///
 /// Of a header on several lines servers take the first, the last, or all of them joined by commas (RFC
-/// 9110, section 5.3), and some split what is joined.
+/// 9110, section 5.3) with or without a blank, and some split what is joined. Lines of cookies are
+/// joined by `; ` (RFC 9113, section 8.2.3).
 pub(super) struct Readings<'a> {
-    /// All lines as one; `None`: the header is not there.
-    whole: Option<String>,
+    /// All lines as one, in each way of joining them; `None`: the header is not there.
+    whole: Option<Vec<String>>,
     /// The lines, also those of names that servers may take for this one.
     lines: Vec<Cow<'a, str>>,
+    /// How many bytes were looked at to find them.
+    bytes: usize,
 }
 
 impl<'a> Readings<'a> {
@@ -21,18 +24,34 @@ impl<'a> Readings<'a> {
     pub(super) fn of(headers: &'a HeaderMap, name: &HeaderName) -> Self {
         let written: Vec<_> = headers.get_all(name).iter().map(text).collect();
         let alike = headers.iter().filter(|(other, _)| is_same(other, name));
-        let lines = alike.map(|(_, line)| text(line)).collect();
-        Self { whole: (!written.is_empty()).then(|| written.join(",")), lines }
+        let lines: Vec<_> = alike.map(|(_, line)| text(line)).collect();
+        let names = headers.len() * name.as_str().len();
+        let bytes = lines.iter().map(|line| line.len()).sum::<usize>() + names;
+        let ways: &[&str] = match written.len() {
+            0 | 1 => &[""],
+            _ if *name == COOKIE => &[",", ", ", "; "],
+            _ => &[",", ", "],
+        };
+        let whole = || ways.iter().map(|way| written.join(way)).collect();
+        Self { whole: (!written.is_empty()).then(whole), lines, bytes }
+    }
+
+    /// How many bytes were looked at to find them.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether the value `is` one of those that are meant; `None` is a header that is not there.
     /// *Broadly*, one reading has to be meant; otherwise all lines, and what they make together.
     pub(super) fn matches(&self, broadly: bool, is: impl Fn(Option<&str>) -> bool) -> bool {
-        let is_whole = is(self.whole.as_deref());
+        let wholes = || self.whole.iter().flatten().map(|whole| Some(whole.as_str()));
+        let is_absent = self.whole.is_none() && is(None);
         if !broadly {
+            let is_whole = is_absent || (self.whole.is_some() && wholes().all(&is));
             return is_whole && self.lines.iter().all(|line| is(Some(line)));
         }
-        is_whole
+        is_absent
+            || wholes().any(&is)
             || self.lines.iter().any(|line| {
                 is(Some(line)) || line.split(',').any(|element| is(Some(element.trim())))
             })
@@ -54,6 +73,22 @@ fn text(value: &HeaderValue) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_joined_as_servers_do() {
+        let check = |name: HeaderName, lines: [&'static str; 2], whole: &str| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(&name, HeaderValue::from_static(line));
+            }
+            let found = Readings::of(&headers, &name).matches(true, |value| value == Some(whole));
+            assert!(found, "{name} {whole}");
+        };
+        let role = || HeaderName::from_static("x-role");
+        check(role(), ["user", "admin"], "user,admin");
+        check(role(), ["user", "admin"], "user, admin");
+        check(COOKIE, ["a=1", "admin=1"], "a=1; admin=1");
+    }
 
     #[track_caller]
     fn check(lines: &[(&str, &str)], expect: [bool; 2]) {

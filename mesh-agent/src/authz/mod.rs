@@ -6,6 +6,7 @@
 mod header;
 mod host;
 pub mod path;
+mod work;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,6 +17,7 @@ use http::HeaderMap;
 use http::header::HOST;
 
 use crate::authz::path::Readings;
+use crate::authz::work::Work;
 use crate::model::id::ResourceName;
 use crate::model::policy::request::{HeaderCondition, HttpOperation, PathText};
 use crate::model::policy::{
@@ -73,6 +75,8 @@ pub enum Denial {
     Readings(ResourceName),
     /// This `MeshPolicy` refuses paths that servers read in different ways, and the request's is one.
     Ambiguous(ResourceName),
+    /// This policy, or those before it, would have to be compared with more than is judged.
+    Costly(ResourceName),
 }
 
 /// What is known of a rule: of a connection perhaps only that some of its requests may match.
@@ -121,8 +125,9 @@ pub enum Outcome {
 /// Of a connection that depends on its requests nothing is told: they are judged one by one.
 pub fn told(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> Vec<Told> {
     let audits = policies.iter().filter(|policy| !policy.dry_run && policy.action == Action::Audit);
-    let audited = audits.filter_map(|policy| match matching(policy, request) {
-        (Match::Yes, rule) => {
+    let judging = Judging::new(request);
+    let audited = audits.filter_map(|policy| match matching(policy, &judging) {
+        (Match::Yes, rule) if !judging.work.is_spent() => {
             Some(Told { policy: policy.name.clone(), rule: Some(rule), outcome: Outcome::Audited })
         }
         _ => None,
@@ -142,8 +147,9 @@ pub fn told(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> Vec
             outcome: Outcome::WouldDeny,
         }),
         Verdict::Allow => {
+            let judging = Judging::new(request);
             let allows = policies.iter().filter(tried).find_map(|policy| {
-                let (matches, rule) = matching(policy, request);
+                let (matches, rule) = matching(policy, &judging);
                 (matches == Match::Yes).then_some((policy, rule))
             });
             let rule = allows.map(|(_, rule)| rule);
@@ -168,9 +174,14 @@ fn weigh(
     }
     let by =
         |action| policies.iter().filter(move |policy| policy.action == action && counts(policy));
+    let judging = &Judging::new(request);
     let mut perhaps = None;
     for policy in by(Action::Deny) {
-        match matching(policy, request) {
+        let matches = matching(policy, judging);
+        if judging.work.is_spent() {
+            return Verdict::Deny(Denial::Costly(policy.name.clone()));
+        }
+        match matches {
             (Match::Yes, rule) => return Verdict::Deny(Denial::Matched(policy.name.clone(), rule)),
             (Match::Perhaps, _) => perhaps = perhaps.or(Some(policy)),
             (Match::No, _) => {}
@@ -179,7 +190,10 @@ fn weigh(
     if let Some(first) = by(Action::Allow).next() {
         let mut best = (Match::No, first);
         for policy in by(Action::Allow) {
-            let (matches, _) = matching(policy, request);
+            let (matches, _) = matching(policy, judging);
+            if judging.work.is_spent() {
+                return Verdict::Deny(Denial::Costly(policy.name.clone()));
+            }
             if best.0 < matches {
                 best = (matches, policy);
             }
@@ -218,15 +232,36 @@ impl fmt::Display for Denial {
                 "MeshPolicy {policy} refuses ambiguous paths, and servers read this one in different \
                  ways"
             ),
+            Self::Costly(policy) => write!(
+                f,
+                "there is more to compare than is judged, up to AuthorizationPolicy {policy}: too \
+                 much of what policies look at is in the request, or in the policies of its \
+                 destination"
+            ),
         }
     }
 }
 
+/// A judgement under way. When nothing is left of its work, what comes of it does not count.
+struct Judging<'a> {
+    request: &'a Request<'a>,
+    work: Work,
+}
+
+impl<'a> Judging<'a> {
+    fn new(request: &'a Request<'a>) -> Self {
+        Self { request, work: Work::default() }
+    }
+}
+
 /// What the rules of a policy say, and the first that says so.
-fn matching(policy: &AuthorizationPolicy, request: &Request<'_>) -> (Match, usize) {
+fn matching(policy: &AuthorizationPolicy, judging: &Judging<'_>) -> (Match, usize) {
     let mut best = (Match::No, 0);
     for (index, rule) in policy.rules.iter().enumerate() {
-        let matches = applies(policy.action, rule, request);
+        if judging.work.is_spent() {
+            break;
+        }
+        let matches = applies(policy.action, rule, judging);
         if matches == Match::Yes {
             return (Match::Yes, index);
         }
@@ -239,10 +274,15 @@ fn matching(policy: &AuthorizationPolicy, request: &Request<'_>) -> (Match, usiz
 
 /// Whether a rule applies. A path that can be read in several ways is denied if one of them is, and
 /// allowed if all of them are: what the application takes it for is not known.
-fn applies(action: Action, rule: &Rule, request: &Request<'_>) -> Match {
-    let Some(http) = request.http else { return applies_to(rule, request, None) };
+fn applies(action: Action, rule: &Rule, judging: &Judging<'_>) -> Match {
+    let of_all = applies_to(rule, judging, None);
+    let Some(http) = judging.request.http.filter(|_| of_all == Match::Perhaps) else {
+        // Every request of the connection is the same to the rule, or there is none.
+        return of_all;
+    };
     let read = |path| Read { http, path, is_refused: action != Action::Allow };
-    let paths = http.paths.iter().map(|path| applies_to(rule, request, Some(read(path))));
+    let paths = http.paths.iter().take_while(|_| !judging.work.is_spent());
+    let paths = paths.map(|path| applies_to(rule, judging, Some(read(path))));
     match action {
         Action::Audit | Action::Deny => paths.max(),
         Action::Allow => paths.min(),
@@ -259,32 +299,34 @@ struct Read<'a> {
     is_refused: bool,
 }
 
-fn applies_to(rule: &Rule, request: &Request<'_>, read: Option<Read<'_>>) -> Match {
+fn applies_to(rule: &Rule, judging: &Judging<'_>, read: Option<Read<'_>>) -> Match {
     let is_from =
-        rule.from.is_empty() || rule.from.iter().any(|source| comes_from(source, request));
+        rule.from.is_empty() || rule.from.iter().any(|source| comes_from(source, judging));
     if rule.never || !is_from {
         return Match::No;
     }
-    let to = rule.to.iter().map(|operation| goes_to(operation, request.port, read));
+    let to = rule.to.iter().map(|operation| goes_to(operation, judging, read));
     let to = if rule.to.is_empty() { Match::Yes } else { to.max().unwrap_or(Match::No) };
-    let when = rule.when.iter().map(|when| is_when(when, request, read));
+    let when = rule.when.iter().map(|when| is_when(when, judging, read));
     when.fold(to, Match::min)
 }
 
-fn is_when(when: &When, request: &Request<'_>, read: Option<Read<'_>>) -> Match {
-    if !comes_from(&when.source, request) {
+fn is_when(when: &When, judging: &Judging<'_>, read: Option<Read<'_>>) -> Match {
+    if !comes_from(&when.source, judging) {
         return Match::No;
     }
     let header = when.header.as_ref();
-    let header = header.map_or(Match::Yes, |header| known(read, |read| has(header, read)));
-    goes_to(&when.operation, request.port, read).min(header)
+    let header =
+        header.map_or(Match::Yes, |header| known(read, |read| has(header, read, &judging.work)));
+    goes_to(&when.operation, judging, read).min(header)
 }
 
-fn comes_from(source: &Source, request: &Request<'_>) -> bool {
-    let is_principal = |text: &Text| request.principal.is_some_and(|id| is(text, id));
+fn comes_from(source: &Source, Judging { request, work }: &Judging<'_>) -> bool {
+    let is_principal =
+        |text: &Text| work.spend(0) || request.principal.is_some_and(|id| is(text, id));
     let namespace = request.principal.map(SpiffeId::namespace);
-    let is_namespace = |text: &Text| text.matches(namespace);
-    let is_block = |block: &Block| block.contains(request.address);
+    let is_namespace = |text: &Text| work.spend(0) || text.matches(namespace);
+    let is_block = |block: &Block| work.spend(0) || block.contains(request.address);
     among(&source.principals, &source.not_principals, is_principal)
         && among(&source.namespaces, &source.not_namespaces, is_namespace)
         && among(&source.ip_blocks, &source.not_ip_blocks, is_block)
@@ -302,14 +344,16 @@ fn among<T>(yes: &[T], no: &[T], matches: impl Fn(&T) -> bool) -> bool {
     (yes.is_empty() || yes.iter().any(&matches)) && !no.iter().any(&matches)
 }
 
-fn goes_to(operation: &Operation, port: u16, read: Option<Read<'_>>) -> Match {
-    if !among(&operation.ports, &operation.not_ports, |own| *own == port) {
+fn goes_to(operation: &Operation, judging: &Judging<'_>, read: Option<Read<'_>>) -> Match {
+    let Judging { request, work } = judging;
+    let is_port = |own: &u16| work.spend(0) || *own == request.port;
+    if !among(&operation.ports, &operation.not_ports, is_port) {
         return Match::No;
     }
     if operation.http.is_empty() {
         return Match::Yes;
     }
-    known(read, |read| asks_for(&operation.http, read))
+    known(read, |read| asks_for(&operation.http, read, work))
 }
 
 /// Whether one of `yes` matches, if there are any, and none of `no` does, where texts have several
@@ -325,15 +369,17 @@ fn among_readings<T>(
 }
 
 /// Whether a request is one of those that are meant.
-fn asks_for(operation: &HttpOperation, Read { http, path, is_refused }: Read<'_>) -> bool {
+fn asks_for(operation: &HttpOperation, read: Read<'_>, work: &Work) -> bool {
+    let Read { http, path, is_refused } = read;
     let HttpOperation { methods, not_methods, paths, not_paths, hosts, not_hosts } = operation;
-    let is_path =
-        |text: &PathText, broadly| if broadly { text.covers(path) } else { text.matches(path) };
-    let is_host = |text: &Text, broadly| is_host(text, http, broadly);
+    let is_path = |text: &PathText, broadly| {
+        work.spend(path.len()) || if broadly { text.covers(path) } else { text.matches(path) }
+    };
+    let is_host = |text: &Text, broadly| is_host(text, http, broadly, work);
     // Methods have a case (RFC 9110, section 9.1), but not for each server.
     let is_method = |text: &Text, broadly| {
         let upper = || text.matches(Some(&http.method.to_ascii_uppercase()));
-        text.matches(Some(http.method)) || (broadly && upper())
+        work.spend(http.method.len()) || text.matches(Some(http.method)) || (broadly && upper())
     };
     among_readings((methods, not_methods), is_refused, is_method)
         && among_readings((paths, not_paths), is_refused, is_path)
@@ -341,23 +387,36 @@ fn asks_for(operation: &HttpOperation, Read { http, path, is_refused }: Read<'_>
 }
 
 /// Whether a request has a header.
-fn has(condition: &HeaderCondition, Read { http, is_refused, .. }: Read<'_>) -> bool {
+fn has(condition: &HeaderCondition, read: Read<'_>, work: &Work) -> bool {
+    let Read { http, is_refused, .. } = read;
     let HeaderCondition { name, values, not_values } = condition;
     // HTTP/2 has it as `:authority`; it is settled which of them counts.
     if *name == HOST {
-        let is = |text: &Text, broadly| is_host(text, http, broadly);
+        let is = |text: &Text, broadly| is_host(text, http, broadly, work);
         return among_readings((values, not_values), is_refused, is);
     }
+    if work.is_spent() {
+        return true;
+    }
     let readings = header::Readings::of(http.headers, name);
+    work.spend(readings.bytes());
     among_readings((values, not_values), is_refused, |text: &Text, broadly| {
         // One that is empty is there as well.
         let is_there = broadly && *text == Text::Present;
-        readings.matches(broadly, |value| text.matches(value) || (is_there && value.is_some()))
+        readings.matches(broadly, |value| {
+            work.spend(value.map_or(0, str::len))
+                || text.matches(value)
+                || (is_there && value.is_some())
+        })
     })
 }
 
-fn is_host(text: &Text, http: &HttpRequest<'_>, broadly: bool) -> bool {
-    match http.host.as_deref() {
+fn is_host(text: &Text, http: &HttpRequest<'_>, broadly: bool, work: &Work) -> bool {
+    let host = http.host.as_deref();
+    if work.spend(host.map_or(0, str::len)) {
+        return true;
+    }
+    match host {
         Some(host) if broadly => host::readings(host).any(|host| text.matches(Some(host))),
         host => text.matches(host),
     }
@@ -376,7 +435,11 @@ impl Denial {
     pub const fn rule(&self) -> Option<usize> {
         match self {
             Self::Matched(_, rule) => Some(*rule),
-            Self::NoneAllows(_) | Self::Unseen(_) | Self::Readings(_) | Self::Ambiguous(_) => None,
+            Self::NoneAllows(_)
+            | Self::Unseen(_)
+            | Self::Readings(_)
+            | Self::Ambiguous(_)
+            | Self::Costly(_) => None,
         }
     }
 
@@ -388,6 +451,7 @@ impl Denial {
             Self::Unseen(_) => "requests_unseen",
             Self::Readings(_) => "path_readings",
             Self::Ambiguous(_) => "path_ambiguous",
+            Self::Costly(_) => "too_costly",
         }
     }
 
@@ -398,7 +462,8 @@ impl Denial {
             | Self::NoneAllows(policy)
             | Self::Unseen(policy)
             | Self::Readings(policy)
-            | Self::Ambiguous(policy) => policy,
+            | Self::Ambiguous(policy)
+            | Self::Costly(policy) => policy,
         }
     }
 }
@@ -416,3 +481,5 @@ impl Outcome {
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod work_tests;

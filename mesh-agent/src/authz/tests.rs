@@ -12,12 +12,12 @@ fn id(text: &str) -> SpiffeId {
 
 const WEB: &str = "cluster.local/ns/shop/sa/web";
 
-fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Arc<AuthorizationPolicy> {
+pub(super) fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Arc<AuthorizationPolicy> {
     let name = ResourceName::new("shop", name);
     Arc::new(AuthorizationPolicy { name, selector: [].into(), action, dry_run: false, rules })
 }
 
-fn text(text: &str) -> Text {
+pub(super) fn text(text: &str) -> Text {
     match (text.strip_prefix('*'), text.strip_suffix('*')) {
         (Some(""), _) => Text::Present,
         (Some(end), _) => Text::Suffix(end.to_owned()),

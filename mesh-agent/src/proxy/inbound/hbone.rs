@@ -156,8 +156,10 @@ impl Shaken {
             Err(error) if error.is_violation() => {
                 context.telemetry.tunnel_violated(protocol);
                 let reason = Failure::because(Kind::Protocol, Side::Client, Retry::Never, error);
-                tracing::warn!(%client, %peer, reason = %reason.cause(),
-                    "a peer's agent broke the protocol of its tunnel, which is closed");
+                if context.telemetry.may_mention(peer) {
+                    tracing::warn!(%client, %peer, reason = %reason.cause(),
+                        "a peer's agent broke the protocol of its tunnel, which is closed");
+                }
             }
             Err(error) => tracing::debug!(%client, %peer, %error, "a peer's tunnel failed"),
             Ok(()) => {}
