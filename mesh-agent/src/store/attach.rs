@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, btree_map};
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location, Reason};
-use crate::model::http::{self, HttpRoute};
+use crate::model::http::{self, HttpRoute, pattern};
 use crate::model::id::ResourceName;
 use crate::model::route::{ParentRef, TcpRoute};
 use crate::model::service::{Service, ServicePort};
@@ -28,10 +28,22 @@ enum Scope<'a> {
     Namespace(&'a Arc<str>),
 }
 
+/// How many bytes the regular expressions of all routes of one port take at most, compiled: as many as
+/// one alone may. A request may be compared with each of them, which holds its data thread for so long.
+const MAX_EXPRESSION_BYTES: usize = pattern::MAX_BYTES;
+
+/// Why a route has no effect on a port.
+enum Lost {
+    /// This one has it already.
+    To(Key),
+    /// With its expressions there would be more than there may be.
+    Large,
+}
+
 /// What applies to one port in one scope.
 enum Routes<'a> {
-    /// HTTP routes of one kind, merged.
-    Http(http::Kind, Vec<&'a Arc<HttpRoute>>),
+    /// HTTP routes of one kind, merged; and how many bytes their expressions take.
+    Http(http::Kind, Vec<&'a Arc<HttpRoute>>, usize),
     /// A TCP route.
     Tcp(&'a Arc<TcpRoute>),
 }
@@ -95,17 +107,31 @@ impl<'a> Attached<'a> {
         let mut lost = None;
         for port in service.ports.iter().filter(wanted) {
             match self.ports.entry((&service.name, port.port)).or_default().entry(scope) {
-                btree_map::Entry::Vacant(entry) => {
-                    entry.insert(Routes::of(route));
-                }
+                btree_map::Entry::Vacant(entry) => match Routes::of(route) {
+                    Ok(routes) => drop(entry.insert(routes)),
+                    Err(why) => drop(lost.get_or_insert((port.port, why))),
+                },
                 btree_map::Entry::Occupied(mut entry) => {
-                    if let Err(winner) = entry.get_mut().add(route) {
-                        lost.get_or_insert((port.port, winner));
+                    if let Err(why) = entry.get_mut().add(route) {
+                        lost.get_or_insert((port.port, why));
                     }
                 }
             }
         }
-        let Some((port, winner)) = lost else { return Ok(()) };
+        let (port, winner) = match lost {
+            None => return Ok(()),
+            Some((port, Lost::To(winner))) => (port, winner),
+            Some((port, Lost::Large)) => {
+                let message = format!(
+                    "with its regular expressions those of all routes of port {port} of Service {} \
+                     take more than {} KiB, compiled, so it does not apply there; match exact \
+                     values or prefixes, or classes of ASCII instead of Unicode's",
+                    service.name,
+                    MAX_EXPRESSION_BYTES >> 10
+                );
+                return Err((Reason::LimitExceeded, message));
+            }
+        };
         let why = if winner.kind == route.key().kind {
             "is older, or first by name, and"
         } else {
@@ -133,7 +159,7 @@ impl<'a> Attached<'a> {
         let own = || split::own(index, service, port, family);
         for (scope, routes) in self.ports.get(&(&service.name, port.port)).into_iter().flatten() {
             let split = match routes {
-                Routes::Http(kind, routes) => {
+                Routes::Http(kind, routes, _) => {
                     split::http(index, (*kind, routes), own(), family, tables)
                 }
                 Routes::Tcp(route) => split::tcp(index, route, family),
@@ -193,33 +219,43 @@ fn not_http(service: &Service, parent: &ParentRef) -> (Reason, String) {
 }
 
 impl<'a> Routes<'a> {
-    fn of(route: Route<'a>) -> Self {
+    fn of(route: Route<'a>) -> Result<Self, Lost> {
         match route {
-            Route::Http((_, route)) => Self::Http(route.kind, vec![route]),
-            Route::Tcp((_, route)) => Self::Tcp(route),
+            Route::Http((_, route)) => {
+                let bytes = more(0, route)?;
+                Ok(Self::Http(route.kind, vec![route], bytes))
+            }
+            Route::Tcp((_, route)) => Ok(Self::Tcp(route)),
         }
     }
 
-    /// Adds a route that comes later. HTTP routes of one kind are merged; of others the first wins,
-    /// which is returned.
-    fn add(&mut self, route: Route<'a>) -> Result<(), Key> {
-        let key = |kind: Kind, name: &ResourceName| Key { kind, name: name.clone() };
+    /// Adds a route that comes later. HTTP routes of one kind are merged, as far as their expressions
+    /// allow; of others the first wins, which is returned.
+    fn add(&mut self, route: Route<'a>) -> Result<(), Lost> {
+        let key = |kind: Kind, name: &ResourceName| Lost::To(Key { kind, name: name.clone() });
         match (self, route) {
-            (Self::Http(kind, routes), Route::Http((_, route))) if *kind == route.kind => {
+            (Self::Http(kind, routes, bytes), Route::Http((_, route))) if *kind == route.kind => {
                 // Two parents of it may be the same port.
                 if routes.last().is_none_or(|last| last.name != route.name) {
+                    *bytes = more(*bytes, route)?;
                     routes.push(route);
                 }
                 Ok(())
             }
             (Self::Tcp(winner), Route::Tcp((_, route))) if winner.name == route.name => Ok(()),
             (Self::Tcp(winner), _) => Err(key(Kind::TcpRoute, &winner.name)),
-            (Self::Http(kind, routes), _) => match routes.first() {
+            (Self::Http(kind, routes, _), _) => match routes.first() {
                 Some(winner) => Err(key((*kind).into(), &winner.name)),
                 None => Ok(()),
             },
         }
     }
+}
+
+/// How many bytes expressions take that take `bytes` without those of `route`.
+fn more(bytes: usize, route: &HttpRoute) -> Result<usize, Lost> {
+    let bytes = bytes.saturating_add(route.expression_bytes());
+    if bytes > MAX_EXPRESSION_BYTES { Err(Lost::Large) } else { Ok(bytes) }
 }
 
 impl<'a> Route<'a> {

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::update::{Object, Resource};
 use super::*;
-use crate::model::condition::{Location, Reason};
+use crate::model::condition::{Condition, Location, Reason};
+use crate::model::http::pattern::Compiled;
 use crate::model::http::{self, Kind};
 use crate::model::id::ResourceName;
 use crate::model::route::{BackendRef, ParentRef, TcpRoute};
@@ -245,6 +246,38 @@ fn http_routes_of_one_port_and_scope_are_merged_by_age_and_name() {
 }
 
 #[test]
+fn expressions_of_all_routes_of_a_port_have_a_bound() {
+    let made = |at: &str, sources: &[&str]| {
+        let object = http_route(Kind::Http, at, at, ("demo/echo", None), &[("demo/echo", 1)]);
+        let Object::HttpRoute(mut route) = object else { panic!() };
+        let of = |source: &&str| http::Match {
+            path: http::PathMatch::Regex(Compiled::new(source).unwrap()),
+            ..http::Match::all()
+        };
+        Arc::make_mut(&mut route).rules[0].matches = sources.iter().map(of).collect();
+        Object::HttpRoute(route)
+    };
+    let small = r"/[a-z]+";
+    let large = r"/\pL{5}";
+    let check = |routes: &[Object], expect: &[&str]| {
+        let objects = [&[service("demo/echo", "echo", &["10.96.0.1"])], routes].concat();
+        let snapshot = snapshot(&objects);
+        let rules = &snapshot.services[&"10.96.0.1:80".parse().unwrap()].default.http;
+        let names = rules.iter().flat_map(|rules| &rules.rules).map(|rule| &*rule.route.name);
+        assert_eq!(names.collect::<Vec<_>>(), expect);
+        let of = |it: &Condition| (it.reason == Reason::LimitExceeded).then(|| it.message.clone());
+        snapshot.conditions.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let fine = [made("demo/a", &[large]), made("demo/b", &[small; 100])];
+    assert!(check(&fine, &["a", "b"]).is_empty());
+    // The older ones stay, and a later one that is small has its place.
+    let routes = [made("demo/a", &[large]), made("demo/b", &[large; 2]), made("demo/c", &[small])];
+    let told = check(&routes, &["a", "c"]);
+    assert!(told[0].contains("routes of port 80 of Service demo/echo take"), "{told:?}");
+    assert!(!check(&[made("demo/a", &[large; 3])], &[]).is_empty(), "one alone");
+}
+
+#[test]
 fn of_several_kinds_of_routes_one_applies_and_the_others_are_told() {
     let v1 = &[("demo/v1", 1)][..];
     let grpc = |at: &str| http_route(Kind::Grpc, at, "", ("demo/echo", Some(80)), v1);
@@ -325,7 +358,7 @@ fn a_table_is_made_again_only_if_a_match_has_changed() {
             http_route(Kind::Http, "demo/h", "", ("demo/echo", Some(80)), &[("demo/v1", weight)]);
         let Object::HttpRoute(route) = object else { panic!("{object:?}") };
         let mut route = (*route).clone();
-        let path = http::pattern::Compiled::new(path).unwrap();
+        let path = Compiled::new(path).unwrap();
         route.rules[0].matches[0].path = http::PathMatch::Regex(path);
         Object::HttpRoute(Arc::new(route))
     };

@@ -29,6 +29,13 @@ pub struct HttpRoute {
     pub rules: Vec<Rule>,
 }
 
+impl HttpRoute {
+    /// How many bytes its regular expressions take, compiled, each as often as it is there.
+    pub fn expression_bytes(&self) -> usize {
+        self.rules.iter().flat_map(|rule| &rule.matches).map(Match::expression_bytes).sum()
+    }
+}
+
 /// Which kind of route. A `GRPCRoute` beats an `HTTPRoute` on one port (Gateway API).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -93,6 +100,22 @@ pub struct Match {
     pub headers: Vec<HeaderMatch>,
     /// `queryParams`, each name once.
     pub query: Vec<QueryMatch>,
+}
+
+impl Match {
+    fn expression_bytes(&self) -> usize {
+        let path = match &self.path {
+            PathMatch::Regex(pattern) => Some(pattern),
+            PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
+        };
+        let headers = self.headers.iter().map(|header| &header.value);
+        let query = self.query.iter().map(|parameter| &parameter.value);
+        let values = headers.chain(query).filter_map(|value| match value {
+            ValueMatch::Regex(pattern) => Some(pattern),
+            ValueMatch::Exact(_) => None,
+        });
+        path.into_iter().chain(values).map(Compiled::size).sum()
+    }
 }
 
 /// A condition on the path, as it is in the request: percent-encoded, without the query.

@@ -1,16 +1,26 @@
 //! Regular expressions, compiled: they match whole values, and are equal if their sources are.
 
+use std::convert::Infallible;
+use std::ops::Range;
+
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex_syntax::ast::{self, Ast, ClassPerlKind, ClassSetItem, Visitor};
 
 /// How large one expression may become, and the cache that one thread uses it with: 512 KiB. Most are
 /// some KiB; it is repeated classes of all of Unicode that are large. Each byte of a value may cost a
 /// step for each of its states.
-const MAX_BYTES: usize = 512 << 10;
+pub const MAX_BYTES: usize = 512 << 10;
+
+/// The least size that is told of an expression.
+const LEAST_BYTES: usize = 1 << 10;
 
 /// A longer value is matched by no expression: the time that one takes grows with both lengths.
 const MAX_VALUE: usize = 4 << 10;
 
 /// A regular expression that must match the whole of a value.
+///
+/// `\\w`, `\\d`, `\\s` and `\\b` are about ASCII, as in RE2, which other meshes and gateways use: those of
+/// all of Unicode take 50 times as much.
 ///
 /// It is of bytes: what is not UTF-8 in a value is matched by no `.`, and hinders nothing else.
 /// The time it takes is linear in the length of the value and in the size of the expression, both of
@@ -19,6 +29,7 @@ const MAX_VALUE: usize = 4 << 10;
 pub struct Compiled {
     source: String,
     regex: Regex,
+    size: usize,
 }
 
 impl Compiled {
@@ -28,12 +39,25 @@ impl Compiled {
     ///
     /// If it is none, or larger than 512 KiB.
     pub fn new(source: &str) -> Result<Self, regex::Error> {
-        let compile = |source: &str| {
-            RegexBuilder::new(source).size_limit(MAX_BYTES).dfa_size_limit(MAX_BYTES).build()
+        let compile = |source: &str, limit| {
+            RegexBuilder::new(source).size_limit(limit).dfa_size_limit(MAX_BYTES).build()
         };
         // By itself first: `a)|(b` is no expression, but would be one in the brackets.
-        compile(source)?;
-        Ok(Self { source: source.to_owned(), regex: compile(&whole(source))? })
+        compile(&ascii(source), MAX_BYTES)?;
+        // Its size is told by the limit that it is within.
+        let (source, whole, mut size) = (source.to_owned(), whole(source), LEAST_BYTES);
+        loop {
+            match compile(&whole, size) {
+                Ok(regex) => return Ok(Self { source, regex, size }),
+                Err(regex::Error::CompiledTooBig(_)) if size < MAX_BYTES => size *= 2,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many bytes it takes, compiled: a power of two, from 1 KiB to [`MAX_BYTES`].
+    pub const fn size(&self) -> usize {
+        self.size
     }
 
     /// The expression, as it is written.
@@ -115,7 +139,76 @@ fn add(sets: &mut Vec<(usize, RegexSet)>, first: usize, sources: &[String]) {
 
 /// The expression that matches where all of a value matches `source`.
 fn whole(source: &str) -> String {
-    format!(r"\A(?:{source})\z")
+    format!(r"\A(?:{})\z", ascii(source))
+}
+
+/// The expression `source` with classes and boundaries of words as RE2 has them. What is no expression
+/// stays as it is.
+fn ascii(source: &str) -> String {
+    let Ok(parsed) = ast::parse::Parser::new().parse(source) else { return source.to_owned() };
+    let replaced = match ast::visit(&parsed, Replaced::default()) {
+        Ok(replaced) => replaced,
+        Err(never) => match never {},
+    };
+    let (mut out, mut at) = (String::with_capacity(source.len()), 0);
+    for (range, text) in replaced {
+        out.push_str(source.get(at..range.start).unwrap_or_default());
+        out.push_str(text);
+        at = range.end;
+    }
+    out.push_str(source.get(at..).unwrap_or_default());
+    out
+}
+
+/// Parts of an expression, in order, and what they are in RE2 (its page "Syntax").
+#[derive(Default)]
+struct Replaced(Vec<(Range<usize>, &'static str)>);
+
+impl Replaced {
+    fn add(&mut self, span: &ast::Span, text: &'static str) {
+        self.0.push((span.start.offset..span.end.offset, text));
+    }
+
+    fn add_class(&mut self, class: &ast::ClassPerl) {
+        let text = match (&class.kind, class.negated) {
+            (ClassPerlKind::Digit, false) => "[0-9]",
+            (ClassPerlKind::Digit, true) => "[^0-9]",
+            (ClassPerlKind::Space, false) => r"[\t\n\f\r ]",
+            (ClassPerlKind::Space, true) => r"[^\t\n\f\r ]",
+            (ClassPerlKind::Word, false) => "[0-9A-Za-z_]",
+            (ClassPerlKind::Word, true) => "[^0-9A-Za-z_]",
+        };
+        self.add(&class.span, text);
+    }
+}
+
+impl Visitor for Replaced {
+    type Output = Vec<(Range<usize>, &'static str)>;
+    type Err = Infallible;
+
+    fn finish(self) -> Result<Self::Output, Infallible> {
+        Ok(self.0)
+    }
+
+    fn visit_pre(&mut self, part: &Ast) -> Result<(), Infallible> {
+        match part {
+            Ast::ClassPerl(class) => self.add_class(class),
+            Ast::Assertion(assertion) => match assertion.kind {
+                ast::AssertionKind::WordBoundary => self.add(&assertion.span, r"(?-u:\b)"),
+                ast::AssertionKind::NotWordBoundary => self.add(&assertion.span, r"(?-u:\B)"),
+                _ => {}
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn visit_class_set_item_pre(&mut self, item: &ClassSetItem) -> Result<(), Infallible> {
+        if let ClassSetItem::Perl(class) = item {
+            self.add_class(class);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -148,9 +241,37 @@ mod tests {
 
     #[test]
     fn what_is_no_expression_is_refused() {
-        for source in ["(", "a)|(b", "[", "*", r"(?P<n>", r"(\w{1000}){1000}"] {
+        for source in ["(", "a)|(b", "[", "*", r"(?P<n>", r"(\pL{1000}){1000}"] {
             assert!(Compiled::new(source).is_err(), "{source}");
         }
+    }
+
+    #[test]
+    fn classes_and_boundaries_are_those_of_re2() {
+        let check = |source: &str, value: &str, expect: bool| {
+            assert_eq!(compiled(source).is_match(value.as_bytes()), expect, "{source} {value:?}");
+        };
+        check(r"\w+", "a_9", true);
+        check(r"\w", "\u{e9}", false);
+        check(r"\W", "\u{e9}", true);
+        check(r"\d", "\u{663}", false);
+        check(r"\s", "\u{a0}", false);
+        check(r"[\w.-]+@[^\s@]+", "a.b-c@d.e", true);
+        check(r"[^\w]", "\u{e9}", true);
+        check(r"[\W\d]", "_", false);
+        check(r"\\w", r"\w", true);
+        check(r"[\\w]", "w", true);
+        check("a\u{e9}\\b", "a\u{e9}", false);
+        check(r"\pL", "\u{e9}", true);
+        check(r"caf.", "caf\u{e9}", true);
+    }
+
+    #[test]
+    fn a_size_is_what_an_expression_takes() {
+        let size = |source: &str| compiled(source).size();
+        assert_eq!(size("a"), LEAST_BYTES);
+        assert!(size(r"/\w+/\d{8}-\w{30}") <= 4 * LEAST_BYTES);
+        assert_eq!(size(r"\pL{5}"), MAX_BYTES / 2);
     }
 
     #[test]
@@ -174,7 +295,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_for_one_set_is_several() {
-        let sources: Vec<_> = (0..32).map(|i| compiled(&format!(r"{i}-\w{{10}}"))).collect();
+        let sources: Vec<_> = (0..32).map(|i| compiled(&format!(r"{i}-\pL{{10}}"))).collect();
         let set = CompiledSet::new(&sources.iter().collect::<Vec<_>>());
         assert!(set.sets.len() > 1, "{}", set.sets.len());
         for i in [0, 15, 16, 31] {
