@@ -30,14 +30,15 @@ pub mod workload;
 /// The version of everything that is pinned: it is part of the pin path, so that an agent never
 /// reads maps of another layout. Bump it with every change to a type declared with `abi!`, to a
 /// map's kind, or to the meaning of a flag.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
-/// The port of the agent's outbound listener on the loopback of each workload's namespace
-/// (Istio's convention).
+/// The port on the loopback of each workload's namespace that `connect()` sends applications to when
+/// they need the agent (Istio's convention). Nobody but the agent gets a connection to it, whoever
+/// listens there.
 pub const OUTBOUND_PORT: u16 = 15001;
 
-/// The port of the plaintext listener on the loopback of each workload's namespace; connections
-/// reach it through the kernel only (Istio's convention for plaintext).
+/// The port of the plaintext listeners of each workload's namespace; connections reach them through
+/// the kernel only (Istio's convention for plaintext).
 pub const PLAINTEXT_PORT: u16 = 15006;
 
 /// After how much silence the agent counts as hung, in nanoseconds. It beats every 200 ms.

@@ -108,8 +108,9 @@ pub const MAX_PORTS: usize = 65_536;
 pub const MAX_EXTERNALS: usize = 65_536;
 /// Workloads × ways in which connections go.
 pub const MAX_COVERED: usize = 10 * MAX_SOURCES;
-/// Listeners of the agent: kinds × families × namespaces.
-pub const MAX_LISTENERS: usize = 4 * MAX_SOURCES;
+/// Listeners of the agent: kinds × families × data threads × namespaces. Entries are allocated when
+/// they are added; the table itself is 262,144 × 16 B = 4 MiB.
+pub const MAX_LISTENERS: usize = 64 * MAX_SOURCES;
 /// Connections between `connect()` and `accept()`. The oldest is forgotten beyond this, and that
 /// connection is refused. 65,536 × 190 B = 12 MiB.
 pub const MAX_PENDING: usize = 65_536;
@@ -129,14 +130,18 @@ abi! {
     pub struct ListenerKey[16] {
         /// The cookie of the network namespace.
         pub netns: u64,
-        /// [`TUNNELS`] or [`PLAINTEXT`].
-        pub kind: u32,
+        /// [`TUNNELS`], [`PLAINTEXT`] or [`OUTBOUND`].
+        pub kind: u16,
         /// 4 or 6.
-        pub family: u32,
+        pub family: u16,
+        /// The data thread, counted from 0. Where 0 is there all are: it is written last.
+        pub thread: u32,
     }
 }
 
 /// `ListenerKey::kind`: tunnels of peers.
-pub const TUNNELS: u32 = 1;
+pub const TUNNELS: u16 = 1;
 /// `ListenerKey::kind`: everything else that arrives.
-pub const PLAINTEXT: u32 = 2;
+pub const PLAINTEXT: u16 = 2;
+/// `ListenerKey::kind`: connections of applications that `connect()` has sent to the agent.
+pub const OUTBOUND: u16 = 3;

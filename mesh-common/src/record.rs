@@ -87,9 +87,6 @@ pub const PROBE: u32 = 5;
 pub const ITSELF: u32 = 6;
 /// `Record::role`: an application's socket that goes past an agent that does not answer.
 pub const PASSED: u32 = 7;
-/// `Record::role`: a listener of the agent for the connections of applications. Whoever else listens
-/// at its address is not the agent.
-pub const LISTENER: u32 = 8;
 
 /// `Record::flags`: both ends want acceleration.
 pub const CAN_ACCELERATE: u32 = 1;

@@ -39,8 +39,8 @@ pub const BY_CGROUP: u32 = 2;
 /// `Source::flags`: the namespace is the node's. The health probes of its own processes, which are
 /// of no workload, pass.
 pub const NODE: u32 = 4;
-/// `Source::flags`: the agent does not serve the workload yet: whatever listens on its port there is
-/// somebody else.
+/// `Source::flags`: the agent does not serve the workload yet, though it may serve others of the same
+/// namespace.
 pub const WAITING: u32 = 8;
 
 /// `Source::flags`: connections to what the mesh does not know are reported.

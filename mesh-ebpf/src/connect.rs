@@ -23,9 +23,9 @@ const DENY: i32 = 0;
 /// `ECONNREFUSED`, as a helper takes it.
 const REFUSED: i32 = -111;
 /// `127.0.0.1`, network byte order.
-pub(crate) const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
+const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
 /// `::1`.
-pub(crate) const LOOPBACK_V6: Addr = [0, 0, 0, 1_u32.to_be()];
+const LOOPBACK_V6: Addr = [0, 0, 0, 1_u32.to_be()];
 
 /// What `redirect` found.
 enum Outcome {
@@ -144,7 +144,7 @@ fn go(context: &SockAddrContext, ask: &Ask, decision: &Decision, role: u32) -> O
     let mut role = role;
     let needs_agent = role == record::REDIRECTED || source.flags & FAIL_CLOSED != 0;
     let serves = source.flags & WAITING == 0;
-    if needs_agent && !(serves && agent::answers(context, ask.v4)) {
+    if needs_agent && !(serves && agent::answers(ask.caller.netns, ask.v4)) {
         if !may_go_past(source, ask.to.0, decision) {
             count(stats::FAILED_CLOSED);
             events::refused(event::FAILED_CLOSED, source, ask.to, decision);

@@ -109,18 +109,6 @@ pub(crate) fn role(ctx: &SockAddrContext) -> u32 {
     record(ctx).map_or(0, |record| record.role)
 }
 
-/// The role that is remembered of a full socket; 0 if none is.
-#[inline(always)]
-pub(crate) fn role_of(sk: *mut bpf_sock) -> u32 {
-    // SAFETY: the verifier knows that it is a socket; without the flag the helper only looks up.
-    let found = unsafe {
-        bpf_sk_storage_get(addr_of!(SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
-    };
-    let found: *const Record = found.cast();
-    // SAFETY: null, or the storage of the socket.
-    unsafe { found.as_ref() }.map_or(0, |record| record.role)
-}
-
 /// Remembers `record` of the socket. False: the kernel has no memory for it.
 #[inline(always)]
 pub(crate) fn remember(ctx: &SockAddrContext, record: &mut Record) -> bool {
@@ -362,7 +350,7 @@ pub(crate) fn lookup_protocol(ctx: &SkLookupContext) -> u32 {
 
 /// 4 or 6.
 #[inline(always)]
-pub(crate) fn lookup_family(ctx: &SkLookupContext) -> u32 {
+pub(crate) fn lookup_family(ctx: &SkLookupContext) -> u16 {
     if field!(ctx.lookup, family) == AF_INET { 4 } else { 6 }
 }
 

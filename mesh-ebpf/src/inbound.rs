@@ -5,14 +5,14 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::programs::SkLookupContext;
-use mesh_common::addr::is_loopback;
-use mesh_common::arrival::without_entry;
+use mesh_common::addr::{is_listener_loopback, is_loopback};
+use mesh_common::arrival::{thread_of, without_entry};
 use mesh_common::destination::TCP;
-use mesh_common::maps::{ListenerKey, PLAINTEXT, TUNNELS};
+use mesh_common::maps::{ListenerKey, OUTBOUND, PLAINTEXT, TUNNELS};
 use mesh_common::record::{AGENT, FlowKey};
 use mesh_common::source::SourceKey;
 use mesh_common::workload::{CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey};
-use mesh_common::{HBONE_PORT, stats};
+use mesh_common::{HBONE_PORT, OUTBOUND_PORT, stats};
 
 use crate::agent;
 use crate::ctx::{self, End};
@@ -24,6 +24,12 @@ static NETNS: Global<u64> = Global::new(0);
 /// Whether it is the node's own, which several workloads share: there loopback is no privilege.
 #[unsafe(no_mangle)]
 static SHARED: Global<u8> = Global::new(0);
+/// How many data threads the agent has, each with listeners of its own.
+#[unsafe(no_mangle)]
+static THREADS: Global<u32> = Global::new(1);
+/// A secret of the agent that spreads connections over them.
+#[unsafe(no_mangle)]
+static SEED: Global<u32> = Global::new(0);
 
 /// `SK_PASS`: the usual look-up goes on, or the assigned socket is taken.
 const PASS: u32 = 1;
@@ -35,20 +41,23 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
         return PASS;
     }
     let (local, remote) = (ctx::lookup_local(context), ctx::lookup_remote(context));
-    let shared = SHARED.load() != 0;
+    let (netns, shared) = (NETNS.load(), SHARED.load() != 0);
+    // Without a listener of the agent there is nothing to reach: whoever else listens at its ports is
+    // not the agent.
+    if local.port_be == OUTBOUND_PORT.to_be() && is_listener_loopback(local.addr) {
+        return if assign(context, netns, OUTBOUND, thread(remote)) { PASS } else { DROP };
+    }
+    if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {
+        return if assign(context, netns, TUNNELS, 0) { PASS } else { DROP };
+    }
     if !shared && (is_loopback(local.addr) || local.addr == remote.addr) {
         return PASS;
-    }
-    let netns = NETNS.load();
-    if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {
-        // Without a listener of the agent there is nothing to reach.
-        return if assign(context, netns, TUNNELS) { PASS } else { DROP };
     }
     let Some(inbound) = inbound(netns, shared, local.port_be) else { return PASS };
     if inbound.flags & CAPTURE == 0 || authorized(netns, local, remote, &inbound) {
         return PASS;
     }
-    if agent::beats() && assign(context, netns, PLAINTEXT) {
+    if agent::beats() && assign(context, netns, PLAINTEXT, thread(remote)) {
         count(stats::CAPTURED);
         return PASS;
     }
@@ -95,9 +104,18 @@ fn authorized(netns: u64, local: End, remote: End, inbound: &Inbound) -> bool {
     record.role == AGENT || record.destination == inbound.workload
 }
 
-/// Gives the connection to the agent's listener of a kind. False: it is not there.
+/// Picks the data thread for the connection of a client.
 #[inline(always)]
-fn assign(context: &SkLookupContext, netns: u64, kind: u32) -> bool {
-    let key = ListenerKey { netns, kind, family: ctx::lookup_family(context) };
-    ctx::assign(context, &LISTENERS, &key)
+fn thread(remote: End) -> u32 {
+    thread_of(remote.addr, remote.port_be, SEED.load(), THREADS.load())
+}
+
+/// Gives the connection to a listener of the agent: that of a data thread, or of the first one if that
+/// has closed its own already. False: there is none.
+#[inline(always)]
+fn assign(context: &SkLookupContext, netns: u64, kind: u16, thread: u32) -> bool {
+    let family = ctx::lookup_family(context);
+    let to =
+        |thread| ctx::assign(context, &LISTENERS, &ListenerKey { netns, kind, family, thread });
+    to(thread) || (thread != 0 && to(0))
 }

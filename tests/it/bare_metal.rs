@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server};
@@ -15,19 +16,20 @@ use mesh_tests::pki::Authority;
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
 use mesh_tests::script::Script;
+use nix::sys::signal::Signal;
 
 const TRUST_DOMAIN: &str = "test.example";
-const WEB: u16 = 8080;
-const DB: u16 = 5432;
+pub(crate) const WEB: u16 = 8080;
+pub(crate) const DB: u16 = 5432;
 
 /// Two hosts: `web`, `db` and `job` are units of the first; a pod is beside them, another is far.
-struct Hosts {
-    a: Agent,
+pub(crate) struct Hosts {
+    pub(crate) a: Agent,
     _b: Agent,
     _servers: [Server; 2],
     near: Pod,
-    far: Pod,
-    host: Node,
+    pub(crate) far: Pod,
+    pub(crate) host: Node,
     _lab: Lab,
 }
 
@@ -65,6 +67,11 @@ fn principal(account: &str) -> String {
 
 /// Only `web`, and the pod that is far, may use the database.
 fn start() -> Hosts {
+    start_after(|_host| ()).0
+}
+
+/// The same, and what was done on the first host before its agent started.
+pub(crate) fn start_after<T>(before: impl FnOnce(&Node) -> T) -> (Hosts, T) {
     let lab = Lab::new().unwrap();
     let (host, other) = (lab.node("a").unwrap(), lab.node("b").unwrap());
     let (near, far) = (host.pod("near").unwrap(), other.pod("far").unwrap());
@@ -90,17 +97,23 @@ fn start() -> Hosts {
         let options = mesh_tests::agent::Options { ca: &ca, config: config.path(), args: &[] };
         Agent::start(node, &options).unwrap()
     };
+    let earlier = before(&host);
     let (a, b) = (agent(&host), agent(&other));
     let servers = [("web", WEB), ("db", DB)].map(|(name, port)| {
         let args = ["echo", "--listen", &format!("[::]:{port}"), "--name", name];
         Server::start_in(host.netns(), &folder(&host, name), &args).unwrap()
     });
-    Hosts { a, _b: b, _servers: servers, near, far, host, _lab: lab }
+    (Hosts { a, _b: b, _servers: servers, near, far, host, _lab: lab }, earlier)
 }
 
 impl Hosts {
+    /// The cgroup of a unit of the first host.
+    pub(crate) fn unit(&self, name: &str) -> PathBuf {
+        folder(&self.host, name)
+    }
+
     /// What a process of the host in this cgroup meets at an address.
-    fn met(&self, cgroup: &Path, to: SocketAddr) -> Option<String> {
+    pub(crate) fn met(&self, cgroup: &Path, to: SocketAddr) -> Option<String> {
         let client = Client::to(to).echo("x");
         let outcome = client.run_in(self.host.netns(), cgroup).unwrap();
         outcome.totals.errors.into_keys().next()
@@ -161,47 +174,97 @@ fn a_unit_that_has_gone_to_another_namespace_is_seen() {
     listener.stop().unwrap();
 }
 
-/// Waits until nobody listens at the agent's address, listens there as somebody without privileges, and
-/// counts connections until it is told to end.
+/// Listens, as root without capabilities, as soon as it can at one of `ADDRESSES`, says at how many, and
+/// counts connections until it is told to end. `there()` are the addresses at which others listen,
+/// applications excepted; `ports(..)` are the agent's ports at some addresses.
 const THIEF: &str = "
-import os, select, socket, sys
-os.setgid(65534); os.setuid(65534)
-print('waits', flush=True)
-while True:
-    thief = socket.socket()
-    thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+import ctypes, select, socket, sys
+def there():
+    for path, family in ('/proc/net/tcp', socket.AF_INET), ('/proc/net/tcp6', socket.AF_INET6):
+        for line in open(path).readlines()[1:]:
+            _, local, _, state = line.split()[:4]
+            words, port = bytes.fromhex(local.split(':')[0]), int(local.split(':')[1], 16)
+            if state == '0A' and port not in (8080, 5432):
+                address = b''.join(words[n:n + 4][::-1] for n in range(0, len(words), 4))
+                yield socket.inet_ntop(family, address), port
+def ports(*addresses):
+    return [(address, port) for address in addresses for port in (15001, 15006, 15008)]
+def listen(address, port):
+    v6 = ':' in address
+    one = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # IPV6_V6ONLY; IPV6_FREEBIND or IP_FREEBIND.
+    if v6: one.setsockopt(41, 26, 1)
+    one.setsockopt(*((41, 78) if v6 else (0, 15)), 1)
     try:
-        thief.bind(('127.0.0.1', 15001)); thief.listen(100)
-        break
-    except OSError: thief.close()
-print('listens', flush=True)
+        one.bind((address, port)); one.listen(100)
+        return one
+    except OSError: one.close()
+capset = ctypes.CDLL(None).capset
+assert capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()) == 0
+assert 'CapEff:\t0000000000000000' in open('/proc/self/status').read()
+print('tries', flush=True)
+mine = []
+while not mine: mine = [one for one in [listen(*at) for at in ADDRESSES] if one]
+print(len(mine), flush=True)
 taken = 0
 while True:
-    ready, _, _ = select.select([thief, sys.stdin], [], [])
+    ready, _, _ = select.select(mine + [sys.stdin], [], [])
     if sys.stdin in ready: break
-    thief.accept()[0].close(); taken += 1
+    for one in ready: one.accept()[0].close(); taken += 1
 print(taken, flush=True)
 ";
 
+/// A process of a unit that takes connections where others, above all the agent, listen or should.
+pub(crate) struct Thief(Script);
+
+impl Thief {
+    /// Starts one in the unit `job`. `addresses`: a list in Python, see [`THIEF`].
+    pub(crate) fn start(host: &Node, addresses: &str) -> Self {
+        let program = THIEF.replace("ADDRESSES", addresses);
+        let (script, first) =
+            Script::start_in(host.netns(), &folder(host, "job"), &program).unwrap();
+        assert_eq!(first, "tries");
+        Self(script)
+    }
+
+    /// Waits until it listens; at how many addresses.
+    pub(crate) fn listens(&mut self) -> usize {
+        self.0.line().unwrap().parse().unwrap()
+    }
+
+    /// How many connections it was given.
+    pub(crate) fn taken(mut self) -> usize {
+        self.0.say("").unwrap();
+        self.0.line().unwrap().parse().unwrap()
+    }
+}
+
 #[test]
 fn whoever_listens_where_the_agent_did_is_not_the_agent() {
-    let hosts = start();
-    let unit = |name| folder(&hosts.host, name);
-    let to = hosts.far.at(WEB);
+    let mut hosts = start();
+    let (to, web) = (hosts.far.at(WEB), hosts.unit("web"));
     let _far = Server::echo(&hosts.far, WEB, "far").unwrap();
-    assert_eq!(hosts.met(&unit("web"), to), None);
-    let (mut thief, first) = Script::start_in(hosts.host.netns(), &unit("job"), THIEF).unwrap();
-    assert_eq!(first, "waits");
-    // The heartbeat is of a moment ago.
-    hosts.a.kill();
-    assert_eq!(thief.line().unwrap(), "listens");
+    assert_eq!(hosts.met(&web, to), None);
+    let mut thief = Thief::start(&hosts.host, "ports('127.0.0.1', '::1', '0.0.0.0', '::')");
+    let netns = hosts.host.netns();
+    thread::scope(|scope| {
+        // Some of these are between `connect()` and `accept()` when it ends.
+        let client = || Client::to(to).echo("x").times(2_000, 8).run_in(netns, &web).unwrap();
+        let running = scope.spawn(client);
+        let lines = || hosts.a.access_log().ok().filter(|lines| lines.len() > 20);
+        eventually("connections", DEADLINE, lines).unwrap();
+        // The heartbeat is of a moment ago.
+        hosts.a.signal(Signal::SIGKILL).unwrap();
+        assert!(running.join().unwrap().totals.failed > 0);
+    });
+    hosts.a.ended().unwrap();
+    assert!(thief.listens() > 0);
     for _ in 0..20 {
-        let met = Client::to(to).echo("x").run_in(hosts.host.netns(), &unit("web")).unwrap();
-        let met = met.totals.errors.into_keys().next();
-        assert_eq!(met.as_deref(), Some("connect EPERM"));
+        assert_eq!(hosts.met(&web, to).as_deref(), Some("connect EPERM"));
     }
-    thief.say("").unwrap();
-    assert_eq!(thief.line().unwrap(), "0");
+    assert_eq!(thief.taken(), 0);
 }
 
 #[test]

@@ -169,8 +169,8 @@ fn a_workload_that_cannot_be_served_yet_has_its_failure_mode() {
     for (mode, expect) in [("static", DENIED), ("open", None)] {
         let pair = Pair::new().unwrap();
         pair.config.write(&pair.mesh().policy(&policy().failure(mode))).unwrap();
-        // Somebody has the agent's port: there can be no listener in this namespace.
-        let listen = ["close", "--listen", "127.0.0.1:15001"];
+        // Another mesh has the agent's port: there can be no listener in this namespace.
+        let listen = ["close", "--listen", "0.0.0.0:15001"];
         let squatter = Server::start(&pair.client, &listen).unwrap();
         let (_a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
         let _echo = Server::echo(&pair.echo, PORT, "v1").unwrap();

@@ -18,6 +18,22 @@ const PREFIX: &str = "link_inbound_";
 /// `BPF_SK_LOOKUP` (`enum bpf_attach_type`).
 const SK_LOOKUP: u32 = 36;
 
+/// Whether a path in the pin folder is the link of a copy.
+pub(super) fn is_link(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+}
+
+/// What the program is told of a namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrivals {
+    /// The namespace's cookie.
+    pub cookie: u64,
+    /// It is the node's own.
+    pub shared: bool,
+    /// Data threads, each with listeners of its own.
+    pub threads: u32,
+}
+
 /// The copies that are attached: their links are in the folder, and nowhere else.
 #[derive(Debug)]
 pub(super) struct Copies {
@@ -38,12 +54,8 @@ impl Copies {
     /// # Errors
     ///
     /// The kernel refused the program or the link.
-    pub(super) fn attach(
-        &self,
-        netns: BorrowedFd<'_>,
-        cookie: u64,
-        shared: bool,
-    ) -> io::Result<()> {
+    pub(super) fn attach(&self, netns: BorrowedFd<'_>, arrivals: Arrivals) -> io::Result<()> {
+        let Arrivals { cookie, shared, threads } = arrivals;
         let path = self.folder.join(format!("{PREFIX}{cookie}"));
         // Held until it is attached: nobody is told that it is before. Taken by one task.
         let mut done = self.done();
@@ -51,8 +63,9 @@ impl Copies {
             return Ok(());
         }
         let mut loader = load::loader(&self.folder);
-        let shared = u8::from(shared);
+        let (shared, seed) = (u8::from(shared), rand::random::<u32>());
         loader.override_global("NETNS", &cookie, true).override_global("SHARED", &shared, true);
+        loader.override_global("THREADS", &threads, true).override_global("SEED", &seed, true);
         let bytes = object::bytes().map_err(io::Error::other)?;
         let mut ebpf = loader.load(bytes).map_err(io::Error::other)?;
         let program: &mut SkLookup = ebpf

@@ -10,13 +10,13 @@ use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use mesh_common::addr::user::from_ip;
 use mesh_common::maps::{self, ListenerKey};
-use mesh_common::record::{AGENT, CAN_ACCELERATE, ConnKey, LISTENER, Record};
+use mesh_common::record::{AGENT, CAN_ACCELERATE, ConnKey, Record};
 use mesh_common::source::SourceKey;
 use mesh_common::stats;
 
 use crate::datapath::Error;
 use crate::datapath::desired::id_of;
-use crate::datapath::inbound::Copies;
+use crate::datapath::inbound::{Arrivals, Copies};
 use crate::datapath::load::{data, take};
 use crate::datapath::observe::{self, Coverage};
 use crate::model::id::ResourceName;
@@ -91,19 +91,13 @@ impl Kernel {
         self.heartbeat.put(&0, &now_ns)
     }
 
-    /// Lets the kernel see what arrives in the namespace `netns` with this cookie. `shared`: it is
-    /// the node's own.
+    /// Lets the kernel see what arrives in the namespace `netns`.
     ///
     /// # Errors
     ///
     /// The kernel refused the program or its link.
-    pub fn watch_arrivals(
-        &self,
-        netns: BorrowedFd<'_>,
-        cookie: u64,
-        shared: bool,
-    ) -> io::Result<()> {
-        self.copies.attach(netns, cookie, shared)
+    pub fn watch_arrivals(&self, netns: BorrowedFd<'_>, arrivals: Arrivals) -> io::Result<()> {
+        self.copies.attach(netns, arrivals)
     }
 
     /// Stops to look at what arrives in the namespaces for whose cookies `wanted` is false.
@@ -111,21 +105,13 @@ impl Kernel {
         self.copies.retain(wanted);
     }
 
-    /// Has connections of a kind and an address family (4 or 6) that arrive in a namespace given to
-    /// `listener`. The kernel forgets a listener that is closed by itself.
+    /// Has connections given to `listener`. The kernel forgets a listener that is closed by itself.
     ///
     /// # Errors
     ///
     /// The map is full, or the socket does not listen.
-    pub fn give_to(
-        &self,
-        netns: u64,
-        kind: u32,
-        family: u32,
-        listener: impl AsFd,
-    ) -> io::Result<()> {
-        let fd = listener.as_fd().as_raw_fd().cast_unsigned();
-        self.listeners.put(&ListenerKey { netns, kind, family }, &fd)
+    pub fn give_to(&self, key: ListenerKey, listener: impl AsFd) -> io::Result<()> {
+        self.listeners.put(&key, &listener.as_fd().as_raw_fd().cast_unsigned())
     }
 
     /// The map of what is remembered of sockets, by its descriptor.
@@ -157,16 +143,6 @@ impl Kernel {
             record.flags = if accelerate { CAN_ACCELERATE } else { 0 };
         }
         self.sockets.put(&socket.as_fd().as_raw_fd(), &record)
-    }
-
-    /// Marks a listener as the agent's own: connections of applications are sent to no other that
-    /// listens at its address.
-    ///
-    /// # Errors
-    ///
-    /// The kernel has no memory for the mark.
-    pub fn mark_listener(&self, listener: impl AsFd) -> io::Result<()> {
-        self.sockets.put(&listener.as_fd().as_raw_fd(), &Record::new(LISTENER))
     }
 
     /// The kernel's counters, summed over the CPUs, with the words of [`stats`].

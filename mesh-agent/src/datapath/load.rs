@@ -22,7 +22,7 @@ use crate::datapath::events::Events;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::observe::Coverage;
 use crate::datapath::summaries::Summaries;
-use crate::datapath::{Error, Options, accel, links, object};
+use crate::datapath::{Error, Options, accel, inbound, links, object};
 use crate::sys::{bpffs, caps, cgroup};
 
 /// The loaded kernel side, for the one task that writes its maps. The maps by their names.
@@ -199,13 +199,14 @@ impl Predecessors {
     }
 }
 
-/// Removes the links of a folder before its maps, so that no program runs on maps that are gone.
+/// Removes the links of a folder before its maps, so that no program runs on maps that are gone; and
+/// those that redirect before those that give what was redirected to the agent alone.
 fn remove_version(folder: &Path) -> io::Result<()> {
     accel::turn_off(folder);
     let mut paths = fs::read_dir(folder)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<io::Result<Vec<_>>>()?;
-    paths.sort_by_key(|path| !links::is_link(path));
+    paths.sort_by_key(|path| (!links::is_link(path), inbound::is_link(path)));
     for path in paths {
         if links::is_link(&path) {
             links::detach(&path);

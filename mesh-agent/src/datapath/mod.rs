@@ -15,7 +15,7 @@ pub mod desired;
 pub mod plan;
 pub mod tables;
 pub mod sync;
-mod inbound;
+pub mod inbound;
 
 use std::path::PathBuf;
 

@@ -1,10 +1,12 @@
 //! The agent's listeners inside a workload's namespace.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::iter;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
-use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, maps};
+use mesh_common::maps::{self, ListenerKey};
+use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use nix::libc;
 use tokio::net::{TcpListener as AsyncListener, TcpStream};
 
@@ -16,38 +18,44 @@ use crate::sys::socket::{self, ListenerOptions, listen};
 
 /// Makes the listeners in the realm's namespace and starts to accept.
 ///
-/// Outbound and for plaintext, each data thread has a listener of its own on loopback, and the
-/// kernel spreads the connections; those of applications are spread once more ([`spread`]). Inbound
-/// tunnels are few and long: they are handed to the threads in turn.
+/// Outbound and for plaintext, each data thread has a listener of its own, and the kernel spreads the
+/// connections; those of applications are spread once more ([`spread`]). Inbound tunnels are few and
+/// long: they are handed to the threads in turn.
+///
+/// No two of them share a port of an address (`SO_REUSEPORT`), so that nobody else can join, and their
+/// addresses are nobody's, so that nobody can connect: connections are given to them by the kernel
+/// program that sees what arrives in the namespace, and by nothing else.
 ///
 /// [`spread`]: crate::proxy::spread
 ///
 /// # Errors
 ///
-/// A port is in use: another agent or mesh serves this namespace.
+/// A port is in use in the namespace of a pod: another agent or mesh serves it. In the node's own,
+/// where everybody can take a port, another one does as well.
 pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
     let (backlog, peer_timeout) = (context.options.backlog, context.options.peer_timeout);
+    let options = ListenerOptions { backlog, peer_timeout };
+    let any_port = realm.netns().is_none();
+    let workers = context.runtimes.all().len();
     // All of them, or none: nothing is accepted before the last one is bound.
-    let (outbound, plaintext, inbound) = realm.enter(|| {
-        let alone = ListenerOptions { backlog, reuse_port: false, peer_timeout };
-        let inbound = both(HBONE_PORT, Bind::Any, alone)?;
-        let shared = ListenerOptions { reuse_port: true, ..alone };
-        let each = |port| {
-            let workers = context.runtimes.all().iter();
-            workers.map(|_| both(port, Bind::Loopback, shared)).collect::<io::Result<Vec<_>>>()
+    let [inbound, plaintext, outbound] = realm.enter(|| {
+        let has_v6 = has_v6()?;
+        let of_thread = |port, thread| {
+            let (v4, v6) = addresses(thread)?;
+            let bind = |ip| listen_at(SocketAddr::new(ip, port), any_port, options);
+            let v6 = has_v6.then(|| bind(v6.into())).transpose()?;
+            Ok(iter::once(bind(v4.into())?).chain(v6).collect())
         };
-        Ok((each(OUTBOUND_PORT)?, each(PLAINTEXT_PORT)?, inbound))
+        let each = |port, threads| (0..threads).map(|thread| of_thread(port, thread)).collect();
+        let all: [io::Result<Vec<Vec<TcpListener>>>; 3] =
+            [each(HBONE_PORT, 1), each(PLAINTEXT_PORT, workers), each(OUTBOUND_PORT, workers)];
+        let [inbound, plaintext, outbound] = all;
+        Ok([inbound?, plaintext?, outbound?])
     })?;
-    // Of those that share a port one is enough: the kernel chooses among them itself.
-    let arriving =
-        plaintext.first().into_iter().flatten().map(|listener| (maps::PLAINTEXT, listener));
-    let arriving = arriving.chain(inbound.iter().map(|listener| (maps::TUNNELS, listener)));
-    for (kind, listener) in arriving {
-        let family = if listener.local_addr()?.is_ipv4() { 4 } else { 6 };
-        context.kernel.give_to(realm.cookie, kind, family, listener)?;
-    }
-    for listener in outbound.iter().flatten() {
-        context.kernel.mark_listener(listener)?;
+    for (kind, listeners) in
+        [(maps::TUNNELS, &inbound), (maps::PLAINTEXT, &plaintext), (maps::OUTBOUND, &outbound)]
+    {
+        give(context, realm.cookie, kind, listeners)?;
     }
     for (worker, listeners) in outbound.into_iter().enumerate() {
         for listener in listeners {
@@ -59,36 +67,59 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
             take_plaintext(context, realm, worker, listener);
         }
     }
-    for listener in inbound {
+    for listener in inbound.into_iter().flatten() {
         take_inbound(context, realm, listener);
     }
     Ok(())
 }
 
-/// Which addresses a listener takes.
-#[derive(Clone, Copy)]
-enum Bind {
-    Any,
-    Loopback,
-}
-
-/// A listener for IPv4, and one for IPv6 where the namespace has it.
-fn both(port: u16, bind: Bind, options: ListenerOptions) -> io::Result<Vec<TcpListener>> {
-    let (v4, v6) = match bind {
-        Bind::Any => (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
-        Bind::Loopback => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
-    };
-    let mut listeners = vec![listen(SocketAddr::new(v4.into(), port), options)?];
-    match listen(SocketAddr::new(v6.into(), port), options) {
-        Ok(listener) => listeners.push(listener),
-        Err(error) if has_no_v6(&error) => {}
-        Err(error) => return Err(error),
+/// Has the kernel give connections of a kind to the listeners of each data thread.
+fn give(context: &Context, netns: u64, kind: u16, threads: &[Vec<TcpListener>]) -> io::Result<()> {
+    // The first thread's last: where it is there all are.
+    for (thread, listeners) in threads.iter().enumerate().rev() {
+        let thread = u32::try_from(thread).map_err(io::Error::other)?;
+        for listener in listeners {
+            let family = if listener.local_addr()?.is_ipv4() { 4 } else { 6 };
+            context.kernel.give_to(ListenerKey { netns, kind, family, thread }, listener)?;
+        }
     }
-    Ok(listeners)
+    Ok(())
 }
 
-fn has_no_v6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+/// The addresses of a data thread's listeners. Nothing is delivered there: IPv4's are reserved
+/// (`240.0.0.0/4`, RFC 1112), IPv6's are discarded (`100::/64`, RFC 6666).
+fn addresses(thread: usize) -> io::Result<(Ipv4Addr, Ipv6Addr)> {
+    let number = u16::try_from(thread).map_err(io::Error::other)?.saturating_add(1);
+    let [high, low] = number.to_be_bytes();
+    Ok((Ipv4Addr::new(240, 0, high, low), Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, number)))
+}
+
+/// A listener at an address; at any port of it if the one asked for is in use, and `any_port`.
+fn listen_at(at: SocketAddr, any_port: bool, options: ListenerOptions) -> io::Result<TcpListener> {
+    match listen(at, options) {
+        Err(error) if any_port && error.kind() == io::ErrorKind::AddrInUse => {
+            let listener = listen(SocketAddr::new(at.ip(), 0), options)?;
+            tracing::warn!(
+                port = at.port(),
+                "a port of the agent is in use in the node's namespace: it listens at another"
+            );
+            Ok(listener)
+        }
+        result => result,
+    }
+}
+
+/// Whether the namespace has IPv6.
+fn has_v6() -> io::Result<bool> {
+    match UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_socket) => Ok(true),
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Serves each connection of an outbound listener, on the data thread `worker` or on another that

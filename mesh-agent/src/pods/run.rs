@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::datapath::desired::{Enrolled, Places};
+use crate::datapath::inbound::Arrivals;
 use crate::datapath::sync::{Applied, Found};
 use crate::failure::chain;
 use crate::flows::enforce::LocalNetns;
@@ -140,7 +141,11 @@ impl Pods {
         }
         set.refresh_host();
         self.publish(set);
-        self.context.kernel.retain_arrivals(|cookie| set.is_used(cookie));
+        // As long as connections are captured, nobody else may have them.
+        let applied = Arc::clone(&self.applied.borrow().enrolled);
+        let is_captured = |cookie| applied.iter().any(|enrolled| enrolled.netns == cookie);
+        let kernel = &self.context.kernel;
+        kernel.retain_arrivals(|cookie| set.is_used(cookie) || is_captured(cookie));
         let used: BTreeSet<_> =
             set.pods.values().map(|pod| pod.workload.identity.clone()).collect();
         self.identities.retain(|id| used.contains(id));
@@ -313,7 +318,7 @@ impl Pods {
             Spot::Cgroup(id) => {
                 self.refuse_own_cgroup(*id)?;
                 let own = File::open("/proc/thread-self/ns/net")?;
-                self.context.kernel.watch_arrivals(own.as_fd(), node, true)?;
+                self.watch_arrivals(own.as_fd(), node, true)?;
                 Ok(Located { source: SourceKey::cgroup(*id), cookie: node, netns: None })
             }
             Spot::Netns { path, .. } => {
@@ -324,10 +329,16 @@ impl Pods {
                         "its `netns` is the host's; name its `cgroup` or `systemdUnit` instead",
                     ));
                 }
-                self.context.kernel.watch_arrivals(netns.as_fd(), cookie, false)?;
+                self.watch_arrivals(netns.as_fd(), cookie, false)?;
                 Ok(Located { source: SourceKey::netns(cookie), cookie, netns: Some(netns) })
             }
         }
+    }
+
+    fn watch_arrivals(&self, netns: BorrowedFd<'_>, cookie: u64, shared: bool) -> io::Result<()> {
+        let threads = self.context.runtimes.all().len();
+        let threads = u32::try_from(threads).map_err(io::Error::other)?;
+        self.context.kernel.watch_arrivals(netns, Arrivals { cookie, shared, threads })
     }
 
     /// Counts the connections that a workload has already: the mesh has no part in them.

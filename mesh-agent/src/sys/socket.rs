@@ -189,24 +189,24 @@ pub fn limit_unacknowledged(socket: impl AsFd, timeout: PeerTimeout) -> io::Resu
 pub struct ListenerOptions {
     /// Connections that may wait to be accepted (`listen(2)`, capped by `net.core.somaxconn`).
     pub backlog: i32,
-    /// Several listeners share the port, and the kernel spreads connections among them.
-    pub reuse_port: bool,
     /// For the peers whose connections it accepts.
     pub peer_timeout: PeerTimeout,
 }
 
-/// A non-blocking listener, made in the calling thread's namespace. One for an IPv6 address takes
-/// no IPv4 connections.
+/// A non-blocking listener, made in the calling thread's namespace, whether the address is one of that
+/// or not. One for an IPv6 address takes no IPv4 connections.
 ///
 /// # Errors
 ///
-/// The address is in use or not of this namespace.
+/// The address is in use.
 pub fn listen(addr: SocketAddr, options: ListenerOptions) -> io::Result<std::net::TcpListener> {
     let socket = tcp(addr.ip(), Peer::Remote, options.peer_timeout)?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(options.reuse_port)?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    } else {
+        socket.set_freebind_v4(true)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(options.backlog)?;
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn accepted_and_dialed_sockets_watch_their_peers() {
         let peer_timeout = PeerTimeout::from_secs(60);
-        let ours = ListenerOptions { backlog: 1, reuse_port: false, peer_timeout };
+        let ours = ListenerOptions { backlog: 1, peer_timeout };
         let listener = listen("127.0.0.1:0".parse().unwrap(), ours).unwrap();
         let addr = listener.local_addr().unwrap();
         let dialed = tcp(addr.ip(), Peer::Remote, peer_timeout).unwrap();

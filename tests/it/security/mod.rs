@@ -17,6 +17,7 @@ mod requests;
 mod strangers;
 mod trust_domains;
 mod tunnels;
+mod units;
 mod unread;
 mod users;
 mod vanished;

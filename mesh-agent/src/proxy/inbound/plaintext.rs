@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::PLAINTEXT_PORT;
 use tokio::net::TcpStream;
 
 use crate::bounds::{Client, Held, Use};
@@ -89,9 +88,6 @@ fn arrive(
     client: SocketAddr,
 ) -> Result<Arrival, Failure> {
     let not_ours = || Failure::new(Kind::NoOrigin, Side::Client, Retry::Never);
-    if is_the_listeners_own(to) {
-        return Err(not_ours());
-    }
     let local = realm.local_at(mesh, to).ok_or_else(not_ours)?;
     Ok(Arrival::new(mesh, Resident { realm, local }, to, (client, None)))
 }
@@ -122,11 +118,6 @@ async fn looked_at(
     requests::serve(context, arrival, (Front::of_client(leg, Vec::new()), application), conn).await
 }
 
-/// Whether somebody has connected to the listener itself: the kernel gave it nothing.
-fn is_the_listeners_own(to: SocketAddr) -> bool {
-    to.ip().is_loopback() && to.port() == PLAINTEXT_PORT
-}
-
 /// Which workload the client seems to be. An address proves nothing: it is for people to see.
 fn client_workload(mesh: &Snapshot, client: SocketAddr) -> Option<Arc<Workload>> {
     match mesh.by_address.get(&client.ip()).map(Vec::as_slice) {
@@ -137,21 +128,4 @@ fn client_workload(mesh: &Snapshot, client: SocketAddr) -> Option<Arc<Workload>>
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_listener_itself_is_nobodys_destination() {
-        for (to, expect) in [
-            ("127.0.0.1:15006", true),
-            ("[::1]:15006", true),
-            ("127.0.0.1:80", false),
-            ("10.0.0.1:15006", false),
-        ] {
-            assert_eq!(is_the_listeners_own(to.parse().unwrap()), expect, "{to}");
-        }
-    }
 }
