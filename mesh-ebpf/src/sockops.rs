@@ -11,7 +11,7 @@ use mesh_common::addr::is_listener_loopback;
 use mesh_common::event::ACCELERATED;
 use mesh_common::flow::{self, Bytes};
 use mesh_common::record::{
-    ACCEPTED, AGENT, CAN_ACCELERATE, ConnKey, DIRECT, FlowKey, ITSELF, PROBE, REDIRECTED, Record,
+    ACCEPTED, AGENT, CAN_ACCELERATE, ConnKey, DIRECT, FlowKey, ITSELF, PROBE, REDIRECTED,
 };
 
 use crate::ctx::{self, End};
@@ -50,6 +50,8 @@ fn opening(context: &SockOpsContext) {
     {
         if role == DIRECT {
             record.opened = agent::now();
+        }
+        if role == DIRECT || role == PROBE {
             ctx::report_states(context);
         }
         let _done = FLOWS.insert(flow(context, local, remote), *record, 0);
@@ -98,7 +100,8 @@ fn accepted(context: &SockOpsContext) {
     let _kept = ctx::ops_remember(context, &mut record);
 }
 
-/// The state of a direct or an accelerated connection has changed, on its opening side.
+/// The state of a direct or an accelerated connection, or of a probe's, has changed, on its opening
+/// side.
 #[inline(always)]
 fn changed(context: &SockOpsContext) {
     let (old, new) = ctx::states(context);
@@ -106,13 +109,20 @@ fn changed(context: &SockOpsContext) {
         return;
     }
     let shorter = if new == flow::CLOSE { accel::closed(context) } else { (0, 0) };
-    let Some(record) = direct(context) else { return };
+    let Some(record) = ctx::ops_record(context) else { return };
+    let key = flow(context, ctx::local(context), ctx::remote(context));
+    if record.role == PROBE && new == flow::CLOSE {
+        // Whoever comes later from its address and port is not the probe.
+        let _done = FLOWS.remove(key);
+    }
+    if record.role != DIRECT {
+        return;
+    }
     let bytes = Bytes { acked: ctx::bytes_acked(context), received: ctx::bytes_received(context) };
     if new == flow::FIN_WAIT2 {
         record.received_at_fin_wait2 = bytes.received;
         return;
     }
-    let key = flow(context, ctx::local(context), ctx::remote(context));
     let _done = FLOWS.remove(key);
     let established = old != flow::SYN_SENT;
     let (sent, received) = flow::payload(old, bytes, record.received_at_fin_wait2);
@@ -126,12 +136,6 @@ fn changed(context: &SockOpsContext) {
         flags: if shorter == (0, 0) { 0 } else { ACCELERATED },
     };
     events::closed(context, record, &ending);
-}
-
-/// The record of a socket that opened a direct connection.
-#[inline(always)]
-fn direct(context: &SockOpsContext) -> Option<&'static mut Record> {
-    ctx::ops_record(context).filter(|record| record.role == DIRECT)
 }
 
 #[inline(always)]

@@ -86,6 +86,11 @@ impl Machines {
     /// All workloads in the namespace `demo`, the service `echo` of all versions, and `echo-v1`,
     /// `echo-v2`... of one each.
     pub fn mesh(&self) -> Mesh {
+        self.mesh_of(|_version, workload| workload)
+    }
+
+    /// The same, with the workload of each version, from 1 on, as `change` has it.
+    pub fn mesh_of(&self, change: impl Fn(u8, Workload) -> Workload) -> Mesh {
         let mut mesh = Mesh::new("demo")
             .workload(&Workload::of(&self.client).account("client"))
             .service(&numbered("echo", 0).select("app", "echo"));
@@ -94,7 +99,7 @@ impl Machines {
             let workload = Workload::of(pod).account("echo").label("app", "echo");
             let workload = (0..PORTS).fold(workload, |workload, n| workload.port(8080 + n));
             mesh = mesh
-                .workload(&workload.label("version", &version))
+                .workload(&change(n, workload.label("version", &version)))
                 .service(&numbered(&format!("echo-{version}"), n).select("version", &version));
         }
         mesh

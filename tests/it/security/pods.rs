@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::fixture::{Machines, TRUST_DOMAIN, World, service};
-use mesh_tests::mesh::{AuthorizationPolicy, Mesh, MeshPolicy, Rule, Workload};
+use mesh_tests::mesh::{AuthorizationPolicy, MeshPolicy, Rule};
 use mesh_tests::pod::Pod;
 use mesh_tests::script::{Script, run_in};
 
@@ -92,6 +92,8 @@ family, to, first, second = FAMILY, 'ADDRESS', FIRST, SECOND
 s = socket.socket(family)
 s.settimeout(10)
 s.connect_ex((to, first))
+try: print('probe', s.recv(1), end=' ')
+except OSError as error: print('probe', error.errno, end=' ')
 ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16)
 try:
     s.connect((to, second))
@@ -105,9 +107,11 @@ except OSError as error:
 fn a_process_of_the_node_does_not_get_in_by_a_probe() {
     let machines = Machines::new(2).unwrap();
     let strict = MeshPolicy::new("strict").mtls("STRICT");
-    let probed = Workload::of(&machines.versions[0]).probe(8080).probe(8079);
-    let probed = Mesh::new("demo").workload(&probed);
-    let mesh = machines.mesh().raw(probed.yaml()).policy(&strict);
+    let mesh = machines.mesh_of(|version, workload| match version {
+        1 => workload.probe(8080).probe(8079),
+        _ => workload,
+    });
+    let mesh = mesh.policy(&strict);
     let world = machines.start(&mesh).unwrap();
     let _servers = world.serve().unwrap();
     let _other = Server::echo(world.v1(), 8081, "v1").unwrap();
@@ -117,7 +121,9 @@ fn a_process_of_the_node_does_not_get_in_by_a_probe() {
     let arena = Arena { by: "process of the node", agent: &world.b, serves: &|| serves(&world) };
     let to = [("AF_INET", world.v1().v4().to_string()), ("AF_INET6", world.v1().v6().to_string())];
     for (family, to) in &to {
-        for (what, first) in [("was a probe's", 8080), ("failed as a probe's", 8079)] {
+        let firsts =
+            [("was a probe's", 8080, "probe b'{"), ("failed as a probe's", 8079, "probe b''")];
+        for (what, first, expect) in firsts {
             let name = format!("a socket that {what} before, by {family}");
             let program = SECOND
                 .replace("FAMILY", &format!("socket.{family}"))
@@ -126,10 +132,53 @@ fn a_process_of_the_node_does_not_get_in_by_a_probe() {
                 .replace("SECOND", "8081");
             arena.attack(&name, Trace::Access(&["plaintext", "demo/strict"]), || {
                 let met = run_in(node.netns(), &process, &program).unwrap();
-                assert!(met.starts_with("refused"), "{met}");
+                assert!(met.starts_with(expect) && met.contains(" refused "), "{name}: {met}");
             });
         }
     }
+}
+
+/// Connects from a port, reads what comes, and is gone without a trace: the port is free at once.
+const FROM_PORT: &str = "
+import socket, struct
+s = socket.socket(socket.AF_INET)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+s.settimeout(10)
+s.bind(('0.0.0.0', 20007))
+try:
+    s.connect(('ADDRESS', 8080))
+    s.sendall(b'x')
+    print('got', s.recv(100))
+except OSError as error:
+    print('refused', error.errno)
+s.close()
+";
+
+/// Traffic that is translated to the node's address has no socket that the kernel's programs see.
+#[test]
+fn a_probes_address_and_port_let_nobody_in_when_it_has_ended() {
+    let machines = Machines::new(2).unwrap();
+    let strict = MeshPolicy::new("strict").mtls("STRICT");
+    let mesh = machines.mesh_of(|version, workload| match version {
+        1 => workload.probe(8080),
+        _ => workload,
+    });
+    let world = machines.start(&mesh.policy(&strict)).unwrap();
+    let _servers = world.serve().unwrap();
+    let node = &world.on.b;
+    let process = node.cgroup().join("process");
+    fs::create_dir(&process).unwrap();
+    let unseen = node.cgroup().parent().unwrap();
+    let program = FROM_PORT.replace("ADDRESS", &world.v1().v4().to_string());
+    let arena = Arena { by: "process of the node", agent: &world.b, serves: &|| serves(&world) };
+    let name = "the address and port of a probe that has ended";
+    arena.attack(name, Trace::Access(&["plaintext", "demo/strict"]), || {
+        let met = run_in(node.netns(), &process, &program).unwrap();
+        assert!(met.starts_with("got b'"), "the probe: {met}");
+        let met = run_in(node.netns(), unseen, &program).unwrap();
+        assert!(met.starts_with("refused"), "{met}");
+    });
 }
 
 /// Keeps a connection open, and says when an answer is not the echo.
