@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::io::tls;
 use crate::native::frame::{Violation, code};
 use crate::native::quota::Bounds;
-use crate::native::session::Limits;
+use crate::native::session::{Limits, Over};
 
 /// The protocol's name in TLS (RFC 7301), with the version that cannot be extended compatibly.
 pub const ALPN: &[u8] = b"nodemesh/1";
@@ -132,5 +132,11 @@ fn said(code: u32) -> String {
         code::NOT_TAKEN => "that it takes no more streams".to_owned(),
         code::PROTOCOL => "that we broke the protocol".to_owned(),
         status => format!("no, with status {status}"),
+    }
+}
+
+impl From<Over> for Error {
+    fn from(_over: Over) -> Self {
+        Self::Closed
     }
 }

@@ -184,9 +184,28 @@ impl Session {
     pub fn receive(
         &mut self,
         input: &mut BytesMut,
+        tell: impl FnMut(Event),
+    ) -> Result<(), Violation> {
+        let mut opens = usize::MAX;
+        self.receive_some(input, &mut opens, tell)
+    }
+
+    /// The same, until the peer has asked for `opens` streams, which are counted down: the rest stays
+    /// in `input`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::receive`].
+    pub fn receive_some(
+        &mut self,
+        input: &mut BytesMut,
+        opens: &mut usize,
         mut tell: impl FnMut(Event),
     ) -> Result<(), Violation> {
-        while let Some(frame) = self.decoder.next(input)? {
+        while *opens > 0
+            && let Some(frame) = self.decoder.next(input)?
+        {
+            *opens -= usize::from(matches!(frame, Frame::Open(..)));
             match (frame, self.theirs) {
                 (Frame::Hello(hello), None) => self.greeted(hello).for_each(&mut tell),
                 (Frame::Hello(_), Some(_)) | (_, None) => return Err(Violation::Hello),

@@ -231,14 +231,15 @@ impl Core {
         }
     }
 
-    /// Takes what has come.
+    /// Takes what has come, as far as the peer may still ask for streams: `opens` are counted down.
     pub(super) fn receive(
         &mut self,
         input: &mut BytesMut,
+        opens: &mut usize,
         rest: &mut Rest,
     ) -> Result<(), Violation> {
         let Self { session, slots, .. } = self;
-        session.receive(input, |event| Self::note(slots, event, rest))
+        session.receive_some(input, opens, |event| Self::note(slots, event, rest))
     }
 
     /// Notes what has happened. Streams that the peer asks for are left in `asked`.

@@ -25,7 +25,7 @@ use crate::native::by_number::ByNumber;
 use crate::native::frame::{Open, code};
 use crate::native::lease::Lease;
 use crate::native::quota::Quota;
-use crate::native::session::{Over, Session, Side};
+use crate::native::session::{Session, Side};
 use crate::native::shared::{Core, Rest};
 use crate::native::stream::{Asked, Stream};
 use crate::native::sync::{
@@ -39,6 +39,10 @@ use crate::telemetry::OpenTunnel;
 /// How much is read before others have their turn: 16 TLS records of 2^14 bytes (RFC 8446,
 /// section 5.1), of which each is one piece.
 const TURN_BYTES: usize = 256 * 1024;
+
+/// How many streams a peer may ask for before others have their turn. Each is a task, a socket and a
+/// connection to an application: a frame that is much more work than its bytes.
+const TURN_OPENS: usize = 64;
 
 /// How many times of what streams may leave to be written may wait, before the peer is one that asks
 /// for answers and does not read them. Not read it is never: two that wait for each other would wait
@@ -67,6 +71,8 @@ pub(super) struct Driver {
     released: Receiver<u32>,
     /// What has been read and was not looked at: a part of a frame.
     input: BytesMut,
+    /// That is more: the peer has asked for as many streams as it may in one turn.
+    is_held: bool,
     /// Something waits to be written.
     is_dirty: bool,
     /// Streams of which bytes waited where they were read, after the last turn that read; and how
@@ -111,6 +117,7 @@ impl Tunnel {
         let driver = Driver {
             released: taken,
             input: BytesMut::new(),
+            is_held: false,
             is_dirty: false,
             slices: Vec::new(),
             n_read: 0,
@@ -350,9 +357,13 @@ impl Tunnel {
         driver: &mut Driver,
         rest: &mut Rest,
     ) -> Result<Poll<bool>, Error> {
-        let mut left = TURN_BYTES;
+        let (mut left, mut opens) = (TURN_BYTES, TURN_OPENS);
         driver.n_read = 0;
-        while left > 0 {
+        if std::mem::take(&mut driver.is_held) {
+            driver.n_read = driver.input.len();
+            core.receive(&mut driver.input, &mut opens, rest)?;
+        }
+        while left > 0 && opens > 0 {
             if core.session.waiting() > self.max_output_bytes * FLOOD {
                 return Err(Error::Flood);
             }
@@ -364,7 +375,7 @@ impl Tunnel {
                     driver.n_read += piece.len();
                     core.heard = Instant::now();
                     driver.append(piece);
-                    core.receive(&mut driver.input, rest)?;
+                    core.receive(&mut driver.input, &mut opens, rest)?;
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Ok(Poll::Ready(false));
@@ -372,6 +383,7 @@ impl Tunnel {
                 Poll::Ready(Err(error)) => return Err(error.into()),
             }
         }
+        driver.is_held = opens == 0;
         Ok(Poll::Ready(true))
     }
 
@@ -482,12 +494,6 @@ where
     let (tunnel, driver) = Tunnel::new(Side::Server, options, Some(quota), 0);
     let asked = |stream, open| handle(open, Asked(stream));
     tunnel.drive(io, driver, options, ending, asked).await
-}
-
-impl From<Over> for Error {
-    fn from(_over: Over) -> Self {
-        Self::Closed
-    }
 }
 
 #[cfg(test)]

@@ -291,6 +291,33 @@ async fn a_stream_that_is_not_taken_before_anything_was_sent_is_made_up_for() {
     assert_eq!(&heard.copy_to_bytes(heard.remaining())[..], b"HELO");
 }
 
+/// Others on the thread have their turn after so many, however many are in one piece.
+#[tokio::test]
+async fn a_peer_asks_for_so_many_streams_in_one_turn() {
+    const COUNT: u32 = 1_000;
+    let (mut theirs, ours) = duplex(1 << 20);
+    let (tunnel, mut driver) = Tunnel::new(Side::Server, &options(), None, 0);
+    let mut said = BytesMut::new();
+    frame::put(&mut said, &Frame::Hello(Hello::LEAST));
+    for stream in 1..=COUNT {
+        frame::put(&mut said, &Frame::Open(stream, open()));
+        frame::put(&mut said, &Frame::Reset(stream, code::CANCEL));
+    }
+    theirs.write_all(&said).await.unwrap();
+    let (mut io, mut asked, mut turns) = (Plain(ours), 0, 0);
+    while asked < COUNT {
+        let turn = async { poll_fn(|cx| tunnel.turn(cx, &mut io, &mut driver)).await };
+        let (opened, end) = timeout(Duration::from_secs(10), turn).await.expect("some are lost");
+        assert!(end.is_none() && opened.len() <= TURN_OPENS, "{}", opened.len());
+        asked += u32::try_from(opened.len()).unwrap();
+        turns += 1;
+        for (stream, _) in opened {
+            tunnel.release(stream);
+        }
+    }
+    assert!(turns >= COUNT.div_ceil(64), "{turns}");
+}
+
 #[tokio::test]
 async fn a_stream_that_is_dropped_before_its_end_is_reset() {
     let mut site = Site::new();

@@ -50,6 +50,12 @@ pub(super) fn http(
     family: Family,
     tables: &mut Tables,
 ) -> Split {
+    let make = |tables: &mut Tables| tables.with_table(kind, rules(index, routes, family));
+    Split { http: Some(tables.of_routes(routes, family, make)), ..without_route(own) }
+}
+
+/// The rules of routes, with their backends resolved.
+fn rules(index: &Index<'_>, routes: &[&Arc<HttpRoute>], family: Family) -> Vec<HttpRule> {
     let mut rules = Vec::new();
     for route in routes {
         let name = Arc::new(route.name.clone());
@@ -69,7 +75,7 @@ pub(super) fn http(
             });
         }
     }
-    Split { http: Some(tables.with_table(kind, rules)), ..without_route(own) }
+    rules
 }
 
 /// The backends of a TCP route that are not there: their fields, and what is missing.

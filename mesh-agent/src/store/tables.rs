@@ -6,16 +6,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::model::http::Kind;
 use crate::model::http::rules::{HttpRule, HttpRules};
+use crate::model::http::{HttpRoute, Kind};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::{Snapshot, Split};
 use crate::route;
+use crate::store::index::Family;
 
 /// The rules that there are, by the routes that they are of.
 #[derive(Default)]
 pub(super) struct Tables {
     known: HashMap<Vec<Arc<ResourceName>>, Vec<Arc<HttpRules>>>,
+    /// The rules that the next snapshot has already, by the routes that they are of and the family of
+    /// their endpoints: one for all addresses and ports that have the same routes.
+    made: HashMap<(Vec<*const HttpRoute>, Family), Arc<HttpRules>>,
 }
 
 impl Tables {
@@ -32,6 +36,23 @@ impl Tables {
             }
         }
         tables
+    }
+
+    /// The rules of `routes` with endpoints of `family`, made by `make` if there are none yet.
+    pub(super) fn of_routes(
+        &mut self,
+        routes: &[&Arc<HttpRoute>],
+        family: Family,
+        make: impl FnOnce(&mut Self) -> Arc<HttpRules>,
+    ) -> Arc<HttpRules> {
+        // Compared as places only: the routes are there until the snapshot is made.
+        let key = (routes.iter().map(|route| Arc::as_ptr(route)).collect(), family);
+        if let Some(made) = self.made.get(&key) {
+            return Arc::clone(made);
+        }
+        let made = make(self);
+        self.made.insert(key, Arc::clone(&made));
+        made
     }
 
     /// Rules with their table: one that is known if they ask the same of requests.

@@ -246,6 +246,20 @@ fn http_routes_of_one_port_and_scope_are_merged_by_age_and_name() {
 }
 
 #[test]
+fn addresses_and_ports_with_the_same_routes_share_their_rules() {
+    let objects = [
+        service("demo/echo", "echo", &["10.96.0.1", "10.96.0.2"]),
+        http_route(Kind::Http, "demo/all", "", ("demo/echo", None), &[("demo/echo", 1)]),
+    ];
+    let snapshot = snapshot(&objects);
+    let mut rules: Vec<_> =
+        snapshot.services.values().map(|target| target.default.http.as_ref().unwrap()).collect();
+    assert!(rules.len() >= 4, "{}", rules.len());
+    rules.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    assert_eq!(rules.len(), 1);
+}
+
+#[test]
 fn expressions_of_all_routes_of_a_port_have_a_bound() {
     let made = |at: &str, sources: &[&str]| {
         let object = http_route(Kind::Http, at, at, ("demo/echo", None), &[("demo/echo", 1)]);
