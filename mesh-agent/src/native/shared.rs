@@ -205,7 +205,9 @@ impl Core {
     /// nobody holds and to which the peer still sends.
     pub(super) fn reset_excess(&mut self, rest: &Rest) {
         for stream in &rest.excess {
-            let Some(slot) = self.slots.get_mut(stream).filter(|slot| slot.cut.is_none()) else {
+            // Those that the peer has ended and reset still have what it has sent.
+            let is_given_up = |slot: &&mut Slot| slot.cut == Some(Cut::Unread);
+            let Some(slot) = self.slots.get_mut(stream).filter(|slot| !is_given_up(slot)) else {
                 continue;
             };
             tracing::debug!(stream, "a peer's stream is reset: too much is unread");

@@ -442,6 +442,26 @@ async fn bytes_that_come_with_the_question_count() {
     assert!(answers.contains(&reset), "{answers:?}");
 }
 
+#[tokio::test]
+async fn bytes_of_streams_that_are_over_count_until_they_are_read() {
+    let (mut peer, io) = duplex(1 << 20);
+    let (mut io, mut attack) = (Plain(io), BytesMut::new());
+    frame::put(&mut attack, &Frame::Hello(Hello::LEAST));
+    for stream in 1..=3 {
+        frame::put(&mut attack, &Frame::Open(stream, open()));
+        frame::put(&mut attack, &Frame::Data(stream, vec![0; 40_000].into()));
+        frame::put(&mut attack, &Frame::End(stream));
+        frame::put(&mut attack, &Frame::Reset(stream, code::NONE));
+    }
+    peer.write_all(&attack).await.unwrap();
+    let quota = Arc::new(Quota::new(Most { streams: 8, bytes: 100_000 }, None));
+    let (tunnel, mut driver) = Tunnel::new(Side::Server, &options(), Some(Arc::clone(&quota)), 0);
+    let (asked, end) = poll_fn(|cx| tunnel.turn(cx, &mut io, &mut driver)).await;
+    assert!(end.is_none(), "{end:?}");
+    // The third one has lost what it had.
+    assert_eq!((asked.len(), quota.used()), (3, (3, 80_000)));
+}
+
 /// A peer that opens and resets streams in a loop, and a server that takes its time.
 #[tokio::test]
 async fn streams_that_were_reset_count_while_they_are_worked_on() {
