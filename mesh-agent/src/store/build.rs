@@ -106,16 +106,31 @@ fn placements(index: &Index<'_>) -> HashMap<SpiffeId, BTreeSet<Arc<str>>> {
     placements
 }
 
-/// What is behind each virtual address and port. The first service by name wins.
+/// What is behind each virtual address and port. The first service by name wins, but none takes the
+/// address of a workload of another namespace that has an agent: what is sent to it would go to
+/// whoever writes services.
 fn targets(
     index: &Index<'_>,
     attached: &Attached<'_>,
     tables: &mut Tables,
     conditions: &mut Vec<Condition>,
 ) -> HashMap<SocketAddr, Arc<Target>> {
+    let served = served(index);
     let mut targets: HashMap<SocketAddr, Arc<Target>> = HashMap::new();
     for (location, service) in index.services.values() {
         for address in &service.addresses {
+            let owner = served
+                .get(address)
+                .filter(|owner| owner.iter().all(|name| name.namespace != service.name.namespace));
+            if let Some([owner, ..]) = owner.map(Vec::as_slice) {
+                let message = format!(
+                    "{address} is the address of Workload {owner}, which has an agent and keeps it; \
+                     give the service another"
+                );
+                let key = Key { kind: Kind::Service, name: service.name.clone() };
+                conditions.push(conflict(location, &key, "spec.clusterIPs", message));
+                continue;
+            }
             for port in &service.ports {
                 let at = SocketAddr::new(*address, port.port);
                 if let Some(winner) = targets.get(&at) {
@@ -134,6 +149,17 @@ fn targets(
         }
     }
     targets
+}
+
+/// The names of the workloads that have an agent, by address.
+fn served<'a>(index: &Index<'a>) -> HashMap<IpAddr, Vec<&'a ResourceName>> {
+    let mut served: HashMap<_, Vec<_>> = HashMap::new();
+    for (name, (_, workload)) in &index.workloads {
+        for address in workload.addresses.iter().filter(|_| workload.node.is_some()) {
+            served.entry(*address).or_default().push(*name);
+        }
+    }
+    served
 }
 
 /// The workloads by address. One whose address is also a service's virtual address is reported, and so

@@ -448,6 +448,24 @@ fn the_first_by_name_has_an_address_that_two_claim() {
 }
 
 #[test]
+fn a_service_does_not_take_the_address_of_a_workload_of_others() {
+    let mut served = workload("demo/w", "w", &["10.0.0.1"]);
+    let Object::Workload(it) = &mut served else { panic!() };
+    Arc::make_mut(it).node = Some("here".into());
+    let taken =
+        |by: &str| snapshot(&[served.clone(), service(by, "w", &["10.0.0.1", "10.96.0.1"])]);
+    let at = |at: &str| -> SocketAddr { at.parse().unwrap() };
+    let snapshot = taken("aaa/evil");
+    assert!(!snapshot.services.contains_key(&at("10.0.0.1:80")));
+    assert!(snapshot.services.contains_key(&at("10.96.0.1:80")));
+    let [condition] = &*snapshot.conditions else { panic!("{:?}", snapshot.conditions) };
+    assert_eq!((&*condition.subject, &*condition.field), ("Service aaa/evil", "spec.clusterIPs"));
+    // Its own namespace may: a host that is behind its own address.
+    let snapshot = taken("demo/own");
+    assert!(snapshot.services.contains_key(&at("10.0.0.1:80")));
+}
+
+#[test]
 fn units_of_one_host_share_its_address() {
     let objects = [workload("demo/b", "b", &["10.0.0.1"]), workload("demo/a", "a", &["10.0.0.1"])];
     let snapshot = snapshot(&objects);

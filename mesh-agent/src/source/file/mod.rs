@@ -13,6 +13,7 @@ mod header;
 mod document;
 mod read;
 mod watch;
+mod news;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -129,7 +130,7 @@ impl FileSource {
         let mut watch = Watch::new(&self.dir)
             .inspect_err(|error| tracing::warn!(%error, "cannot watch; looking every 5 s instead"))
             .ok();
-        let mut sent = None;
+        let mut sent: Option<Update> = None;
         loop {
             // Before the files are read, so that no later change is missed.
             if let Some(watch) = &mut watch {
@@ -138,8 +139,16 @@ impl FileSource {
             let seen = read::fingerprint(&self.dir);
             let update = self.load();
             if sent.as_ref() != Some(&update) {
-                for condition in &update.conditions {
+                let before = sent.as_ref().map_or(&[][..], |sent| &sent.conditions);
+                let (news, more) = news::news(before, &update.conditions);
+                for condition in news {
                     tracing::warn!("{condition}");
+                }
+                if more > 0 {
+                    tracing::warn!(
+                        more,
+                        "there are more conditions than are logged: ask /conditions"
+                    );
                 }
                 if updates.send(update.clone()).await.is_err() {
                     return;
