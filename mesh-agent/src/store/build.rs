@@ -131,20 +131,25 @@ fn targets(
                 conditions.push(conflict(location, &key, "spec.clusterIPs", message));
                 continue;
             }
+            let mut lost = Lost::default();
             for port in &service.ports {
                 let at = SocketAddr::new(*address, port.port);
                 if let Some(winner) = targets.get(&at) {
-                    let message = format!(
-                        "Service {} has {at} already; give one of them another address or port",
-                        winner.service.name
-                    );
-                    let key = Key { kind: Kind::Service, name: service.name.clone() };
-                    conditions.push(conflict(location, &key, "spec.clusterIPs", message));
+                    lost.to(port.port, &winner.service.name);
                 } else {
                     let target =
                         attached.target(index, service, port, Family::of(*address), tables);
                     targets.insert(at, Arc::new(target));
                 }
+            }
+            if let Some((port, winner, rest)) = lost.told() {
+                let at = SocketAddr::new(*address, port);
+                let message = format!(
+                    "Service {winner} has {at} already{rest}; give one of them another address or \
+                     port"
+                );
+                let key = Key { kind: Kind::Service, name: service.name.clone() };
+                conditions.push(conflict(location, &key, "spec.clusterIPs", message));
             }
         }
     }
@@ -219,17 +224,49 @@ fn settle(
     }
     let mut ports: HashMap<u16, &ResourceName> = HashMap::new();
     for workload in &*workloads {
+        let mut lost = Lost::default();
         for port in &workload.ports {
             let owner = ports.entry(port.port).or_insert(&workload.name);
             if **owner != workload.name {
-                let message = format!(
-                    "port {} of {address} is Workload {owner}'s, whose policies count there; give \
-                     one of them another port or address",
-                    port.port
-                );
-                report(workload, "spec.ports", message);
+                lost.to(port.port, owner);
             }
         }
+        if let Some((port, owner, rest)) = lost.told() {
+            let message = format!(
+                "port {port} of {address} is Workload {owner}'s, whose policies count there{rest}; \
+                 give one of them another port or address"
+            );
+            report(workload, "spec.ports", message);
+        }
+    }
+}
+
+/// Ports of an address that a resource claims and others have. They are told together: each by itself
+/// would be a thousand conditions for each address of a document.
+#[derive(Default)]
+struct Lost {
+    first: Option<(u16, ResourceName)>,
+    more: usize,
+}
+
+impl Lost {
+    /// Adds a port that `owner` has.
+    fn to(&mut self, port: u16, owner: &ResourceName) {
+        match self.first {
+            None => self.first = Some((port, owner.clone())),
+            Some(_) => self.more += 1,
+        }
+    }
+
+    /// The first of them, whose it is, and words for the others.
+    fn told(self) -> Option<(u16, ResourceName, String)> {
+        let (port, owner) = self.first?;
+        let rest = match self.more {
+            0 => String::new(),
+            1 => ", and 1 more port is another's".to_owned(),
+            more => format!(", and {more} more ports are others'"),
+        };
+        Some((port, owner, rest))
     }
 }
 

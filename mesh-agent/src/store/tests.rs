@@ -443,8 +443,29 @@ fn the_first_by_name_has_an_address_that_two_claim() {
         service("demo/a", "a", &["10.96.0.1"]),
         workload("demo/w", "w", &["10.96.0.1"]),
     ];
-    let reasons = [Reason::Conflicted; 3];
+    let reasons = [Reason::Conflicted; 2];
     check(&objects, ("10.96.0.1:80", "demo"), "-: demo/a 1 []", &reasons);
+    // All ports of an address are told at once.
+    let told = &snapshot(&objects).conditions[0].message;
+    assert!(told.contains("has 10.96.0.1:80 already, and 1 more port is another's;"), "{told}");
+}
+
+#[test]
+fn the_ports_that_others_have_are_told_at_once() {
+    let unit = |at: &str| {
+        let mut unit = workload(at, "w", &["10.0.0.1", "fd00::1"]);
+        let Object::Workload(it) = &mut unit else { panic!() };
+        let named = |port| NamedPort { name: format!("p{port}"), port };
+        Arc::make_mut(it).ports = (1..=1_024).map(named).collect();
+        unit
+    };
+    let snapshot = snapshot(&[unit("demo/c"), unit("demo/a"), unit("demo/b")]);
+    // One for each address of each that comes too late.
+    let told: Vec<_> = snapshot.conditions.iter().map(|it| (&*it.subject, &*it.message)).collect();
+    assert_eq!(told.len(), 4, "{told:?}");
+    let expect = "port 1 of 10.0.0.1 is Workload demo/a's, whose policies count there, and 1023 more \
+                  ports are others'; give one of them another port or address";
+    assert_eq!(told[0], ("Workload demo/b", expect));
 }
 
 #[test]
