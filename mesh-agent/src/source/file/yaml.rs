@@ -8,6 +8,13 @@ use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter as _, Option
 /// ordinary resources has. Depth is bounded by the parser's default of 64.
 const MAX_NODES: usize = 4_000_000;
 
+/// The most events of one document that are kept for aliases, and the most that aliases stand for. An
+/// event takes some 110 bytes: 100,000 × 110 B = 11 MB while the document is read.
+const MAX_ALIASED_EVENTS: usize = 100_000;
+
+/// The most bytes of scalars among them.
+const MAX_ALIASED_BYTES: usize = 8 << 20;
+
 /// Why a document, or one field of it, cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
@@ -23,7 +30,15 @@ pub(super) struct Unreadable {
 pub(super) fn options() -> Options {
     serde_saphyr::options! {
         with_snippet: false,
-        budget: serde_saphyr::budget! { max_nodes: MAX_NODES, max_events: 2 * MAX_NODES },
+        budget: serde_saphyr::budget! {
+            max_nodes: MAX_NODES,
+            max_events: 2 * MAX_NODES,
+            max_recorded_anchor_events: MAX_ALIASED_EVENTS,
+            max_recorded_anchor_bytes: MAX_ALIASED_BYTES,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_ALIASED_EVENTS,
+        },
     }
 }
 
@@ -101,7 +116,25 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::marker::PhantomData;
+
+    use serde::de::IgnoredAny;
+
     use super::*;
+
+    #[test]
+    fn events_that_aliases_stand_for_are_bounded() {
+        let check = |values: usize, aliases: usize, expect: bool| {
+            let (values, aliases) = (vec!["x"; values].join(","), vec!["*a"; aliases].join(","));
+            let text = format!("a: &a [{values}]\nb: [{aliases}]\n");
+            assert_eq!(parse(&text, PhantomData::<IgnoredAny>).is_ok(), expect, "{aliases}");
+        };
+        check(9_000, 10, true);
+        check(9_000, 12, false);
+        // They are kept for aliases that may come.
+        check(99_000, 0, true);
+        check(101_000, 0, false);
+    }
 
     #[test]
     fn the_nearest_field_is_suggested() {
