@@ -25,7 +25,7 @@ pub(crate) const DB: u16 = 5432;
 /// Two hosts: `web`, `db` and `job` are units of the first; a pod is beside them, another is far.
 pub(crate) struct Hosts {
     pub(crate) a: Agent,
-    _b: Agent,
+    pub(crate) b: Agent,
     _servers: [Server; 2],
     near: Pod,
     pub(crate) far: Pod,
@@ -103,7 +103,7 @@ pub(crate) fn start_after<T>(before: impl FnOnce(&Node) -> T) -> (Hosts, T) {
         let args = ["echo", "--listen", &format!("[::]:{port}"), "--name", name];
         Server::start_in(host.netns(), &folder(&host, name), &args).unwrap()
     });
-    (Hosts { a, _b: b, _servers: servers, near, far, host, _lab: lab }, earlier)
+    (Hosts { a, b, _servers: servers, near, far, host, _lab: lab }, earlier)
 }
 
 impl Hosts {

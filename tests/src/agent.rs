@@ -16,6 +16,7 @@ use crate::expect::eventually;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::process::{self, DEADLINE, Killed, inside};
+use crate::usage::Usage;
 
 /// The port of the admin server; each node's loopback is its own.
 const ADMIN_PORT: u16 = 15000;
@@ -43,6 +44,7 @@ pub struct Agent {
     child: Killed,
     node: Node,
     folder: PathBuf,
+    config: PathBuf,
 }
 
 impl Agent {
@@ -110,7 +112,7 @@ impl Agent {
         command.args(options.args);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = Killed(command.spawn().context("cannot start the agent")?);
-        Ok(Self { child, node: node.clone(), folder })
+        Ok(Self { child, node: node.clone(), folder, config: options.config.to_owned() })
     }
 
     /// The process.
@@ -124,8 +126,7 @@ impl Agent {
     ///
     /// It has ended.
     pub fn descriptors(&self) -> Result<usize> {
-        let path = format!("/proc/{}/fd", self.pid());
-        Ok(fs::read_dir(path).context("the agent has no descriptors")?.count())
+        Ok(Usage::of(self.pid()).context("the agent has no descriptors")?.descriptors)
     }
 
     /// The memory that it has of its own (`RssAnon`), in bytes.
@@ -134,11 +135,12 @@ impl Agent {
     ///
     /// It has ended.
     pub fn memory_bytes(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: u64 = kib.context("the kernel does not say RssAnon")?.parse()?;
-        Ok(kib * 1024)
+        Ok(Usage::of(self.pid()).context("the agent has no memory")?.memory_bytes)
+    }
+
+    /// The folder of the mesh's configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Its node.

@@ -17,6 +17,7 @@ pub mod join;
 pub mod pattern;
 pub mod report;
 pub mod process;
+pub mod usage;
 pub mod script;
 pub mod apps;
 pub mod http;

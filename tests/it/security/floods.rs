@@ -20,7 +20,7 @@ use mesh_tests::tunnel::{Streams, Transport, Tunnel};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::strangers::{client, root};
-use super::{Arena, Trace};
+use super::{Arena, Bounds, Bystander, Trace};
 
 /// What the agents may hold. 700 of them are everybody's.
 const SOCKETS: &str = "800";
@@ -45,6 +45,13 @@ const SOON: Duration = Duration::from_millis(100);
 
 /// The port of an application that takes no connection.
 const BLACK_HOLE: u16 = 8099;
+
+/// What a flood may hold of an agent: its share, and what is being refused. It goes on while it is seen
+/// that others are served.
+fn holding(share: u32) -> Bounds {
+    let descriptors = usize::try_from(share).unwrap() + 64;
+    Bounds { descriptors, descriptors_after: descriptors, ..Bounds::default() }
+}
 
 /// Two nodes. On the first the workloads `client` and `other`, and two pods that are no workloads;
 /// on the second `echo` and `neighbor`.
@@ -207,14 +214,16 @@ fn a_stranger_takes_its_share_of_a_workload() {
     let site = Site::new();
     let agent = site.agent();
     let (echo, neighbor) = (&site.pair.echo, &site.neighbor);
-    let arena = Arena { by: "network", agent: &agent, serves: &|| site.serves() };
+    let bystander = Bystander::of_pair(&site.pair, &agent);
+    let arena =
+        Arena { by: "network", agent: &agent, serves: &|| site.serves(), bystander: &bystander };
     let flooder = site.flooder.netns();
     for (name, first) in [
         ("idle connections in plaintext", &b""[..]),
         ("connections in plaintext of one byte each", &b"x"[..]),
     ] {
         let mut held = Vec::new();
-        arena.attack(name, CLIENT, || {
+        arena.within(holding(ONE_CLIENT)).attack(name, CLIENT, || {
             let before = refused(&agent, "plaintext");
             held = hold(flooder, echo.at(PORT), 400, first);
             bounded(&agent, "plaintext", ONE_CLIENT, before);
@@ -223,19 +232,23 @@ fn a_stranger_takes_its_share_of_a_workload() {
         over(&agent, "plaintext");
     }
     let mut held = Vec::new();
-    arena.attack("idle connections to every workload of a node", CLIENT, || {
-        let before = refused(&agent, "plaintext");
-        held = hold(flooder, echo.at(PORT), 400, b"");
-        held.extend(hold(flooder, neighbor.at(PORT), 400, b""));
-        // Two thirds of the 700.
-        bounded(&agent, "plaintext", 467 + SMALL_HOLDERS, before);
-    });
+    arena.within(holding(467 + SMALL_HOLDERS)).attack(
+        "idle connections to every workload of a node",
+        CLIENT,
+        || {
+            let before = refused(&agent, "plaintext");
+            held = hold(flooder, echo.at(PORT), 400, b"");
+            held.extend(hold(flooder, neighbor.at(PORT), 400, b""));
+            // Two thirds of the 700.
+            bounded(&agent, "plaintext", 467 + SMALL_HOLDERS, before);
+        },
+    );
     drop(held);
     over(&agent, "plaintext");
     let addresses: Vec<_> = (0..150).map(|n| format!("fd00:1::f:{n:x}").parse().unwrap()).collect();
     let mut held = Vec::new();
     let name = "idle connections from many addresses of one network of IPv6";
-    arena.attack(name, CLIENT, || {
+    arena.within(holding(ONE_CLIENT)).attack(name, CLIENT, || {
         let before = refused(&agent, "plaintext");
         held = hold_from(&site.flooder, echo.at6(PORT), &addresses, 4);
         bounded(&agent, "plaintext", ONE_CLIENT, before);
@@ -252,15 +265,20 @@ fn a_stranger_with_many_addresses_keeps_only_strangers_out_and_of_one_workload()
         site.serves_identities();
         site.serves_plaintext(&[&site.neighbor]);
     };
-    let arena = Arena { by: "network", agent: &agent, serves: &serves };
+    let bystander = Bystander::of_pair(&site.pair, &agent);
+    let arena = Arena { by: "network", agent: &agent, serves: &serves, bystander: &bystander };
     let addresses: Vec<_> = (0..240_u8).map(|n| IpAddr::from([10, 1, 200, n])).collect();
     let name = "idle connections from many addresses";
     let mut held = Vec::new();
-    arena.attack(name, Trace::Access(&["\"limit\"", "sockets of this agent"]), || {
-        let before = refused(&agent, "plaintext");
-        held = hold_from(&site.flooder, site.pair.echo.at(PORT), &addresses, 2);
-        bounded(&agent, "plaintext", ONE_USE + SMALL_HOLDERS, before);
-    });
+    arena.within(holding(ONE_USE + SMALL_HOLDERS)).attack(
+        name,
+        Trace::Access(&["\"limit\"", "sockets of this agent"]),
+        || {
+            let before = refused(&agent, "plaintext");
+            held = hold_from(&site.flooder, site.pair.echo.at(PORT), &addresses, 2);
+            bounded(&agent, "plaintext", ONE_USE + SMALL_HOLDERS, before);
+        },
+    );
     drop(held);
     over(&agent, "plaintext");
     // No new tunnel to that workload meanwhile; those that are open go on, and other workloads.
@@ -276,27 +294,33 @@ fn a_stranger_with_many_addresses_keeps_only_strangers_out_and_of_one_workload()
     let arena = Arena { serves: &serves, ..arena };
     let mut held = Vec::new();
     let name = "handshakes that are half done, from many addresses";
-    arena.attack(name, Trace::Log(&["connections are refused", "handshake"]), || {
-        let before = refused(&agent, "handshake");
-        let addresses: Vec<_> = (0..60_u8).map(|n| IpAddr::from([10, 1, 201, n])).collect();
-        let to = SocketAddr::new(site.echo(), HBONE_PORT);
-        held = hold_from(&site.flooder, to, &addresses, 10);
-        bounded(&agent, "handshake", ONE_USE + SMALL_HOLDERS, before);
-    });
+    arena.within(holding(ONE_USE + SMALL_HOLDERS)).attack(
+        name,
+        Trace::Log(&["connections are refused", "handshake"]),
+        || {
+            let before = refused(&agent, "handshake");
+            let addresses: Vec<_> = (0..60_u8).map(|n| IpAddr::from([10, 1, 201, n])).collect();
+            let to = SocketAddr::new(site.echo(), HBONE_PORT);
+            held = hold_from(&site.flooder, to, &addresses, 10);
+            bounded(&agent, "handshake", ONE_USE + SMALL_HOLDERS, before);
+        },
+    );
 }
 
 #[test]
 fn an_identity_takes_its_share_of_tunnels_and_streams() {
     let site = Site::new();
     let agent = site.agent();
-    let arena = Arena { by: "peer node", agent: &agent, serves: &|| site.serves() };
+    let bystander = Bystander::of_pair(&site.pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| site.serves(), bystander: &bystander };
     let (caller, from) = (site.caller("client"), site.pair.client.netns());
     let to = site.echo();
     let open = |transport| Tunnel::open(&caller, from, to, transport);
     for transport in Transport::ALL {
         let name = format!("tunnels of one identity, {}", transport.as_str());
         let mut held = Vec::new();
-        arena.attack(&name, CLIENT, || {
+        arena.within(holding(ONE_CLIENT)).attack(&name, CLIENT, || {
             let before = refused(&agent, "tunnel");
             // More than the rate allows at once are refused before the handshake, and tried again.
             let full = || {
@@ -313,7 +337,7 @@ fn an_identity_takes_its_share_of_tunnels_and_streams() {
     for transport in Transport::ALL {
         let name = format!("streams of one identity, {}", transport.as_str());
         let mut tunnels: Vec<_> = (0..5).map(|_| open(transport).unwrap()).collect();
-        arena.attack(&name, CLIENT, || {
+        arena.within(holding(ONE_CLIENT)).attack(&name, CLIENT, || {
             let before = refused(&agent, "stream");
             let ask = |tunnel: &mut Tunnel| tunnel.ask(site.pair.echo.at(PORT), 100).unwrap();
             let all = tunnels.iter_mut().map(ask).fold(Streams::default(), |sum, one| Streams {
@@ -332,7 +356,9 @@ fn an_identity_takes_its_share_of_tunnels_and_streams() {
 fn a_peer_makes_no_more_dials_than_its_share() {
     let site = Site::new();
     let agent = site.agent();
-    let arena = Arena { by: "peer node", agent: &agent, serves: &|| site.serves() };
+    let bystander = Bystander::of_pair(&site.pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| site.serves(), bystander: &bystander };
     let (caller, from) = (site.caller("client"), site.pair.client.netns());
     // Its queue is full with one connection, and the kernel drops what comes then.
     let listening = site.pair.echo.netns().run(|| -> std::io::Result<TcpListener> {
@@ -347,7 +373,7 @@ fn a_peer_makes_no_more_dials_than_its_share() {
         let name = format!("streams to an application that takes none, {}", transport.as_str());
         let open = || Tunnel::open(&caller, from, site.echo(), transport).unwrap();
         let mut tunnels: Vec<_> = (0..5).map(|_| open()).collect();
-        arena.attack(&name, CLIENT, || {
+        arena.within(holding(ONE_CLIENT)).attack(&name, CLIENT, || {
             let before = refused(&agent, "stream");
             for tunnel in &mut tunnels {
                 tunnel.begin(to, 100).unwrap();
@@ -357,11 +383,15 @@ fn a_peer_makes_no_more_dials_than_its_share() {
         drop(tunnels);
         over(&agent, "stream");
     }
-    arena.attack("connections in plaintext to the same", CLIENT, || {
-        let before = refused(&agent, "plaintext");
-        drop(hold(site.flooder.netns(), to, 400, b""));
-        bounded(&agent, "plaintext", ONE_CLIENT, before);
-    });
+    arena.within(holding(ONE_CLIENT)).attack(
+        "connections in plaintext to the same",
+        CLIENT,
+        || {
+            let before = refused(&agent, "plaintext");
+            drop(hold(site.flooder.netns(), to, 400, b""));
+            bounded(&agent, "plaintext", ONE_CLIENT, before);
+        },
+    );
 }
 
 #[test]
@@ -379,10 +409,11 @@ fn tunnels_that_say_nothing_and_heads_that_do_not_end_take_a_share() {
         site.serves_identities();
         site.serves_plaintext(&[&site.neighbor]);
     };
-    let arena = Arena { by: "network", agent: &agent, serves: &serves };
+    let bystander = Bystander::of_pair(&site.pair, &agent);
+    let arena = Arena { by: "network", agent: &agent, serves: &serves, bystander: &bystander };
     let mut held = Vec::new();
     let name = "requests in plaintext whose heads do not end";
-    arena.attack(name, CLIENT, || {
+    arena.within(holding(ONE_CLIENT)).attack(name, CLIENT, || {
         let before = refused(&agent, "plaintext");
         let head = b"GET / HTTP/1.1\r\nx: y";
         held = hold(site.flooder.netns(), site.pair.echo.at(PORT), 400, head);
@@ -392,38 +423,47 @@ fn tunnels_that_say_nothing_and_heads_that_do_not_end_take_a_share() {
     let arena = Arena { by: "peer node", ..arena };
     let caller = site.caller("client");
     let mut held = Vec::new();
-    arena.attack("tunnels whose peer says nothing after the handshake", CLIENT, || {
-        let before = refused(&agent, "tunnel");
-        let full = || {
-            let from = site.pair.client.netns();
-            held.extend(Tunnel::shake(&caller, from, site.echo(), Transport::Native).ok());
-            (refused(&agent, "tunnel") > before).then_some(())
-        };
-        eventually("the bound", DEADLINE, full).unwrap();
-        bounded(&agent, "tunnel", ONE_CLIENT, before);
-    });
+    arena.within(holding(ONE_CLIENT)).attack(
+        "tunnels whose peer says nothing after the handshake",
+        CLIENT,
+        || {
+            let before = refused(&agent, "tunnel");
+            let full = || {
+                let from = site.pair.client.netns();
+                held.extend(Tunnel::shake(&caller, from, site.echo(), Transport::Native).ok());
+                (refused(&agent, "tunnel") > before).then_some(())
+            };
+            eventually("the bound", DEADLINE, full).unwrap();
+            bounded(&agent, "tunnel", ONE_CLIENT, before);
+        },
+    );
 }
 
 #[test]
 fn a_workload_takes_its_share_of_what_goes_out() {
     let site = Site::new();
     let agent = site.pair.agent(&site.pair.a, &["--max-sockets", SOCKETS]).unwrap();
-    let _far = site.pair.agent(&site.pair.b, &[]).unwrap();
+    let far = site.pair.agent(&site.pair.b, &[]).unwrap();
     let serves = || {
         let met = Client::to(ECHO).echo("hello").times(20, 1).run(&site.other).unwrap().totals;
         assert_eq!((met.failed, met.connections), (0, 20), "{met:?}");
     };
-    let arena = Arena { by: "pod", agent: &agent, serves: &serves };
+    let bystander = Bystander::between(&agent, &far);
+    let arena = Arena { by: "pod", agent: &agent, serves: &serves, bystander: &bystander };
     let mut held = None;
     let use_ = Trace::Access(&["\"limit\"", "for this use"]);
-    arena.attack("connections of a workload that never end", use_, || {
-        let before = refused(&agent, "outbound");
-        let (traffic, opened) =
-            Client::to(ECHO).echo("hello").times(600, 50).hold(&site.pair.client).unwrap();
-        assert!(opened.failed >= 100, "{opened:?}");
-        held = Some(traffic);
-        bounded(&agent, "outbound", ONE_USE + SMALL_HOLDERS, before);
-    });
+    arena.within(holding(ONE_USE + SMALL_HOLDERS)).attack(
+        "connections of a workload that never end",
+        use_,
+        || {
+            let before = refused(&agent, "outbound");
+            let (traffic, opened) =
+                Client::to(ECHO).echo("hello").times(600, 50).hold(&site.pair.client).unwrap();
+            assert!(opened.failed >= 100, "{opened:?}");
+            held = Some(traffic);
+            bounded(&agent, "outbound", ONE_USE + SMALL_HOLDERS, before);
+        },
+    );
 }
 
 #[test]
@@ -437,18 +477,24 @@ fn few_descriptors_are_shared_too() {
     let limit = agent.metrics().unwrap().sum("mesh_sockets_limit", &[]);
     assert!((300.0..650.0).contains(&limit), "{limit}");
     assert!(agent.log().contains("the limit of open files allows fewer sockets"));
-    let arena = Arena { by: "network", agent: &agent, serves: &|| site.serves() };
+    let bystander = Bystander::of_pair(&site.pair, &agent);
+    let arena =
+        Arena { by: "network", agent: &agent, serves: &|| site.serves(), bystander: &bystander };
     let mut held = Vec::new();
-    arena.attack("more connections than the agent may have files open", CLIENT, || {
-        let before = refused(&agent, "plaintext");
-        for pod in [&site.pair.echo, &site.neighbor] {
-            held.extend(hold(site.flooder.netns(), pod.at(PORT), 1000, b""));
-        }
-        bounded(&agent, "plaintext", 650, before);
-        assert!(agent.descriptors().unwrap() < 900);
-        let failures = agent.metrics().unwrap().sum("mesh_accept_failures_total", &[]);
-        assert_eq!(failures.to_string(), "0");
-    });
+    arena.within(holding(650)).attack(
+        "more connections than the agent may have files open",
+        CLIENT,
+        || {
+            let before = refused(&agent, "plaintext");
+            for pod in [&site.pair.echo, &site.neighbor] {
+                held.extend(hold(site.flooder.netns(), pod.at(PORT), 1000, b""));
+            }
+            bounded(&agent, "plaintext", 650, before);
+            assert!(agent.descriptors().unwrap() < 900);
+            let failures = agent.metrics().unwrap().sum("mesh_accept_failures_total", &[]);
+            assert_eq!(failures.to_string(), "0");
+        },
+    );
     let caller = Caller::new(Some(&client(&site.pair)), &root(&site.pair)).unwrap();
     let tunnel = Tunnel::open(&caller, site.pair.client.netns(), site.echo(), Transport::Native);
     assert!(tunnel.unwrap().ask(site.pair.echo.at(PORT), 5).unwrap().accepted == 5);

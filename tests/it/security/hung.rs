@@ -16,7 +16,7 @@ use mesh_tests::pair::{PORT, Pair, hello};
 use mesh_tests::process::{DEADLINE, Killed};
 use nix::sys::signal::Signal;
 
-use super::{Arena, Trace};
+use super::{Arena, Bounds, Bystander, Trace};
 use mesh_tests::script::PYTHON;
 
 /// Stops one thread (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`) for as long as it runs itself.
@@ -31,6 +31,10 @@ os.waitpid(tid, 0x40000000)
 print('stopped', flush=True)
 while True: time.sleep(60)
 ";
+
+/// To print the stacks of its threads the agent reads the debug information of its own program, which a
+/// debug build has 60 MiB of. The process ends then.
+const STACKS: Bounds = Bounds { memory_bytes: 96 << 20, descriptors: 256, descriptors_after: 16 };
 
 /// Stops the thread of this name until the result is dropped.
 fn stop_thread(agent: &Agent, name: &str) -> Killed {
@@ -64,15 +68,20 @@ fn check(name: &str, [thread, comm]: [&str; 2], limit: &str, seen: impl Fn(&Agen
     let args = ["--watchdog-timeout", limit, "--threads", "2"];
     let b = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    // All successors write to the files of the first.
+    let mut files = pair.agent(&pair.a, &args).unwrap();
+    files.signal(Signal::SIGKILL).unwrap();
+    files.ended().unwrap();
     let successor = RefCell::new(None);
     let serves = || {
         successor.replace(Some(pair.agent(&pair.a, &args).unwrap()));
         assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
     };
     serves();
+    let bystander = Bystander::between(&files, &b);
     let mut agent = successor.take().unwrap();
-    let arena = Arena { by: "pod", agent: &b, serves: &serves };
-    arena.attack(name, Trace::Told, || {
+    let arena = Arena { by: "pod", agent: &files, serves: &serves, bystander: &bystander };
+    arena.within(STACKS).attack(name, Trace::Told, || {
         let tracer = stop_thread(&agent, comm);
         seen(&agent);
         eventually("the failure mode", DEADLINE, || is_denied(&pair).then_some(())).unwrap();

@@ -1,8 +1,13 @@
 //! Attacks, each of which has to be refused, to leave its reason where operators look, and to leave
-//! the agent serving. `cargo xtask security` runs and counts them.
+//! the agent serving, a bystander too, with no more memory and descriptors than are bounded.
+//! `cargo xtask security` runs and counts them.
 //!
 //! An attack is one call of [`Arena::attack`]. The tests are sorted by who attacks, as the threat
 //! model in `SECURITY.md` is.
+
+// How it is seen what an attack costs others.
+mod bounds;
+mod bystander;
 
 mod authors;
 mod connects;
@@ -24,11 +29,15 @@ mod vanished;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::time::Duration;
 
 use mesh_tests::agent::Agent;
 use mesh_tests::expect::eventually;
 use mesh_tests::metrics::Metrics;
 use mesh_tests::process::DEADLINE;
+
+use bounds::{Bounds, Growth, Watch};
+use bystander::Bystander;
 
 /// Names the file to which each attack adds a line when it begins and when it was refused.
 const REPORT: &str = "MESH_ATTACKS";
@@ -71,6 +80,20 @@ struct Arena<'a> {
     by: &'static str,
     agent: &'a Agent,
     serves: &'a dyn Fn(),
+    bystander: &'a Bystander,
+}
+
+/// An arena whose attacks have bounds of their own.
+struct Within<'a> {
+    arena: &'a Arena<'a>,
+    bounds: Bounds,
+}
+
+/// What an attack did to others.
+struct Effect {
+    /// The duration of the bystander's fastest exchange.
+    bystander: Duration,
+    growth: Growth,
 }
 
 impl Arena<'_> {
@@ -83,21 +106,12 @@ impl Arena<'_> {
     /// Several attacks at one time, by one `act`.
     #[track_caller]
     fn together<T: Told>(&self, attacks: &[(&str, Trace<'_>)], act: impl FnOnce() -> T) {
-        for (name, _) in attacks {
-            note(false, self.by, name, "");
-        }
-        let before = Before {
-            access: self.agent.access_log().unwrap().len(),
-            log: self.agent.log().len(),
-            conditions: self.conditions().unwrap(),
-            metrics: self.agent.metrics().unwrap(),
-        };
-        let told = act().told();
-        for (name, trace) in attacks {
-            let reason = self.reason(name, *trace, &before, told.as_ref());
-            (self.serves)();
-            note(true, self.by, name, &reason);
-        }
+        self.within(Bounds::default()).together(attacks, act);
+    }
+
+    /// The same, for attacks that rightly need more than the usual bounds, or less.
+    fn within(&self, bounds: Bounds) -> Within<'_> {
+        Within { arena: self, bounds }
     }
 
     fn conditions(&self) -> Option<Vec<String>> {
@@ -144,6 +158,38 @@ impl Arena<'_> {
     }
 }
 
+impl Within<'_> {
+    /// As [`Arena::attack`].
+    #[track_caller]
+    fn attack<T: Told>(&self, name: &str, trace: Trace<'_>, act: impl FnOnce() -> T) {
+        self.together(&[(name, trace)], act);
+    }
+
+    /// As [`Arena::together`].
+    #[track_caller]
+    fn together<T: Told>(&self, attacks: &[(&str, Trace<'_>)], act: impl FnOnce() -> T) {
+        let Self { arena, bounds } = self;
+        for (name, _) in attacks {
+            note(arena.by, name, None);
+        }
+        let before = Before {
+            access: arena.agent.access_log().unwrap().len(),
+            log: arena.agent.log().len(),
+            conditions: arena.conditions().unwrap(),
+            metrics: arena.agent.metrics().unwrap(),
+        };
+        let watch = Watch::start(arena.agent);
+        let told = act().told();
+        for (name, trace) in attacks {
+            let reason = arena.reason(name, *trace, &before, told.as_ref());
+            (arena.serves)();
+            let bystander = arena.bystander.served();
+            let growth = watch.check(name, *bounds);
+            note(arena.by, name, Some((&reason, &Effect { bystander, growth })));
+        }
+    }
+}
+
 /// What there was before an attack.
 struct Before {
     /// Lines of the access log.
@@ -154,12 +200,19 @@ struct Before {
     metrics: Metrics,
 }
 
-/// Adds a line to the report, if one is asked for: whether it was refused, and by whom it is, its
-/// name and the reason, as strings of JSON, between tabs.
-fn note(refused: bool, by: &str, name: &str, reason: &str) {
+/// Adds a line to the report, if one is asked for, with tabs between: whether it was refused; by whom
+/// it is, its name and the reason, as strings of JSON; and if it was, microseconds of the bystander's
+/// exchange, bytes of memory, and descriptors during and after the attack.
+fn note(by: &str, name: &str, refused: Option<(&str, &Effect)>) {
     let Some(path) = std::env::var_os(REPORT) else { return };
-    let [by, name, reason] = [by, name, reason].map(serde_json::Value::from);
-    let line = format!("{}\t{by}\t{name}\t{reason}\n", u8::from(refused));
+    let (reason, effect) = refused.unzip();
+    let [by, name, reason] = [by, name, reason.unwrap_or_default()].map(serde_json::Value::from);
+    let figures = |Effect { bystander, growth: Growth { most, descriptors_after } }: &Effect| {
+        let (us, bytes, descriptors) = (bystander.as_micros(), most.memory_bytes, most.descriptors);
+        format!("\t{us}\t{bytes}\t{descriptors}\t{descriptors_after}")
+    };
+    let figures = effect.map(figures).unwrap_or_default();
+    let line = format!("{}\t{by}\t{name}\t{reason}{figures}\n", u8::from(refused.is_some()));
     let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
     // In one call: tests run side by side.
     file.write_all(line.as_bytes()).unwrap();

@@ -15,7 +15,7 @@ use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
 use nix::sys::signal::Signal;
 
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 
 /// What is wrong with an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,11 +153,12 @@ fn world() -> World {
 fn an_agent_that_is_away_lets_nobody_past_a_policy_on_its_node() {
     let world = world();
     let pair = &world.pair;
-    let _b = pair.agent(&pair.b, &[]).unwrap();
+    let b = pair.agent(&pair.b, &[]).unwrap();
     let _probed = Server::echo(&world.judged, PORT + 1, "probed").unwrap();
     let victim = Victim::start(pair, &pair.a, &[]);
     let serves = || assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
-    let arena = Arena { by: "pod", agent: &victim.files, serves: &serves };
+    let bystander = Bystander::between(&victim.files, &b);
+    let arena = Arena { by: "pod", agent: &victim.files, serves: &serves, bystander: &bystander };
     let host = pair.a.cgroup().join("host");
     std::fs::create_dir(&host).unwrap();
     let from_host = |port| {
@@ -203,7 +204,9 @@ fn an_agent_that_is_away_lets_nobody_past_a_policy_from_other_nodes() {
         let a = pair.agent(&pair.a, &args).unwrap();
         let victim = Victim::start(pair, &pair.b, &args);
         let serves = || assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
-        let arena = Arena { by: "pod", agent: &victim.files, serves: &serves };
+        let bystander = Bystander::between(&a, &victim.files);
+        let arena =
+            Arena { by: "pod", agent: &victim.files, serves: &serves, bystander: &bystander };
         for outage in [Outage::Killed, Outage::Hung, Outage::Starting] {
             let name = format!("a stranger of another node, {transport}, the agent is {outage:?}");
             arena.attack(&name, DROPPED, || {
@@ -211,7 +214,7 @@ fn an_agent_that_is_away_lets_nobody_past_a_policy_from_other_nodes() {
             });
         }
         // Its own agent is there, and finds no tunnel to the other one: nor anything else.
-        let peer = Arena { by: "pod", agent: &a, serves: &serves };
+        let peer = Arena { by: "pod", agent: &a, serves: &serves, bystander: &bystander };
         let name = format!("a workload of another node by its agent, {transport}");
         peer.attack(&name, Trace::Access(&["\"destination_workload\":\"far\"", "failure"]), || {
             let agent = victim.running.borrow_mut().take().unwrap();

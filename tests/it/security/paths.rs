@@ -5,7 +5,7 @@
 
 use mesh_tests::http::Ask;
 
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 use crate::http::suite::{NAMESPACE, Suite, To};
 
 /// Words of the agent's log that a denied request leaves.
@@ -63,7 +63,8 @@ fn paths_that_servers_read_in_their_own_way_do_not_leave_what_is_allowed() {
             assert_eq!((answer.status, answer.server()), (200, Some("echo-v1")), "{answer:?}");
         }
     };
-    let arena = Arena { by: "client", agent: &suite.b, serves: &good };
+    let bystander = Bystander::between(&suite.a, &suite.b);
+    let arena = Arena { by: "client", agent: &suite.b, serves: &good, bystander: &bystander };
     let (tomcat, nginx, node) = ("X-Read-By-Tomcat", "X-Read-Behind-Nginx", "X-Read-By-Node");
     attack_all(
         &arena,
@@ -95,7 +96,8 @@ fn paths_that_servers_read_in_their_own_way_are_denied() {
         let answer = suite.ask(To::V1.at(80), &Ask::get("/secrets"));
         assert_eq!((answer.status, answer.server()), (200, Some("echo-v1")), "{answer:?}");
     };
-    let arena = Arena { by: "client", agent: &suite.b, serves: &good };
+    let bystander = Bystander::between(&suite.a, &suite.b);
+    let arena = Arena { by: "client", agent: &suite.b, serves: &good, bystander: &bystander };
     let (tomcat, nginx) = ("X-Read-By-Tomcat", "X-Read-Behind-Nginx");
     let (node, express) = ("X-Read-By-Node", "X-Read-By-Express");
     let fastapi = "X-Read-By-FastAPI";
@@ -143,7 +145,8 @@ fn ambiguous_paths_are_refused_where_a_policy_says_so() {
         let answer = suite.ask(To::V1.at(80), &Ask::get("/public/caf%C3%A9%20x"));
         assert_eq!((answer.status, answer.server()), (200, Some("echo-v1")), "{answer:?}");
     };
-    let arena = Arena { by: "client", agent: &suite.b, serves: &good };
+    let bystander = Bystander::between(&suite.a, &suite.b);
+    let arena = Arena { by: "client", agent: &suite.b, serves: &good, bystander: &bystander };
     for (name, path) in [
         ("an allowed path with a parameter", "/public/x;y"),
         ("an allowed path with dots", "/public/x/../y"),

@@ -10,7 +10,7 @@ use mesh_tests::peers::{Caller, HBONE_PORT, Said, connect};
 use mesh_tests::report::Banner;
 
 use super::strangers::{client, root, serves};
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 
 fn ask(pair: &Pair, caller: &Caller, request: Request<()>) -> anyhow::Result<Said> {
     caller.call(pair.client.netns(), IpAddr::V4(pair.echo.v4()), request, b"hello")
@@ -21,7 +21,9 @@ fn a_node_speaks_for_its_own_workloads_only() {
     let pair = Pair::new().unwrap();
     let agent = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
-    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     let node = pair.authority.steal(pair.a.name()).unwrap();
     let to = || connect(&pair.echo.at(PORT).to_string(), None).unwrap();
     for (name, account) in [
@@ -50,7 +52,9 @@ fn a_tunnel_leads_to_its_workload_only() {
     let neighbor = pair.b.pod("neighbor").unwrap();
     let agent = pair.agent(&pair.b, &[]).unwrap();
     let _servers = [&pair.echo, &neighbor].map(|pod| Server::echo(pod, PORT, "v1").unwrap());
-    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
     let get = Request::get(format!("http://{}/", pair.echo.at(PORT))).body(()).unwrap();
     for (name, request) in [
@@ -85,7 +89,9 @@ fn a_peer_says_what_it_likes_and_is_not_believed() {
     pair.config.write(&mesh.authorization(&policy)).unwrap();
     let agent = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
-    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
     let to = pair.echo.at(PORT).to_string();
     // It is let in as who it is, and the application sees where it comes from.

@@ -9,7 +9,7 @@ use mesh_tests::mesh::{AuthorizationPolicy, MeshPolicy, Rule};
 use mesh_tests::pod::Pod;
 use mesh_tests::script::{Script, run_in};
 
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 
 /// What a connection meets; `None`: an answer.
 pub(super) fn error(from: &Pod, to: SocketAddr) -> Option<String> {
@@ -43,7 +43,9 @@ fn a_pod_does_not_get_around_the_mesh() {
     let (world, _servers) = world();
     let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
     let outside = world.on.b.pod("outside").unwrap();
-    let arena = Arena { by: "pod", agent: &world.b, serves: &|| serves(&world) };
+    let bystander = Bystander::between(&world.a, &world.b);
+    let arena =
+        Arena { by: "pod", agent: &world.b, serves: &|| serves(&world), bystander: &bystander };
     for (name, to) in [
         ("plaintext from outside of the mesh, by IPv4", v1.at(8080)),
         ("plaintext from outside of the mesh, by IPv6", v1.at6(8080)),
@@ -118,7 +120,13 @@ fn a_process_of_the_node_does_not_get_in_by_a_probe() {
     let node = &world.on.b;
     let process = node.cgroup().join("process");
     fs::create_dir(&process).unwrap();
-    let arena = Arena { by: "process of the node", agent: &world.b, serves: &|| serves(&world) };
+    let bystander = Bystander::between(&world.a, &world.b);
+    let arena = Arena {
+        by: "process of the node",
+        agent: &world.b,
+        serves: &|| serves(&world),
+        bystander: &bystander,
+    };
     let to = [("AF_INET", world.v1().v4().to_string()), ("AF_INET6", world.v1().v6().to_string())];
     for (family, to) in &to {
         let firsts =
@@ -171,7 +179,13 @@ fn a_probes_address_and_port_let_nobody_in_when_it_has_ended() {
     fs::create_dir(&process).unwrap();
     let unseen = node.cgroup().parent().unwrap();
     let program = FROM_PORT.replace("ADDRESS", &world.v1().v4().to_string());
-    let arena = Arena { by: "process of the node", agent: &world.b, serves: &|| serves(&world) };
+    let bystander = Bystander::between(&world.a, &world.b);
+    let arena = Arena {
+        by: "process of the node",
+        agent: &world.b,
+        serves: &|| serves(&world),
+        bystander: &bystander,
+    };
     let name = "the address and port of a probe that has ended";
     arena.attack(name, Trace::Access(&["plaintext", "demo/strict"]), || {
         let met = run_in(node.netns(), &process, &program).unwrap();
@@ -226,7 +240,9 @@ fn a_pod_with_the_addresses_of_others_is_not_given_their_bytes() {
     let _servers = world.serve().unwrap();
     let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
     let outside = world.on.b.pod("outside").unwrap();
-    let arena = Arena { by: "pod", agent: &world.b, serves: &|| serves(&world) };
+    let bystander = Bystander::between(&world.a, &world.b);
+    let arena =
+        Arena { by: "pod", agent: &world.b, serves: &|| serves(&world), bystander: &bystander };
     let server = v1.v4().to_string();
     arena.attack("the addresses of an accelerated connection", Trace::Told, || {
         let victim = VICTIM.replace("SERVER", &server);
@@ -256,7 +272,9 @@ fn a_pod_does_not_get_out_of_the_mesh() {
         error(world.client(), outside.at(8080)).filter(|met| met.ends_with(" EPERM"))
     })
     .unwrap();
-    let arena = Arena { by: "pod", agent: &world.a, serves: &|| serves(&world) };
+    let bystander = Bystander::between(&world.a, &world.b);
+    let arena =
+        Arena { by: "pod", agent: &world.a, serves: &|| serves(&world), bystander: &bystander };
     for (name, to) in [
         ("a destination that is not registered, by IPv4", outside.at(8080)),
         ("a destination that is not registered, by IPv6", outside.at6(8080)),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use mesh_tests::http::{self, Answer, Ask};
 
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 use crate::http::suite::{NAMESPACE, Suite, To, policy, route};
 
 /// HTTP/2 that begins (RFC 9113, section 3.4), with SETTINGS that say nothing.
@@ -150,16 +150,16 @@ fn attack(transport: &str) {
     let suite = suite(transport);
     // Another identity, of another namespace.
     let other = || {
-        let answer = http::ask(&suite.consumer, To::V1.at(80), &[Ask::get("/status/200")])
-            .unwrap()
-            .remove(0);
+        let ask = [Ask::get("/status/200")];
+        let answer = http::ask(&suite.consumer, To::V1.at(80), &ask).unwrap().remove(0);
         assert_eq!((answer.status, answer.server()), (200, Some("echo-v1")), "{answer:?}");
     };
     let named = |name: &str, way: &str| format!("{name}, where requests are {way}, by {transport}");
     let ways: [(&str, SocketAddr, &_); 2] =
         [("judged", To::V1.at(80), &suite.b), ("routed", To::Echo.at(80), &suite.a)];
+    let bystander = Bystander::between(&suite.a, &suite.b);
     for (way, to, agent) in ways {
-        let arena = Arena { by: "client", agent, serves: &other };
+        let arena = Arena { by: "client", agent, serves: &other, bystander: &bystander };
         for (name, bytes) in switches() {
             let ask = Ask::raw(&bytes).timeout_ms(10_000);
             let removed = Trace::Count("mesh_http_upgrades_total", &[("result", "removed")]);

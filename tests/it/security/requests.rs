@@ -4,7 +4,7 @@
 use mesh_tests::apps::Client;
 use mesh_tests::http::Ask;
 
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 use crate::http::suite::{NAMESPACE, Suite, To};
 
 /// Who reads below `/status`, and nothing that says that it is evil.
@@ -38,7 +38,8 @@ fn requests_that_are_written_in_another_way_are_denied() {
         let answer = suite.ask(To::V1.at(80), &Ask::get("/status/200"));
         assert_eq!((answer.status, answer.server()), (200, Some("echo-v1")), "{answer:?}");
     };
-    let arena = Arena { by: "client", agent: &suite.b, serves: &good };
+    let bystander = Bystander::between(&suite.a, &suite.b);
+    let arena = Arena { by: "client", agent: &suite.b, serves: &good, bystander: &bystander };
     for (name, ask) in [
         ("a path that is not allowed", Ask::get("/admin")),
         ("a path that leaves what is allowed", Ask::get("/status/../admin")),

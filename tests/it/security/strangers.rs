@@ -15,7 +15,7 @@ use rcgen::{ExtendedKeyUsagePurpose, SanType, date_time_ymd};
 use rustls::version::TLS12;
 use rustls_pki_types::CertificateDer;
 
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 
 /// The longest that a server may wait for a handshake that does not go on (10 s), and some.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -128,7 +128,9 @@ fn wrong_certificates_are_refused() {
     let pair = Pair::new().unwrap();
     let agent = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
-    let arena = Arena { by: "network", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "network", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     for (name, identity, reason) in wrong(&pair) {
         arena.attack(name, Trace::Access(&["identity", reason]), || {
             let caller = Caller::new(identity.as_ref(), &root(&pair)).unwrap();
@@ -142,7 +144,9 @@ fn what_is_not_the_protocol_is_refused() {
     let pair = Pair::new().unwrap();
     let agent = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
-    let arena = Arena { by: "network", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "network", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     let good = || Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
     arena.attack("TLS 1.2", Trace::Access(&["tls"]), || {
         let old = Caller::with(Some(&client(&pair)), &root(&pair), &[&TLS12]).unwrap();
@@ -184,7 +188,9 @@ fn what_was_revoked_is_refused() {
     std::fs::copy(list, ca(pair.b.name()).join("crl.pem")).unwrap();
     let agent = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
-    let arena = Arena { by: "network", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "network", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     let name = "a node's certificate that was revoked";
     arena.attack(name, Trace::Access(&["identity", "has been revoked"]), || {
         let node = pair.authority.steal("stolen").unwrap();

@@ -12,7 +12,7 @@ use mesh_tests::pki::{Identity, Signer};
 use mesh_tests::pod::Pod;
 
 use super::strangers::root;
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 
 /// Stands for the trust domain of the lab, `demo.example`.
 const ALIAS: &str = "old.example";
@@ -55,11 +55,12 @@ fn cluster_local_in_a_policy_is_the_meshs_own_trust_domain() {
         let denied = ["cluster.local/ns/demo/sa/client"];
         let (pair, guest) = world(&[deny("by-pointer", &denied)]);
         let args = ["--transport", transport];
-        let _a = pair.agent(&pair.a, &args).unwrap();
+        let a = pair.agent(&pair.a, &args).unwrap();
         let b = pair.agent(&pair.b, &args).unwrap();
         let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
         let serves = || assert_eq!(hello().run(&guest).unwrap().totals.failed, 0);
-        let arena = Arena { by: "peer node", agent: &b, serves: &serves };
+        let bystander = Bystander::between(&a, &b);
+        let arena = Arena { by: "peer node", agent: &b, serves: &serves, bystander: &bystander };
         let name = format!("an identity that is denied as one of cluster.local, {transport}");
         arena.attack(&name, Trace::Access(&["denied", "demo/by-pointer"]), || {
             assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 1);
@@ -77,14 +78,15 @@ fn cluster_local_in_a_policy_is_the_same_within_a_node() {
     pair.config
         .write(&mesh.authorization(&deny("by-pointer", &denied).select("to", "guest")))
         .unwrap();
-    let a = pair.agent(&pair.a, &[]).unwrap();
+    let (a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
     let _server = Server::echo(&beside, PORT, "v1").unwrap();
     let ask = |pod: &Pod| {
         let client = mesh_tests::apps::Client::to(beside.at(PORT)).echo("x");
         client.run(pod).unwrap().totals.errors.into_keys().next()
     };
     let serves = || assert_eq!(ask(&guest), None);
-    let arena = Arena { by: "pod", agent: &a, serves: &serves };
+    let bystander = Bystander::between(&a, &b);
+    let arena = Arena { by: "pod", agent: &a, serves: &serves, bystander: &bystander };
     let name = "a neighbor that is denied as one of cluster.local";
     arena.attack(name, Trace::Access(&["denied", "demo/by-pointer"]), || {
         assert!(ask(&pair.client).unwrap().ends_with(" EPERM"));
@@ -105,7 +107,8 @@ fn an_alias_is_no_way_past_a_policy() {
         assert_eq!(call(&pair, &guest).unwrap(), 200);
         assert_eq!(call(&pair, &alias(&pair, "guest")).unwrap(), 200);
     };
-    let arena = Arena { by: "peer node", agent: &b, serves: &serves };
+    let bystander = Bystander::of_pair(&pair, &b);
+    let arena = Arena { by: "peer node", agent: &b, serves: &serves, bystander: &bystander };
     let root = pair.authority.steal_root().unwrap();
     for (name, identity) in [
         ("an identity that is denied, in an alias", alias(&pair, "client")),
@@ -136,7 +139,8 @@ fn an_alias_lets_nobody_of_another_root_in() {
     let b = pair.agent(&pair.b, ARGS).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
     let serves = || assert_eq!(call(&pair, &alias(&pair, "client")).unwrap(), 200);
-    let arena = Arena { by: "network", agent: &b, serves: &serves };
+    let bystander = Bystander::of_pair(&pair, &b);
+    let arena = Arena { by: "network", agent: &b, serves: &serves, bystander: &bystander };
     let id = format!("spiffe://{ALIAS}/ns/demo/sa/client");
     let foreign = |domain| Signer::foreign_root(domain).unwrap().leaf(&id).unwrap();
     let node = pair.authority.steal(pair.a.name()).unwrap();
@@ -181,10 +185,11 @@ fn an_alias_lets_nobody_of_another_root_in() {
 fn a_policy_about_another_mesh_is_told() {
     let (pair, _guest) = world(&[]);
     let a = pair.agent(&pair.a, &[]).unwrap();
-    let _b = pair.agent(&pair.b, &[]).unwrap();
+    let b = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
     let serves = || assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
-    let arena = Arena { by: "author", agent: &a, serves: &serves };
+    let bystander = Bystander::between(&a, &b);
+    let arena = Arena { by: "author", agent: &a, serves: &serves, bystander: &bystander };
     let name = "a denial of nobody: a principal of another trust domain";
     arena.attack(name, Trace::Condition(&["NoMatchingPrincipal", "demo/elsewhere"]), || {
         let policy = deny("elsewhere", &["other.example/ns/demo/sa/client"]);

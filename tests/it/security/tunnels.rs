@@ -18,7 +18,7 @@ use rcgen::CertificateParams;
 use socket2::{Domain, Socket, Type};
 
 use super::strangers::{client, root, serves};
-use super::{Arena, Trace};
+use super::{Arena, Bounds, Bystander, Trace};
 
 /// How long the certificate of a peer lives that goes on with it.
 const SHORT: Duration = Duration::from_secs(6);
@@ -104,7 +104,9 @@ fn a_peer_that_breaks_the_protocol_loses_its_tunnel_alone() {
     let pair = Pair::new().unwrap();
     let agent = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
-    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     let native = native_violations(&pair).into_iter().map(|it| (Transport::Native, it));
     let all = native.chain(h2_violations().into_iter().map(|it| (Transport::Hbone, it)));
     for (transport, (name, frames)) in all {
@@ -156,7 +158,8 @@ fn records_of_no_use_hold_up_nobody_else() {
         let metrics = agent.metrics().unwrap();
         assert!(metrics.sum("mesh_thread_stalls_total", &[]) < 1.0, "{}", agent.log());
     };
-    let arena = Arena { by: "peer node", agent: &agent, serves: &serves };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena = Arena { by: "peer node", agent: &agent, serves: &serves, bystander: &bystander };
     for transport in Transport::ALL {
         // Libraries of TLS allow 16 or 32 between any two bytes of data.
         for (key_updates, frames) in [(1, 100), (16, 10)] {
@@ -221,7 +224,9 @@ fn unread_bytes_keep_no_buffers() {
     let agent = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
     let _unread = listener(&pair, OTHER);
-    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     arena.attack("a byte in each buffer that is read into, by HBONE", Trace::Told, || {
         let mut attacker = tunnel(&pair, &client(&pair), Transport::Hbone).unwrap();
         // The windows are in force once the settings are acknowledged.
@@ -252,12 +257,16 @@ fn a_certificate_that_expires_opens_nothing_more() {
     let pair = Pair::new().unwrap();
     let agent = pair.agent(&pair.b, &["--expired-peer-timeout", "3"]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
-    let arena = Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     let node = pair.authority.steal(pair.a.name()).unwrap();
     for transport in Transport::ALL {
         let name = format!("new streams with an expired certificate, by {}", transport.as_str());
         let ended = ["tunnel is ended", "has expired", "demo/sa/client"];
-        arena.attack(&name, Trace::Log(&ended), || {
+        // A stream each 10 ms until then: 600 in 6 s.
+        let bounds = Bounds { descriptors: 700, ..Bounds::default() };
+        arena.within(bounds).attack(&name, Trace::Log(&ended), || {
             let short = |params: &mut CertificateParams| {
                 params.not_after = (std::time::SystemTime::now() + SHORT).into();
             };
@@ -288,7 +297,8 @@ fn a_workload_that_has_left_its_node_opens_nothing_more() {
         let mut tunnel = Tunnel::open(&caller, pair.client.netns(), to, Transport::Native).unwrap();
         assert_eq!(tunnel.ask(pair.echo.at(PORT), 1).unwrap().accepted, 1);
     };
-    let arena = Arena { by: "peer node", agent: &agent, serves: &served };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena = Arena { by: "peer node", agent: &agent, serves: &served, bystander: &bystander };
     for transport in Transport::ALL {
         pair.config.write(&pair.mesh()).unwrap();
         let there = || tunnel(&pair, &client(&pair), transport).ok();

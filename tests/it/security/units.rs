@@ -4,7 +4,7 @@
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::node::Node;
 
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 use crate::bare_metal::{DB, Hosts, Thief, WEB, start_after};
 
 /// Connections of each kind that an attacker waits for.
@@ -47,7 +47,9 @@ fn told(hosts: &Hosts, thief: Thief, n_listeners: usize) -> String {
 fn a_unit_does_not_share_the_agents_listeners() {
     let (hosts, ()) = start_after(|_host: &Node| ());
     let _far = Server::echo(&hosts.far, WEB, "far").unwrap();
-    let arena = Arena { by: "unit", agent: &hosts.a, serves: &|| serves(&hosts) };
+    let bystander = Bystander::between(&hosts.a, &hosts.b);
+    let arena =
+        Arena { by: "unit", agent: &hosts.a, serves: &|| serves(&hosts), bystander: &bystander };
     for (name, addresses) in [
         ("to join all that listen on its host, as root", "list(there())"),
         (
@@ -74,7 +76,9 @@ fn a_unit_does_not_keep_others_out_by_the_agents_ports() {
         thief
     });
     let _far = Server::echo(&hosts.far, WEB, "far").unwrap();
-    let arena = Arena { by: "unit", agent: &hosts.a, serves: &|| serves(&hosts) };
+    let bystander = Bystander::between(&hosts.a, &hosts.b);
+    let arena =
+        Arena { by: "unit", agent: &hosts.a, serves: &|| serves(&hosts), bystander: &bystander };
     let name = "to hold the agent's ports before it starts, as root";
     arena.attack(name, Trace::Told, || told(&hosts, thief, 6));
 }

@@ -8,7 +8,7 @@ use mesh_tests::http::{self, Ask};
 use mesh_tests::pod::Pod;
 
 use super::tunnels::h2;
-use super::{Arena, Trace};
+use super::{Arena, Bounds, Bystander, Trace};
 use crate::http::suite::{HTTP, Suite, To, policy};
 
 /// Connections of the attacker, and requests on each.
@@ -18,9 +18,11 @@ const REQUESTS: u32 = 128;
 /// Requests of another identity in the meantime.
 const OTHERS: usize = 100;
 
-/// The most that an agent has of memory: what so many connections are promised, and what it has
-/// anyway.
-const MEMORY_BYTES: u64 = (CONNECTIONS as u64 * 24 + 128) << 20;
+/// The memory that so many connections are promised: 8 × 24 MiB.
+const PROMISED_BYTES: u64 = (CONNECTIONS as u64 * 24) << 20;
+
+/// The most that an agent has of memory: that, and what it has anyway.
+const MEMORY_BYTES: u64 = PROMISED_BYTES + (128 << 20);
 
 /// A number of HPACK with a prefix of 7 bits (RFC 7541, section 5.1).
 fn number(mut number: usize) -> Vec<u8> {
@@ -63,8 +65,10 @@ fn answers_that_nobody_reads_are_not_kept() {
         let answer = &http::ask(&suite.consumer, To::V1.at(80), &[Ask::get("/status/200")]);
         assert_eq!(answer.as_ref().unwrap()[0].status, 200, "{answer:?}");
     };
-    let arena = Arena { by: "stranger", agent, serves: &other };
-    arena.attack("answers of HTTP/2 that nobody reads", Trace::Told, || {
+    let bystander = Bystander::between(&suite.a, &suite.b);
+    let arena = Arena { by: "stranger", agent, serves: &other, bystander: &bystander };
+    let bounds = Bounds { memory_bytes: PROMISED_BYTES, ..Bounds::default() };
+    arena.within(bounds).attack("answers of HTTP/2 that nobody reads", Trace::Told, || {
         let to = suite.versions[0].at(HTTP);
         let _held: Vec<_> =
             (0..CONNECTIONS).map(|_| ask(&outside, to, "/bytes?n=2000000")).collect();
@@ -89,7 +93,8 @@ fn paths_that_cost_much_to_judge_hold_up_nobody() {
         let answer = &http::ask(&suite.consumer, To::V1.at(80), &[Ask::get("/status/200")]);
         assert_eq!(answer.as_ref().unwrap()[0].status, 200, "{answer:?}");
     };
-    let arena = Arena { by: "stranger", agent: &suite.b, serves: &other };
+    let bystander = Bystander::between(&suite.a, &suite.b);
+    let arena = Arena { by: "stranger", agent: &suite.b, serves: &other, bystander: &bystander };
     let readings = [("reason", "path_readings")];
     let denied = Trace::Count("mesh_policy_verdicts_total", &readings);
     arena.attack("2,560 requests for a path with many readings", denied, || {

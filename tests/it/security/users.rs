@@ -9,7 +9,7 @@ use mesh_tests::agent;
 use mesh_tests::apps::Server;
 use mesh_tests::pair::{PORT, Pair, hello};
 
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 
 /// Where scrapers are served.
 const METRICS: u16 = 15_020;
@@ -31,10 +31,11 @@ fn the_agent_is_not_asked_by_others() {
     let pair = Pair::new().unwrap();
     let metrics = format!("0.0.0.0:{METRICS}");
     let a = pair.agent(&pair.a, &["--metrics", &metrics]).unwrap();
-    let _b = pair.agent(&pair.b, &[]).unwrap();
+    let b = pair.agent(&pair.b, &[]).unwrap();
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
     let good = || assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
-    let arena = Arena { by: "user", agent: &a, serves: &good };
+    let bystander = Bystander::between(&a, &b);
+    let arena = Arena { by: "user", agent: &a, serves: &good, bystander: &bystander };
     for path in ["/config_dump", "/certs", "/conditions"] {
         arena.attack(&format!("{path} where scrapers are served"), Trace::Told, || {
             let said = ask(&pair, &format!("GET {path} HTTP/1.0\r\n\r\n"));

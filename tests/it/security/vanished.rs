@@ -16,7 +16,7 @@ use mesh_tests::process::{DEADLINE, run};
 use mesh_tests::script::Script;
 
 use super::strangers::{client, root, serves};
-use super::{Arena, Trace};
+use super::{Arena, Bystander, Trace};
 
 /// The shortest that there is, in seconds.
 const TIMEOUT: [&str; 2] = ["--peer-timeout", "15"];
@@ -91,7 +91,7 @@ fn open(pod: &Pod, to: Ipv4Addr, how: &str) -> (Script, u16) {
 /// Connections in all the states.
 struct Left {
     /// Dropped last: while it lives, the clients do.
-    _clients: Vec<Script>,
+    clients: Vec<Script>,
     /// The clients' addresses, as access logs have them.
     addresses: Vec<String>,
     names: Vec<String>,
@@ -104,7 +104,12 @@ impl Left {
         let (clients, ports): (Vec<_>, Vec<_>) = clients.unzip();
         let addresses = ports.iter().map(|port| from.at(*port).to_string()).collect();
         let names = STATES.iter().map(|(_, state)| format!("{who} that vanishes from {state}"));
-        Self { _clients: clients, addresses, names: names.collect() }
+        Self { clients, addresses, names: names.collect() }
+    }
+
+    /// Has the client read whose window is closed: whatever came before the end is given to it first.
+    fn read_on(&mut self) {
+        self.clients.last_mut().unwrap().say("read").unwrap();
     }
 
     /// Asserts that `act`, which lets one end vanish, ends each of them, with `why` in the access log.
@@ -169,7 +174,9 @@ fn strangers_that_vanish_are_noticed_and_slow_ones_are_served() {
     let (mut reader, _port) = open(&slow, pair.echo.v4(), "s");
     let left = Left::between(&stranger, pair.echo.v4(), "a stranger");
     closed_windows(&agent, pair.echo.netns(), 2);
-    let arena = Arena { by: "network", agent: &agent, serves: &|| serves(&pair) };
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "network", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
     left.end(&arena, GONE, || vanish(&stranger));
     // The slow one has answered all that time, and not read.
     reader.say("read").unwrap();
@@ -183,11 +190,12 @@ fn servers_without_an_agent_that_vanish_are_noticed() {
     let pair = Pair::new().unwrap();
     let external = pair.b.pod("external").unwrap();
     add_external(&pair, &external);
-    let (a, _b) = (pair.agent(&pair.a, &TIMEOUT).unwrap(), pair.agent(&pair.b, &[]).unwrap());
+    let (a, b) = (pair.agent(&pair.a, &TIMEOUT).unwrap(), pair.agent(&pair.b, &[]).unwrap());
     let _servers = (server(&external), Server::echo(&pair.echo, PORT, "v1").unwrap());
     let left = Left::between(&pair.client, EXTERNAL, "a server");
     let serves = || assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
-    let arena = Arena { by: "network", agent: &a, serves: &serves };
+    let bystander = Bystander::between(&a, &b);
+    let arena = Arena { by: "network", agent: &a, serves: &serves, bystander: &bystander };
     left.end(&arena, GONE, || vanish(&external));
     carries_nothing(&a);
 }
@@ -200,15 +208,18 @@ fn check_peer(transport: &str) {
     let (a, b) = (pair.agent(&pair.a, &args).unwrap(), pair.agent(&pair.b, &args).unwrap());
     let _servers = (server(&pair.echo), Server::echo(&pair.echo, PORT, "v1").unwrap());
     let other = pair.a.pod("other").unwrap();
-    let left = Left::between(&pair.client, pair.echo.v4(), &format!("a peer node ({transport})"));
+    let mut left =
+        Left::between(&pair.client, pair.echo.v4(), &format!("a peer node ({transport})"));
     let serves = || {
         let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
         let request = connect(&pair.echo.at(PORT).to_string(), None).unwrap();
         let address = IpAddr::V4(pair.echo.v4());
         assert_eq!(caller.call(other.netns(), address, request, b"hello").unwrap().status, 200);
     };
-    let arena = Arena { by: "peer node", agent: &b, serves: &serves };
+    let bystander = Bystander::between(&a, &b);
+    let arena = Arena { by: "peer node", agent: &b, serves: &serves, bystander: &bystander };
     left.end(&arena, "reset", || vanish(&pair.client));
+    left.read_on();
     carries_nothing(&a);
     carries_nothing(&b);
 }
