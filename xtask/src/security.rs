@@ -71,7 +71,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Security) -> Result<ExitCode>
     let path = workspace.target_dir.join("attacks.tsv");
     drop(fs::remove_file(&path));
     let started = process::now();
-    eprintln!("• attacks on agents that serve (1 min)");
+    eprintln!("• attacks on agents that serve (5 min)");
     let (passed, said) = run::lab_tests(workspace, &[TESTS.to_owned()], |command| {
         command.env("MESH_ATTACKS", &path);
     })?;
