@@ -8,13 +8,8 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use libfuzzer_sys::fuzz_target;
-use mesh_agent::native::frame::{self, Frame, Hello};
-use mesh_agent::native::harness::{Held, Site, act};
-use mesh_fuzz::{Script, open};
-
-/// Tunnels that the peer has opened, and tunnels that we have.
-const SERVERS: usize = 2;
-const TUNNELS: usize = SERVERS + 1;
+use mesh_agent::native::harness::{Applications, Held, Site, act};
+use mesh_fuzz::{Script, tunnels};
 
 /// What the applications' thread is told.
 enum Order {
@@ -26,22 +21,22 @@ enum Order {
     End,
 }
 
-struct Applications {
+struct Thread {
     orders: Sender<Order>,
     done: Receiver<()>,
 }
 
 fuzz_target!(|input: &[u8]| {
     // libFuzzer runs one input after the other, on one thread.
-    static THREAD: OnceLock<std::sync::Mutex<Applications>> = OnceLock::new();
+    static THREAD: OnceLock<std::sync::Mutex<Thread>> = OnceLock::new();
     let thread = THREAD.get_or_init(|| std::sync::Mutex::new(start()));
     run(input, &thread.lock().expect("no run panics and goes on"));
 });
 
-fn start() -> Applications {
+fn start() -> Thread {
     let ((orders, taken), (tell, done)) = (channel(), channel());
     std::thread::spawn(move || applications(&taken, &tell));
-    Applications { orders, done }
+    Thread { orders, done }
 }
 
 fn applications(orders: &Receiver<Order>, tell: &Sender<()>) {
@@ -74,82 +69,19 @@ fn step(held: &mut Vec<Held>, at: u8, byte: u8) {
     held.extend(act(one, byte));
 }
 
-fn run(input: &[u8], applications: &Applications) {
+fn run(input: &[u8], applications: &Thread) {
     let (peer, theirs) = input.split_at(input.len() / 2);
     let order = |order| applications.orders.send(order).expect("the thread never ends");
     order(Order::Begin(theirs.to_vec()));
-    let mut site = Site::new(SERVERS, TUNNELS - SERVERS);
-    for at in 0..TUNNELS {
-        let mut hello = bytes::BytesMut::new();
-        frame::put(&mut hello, &Frame::Hello(Hello::LEAST));
-        site.hear(at, &hello, 1 << 20);
-    }
+    let mut site = Site::new(tunnels::SERVERS, tunnels::CLIENTS, Applications::Beside);
+    tunnels::greet(&mut site);
     let mut script = Script::new(peer);
-    while let Some(()) = attack(&mut site, &mut script, order) {}
+    while let Some(held) =
+        script.byte().and_then(|byte| tunnels::attack(&mut site, &mut script, byte))
+    {
+        held.into_iter().for_each(|held| order(Order::Hold(held)));
+    }
     order(Order::End);
     applications.done.recv().expect("the thread never ends");
-    for _ in 0..4 {
-        for at in 0..TUNNELS {
-            site.hear(at, &[], 1 << 30);
-            // What is asked for is dropped at once.
-            drop(site.turn(at));
-            site.tick(at);
-            drop(site.turn(at));
-        }
-    }
-    site.check_empty();
-}
-
-/// A step of the peer.
-fn attack(site: &mut Site, script: &mut Script<'_>, order: impl Fn(Order)) -> Option<()> {
-    let byte = script.byte()?;
-    let at = usize::from(byte) % TUNNELS;
-    let mut out = bytes::BytesMut::new();
-    let frame = match (byte / 3) % 16 {
-        0 | 1 => Frame::Open(script.stream()?, open()),
-        2 => Frame::Accept(script.stream()?),
-        3 | 4 => {
-            let (stream, length) = (script.stream()?, script.size()?.clamp(1, 65_536));
-            Frame::Data(stream, vec![0; length].into())
-        }
-        5 => Frame::End(script.stream()?),
-        6 => Frame::Reset(script.stream()?, script.byte()?.into()),
-        7 => Frame::Credit(script.stream()?, script.size()? as u32),
-        8 => Frame::Ping(1),
-        9 => Frame::Pong(script.byte()?.into()),
-        10 => Frame::GoAway(script.byte()?.into(), 0),
-        11 => {
-            let count = script.byte()?;
-            site.hear(at, script.bytes(count), 0);
-            Frame::Skipped(0x10)
-        }
-        12 => {
-            site.close(at);
-            Frame::Skipped(0x10)
-        }
-        13 => {
-            site.retire(at);
-            Frame::Skipped(0x10)
-        }
-        14 => {
-            site.tick(at);
-            Frame::Skipped(0x10)
-        }
-        _ => {
-            if let Some(lease) = site.lease(TUNNELS - 1) {
-                order(Order::Hold(lease));
-            }
-            Frame::Skipped(0x10)
-        }
-    };
-    frame::put(&mut out, &frame);
-    // Many steps without a turn, and many of a frame at once, are worth trying.
-    let times = if byte >= 240 { script.byte()? % 70 } else { 1 };
-    (0..times).for_each(|_| site.hear(at, &out, usize::from(byte) << 4));
-    if byte % 2 == 0 {
-        for held in site.turn(at) {
-            order(Order::Hold(held));
-        }
-    }
-    Some(())
+    tunnels::end(site);
 }

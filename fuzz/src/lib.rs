@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 pub mod hyper;
+pub mod tunnels;
 
 use bytes::BytesMut;
 use mesh_agent::model::http::pattern::Compiled;

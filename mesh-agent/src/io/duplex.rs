@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 
 use crate::io::relay::{Broken, Incoming, Outgoing};
 
@@ -40,6 +41,8 @@ impl<S: Outgoing + Unpin, R: Incoming<Data: Unpin> + Unpin> AsyncRead for Duplex
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // As a socket does: what is there is read in parts, between which others have their turn.
+        let turn = ready!(coop::poll_proceed(cx));
         let this = &mut *self;
         loop {
             if let Some(data) = this.data.as_mut().filter(|data| Buf::has_remaining(*data)) {
@@ -49,10 +52,13 @@ impl<S: Outgoing + Unpin, R: Incoming<Data: Unpin> + Unpin> AsyncRead for Duplex
                     buffer.put_slice(data.chunk().get(..part).unwrap_or_default());
                     data.advance(part);
                 }
+                turn.made_progress();
                 this.receive.taken(before - buffer.remaining()).map_err(broken)?;
                 return Poll::Ready(Ok(()));
             }
-            this.data = match ready!(this.receive.poll_data(cx)) {
+            let data = ready!(this.receive.poll_data(cx));
+            turn.made_progress();
+            this.data = match data {
                 Some(data) => Some(data.map_err(broken)?),
                 None => return Poll::Ready(Ok(())),
             };
@@ -66,10 +72,13 @@ impl<S: Outgoing + Unpin, R: Incoming<Data: Unpin> + Unpin> AsyncWrite for Duple
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
+        let turn = ready!(coop::poll_proceed(cx));
         let part = data.get(..data.len().min(WRITE_BYTES)).unwrap_or_default();
         let mut rest = Bytes::copy_from_slice(part);
         while rest.len() == part.len() && !part.is_empty() {
-            ready!(self.send.poll_send(cx, &mut rest)).map_err(broken)?;
+            let sent = ready!(self.send.poll_send(cx, &mut rest));
+            turn.made_progress();
+            sent.map_err(broken)?;
         }
         Poll::Ready(Ok(part.len() - rest.len()))
     }

@@ -54,7 +54,7 @@ pub enum AppProtocol {
 }
 
 /// `targetPort`: a number, or the name of a workload's port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TargetPort {
     /// A name that each workload resolves by itself.
     Name(String),

@@ -3,11 +3,15 @@
 //! A [`Site`] is the thread that the tunnels are on: it gives them what a hostile peer sends, and
 //! lets their tasks run. The streams that come of it may be used on any other thread meanwhile, by
 //! [`act`].
+//!
+//! Whoever waits has a waker that notes whether it was woken. One that was not, and for which there
+//! would be something, has lost a wake-up: it would wait for good.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -29,6 +33,34 @@ struct Peer {
     has_closed: bool,
     /// Bytes that it will still read.
     reads: usize,
+    /// Bytes that it has read.
+    read: usize,
+}
+
+/// Whether a waker was woken.
+#[derive(Debug, Default)]
+struct Woken(AtomicBool);
+
+/// Somebody who waits for one thing at a time.
+#[derive(Debug)]
+struct Waiter<For> {
+    woken: Arc<Woken>,
+    waker: Waker,
+    waits_for: Option<For>,
+}
+
+/// What the reading half of a stream waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    Accepted,
+    Data,
+}
+
+/// What the writing half waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writes {
+    Room,
+    Closed,
 }
 
 impl Link for Peer {
@@ -43,8 +75,45 @@ impl Link for Peer {
     fn poll_give(&mut self, _cx: &mut Context<'_>, data: &mut impl Buf) -> Poll<io::Result<()>> {
         let part = self.reads.min(data.remaining());
         self.reads -= part;
+        self.read += part;
         data.advance(part);
         if data.has_remaining() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl<For> Default for Waiter<For> {
+    fn default() -> Self {
+        let woken = Arc::<Woken>::default();
+        Self { waker: Arc::clone(&woken).into(), woken, waits_for: None }
+    }
+}
+
+impl<For: Copy + PartialEq> Waiter<For> {
+    /// Lets it look once. Ready, although it waited for that and was not woken: a lost wake-up,
+    /// unless `is_exact` is false. A wake-up comes before another thread can see its cause.
+    fn poll<T>(
+        &mut self,
+        what: For,
+        is_exact: bool,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let was_woken = self.woken.0.swap(false, Ordering::SeqCst);
+        let waited = self.waits_for == Some(what) && !was_woken;
+        let answer = poll(&mut Context::from_waker(&self.waker));
+        let is_lost = waited && answer.is_ready() && !self.woken.0.load(Ordering::SeqCst);
+        assert!(!(is_exact && is_lost), "a wake-up was lost");
+        self.waits_for = answer.is_pending().then_some(what);
+        answer
     }
 }
 
@@ -55,6 +124,17 @@ struct End {
     driver: Driver,
     peer: Peer,
     is_over: bool,
+    /// Its task.
+    task: Waiter<()>,
+}
+
+/// Whether those who use the streams run beside the tunnels' thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applications {
+    /// On the same thread, one after the other.
+    Between,
+    /// On another one, at the same time.
+    Beside,
 }
 
 /// Tunnels with one peer, and what it may use of them all.
@@ -63,6 +143,7 @@ pub struct Site {
     options: Options,
     quota: Arc<Quota>,
     ends: Vec<End>,
+    applications: Applications,
 }
 
 /// Something that an application has to do with.
@@ -73,7 +154,17 @@ pub enum Held {
     /// A place for a stream of ours.
     Lease(Lease),
     /// A stream.
-    Stream(Arc<Stream>, Sender, Receiver),
+    Stream(Box<Carried>),
+}
+
+/// A stream, and what its application waits for.
+#[derive(Debug)]
+pub struct Carried {
+    stream: Arc<Stream>,
+    sender: Sender,
+    receiver: Receiver,
+    reads: Waiter<Reads>,
+    writes: Waiter<Writes>,
 }
 
 fn open() -> Open {
@@ -83,16 +174,17 @@ fn open() -> Open {
 
 impl Site {
     /// So many tunnels that the peer has opened, and so many that we have.
-    pub fn new(servers: usize, clients: usize) -> Self {
+    pub fn new(servers: usize, clients: usize, applications: Applications) -> Self {
         let options = options();
         let quota = Arc::new(Quota::new(Most { streams: 100, bytes: 1 << 20 }, None));
         let sides = std::iter::repeat_n(Side::Server, servers);
         let sides = sides.chain(std::iter::repeat_n(Side::Client, clients));
         let ends = sides.map(|side| {
             let (tunnel, driver) = Tunnel::new(side, &options, Some(Arc::clone(&quota)), 0);
-            End { tunnel, driver, peer: Peer::default(), is_over: false }
+            let (peer, task) = (Peer::default(), Waiter::default());
+            End { tunnel, driver, peer, is_over: false, task }
         });
-        Self { ends: ends.collect(), options, quota }
+        Self { ends: ends.collect(), options, quota, applications }
     }
 
     /// Whether a place on a tunnel of ours can be had; with it.
@@ -102,17 +194,19 @@ impl Site {
 
     /// The peer of a tunnel says something, and reads so many bytes more.
     pub fn hear(&mut self, at: usize, said: &[u8], reads: usize) {
-        let Some(End { peer, .. }) = self.ends.get_mut(at) else { return };
+        let Some(End { peer, task, .. }) = self.ends.get_mut(at) else { return };
         peer.reads = peer.reads.saturating_add(reads);
         if !said.is_empty() && !peer.has_closed {
             peer.said.push_back(said.into());
         }
+        task.waker.wake_by_ref();
     }
 
     /// The peer of a tunnel closes it.
     pub fn close(&mut self, at: usize) {
         if let Some(end) = self.ends.get_mut(at) {
             end.peer.has_closed = true;
+            end.task.waker.wake_by_ref();
         }
     }
 
@@ -126,15 +220,28 @@ impl Site {
     /// Lets the task of a tunnel run; what the peer asks for is returned.
     pub fn turn(&mut self, at: usize) -> Vec<Held> {
         let Some(end) = self.ends.get_mut(at).filter(|end| !end.is_over) else { return Vec::new() };
-        let mut cx = Context::from_waker(Waker::noop());
-        let Poll::Ready((opened, over)) = end.tunnel.turn(&mut cx, &mut end.peer, &mut end.driver)
-        else {
-            return Vec::new();
-        };
-        end.tunnel.check_owned();
+        let End { tunnel, driver, peer, task, .. } = end;
+        // An application that runs at the same time leaves something, and wakes the task after that.
+        let is_exact = self.applications == Applications::Between;
+        let mut turned = None;
+        let waits: Poll<()> = task.poll((), is_exact, |cx| {
+            let before = peer.read;
+            turned = match tunnel.turn(cx, peer, driver) {
+                Poll::Ready(turned) => Some(turned),
+                Poll::Pending if peer.read == before => return Poll::Pending,
+                // It had something to write, and waits for more.
+                Poll::Pending => None,
+            };
+            Poll::Ready(())
+        });
+        if waits.is_ready() && turned.is_none() {
+            task.waits_for = Some(());
+        }
+        let Some((opened, over)) = turned else { return Vec::new() };
+        tunnel.check_owned();
         if let Some(result) = over {
+            tunnel.fail(&result.map_err(Arc::new));
             end.is_over = true;
-            end.tunnel.fail(&result.map_err(Arc::new));
         }
         let asked = |(stream, _)| Held::Asked(Asked(Stream::new(Arc::clone(&end.tunnel), stream)));
         opened.into_iter().map(asked).collect()
@@ -164,53 +271,109 @@ impl Site {
     }
 }
 
+/// As much as is sent at once.
+static ZEROS: [u8; 31 << 9] = [0; 31 << 9];
+
 /// Does something with what an application holds, chosen by `byte`; `None`: it is dropped.
 pub fn act(held: Held, byte: u8) -> Option<Held> {
-    let mut cx = Context::from_waker(Waker::noop());
     match held {
         Held::Asked(asked) => match byte % 4 {
             0 => asked.refuse(503),
             1 => {}
-            _ => return asked.accept().ok().map(hold),
+            _ => return asked.accept().ok().map(Carried::new).map(Held::of),
         },
         Held::Lease(lease) => match byte % 4 {
             0 => {}
             1 => lease.close(),
-            _ => return lease.ask(open()).ok().map(|(stream, _)| hold(stream)),
-        },
-        Held::Stream(stream, mut sender, mut receiver) => {
-            match byte % 8 {
-                0 | 1 => {
-                    let mut data = Bytes::from(vec![0; usize::from(byte >> 3) << 9]);
-                    let _any: Poll<_> = sender.poll_send(&mut cx, &mut data);
-                }
-                2 | 3 => {
-                    if let Poll::Ready(Some(Ok(data))) = receiver.poll_data(&mut cx) {
-                        let _gone: Result<(), _> = receiver.taken(data.remaining());
-                    }
-                }
-                4 => {
-                    drop(sender.end());
-                    if byte >= 128 {
-                        sender.leave();
-                    }
-                }
-                5 => {
-                    let _any: Poll<_> = sender.poll_closed(&mut cx);
-                    let _any: Poll<Result<(), Error>> = stream.poll_accepted(&mut cx);
-                    let _any: (Option<Bytes>, _) = (stream.untaken(), stream.refusal());
-                }
-                6 => sender.reset(),
-                _ => return None,
+            _ => {
+                return lease.ask(open()).ok().map(|(stream, _)| Held::of(Carried::new(stream)));
             }
-            return Some(Held::Stream(stream, sender, receiver));
+        },
+        Held::Stream(mut carried) => {
+            if byte % 8 > 6 {
+                return None;
+            }
+            carried.act(byte);
+            return Some(Held::Stream(carried));
         }
     }
     None
 }
 
-fn hold(stream: Stream) -> Held {
-    let stream = Arc::new(stream);
-    let (sender, receiver) = stream.split();
-    Held::Stream(stream, sender, receiver)
+impl Held {
+    fn of(carried: Carried) -> Self {
+        Self::Stream(Box::new(carried))
+    }
+}
+
+impl Carried {
+    fn new(stream: Stream) -> Self {
+        let stream = Arc::new(stream);
+        let (sender, receiver) = stream.split();
+        let (reads, writes) = (Waiter::default(), Waiter::default());
+        Self { stream, sender, receiver, reads, writes }
+    }
+
+    fn act(&mut self, byte: u8) {
+        let Self { stream, sender, receiver, reads, writes } = self;
+        match byte % 8 {
+            0 | 1 => {
+                let mut data = Bytes::from_static(&ZEROS[..usize::from(byte >> 3) << 9]);
+                // Those that wait for less to be written may find it so before they are woken.
+                let _any: Poll<_> =
+                    writes.poll(Writes::Room, false, |cx| sender.poll_send(cx, &mut data));
+            }
+            2 | 3 => {
+                let read = reads.poll(Reads::Data, true, |cx| receiver.poll_data(cx));
+                if let Poll::Ready(Some(Ok(data))) = read {
+                    let _gone: Result<(), _> = receiver.taken(data.remaining());
+                }
+            }
+            4 => {
+                drop(sender.end());
+                if byte >= 128 {
+                    sender.leave();
+                }
+                writes.waits_for = None;
+            }
+            5 => {
+                let _any: Poll<_> = writes.poll(Writes::Closed, true, |cx| sender.poll_closed(cx));
+                let _any: Poll<Result<(), Error>> =
+                    reads.poll(Reads::Accepted, true, |cx| stream.poll_accepted(cx));
+                let _any: (Option<Bytes>, _) = (stream.untaken(), stream.refusal());
+            }
+            _ => {
+                sender.reset();
+                writes.waits_for = None;
+            }
+        }
+    }
+
+    /// Checks that it was woken if there is something for it, when nothing has happened since the
+    /// tunnels had their turn.
+    fn check_woken(&mut self) {
+        let Self { stream, sender, receiver, reads, writes } = self;
+        if let Some(what) = reads.waits_for {
+            let _any: Poll<()> = reads.poll(what, true, |cx| match what {
+                Reads::Accepted => stream.poll_accepted(cx).map(drop),
+                Reads::Data => receiver.poll_data(cx).map(drop),
+            });
+        }
+        if let Some(what) = writes.waits_for {
+            let _any: Poll<()> = writes.poll(what, true, |cx| match what {
+                Writes::Room => sender.poll_send(cx, &mut Bytes::from_static(b"x")).map(drop),
+                Writes::Closed => sender.poll_closed(cx).map(drop),
+            });
+        }
+    }
+}
+
+/// Checks that nobody waits who could go on: nothing has happened since the tunnels had their turn,
+/// and their peers have read everything.
+pub fn check_woken(held: &mut [Held]) {
+    for held in held {
+        if let Held::Stream(carried) = held {
+            carried.check_woken();
+        }
+    }
 }

@@ -109,11 +109,25 @@ impl Quota {
     pub fn stream(self: &Arc<Self>) -> Option<Share> {
         let share = Share { quota: Arc::clone(self), bytes: 0 };
         // Dropping the share gives back what was taken here.
-        self.chain().for_each(|quota| {
-            quota.streams.fetch_add(1, Ordering::Relaxed);
-        });
-        let fits = |quota: &Self| quota.streams.load(Ordering::Relaxed) <= quota.most.streams;
-        self.chain().all(fits).then_some(share)
+        let fits = self.take(1, |quota| &quota.streams, |most| most.streams);
+        fits.then_some(share)
+    }
+
+    /// Takes so much more, here and there. False: that is more than there may be, here or there; there,
+    /// only if this one has more than an equal part. So those who have most lose, and all together
+    /// have at most twice as much as they may.
+    fn take(
+        &self,
+        more: usize,
+        used: impl Fn(&Self) -> &AtomicUsize,
+        most: impl Fn(Most) -> usize,
+    ) -> bool {
+        let own = used(self).fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        let Some(parent) = &self.parent else { return own <= most(self.most) };
+        let all = used(parent).fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        // Whoever uses it holds it.
+        let part = most(parent.most) / Arc::strong_count(parent);
+        own <= most(self.most) && (all <= most(parent.most) || own <= part)
     }
 
     /// Streams and bytes that are in use.
@@ -133,11 +147,7 @@ impl Share {
     #[must_use]
     pub fn came(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
-        let mut fits = true;
-        for quota in self.quota.chain() {
-            fits &= quota.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= quota.most.bytes;
-        }
-        fits
+        self.quota.take(bytes, |quota| &quota.bytes, |most| most.bytes)
     }
 
     /// All of what came was read.
@@ -187,6 +197,21 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_with_little_is_not_the_one_that_loses() {
+        let most = |bytes| Most { streams: 8, bytes };
+        let bounds = Bounds { peer: most(60), workload: most(100) };
+        let mut quotas = Quotas::default();
+        let [greedy, more, little] = [1, 2, 3].map(|peer| quotas.of(&peer, &"web", bounds));
+        let mut shares = [&greedy, &more, &little].map(|quota| quota.stream().unwrap());
+        assert!(shares[0].came(50) && shares[1].came(50));
+        assert!(shares[2].came(20), "it has less than a third");
+        assert!(!shares[0].came(1) && !shares[1].came(1));
+        assert!(!shares[2].came(20), "more than a third");
+        shares[0].read();
+        assert!(shares[2].came(1), "there is room");
+    }
+
+    #[test]
     fn a_peer_has_one_quota_while_it_is_used() {
         let most = |bytes| Most { streams: 8, bytes };
         let bounds = Bounds { peer: most(60), workload: most(100) };
@@ -197,7 +222,7 @@ mod tests {
             (quotas.of(&("web", 2), &"web", bounds), quotas.of(&("db", 1), &"db", bounds));
         let mut shares = [&one, &again, &two, &other].map(|quota| quota.stream().unwrap());
         assert!(shares[0].came(30) && shares[1].came(30) && shares[2].came(40));
-        assert!(!shares[2].came(1), "the workload has as much as it may");
+        assert!(!shares[2].came(11), "the workload has as much as it may");
         assert!(shares[3].came(60), "another workload");
         drop((shares, one, again, two));
         assert_eq!(quotas.of(&("web", 1), &"web", bounds).used(), (0, 0));

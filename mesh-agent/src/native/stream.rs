@@ -171,7 +171,8 @@ impl Outgoing for Sender {
             }
             return Poll::Ready(Err(Broken::because(error)));
         }
-        let sent = !tunnel.is_full(&mut core) && core.send(*number, data)?;
+        // No bytes have all been sent, whatever there is room for.
+        let sent = data.is_empty() || (!tunnel.is_full(&mut core) && core.send(*number, data)?);
         if !sent && let Some(slot) = core.slots.get_mut(number) {
             return remember(&mut slot.writer, cx);
         }

@@ -15,6 +15,10 @@ use crate::task::scope::Scope;
 /// stay in the kernel's queue.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How many connections are taken before others on the thread have their turn. Each is a task at once
+/// and dials: whoever connects in a loop must not have all of a turn.
+const TURN_ACCEPTS: u32 = 16;
+
 /// Gives each connection to `each` until the scope drains; the listener is closed then.
 pub async fn run(
     listener: TcpListener,
@@ -22,7 +26,13 @@ pub async fn run(
     sockets: &bounds::Node,
     each: impl Fn(TcpStream, SocketAddr),
 ) {
+    let mut taken = 0;
     loop {
+        if taken == TURN_ACCEPTS {
+            taken = 0;
+            tokio::task::yield_now().await;
+        }
+        taken += 1;
         let accepted = tokio::select! {
             biased;
             () = scope.draining() => return,

@@ -9,6 +9,7 @@ use crate::model::id::ResourceName;
 use crate::model::route::{ParentRef, TcpRoute};
 use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::Target;
+use crate::store::endpoints::Catalog;
 use crate::store::index::{Family, Index, Placed};
 use crate::store::split;
 use crate::store::tables::Tables;
@@ -32,18 +33,31 @@ enum Scope<'a> {
 /// one alone may. A request may be compared with each of them, which holds its data thread for so long.
 const MAX_EXPRESSION_BYTES: usize = pattern::MAX_BYTES;
 
+/// How many matches the rules of all routes of one port have at most. A request may be compared with
+/// each of them that its path, or another of its parts, is common to.
+const MAX_MATCHES: usize = 8 * 1024;
+
 /// Why a route has no effect on a port.
 enum Lost {
     /// This one has it already.
     To(Key),
     /// With its expressions there would be more than there may be.
     Large,
+    /// With its matches there would be.
+    Many,
+}
+
+/// What the HTTP routes of a port ask for, in all.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    expression_bytes: usize,
+    matches: usize,
 }
 
 /// What applies to one port in one scope.
 enum Routes<'a> {
-    /// HTTP routes of one kind, merged; and how many bytes their expressions take.
-    Http(http::Kind, Vec<&'a Arc<HttpRoute>>, usize),
+    /// HTTP routes of one kind, merged; and how large they are.
+    Http(http::Kind, Vec<&'a Arc<HttpRoute>>, Size),
     /// A TCP route.
     Tcp(&'a Arc<TcpRoute>),
 }
@@ -118,6 +132,7 @@ impl<'a> Attached<'a> {
                 }
             }
         }
+        let limit = |message| Err((Reason::LimitExceeded, message));
         let (port, winner) = match lost {
             None => return Ok(()),
             Some((port, Lost::To(winner))) => (port, winner),
@@ -129,7 +144,15 @@ impl<'a> Attached<'a> {
                     service.name,
                     MAX_EXPRESSION_BYTES >> 10
                 );
-                return Err((Reason::LimitExceeded, message));
+                return limit(message);
+            }
+            Some((port, Lost::Many)) => {
+                return limit(format!(
+                    "with its matches the rules of all routes of port {port} of Service {} have \
+                     more than {MAX_MATCHES}, so it does not apply there; remove rules, or use a \
+                     prefix for several",
+                    service.name
+                ));
             }
         };
         let why = if winner.kind == route.key().kind {
@@ -148,21 +171,21 @@ impl<'a> Attached<'a> {
     /// One port of a service, for clients that use an address of `family`.
     pub(super) fn target(
         &self,
-        index: &Index<'a>,
-        service: &Arc<Service>,
-        port: &ServicePort,
+        (index, catalog): (&Index<'a>, &mut Catalog<'a>),
+        (service, port): (&'a Arc<Service>, &'a ServicePort),
         family: Family,
         tables: &mut Tables,
     ) -> Target {
         let mut default = None;
         let mut by_namespace = HashMap::new();
-        let own = || split::own(index, service, port, family);
+        let own = |catalog: &mut Catalog<'a>| split::own((index, catalog), (service, port), family);
         for (scope, routes) in self.ports.get(&(&service.name, port.port)).into_iter().flatten() {
             let split = match routes {
                 Routes::Http(kind, routes, _) => {
-                    split::http(index, (*kind, routes), own(), family, tables)
+                    let own = own(catalog);
+                    split::http((index, catalog), (*kind, routes), own, family, tables)
                 }
-                Routes::Tcp(route) => split::tcp(index, route, family),
+                Routes::Tcp(route) => split::tcp((index, catalog), route, family),
             };
             match scope {
                 Scope::All => default = Some(split),
@@ -171,7 +194,7 @@ impl<'a> Attached<'a> {
                 }
             }
         }
-        let default = default.unwrap_or_else(|| split::without_route(own()));
+        let default = default.unwrap_or_else(|| split::without_route(own(catalog)));
         Target { service: Arc::clone(service), port: port.port, default, by_namespace }
     }
 }
@@ -222,8 +245,8 @@ impl<'a> Routes<'a> {
     fn of(route: Route<'a>) -> Result<Self, Lost> {
         match route {
             Route::Http((_, route)) => {
-                let bytes = more(0, route)?;
-                Ok(Self::Http(route.kind, vec![route], bytes))
+                let size = Size::default().with(route)?;
+                Ok(Self::Http(route.kind, vec![route], size))
             }
             Route::Tcp((_, route)) => Ok(Self::Tcp(route)),
         }
@@ -234,10 +257,10 @@ impl<'a> Routes<'a> {
     fn add(&mut self, route: Route<'a>) -> Result<(), Lost> {
         let key = |kind: Kind, name: &ResourceName| Lost::To(Key { kind, name: name.clone() });
         match (self, route) {
-            (Self::Http(kind, routes, bytes), Route::Http((_, route))) if *kind == route.kind => {
+            (Self::Http(kind, routes, size), Route::Http((_, route))) if *kind == route.kind => {
                 // Two parents of it may be the same port.
                 if routes.last().is_none_or(|last| last.name != route.name) {
-                    *bytes = more(*bytes, route)?;
+                    *size = size.with(route)?;
                     routes.push(route);
                 }
                 Ok(())
@@ -252,10 +275,21 @@ impl<'a> Routes<'a> {
     }
 }
 
-/// How many bytes expressions take that take `bytes` without those of `route`.
-fn more(bytes: usize, route: &HttpRoute) -> Result<usize, Lost> {
-    let bytes = bytes.saturating_add(route.expression_bytes());
-    if bytes > MAX_EXPRESSION_BYTES { Err(Lost::Large) } else { Ok(bytes) }
+impl Size {
+    /// That of these and one more.
+    fn with(self, route: &HttpRoute) -> Result<Self, Lost> {
+        let expression_bytes = self.expression_bytes.saturating_add(route.expression_bytes());
+        // A rule without matches has one: every request.
+        let matches = route.rules.iter().map(|rule| rule.matches.len().max(1)).sum::<usize>();
+        let matches = self.matches.saturating_add(matches);
+        if expression_bytes > MAX_EXPRESSION_BYTES {
+            return Err(Lost::Large);
+        }
+        if matches > MAX_MATCHES {
+            return Err(Lost::Many);
+        }
+        Ok(Self { expression_bytes, matches })
+    }
 }
 
 impl<'a> Route<'a> {

@@ -11,6 +11,7 @@ use crate::model::snapshot::{Snapshot, Target};
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::store::attach::Attached;
+use crate::store::endpoints::Catalog;
 use crate::store::index::{Family, Index};
 use crate::store::policies;
 use crate::store::tables::Tables;
@@ -24,7 +25,10 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
         updates.values().flat_map(|update| update.conditions.iter().cloned()).collect();
     let index = Index::new(updates, &mut conditions);
     let attached = Attached::new(&index, &mut conditions);
-    let services = targets(&index, &attached, &mut Tables::of(last), &mut conditions);
+    let mut catalog = Catalog::new();
+    let services =
+        targets((&index, &mut catalog), &attached, &mut Tables::of(last), &mut conditions);
+    conditions.extend(catalog.conditions(&index));
     let by_address = by_address(&index, &services, &mut conditions);
     let workloads = index
         .workloads
@@ -109,9 +113,9 @@ fn placements(index: &Index<'_>) -> HashMap<SpiffeId, BTreeSet<Arc<str>>> {
 /// What is behind each virtual address and port. The first service by name wins, but none takes the
 /// address of a workload of another namespace that has an agent: what is sent to it would go to
 /// whoever writes services.
-fn targets(
-    index: &Index<'_>,
-    attached: &Attached<'_>,
+fn targets<'a>(
+    (index, catalog): (&Index<'a>, &mut Catalog<'a>),
+    attached: &Attached<'a>,
     tables: &mut Tables,
     conditions: &mut Vec<Condition>,
 ) -> HashMap<SocketAddr, Arc<Target>> {
@@ -137,8 +141,8 @@ fn targets(
                 if let Some(winner) = targets.get(&at) {
                     lost.to(port.port, &winner.service.name);
                 } else {
-                    let target =
-                        attached.target(index, service, port, Family::of(*address), tables);
+                    let (at_port, family) = ((*service, port), Family::of(*address));
+                    let target = attached.target((index, catalog), at_port, family, tables);
                     targets.insert(at, Arc::new(target));
                 }
             }

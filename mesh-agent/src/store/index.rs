@@ -1,7 +1,7 @@
 //! What the sources say, by name: duplicates are settled here (pure).
 
 use std::collections::{BTreeMap, HashMap, btree_map};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::condition::{Condition, Location, Reason};
@@ -10,8 +10,7 @@ use crate::model::http::{HttpRoute, Kind};
 use crate::model::id::ResourceName;
 use crate::model::policy::{AuthorizationPolicy, MeshPolicy, PolicyKind};
 use crate::model::route::TcpRoute;
-use crate::model::service::{Service, ServicePort};
-use crate::model::snapshot::Endpoint;
+use crate::model::service::Service;
 use crate::model::workload::Workload;
 use crate::store::update::{Object, Update};
 
@@ -94,35 +93,15 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The ready workloads behind `port` of `service`, each by its address of the family of a client
-    /// that uses `family`, or else by its first one.
-    pub(super) fn endpoints(
-        &self,
-        service: &Service,
-        port: &ServicePort,
-        family: Family,
-    ) -> Vec<Endpoint> {
+    /// The workloads of a service's namespace among which those are that it selects: by the label that
+    /// the fewest have.
+    pub(super) fn candidates(&self, service: &'a Service) -> &[&'a Arc<Workload>] {
         let namespace = &*service.name.namespace;
-        // The label that the fewest workloads have; the others only have to be checked on those.
-        let candidates = service
-            .selector
-            .iter()
-            .map(|(key, value)| {
-                self.by_label.get(&(namespace, key.as_str(), value.as_str())).map_or(&[][..], |v| v)
-            })
-            .min_by_key(|workloads| workloads.len())
-            .unwrap_or_default();
-        let selected =
-            candidates.iter().filter(|workload| workload.ready && service.selects(workload));
-        selected
-            .filter_map(|workload| {
-                let addresses = &workload.addresses;
-                let own = addresses.iter().find(|address| Family::of(**address) == family);
-                let address =
-                    SocketAddr::new(*own.or(addresses.first())?, port.target.resolve(workload)?);
-                Some(Endpoint { address, workload: Arc::clone(workload) })
-            })
-            .collect()
+        let labels = service.selector.iter();
+        let by_label = labels.map(|(key, value)| {
+            self.by_label.get(&(namespace, key.as_str(), value.as_str())).map_or(&[][..], |v| v)
+        });
+        by_label.min_by_key(|workloads| workloads.len()).unwrap_or_default()
     }
 }
 

@@ -8,24 +8,30 @@ use crate::model::id::ResourceName;
 use crate::model::route::TcpRoute;
 use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::{Backend, Endpoints, Split};
+use crate::store::endpoints::Catalog;
 use crate::store::index::{Family, Index};
 use crate::store::tables::Tables;
+use crate::store::update;
 
 /// A service and a port of it, as a route names them.
 type Named<'a> = (&'a ResourceName, u16);
 
 /// The service itself, as its own backend.
-pub(super) fn own(
-    index: &Index<'_>,
-    service: &Arc<Service>,
-    port: &ServicePort,
+pub(super) fn own<'a>(
+    (index, catalog): (&Index<'a>, &mut Catalog<'a>),
+    (service, port): (&'a Arc<Service>, &'a ServicePort),
     family: Family,
 ) -> Backend {
     Backend {
         service: service.name.clone(),
         port: port.port,
         weight: 1,
-        endpoints: resolved(index, service, port, family),
+        endpoints: catalog.of(
+            index,
+            (service, port),
+            family,
+            (update::Kind::Service, &service.name),
+        ),
     }
 }
 
@@ -35,29 +41,42 @@ pub(super) fn without_route(own: Backend) -> Split {
 }
 
 /// A TCP route's backends. Their services' own routes are not applied (GEP-1294).
-pub(super) fn tcp(index: &Index<'_>, route: &TcpRoute, family: Family) -> Split {
+pub(super) fn tcp<'a>(
+    (index, catalog): (&Index<'a>, &mut Catalog<'a>),
+    route: &TcpRoute,
+    family: Family,
+) -> Split {
+    let by = (update::Kind::TcpRoute, &route.name);
     let backends = route.backends.iter();
-    let backends = backends.map(|it| backend(index, (&it.service, it.port), it.weight, family));
+    let backends = backends
+        .map(|it| backend((index, catalog), (&it.service, it.port), (it.weight, family), by));
     Split { route: Some(route.name.clone()), backends: backends.collect(), http: None }
 }
 
 /// The rules of HTTP routes of one kind, which are in the order of their precedence. `own` is where
 /// connections go that no rule can be applied to.
-pub(super) fn http(
-    index: &Index<'_>,
+pub(super) fn http<'a>(
+    (index, catalog): (&Index<'a>, &mut Catalog<'a>),
     (kind, routes): (Kind, &[&Arc<HttpRoute>]),
     own: Backend,
     family: Family,
     tables: &mut Tables,
 ) -> Split {
-    let make = |tables: &mut Tables| tables.with_table(kind, rules(index, routes, family));
+    let make =
+        |tables: &mut Tables| tables.with_table(kind, rules((index, catalog), routes, family));
     Split { http: Some(tables.of_routes(routes, family, make)), ..without_route(own) }
 }
 
 /// The rules of routes, with their backends resolved.
-fn rules(index: &Index<'_>, routes: &[&Arc<HttpRoute>], family: Family) -> Vec<HttpRule> {
+fn rules<'a>(
+    (index, catalog): (&Index<'a>, &mut Catalog<'a>),
+    routes: &[&Arc<HttpRoute>],
+    family: Family,
+) -> Vec<HttpRule> {
     let mut rules = Vec::new();
     for route in routes {
+        let by = (update::Kind::from(route.kind), &route.name);
+        let mut backend = |named, weight| backend((index, catalog), named, (weight, family), by);
         let name = Arc::new(route.name.clone());
         for (i, rule) in route.rules.iter().enumerate() {
             let backends = rule.backends.iter();
@@ -66,12 +85,8 @@ fn rules(index: &Index<'_>, routes: &[&Arc<HttpRoute>], family: Family) -> Vec<H
                 route: Arc::clone(&name),
                 index: i,
                 rule: rule.clone(),
-                backends: backends
-                    .map(|it| backend(index, (&it.service, it.port), it.weight, family))
-                    .collect(),
-                mirrors: mirrors
-                    .map(|(_, it)| backend(index, (&it.service, it.port), 1, family))
-                    .collect(),
+                backends: backends.map(|it| backend((&it.service, it.port), it.weight)).collect(),
+                mirrors: mirrors.map(|(_, it)| backend((&it.service, it.port), 1)).collect(),
             });
         }
     }
@@ -124,13 +139,18 @@ fn mirrors(rule: &Rule) -> Vec<(String, &Mirror)> {
     mirrors
 }
 
-fn backend(index: &Index<'_>, named: Named<'_>, weight: u32, family: Family) -> Backend {
+fn backend<'a>(
+    (index, catalog): (&Index<'a>, &mut Catalog<'a>),
+    named: Named<'_>,
+    (weight, family): (u32, Family),
+    by: (update::Kind, &ResourceName),
+) -> Backend {
     Backend {
         service: named.0.clone(),
         port: named.1,
         weight,
         endpoints: resolve(index, named)
-            .map_or(Endpoints::Invalid, |(service, port)| resolved(index, service, port, family)),
+            .map_or(Endpoints::Invalid, |found| catalog.of(index, found, family, by)),
     }
 }
 
@@ -162,16 +182,4 @@ fn resolve<'a, 'n>(
     let (_, service) = index.services.get(name).ok_or(Missing::Service(name))?;
     let port = service.ports.iter().find(|port| port.port == number);
     Ok((service, port.ok_or(Missing::Port(name, number))?))
-}
-
-fn resolved(
-    index: &Index<'_>,
-    service: &Arc<Service>,
-    port: &ServicePort,
-    family: Family,
-) -> Endpoints {
-    Endpoints::Resolved {
-        service: Arc::clone(service),
-        endpoints: index.endpoints(service, port, family).into(),
-    }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::endpoints::Catalog;
+use super::index::{Family, Index};
 use super::update::{Object, Resource};
 use super::*;
 use crate::model::condition::{Condition, Location, Reason};
@@ -289,6 +291,52 @@ fn expressions_of_all_routes_of_a_port_have_a_bound() {
     let told = check(&routes, &["a", "c"]);
     assert!(told[0].contains("routes of port 80 of Service demo/echo take"), "{told:?}");
     assert!(!check(&[made("demo/a", &[large; 3])], &[]).is_empty(), "one alone");
+}
+
+#[test]
+fn matches_of_all_routes_of_a_port_have_a_bound() {
+    let made = |at: &str, count: usize| {
+        let object = http_route(Kind::Http, at, at, ("demo/echo", None), &[("demo/echo", 1)]);
+        let Object::HttpRoute(mut route) = object else { panic!() };
+        Arc::make_mut(&mut route).rules[0].matches = vec![http::Match::all(); count];
+        Object::HttpRoute(route)
+    };
+    let echo = service("demo/echo", "echo", &["10.96.0.1"]);
+    let routes = [made("demo/a", 8_000), made("demo/b", 200), made("demo/c", 0)];
+    let snapshot = snapshot(&[&[echo], &routes[..]].concat());
+    let rules = &snapshot.services[&"10.96.0.1:80".parse().unwrap()].default.http;
+    let names = rules.iter().flat_map(|rules| &rules.rules).map(|rule| &*rule.route.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["a", "c"]);
+    let told = snapshot.conditions.iter().find(|it| it.reason == Reason::LimitExceeded).unwrap();
+    assert_eq!(told.subject, "HTTPRoute demo/b");
+}
+
+#[test]
+fn endpoints_that_a_namespace_names_have_a_bound_and_are_shared() {
+    let many = (0..40).map(|n| workload(&format!("evil/w{n}"), "w", &[&format!("10.0.1.{n}")]));
+    let services = (0..5).map(|n| service(&format!("evil/s{n}"), "w", &[&format!("10.96.1.{n}")]));
+    let good = [service("shop/s", "w", &["10.96.2.1"]), workload("shop/w", "w", &["10.0.2.1"])];
+    let objects: Vec<_> = many.chain(services).chain(good).collect();
+    let update = update("file", &objects);
+    let updates = BTreeMap::from([("file", update)]);
+    let index = Index::new(&updates, &mut Vec::new());
+    let mut catalog = Catalog::within(250);
+    let mut lists = BTreeMap::new();
+    for (_, service) in index.services.values() {
+        for port in &service.ports {
+            let by = (update::Kind::Service, &service.name);
+            let found = catalog.of(&index, (*service, port), Family::V4, by);
+            let Endpoints::Resolved { endpoints, .. } = found else { panic!() };
+            lists.insert((service.name.to_string(), port.port), endpoints);
+        }
+    }
+    // To look for those of the first service's two ports counts as well.
+    let counts: Vec<_> = lists.values().map(|list| list.len()).collect();
+    assert_eq!(counts, [40, 40, 40, 40, 40, 0, 0, 0, 0, 0, 1, 1]);
+    let list = |name: &str| &lists[&(name.to_owned(), 80)];
+    assert!(Arc::ptr_eq(list("evil/s0"), list("evil/s1")));
+    let told: Vec<_> = catalog.conditions(&index).into_iter().map(|it| it.subject).collect();
+    assert_eq!(told, ["Service evil/s2", "Service evil/s3", "Service evil/s4"]);
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod switch;
 mod patience;
 mod plain;
 mod hostile;
+mod crowds;
+mod accounts;
 mod authorized;
 mod hosts;
 mod upgrades;

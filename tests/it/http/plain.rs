@@ -57,6 +57,17 @@ fn answers_go_on_as_they_are() {
 }
 
 #[test]
+fn answers_are_not_announced_without_end() {
+    let suite = suite();
+    let hint = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n.";
+    let announced = |times| hint.repeat(times) + answer;
+    passes(&suite, ("POST", &announced(16), false), &announced(16));
+    let (got, in_order) = got(&suite, "POST", &announced(17), false);
+    assert_eq!((got, in_order), (hint.repeat(16), false));
+}
+
+#[test]
 fn what_is_about_the_servers_connection_does_not() {
     let suite = suite();
     let check = |answer: &str, end: bool, expect: &str| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 /// The protocols, as `spec.upgrades` of a `MeshPolicy` lists them; [`DEFAULT`] where none does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Upgrades(Option<Arc<[Box<str>]>>);
 
 /// The one protocol that is allowed by default, as in Istio (RFC 6455).

@@ -10,6 +10,7 @@ use hyper::{Request, Response};
 use crate::failure::Failure;
 use crate::proxy::http::Site;
 use crate::proxy::http::body::{self, Body};
+use crate::proxy::http::places::Place;
 use crate::proxy::http::pool::{Key, Sender};
 use crate::proxy::http::replay::Replay;
 use crate::proxy::http::upstream::{self, To};
@@ -38,7 +39,7 @@ pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut
         let sender = match pooled {
             Some(sender) => sender,
             None => match Box::pin(upstream::connect(site, to)).await {
-                Ok(sender) => shared(site, &key, sender),
+                Ok(sender) => sender,
                 Err(failure) => {
                     restore(replay, body);
                     return Sent::Unreached(failure);
@@ -56,14 +57,6 @@ pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut
             _ => return Sent::Broken(error),
         }
     }
-}
-
-/// A new connection, which others may use at once if it can carry several requests.
-fn shared(site: &Site, key: &Key, sender: Sender) -> Sender {
-    if let (Sender::Http2(sender), Some(pool)) = (&sender, site.realm.http.get(site.worker)) {
-        pool.put(key, Sender::Http2(sender.clone()));
-    }
-    sender
 }
 
 /// What was not sent can be sent to somebody else.
@@ -94,7 +87,7 @@ async fn once(
 ) -> Result<Response<Body>, Failed> {
     match sender {
         Sender::Http1(sender) => http1(site, key, sender, request).await,
-        Sender::Http2(sender) => http2(sender, request).await,
+        Sender::Http2(sender, place) => http2(sender, place, request).await,
     }
 }
 
@@ -118,7 +111,7 @@ async fn http1(
                 if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok()
                     && let Some(pool) = site.realm.http.get(site.worker)
                 {
-                    pool.put(&key, Sender::Http1(sender));
+                    pool.put(&key, sender);
                 }
             }));
         })
@@ -127,11 +120,13 @@ async fn http1(
 
 async fn http2(
     mut sender: http2::SendRequest<Body>,
-    request: Request<Body>,
+    place: Place,
+    mut request: Request<Body>,
 ) -> Result<Response<Body>, Failed> {
+    place.clone().hold(&mut request);
     let response = sender.try_send_request(request).await.map_err(|mut failed| {
         let unsent = failed.take_message();
         (failed.into_error(), unsent)
     })?;
-    Ok(response.map(|incoming| body::then(incoming, || {})))
+    Ok(response.map(|incoming| body::then(incoming, move || drop(place))))
 }

@@ -1,5 +1,6 @@
 //! One request: which rule, what it changes, and who answers.
 
+use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::sync::Arc;
 
@@ -19,9 +20,8 @@ use crate::proxy::http::attempt::{self, Sent};
 use crate::proxy::http::body::{self, Body};
 use crate::proxy::http::decide::{Chosen, Decided, decide};
 use crate::proxy::http::detect::Version;
-use crate::proxy::http::fields::clean;
+use crate::proxy::http::fields::{self, clean};
 use crate::proxy::http::replay::{self, Replay};
-use crate::proxy::http::setup::MAX_HEAD_BYTES;
 use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::To;
 use crate::proxy::http::{Site, counting, host, mirror};
@@ -88,12 +88,14 @@ fn routed(
     };
     let is_asked = head.headers.contains_key(UPGRADE);
     let asked = clean(&mut head, version, site.destination);
-    // Whichever of the endpoints answers.
-    let is_allowed = |protocol: &str| {
-        let mut of = chosen.endpoints.iter().map(|endpoint| mesh.policy(&endpoint.workload.name));
-        of.all(|policy| policy.upgrades.has(protocol))
-    };
-    let upgrade = asked.and_then(|asked| asked.allow(&mut head.headers, is_allowed));
+    let upgrade = asked.and_then(|asked| {
+        // Whichever of the endpoints answers: there may be very many, of few policies.
+        let endpoints = chosen.endpoints.iter();
+        let policies = endpoints.map(|endpoint| mesh.policy(&endpoint.workload.name));
+        let upgrades: HashSet<_> = policies.map(|policy| policy.upgrades.clone()).collect();
+        let is_allowed = |protocol: &str| upgrades.iter().all(|upgrades| upgrades.has(protocol));
+        asked.allow(&mut head.headers, is_allowed)
+    });
     if is_asked && upgrade.is_none() {
         site.context.telemetry.upgrade(Upgrade::Removed);
     }
@@ -112,14 +114,8 @@ async fn answered(
         let details = "CONNECT is for proxies that the client is configured to use".to_owned();
         return Err(Refusal { reason: Reason::Connect, details });
     }
-    // hyper bounds what it keeps, and not what has come with one read.
-    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
-    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    if fields.sum::<usize>() + path > MAX_HEAD_BYTES {
-        let details = format!("the head is longer than {MAX_HEAD_BYTES} bytes");
-        return Err(Refusal { reason: Reason::TooLarge, details });
-    }
     let (head, incoming) = request.into_parts();
+    fields::check_size(&head)?;
     let Routed { head, chosen, upgrade } = match routed(site, version, head, began)? {
         Route::Answer(response) => return Ok((response, None)),
         Route::Send(routed) => routed,

@@ -1,13 +1,16 @@
 //! Fields that are about one connection, and do not go on to the next.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use hyper::Version as HttpVersion;
 use hyper::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
 use hyper::http::request;
 
+use crate::proxy::http::answer::{Reason, Refusal};
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::host;
+use crate::proxy::http::setup::{MAX_FIELDS, MAX_HEAD_BYTES};
 use crate::proxy::http::upgrade::Asked;
 
 /// Fields that are about one connection only (RFC 9110, section 7.6.1; RFC 7540, section 3.2.1). `te`
@@ -54,9 +57,32 @@ const END_TO_END: [&str; 29] = [
     "x-real-ip",
 ];
 
+/// How many names in `Connection` count. A head has no more fields than that: who names more, names
+/// some twice or that are not there, and has them looked for.
+pub const MAX_NAMED: usize = MAX_FIELDS;
+
 /// Whether `Connection` cannot take the field with this name off a message.
 pub fn is_end_to_end(name: &str) -> bool {
     END_TO_END.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+/// Checks that a head is no larger than one may be. hyper bounds what it keeps of HTTP/1, and not what
+/// has come with one read; of HTTP/2 a field may have come as one byte (RFC 7541, section 6.1).
+///
+/// # Errors
+///
+/// It is too large: [`Reason::TooLarge`].
+pub fn check_size(head: &request::Parts) -> Result<(), Refusal> {
+    let too_large = |details: String| Err(Refusal { reason: Reason::TooLarge, details });
+    if head.headers.len() > MAX_FIELDS {
+        return too_large(format!("the head has more than {MAX_FIELDS} fields"));
+    }
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    if fields.sum::<usize>() + path > MAX_HEAD_BYTES {
+        return too_large(format!("the head is longer than {MAX_HEAD_BYTES} bytes"));
+    }
+    Ok(())
 }
 
 /// Takes what is about the client's connection off a request whose host is settled, and completes its
@@ -77,11 +103,12 @@ pub fn clean(
 
 /// Takes off what is about a connection.
 pub fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+    let named: HashSet<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
+        .take(MAX_NAMED)
         .filter_map(|name| name.trim().parse().ok())
         .collect();
     let goes = |name: &HeaderName| {
@@ -148,5 +175,14 @@ mod tests {
         check("host", "keep-alive", false);
         check("transfer-encoding", "transfer-encoding", false);
         check("", "http2-settings", false);
+        let names = |count: usize| {
+            let value = "a,".repeat(count) + "x-hop";
+            let mut headers = HeaderMap::new();
+            headers.insert(CONNECTION, value.parse().unwrap());
+            headers.insert("x-hop", HeaderValue::from_static("1"));
+            strip(&mut headers);
+            headers.len()
+        };
+        assert_eq!((names(MAX_NAMED - 1), names(MAX_NAMED)), (0, 1));
     }
 }

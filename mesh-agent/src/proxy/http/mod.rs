@@ -18,6 +18,7 @@ pub mod filtering;
 pub mod front;
 pub mod host;
 pub mod mirror;
+pub mod places;
 pub mod plain;
 pub mod pool;
 pub mod replay;

@@ -1,20 +1,23 @@
 //! Connections to endpoints that wait for the next request.
 //!
 //! One pool belongs to one data thread of one namespace. A connection is used for one workload's
-//! requests to one endpoint only: it shows who asks.
+//! requests to one endpoint only, as long as the workload is who it was: it shows who asks.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::model::id::ResourceName;
+use crate::model::spiffe::SpiffeId;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
+use crate::proxy::http::places::Place;
 
 /// Connections that wait for one endpoint, at most. Further ones are closed.
 pub const MAX_IDLE: usize = 64;
@@ -28,6 +31,8 @@ pub const IDLE: Duration = Duration::from_mins(1);
 pub struct Key {
     /// Whose requests.
     pub source: ResourceName,
+    /// As whom it asks: the service account of a workload may change.
+    pub identity: SpiffeId,
     /// To whom.
     pub destination: ResourceName,
     /// Where it listens.
@@ -36,12 +41,37 @@ pub struct Key {
     pub version: Version,
 }
 
-/// A connection to an endpoint.
+/// A connection to an endpoint, for one request.
 pub enum Sender {
     /// For one request at a time.
     Http1(http1::SendRequest<Body>),
-    /// For many.
-    Http2(http2::SendRequest<Body>),
+    /// One of several requests.
+    Http2(http2::SendRequest<Body>, Place),
+}
+
+/// A connection of HTTP/2, and the places that it has for requests.
+#[derive(Clone)]
+pub struct Shared {
+    sender: http2::SendRequest<Body>,
+    places: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Shares a connection.
+    pub const fn new(sender: http2::SendRequest<Body>, places: Arc<Semaphore>) -> Self {
+        Self { sender, places }
+    }
+
+    /// Its places.
+    pub fn places(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.places)
+    }
+
+    /// It, for one more request, if it has a place.
+    pub fn sender(&self) -> Option<Sender> {
+        let place = Place::of(&self.places)?;
+        self.sender.is_ready().then(|| Sender::Http2(self.sender.clone(), place))
+    }
 }
 
 /// What waits.
@@ -51,7 +81,7 @@ pub struct Pool(Mutex<Idle>);
 #[derive(Default)]
 struct Idle {
     alone: HashMap<Key, VecDeque<(Instant, http1::SendRequest<Body>)>>,
-    shared: HashMap<Key, http2::SendRequest<Body>>,
+    shared: HashMap<Key, Vec<Shared>>,
 }
 
 impl Pool {
@@ -64,8 +94,8 @@ impl Pool {
     pub fn take(&self, key: &Key) -> Option<Sender> {
         let mut idle = self.lock();
         if key.version == Version::Http2 {
-            let sender = idle.shared.get(key).filter(|sender| sender.is_ready()).cloned();
-            return sender.map(Sender::Http2);
+            // The first ones are filled first, so that the last ones end when they are not needed.
+            return idle.shared.get(key)?.iter().find_map(Shared::sender);
         }
         let waiting = idle.alone.get_mut(key)?;
         while let Some((_, sender)) = waiting.pop_back() {
@@ -77,18 +107,21 @@ impl Pool {
     }
 
     /// Keeps one for the next request.
-    pub fn put(&self, key: &Key, sender: Sender) {
+    pub fn put(&self, key: &Key, sender: http1::SendRequest<Body>) {
         let mut idle = self.lock();
-        match sender {
-            Sender::Http1(sender) => {
-                let waiting = idle.alone.entry(key.clone()).or_default();
-                waiting.push_back((Instant::now(), sender));
-                let surplus = waiting.len().saturating_sub(MAX_IDLE);
-                waiting.drain(..surplus);
-            }
-            Sender::Http2(sender) => {
-                idle.shared.insert(key.clone(), sender);
-            }
+        let waiting = idle.alone.entry(key.clone()).or_default();
+        waiting.push_back((Instant::now(), sender));
+        let surplus = waiting.len().saturating_sub(MAX_IDLE);
+        waiting.drain(..surplus);
+    }
+
+    /// Lets others use one of HTTP/2, unless there are very many: then it ends with its request.
+    pub fn share(&self, key: &Key, shared: Shared) {
+        let mut idle = self.lock();
+        let all = idle.shared.entry(key.clone()).or_default();
+        all.retain(|one| !one.sender.is_closed());
+        if all.len() < MAX_IDLE {
+            all.push(shared);
         }
     }
 
@@ -100,12 +133,18 @@ impl Pool {
             waiting.retain(|(since, sender)| now - *since < IDLE && !sender.is_closed());
             !waiting.is_empty()
         });
-        idle.shared.retain(|_, sender| !sender.is_closed());
+        idle.shared.retain(|_, all| {
+            all.retain(|one| !one.sender.is_closed());
+            !all.is_empty()
+        });
     }
 
-    /// Lets go of an HTTP/2 connection: no request uses it, and none has for a while.
-    pub fn forget(&self, key: &Key) {
-        self.lock().shared.remove(key);
+    /// Lets go of the HTTP/2 connection with these places: no request uses it, and none has for a
+    /// while.
+    pub fn forget(&self, key: &Key, places: &Arc<Semaphore>) {
+        if let Some(all) = self.lock().shared.get_mut(key) {
+            all.retain(|one| !Arc::ptr_eq(&one.places, places));
+        }
     }
 }
 
@@ -119,7 +158,7 @@ impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http1(_) => "Http1",
-            Self::Http2(_) => "Http2",
+            Self::Http2(..) => "Http2",
         })
     }
 }

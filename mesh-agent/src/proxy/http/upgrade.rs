@@ -19,6 +19,10 @@ use crate::proxy::http::fields::strip;
 /// The connection option, as RFC 6455 writes it.
 const OPTION: HeaderValue = HeaderValue::from_static("Upgrade");
 
+/// How many protocols of a request are looked at: each is compared with what the policies of each
+/// endpoint allow.
+const MAX_ASKED: usize = 16;
+
 /// The protocols that a client asks for, as it has written them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked(Vec<String>);
@@ -37,7 +41,7 @@ impl Asked {
     /// HTTP/1.0, without the connection option, or with content, which would have to come first.
     pub fn of(head: &request::Parts) -> Option<Self> {
         let headers = &head.headers;
-        let asked: Vec<_> = words(headers, &UPGRADE).map(str::to_owned).collect();
+        let asked: Vec<_> = words(headers, &UPGRADE).take(MAX_ASKED).map(str::to_owned).collect();
         let names_it =
             words(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
         let has_content = headers.contains_key(TRANSFER_ENCODING)

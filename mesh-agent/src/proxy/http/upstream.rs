@@ -1,10 +1,11 @@
 //! A connection to an endpoint, by the way that any connection of the workload goes there.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper_util::rt::TokioIo;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -19,7 +20,8 @@ use crate::proxy::http::Site;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::front::Front;
-use crate::proxy::http::pool::{IDLE, Key, Sender};
+use crate::proxy::http::places::Size;
+use crate::proxy::http::pool::{IDLE, Key, Sender, Shared};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::outbound::same_node::{self, Opened};
@@ -97,6 +99,7 @@ impl To {
     pub fn key(&self, site: &Site) -> Key {
         Key {
             source: site.local.workload.name.clone(),
+            identity: site.local.identity.id().clone(),
             destination: self.endpoint.workload.name.clone(),
             endpoint: self.endpoint.address,
             version: self.version,
@@ -202,22 +205,42 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
         Version::Http1 => {
             let handshake = setup::http1_client().handshake::<_, Body>(io);
             let (sender, driving) = handshake.await.map_err(failed)?;
-            drive(site, to, report, driving.with_upgrades());
+            drive(site, to, report, None, driving.with_upgrades());
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
-            let handshake =
-                setup::http2_client(&site.realm.scope, Http2::default()).handshake::<_, Body>(io);
+            let most = Http2::of_many();
+            let handshake = setup::http2_client(&site.realm.scope, most).handshake::<_, Body>(io);
             let (sender, driving) = handshake.await.map_err(failed)?;
-            drive(site, to, report, driving);
-            Ok(Sender::Http2(sender))
+            let mut size = Size::new(most.places());
+            let shared = Shared::new(sender, size.places());
+            // Before others may have them.
+            let own = shared
+                .sender()
+                .ok_or_else(|| Failure::new(Kind::Reset, Side::Upstream, Retry::Safe))?;
+            let mut driving = Box::pin(driving);
+            let driving = poll_fn(move |cx| {
+                let polled = driving.as_mut().poll(cx);
+                size.fit(driving.current_max_send_streams());
+                polled
+            });
+            drive(site, to, report, Some(shared.places()), driving);
+            if let Some(pool) = site.realm.http.get(site.worker) {
+                pool.share(&to.key(site), shared);
+            }
+            Ok(own)
         }
     }
 }
 
-/// Drives a connection until it ends, and reports it.
-fn drive<Driving>(site: &Site, to: &To, report: Report, driving: Driving)
-where
+/// Drives a connection until it ends, and reports it. `places`: of one that several requests share.
+fn drive<Driving>(
+    site: &Site,
+    to: &To,
+    report: Report,
+    places: Option<Arc<Semaphore>>,
+    driving: Driving,
+) where
     Driving: Future<Output = Result<(), hyper::Error>> + Send + 'static,
 {
     let (site, key, scope) = (site.clone(), to.key(site), site.realm.scope.clone());
@@ -239,8 +262,8 @@ where
                         pool.sweep();
                         // Of HTTP/2, whether it is used shows in what it has carried.
                         let now = report.conn.carried.sent.load(Ordering::Relaxed);
-                        if now == carried {
-                            pool.forget(&key);
+                        if let Some(places) = places.as_ref().filter(|_| now == carried) {
+                            pool.forget(&key, places);
                         }
                         carried = now;
                     }

@@ -24,7 +24,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, Version as HttpVersion};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::authz::path::{self, Readings};
@@ -38,8 +38,9 @@ use crate::proxy::http::answer::{self, Reason, Refusal};
 use crate::proxy::http::batch::Batch;
 use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::detect::{self, Guess, Version};
-use crate::proxy::http::fields::clean;
+use crate::proxy::http::fields::{self, clean};
 use crate::proxy::http::front::Front;
+use crate::proxy::http::places::Place;
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::Counted;
@@ -94,16 +95,17 @@ impl Point {
     }
 }
 
-/// The connection to the application. One request at a time, of HTTP/1.1.
+/// The connection to the application. One request at a time, of HTTP/1.1; of HTTP/2, as many as the
+/// client may have under way, also of those that it has taken back.
 enum Application {
     Http1(AsyncMutex<http1::SendRequest<Body>>),
-    Http2(http2::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>, Arc<Semaphore>),
 }
 
 /// A request's turn on it: of HTTP/1.1 until the request has its answer.
 enum Turn<'a> {
     Http1(AsyncGuard<'a, http1::SendRequest<Body>>),
-    Http2(http2::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>, Option<Place>),
 }
 
 /// What moves the bytes of that connection, until it ends.
@@ -192,20 +194,28 @@ impl Application {
     async fn turn(&self) -> Turn<'_> {
         match self {
             Self::Http1(sender) => Turn::Http1(sender.lock().await),
-            Self::Http2(sender) => Turn::Http2(sender.clone()),
+            Self::Http2(sender, places) => Turn::Http2(sender.clone(), Place::wait(places).await),
         }
     }
 }
 
 impl Turn<'_> {
     /// Sends a request, when the last one's answer has been read to its end.
-    async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+    async fn send(
+        &mut self,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
         match self {
             Self::Http1(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await
             }
-            Self::Http2(sender) => sender.send_request(request).await,
+            Self::Http2(sender, place) => {
+                if let Some(place) = place.take() {
+                    place.hold(&mut request);
+                }
+                sender.send_request(request).await
+            }
         }
     }
 }
@@ -230,7 +240,8 @@ async fn begin(
         Version::Http2 => {
             let handshake = setup::http2_client(scope, most).handshake::<_, Body>(io);
             let (sender, driving) = handshake.await.map_err(failed)?;
-            Ok((Application::Http2(sender), Box::pin(driving)))
+            let places = Arc::new(Semaphore::new(most.places()));
+            Ok((Application::Http2(sender, places), Box::pin(driving)))
         }
     }
 }
@@ -342,6 +353,7 @@ fn judged(point: &Point, mut head: request::Parts) -> Result<Judged, Refusal> {
         let details = "CONNECT is not forwarded where requests are judged";
         return Err(refused(Reason::Connect, details));
     }
+    fields::check_size(&head)?;
     host::settle(&mut head, point.version).map_err(|malformed| {
         note(point, &head, MALFORMED, &malformed);
         Refusal::from(malformed)

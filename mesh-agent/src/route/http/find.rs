@@ -1,6 +1,7 @@
 //! Finds a request's rule.
 
-use std::cell::OnceCell;
+use std::borrow::Cow;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
 use http::{HeaderName, Method};
@@ -67,13 +68,15 @@ pub(super) struct Search<'a> {
     request: &'a RequestView<'a>,
     /// The query, decoded when it is asked for first.
     parameters: OnceCell<Parameters<'a>>,
+    /// The fields of several lines that were asked for, joined once: many candidates may ask.
+    joined: RefCell<Vec<(HeaderName, Vec<u8>)>>,
     /// How many candidates were looked at: what the search costs.
     pub(super) n_looked_at: usize,
 }
 
 impl<'a> Search<'a> {
     pub(super) fn new(request: &'a RequestView<'a>) -> Self {
-        Self { request, parameters: OnceCell::new(), n_looked_at: 0 }
+        Self { request, parameters: OnceCell::new(), joined: RefCell::default(), n_looked_at: 0 }
     }
 
     /// The match that is true of the request and takes precedence.
@@ -136,8 +139,7 @@ impl<'a> Search<'a> {
         lists: &'t HashMap<Vec<u8>, Vec<Candidate>>,
         best: Option<&'t Candidate>,
     ) -> Option<&'t Candidate> {
-        let value = self.request.headers.joined(name);
-        match value.and_then(|value| lists.get(value.as_ref())) {
+        match self.field(name, |value| lists.get(value)).flatten() {
             Some(list) => self.best_of(list, best),
             None => best,
         }
@@ -186,15 +188,31 @@ impl<'a> Search<'a> {
     }
 
     fn is_true(&self, candidate: &Candidate) -> bool {
-        let RequestView { method, headers, .. } = self.request;
-        candidate.method.as_ref().is_none_or(|expected| expected == *method)
+        let method = self.request.method;
+        candidate.method.as_ref().is_none_or(|expected| expected == method)
             && candidate.headers.iter().all(|(name, condition)| {
-                headers.joined(name).is_some_and(|value| condition.is_true(&value))
+                self.field(name, |value| condition.is_true(value)).unwrap_or_default()
             })
             && candidate.query.iter().all(|(name, condition)| {
                 let value = self.parameters().get(name.as_bytes());
                 value.is_some_and(|value| condition.is_true(value))
             })
+    }
+
+    /// What is said of a field; `None` if there is none.
+    fn field<T>(&self, name: &HeaderName, ask: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let mut joined = self.joined.borrow_mut();
+        if let Some((_, value)) = joined.iter().find(|(known, _)| known == name) {
+            return Some(ask(value));
+        }
+        match self.request.headers.joined(name)? {
+            Cow::Borrowed(value) => Some(ask(value)),
+            Cow::Owned(value) => {
+                let answer = ask(&value);
+                joined.push((name.clone(), value));
+                Some(answer)
+            }
+        }
     }
 
     fn parameters(&self) -> &Parameters<'a> {

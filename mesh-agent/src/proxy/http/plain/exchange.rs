@@ -19,8 +19,9 @@ use crate::proxy::http::counting::{self, CUT, LEFT};
 use crate::proxy::http::exchange::{OTHER_ENDPOINTS, another, broken, unreached};
 use crate::proxy::http::plain::buffer::Buffer;
 use crate::proxy::http::plain::choose::{Asked, Way};
-use crate::proxy::http::plain::chunks::{Chunks, Malformed};
+use crate::proxy::http::plain::chunks::Malformed;
 use crate::proxy::http::plain::head::{self, Answer, Framing};
+use crate::proxy::http::plain::rest::Rest;
 use crate::proxy::http::plain::wires::Wire;
 use crate::proxy::http::setup::MAX_HEAD_BYTES;
 use crate::proxy::http::upstream::Counted;
@@ -59,6 +60,17 @@ enum Broken {
     Chunks(#[from] Malformed),
     #[error("the head of the answer is longer than {MAX_HEAD_BYTES} bytes")]
     TooLong,
+    #[error("more than {MAX_INFORMATIONAL} informational answers announce the answer")]
+    Announced,
+}
+
+/// Informational answers before an answer (RFC 9110, section 15.2). One or two there are: 100, 103.
+const MAX_INFORMATIONAL: u32 = 16;
+
+impl From<Malformed> for Trouble {
+    fn from(error: Malformed) -> Self {
+        Self::Broken(error.into())
+    }
 }
 
 /// How far an answer has come.
@@ -315,7 +327,12 @@ impl Going<'_> {
         input: &mut Buffer,
         progress: &mut Progress,
     ) -> Result<Answered, Trouble> {
+        let mut announced = 0;
         while answer.status.is_informational() {
+            announced += 1;
+            if announced > MAX_INFORMATIONAL {
+                return Err(Trouble::Broken(Broken::Announced));
+            }
             progress.told = Some(answer.status);
             let head = input.filled().get(..answer.length).unwrap_or_default();
             to.write_all(head).await.map_err(Trouble::Client)?;
@@ -435,58 +452,4 @@ fn readied(answer: &Answer, input: &mut Buffer, closes: bool) -> usize {
     let start = answer.cuts.take_out(head);
     input.consume(start);
     answer.length - start
-}
-
-/// What is left of an answer's body.
-enum Rest {
-    Length(u64),
-    Chunked(Chunks),
-    Close,
-    Ended,
-}
-
-impl Rest {
-    fn of(framing: Framing) -> Self {
-        match framing {
-            Framing::Length(length) => Self::Length(length),
-            Framing::Chunked => Self::Chunked(Chunks::default()),
-            Framing::Close => Self::Close,
-        }
-    }
-
-    /// How many bytes of `input` belong to it.
-    fn take(&mut self, input: &[u8]) -> Result<usize, Trouble> {
-        match self {
-            Self::Length(left) => {
-                let part = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= part as u64;
-                Ok(part)
-            }
-            Self::Chunked(chunks) => {
-                chunks.take(input).map_err(|error| Trouble::Broken(error.into()))
-            }
-            Self::Close => Ok(input.len()),
-            Self::Ended => Ok(0),
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        match self {
-            Self::Length(left) => *left == 0,
-            Self::Chunked(chunks) => chunks.is_done(),
-            Self::Close => false,
-            Self::Ended => true,
-        }
-    }
-
-    /// The endpoint says no more.
-    fn end(&mut self) -> io::Result<()> {
-        match self {
-            Self::Close => {
-                *self = Self::Ended;
-                Ok(())
-            }
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
 }

@@ -10,5 +10,6 @@ pub mod choose;
 pub mod chunks;
 pub mod exchange;
 pub mod head;
+pub mod rest;
 pub mod serve;
 pub mod wires;

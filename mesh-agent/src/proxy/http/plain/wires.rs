@@ -1,7 +1,7 @@
 //! Connections to endpoints that wait for the next plain request.
 //!
 //! One table belongs to one data thread of one namespace. A connection is used for one workload's
-//! requests to one endpoint only: it shows who asks. None has a task of its own: whether one still
+//! requests to one endpoint only, as long as the workload is who it was: it shows who asks. None has a task of its own: whether one still
 //! stands is seen when it is taken, and now and then.
 
 use std::collections::HashMap;
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::failure::Failure;
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Endpoint;
+use crate::model::spiffe::SpiffeId;
 use crate::proxy;
 use crate::proxy::http::Site;
 use crate::proxy::http::pool::{IDLE, MAX_IDLE};
@@ -41,6 +42,7 @@ struct Held {
     io: Counted,
     report: Report,
     source: ResourceName,
+    identity: SpiffeId,
     destination: ResourceName,
     since: Instant,
 }
@@ -68,6 +70,7 @@ impl Wire {
             io,
             report,
             source: site.local.workload.name.clone(),
+            identity: site.local.identity.id().clone(),
             destination: to.endpoint.workload.name.clone(),
             since: Instant::now(),
         })))
@@ -118,8 +121,10 @@ impl Wire {
         Pin::new(&mut self.0.io).poll_read(&mut context, &mut ReadBuf::new(&mut one)).is_pending()
     }
 
-    fn is_for(&self, source: &ResourceName, endpoint: &Endpoint) -> bool {
-        self.0.destination == endpoint.workload.name && self.0.source == *source
+    fn is_for(&self, site: &Site, endpoint: &Endpoint) -> bool {
+        self.0.destination == endpoint.workload.name
+            && self.0.source == site.local.workload.name
+            && self.0.identity == *site.local.identity.id()
     }
 
     /// Why it may not be any more.
@@ -137,12 +142,11 @@ impl Wires {
     /// One that can take a request of `site` to `endpoint` at once. The one that was used last comes
     /// first.
     pub fn take(&self, site: &Site, endpoint: &Endpoint) -> Option<Wire> {
-        let source = &site.local.workload.name;
         loop {
             let mut wire = {
                 let mut idle = self.lock();
                 let waiting = idle.by_endpoint.get_mut(&endpoint.address)?;
-                let at = waiting.iter().rposition(|wire| wire.is_for(source, endpoint))?;
+                let at = waiting.iter().rposition(|wire| wire.is_for(site, endpoint))?;
                 waiting.remove(at)
             };
             match wire.refusal(&site.context) {

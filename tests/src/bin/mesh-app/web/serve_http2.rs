@@ -16,13 +16,18 @@ use tokio::time::sleep;
 use super::serve::Site;
 use super::{broken, data, fields, map, trailers};
 
+/// Requests of a connection at once: as many as Tomcat and Apache httpd take by default.
+const MAX_STREAMS: u32 = 100;
+
 /// Serves requests until the client has no more.
 pub(super) async fn run(
     site: &Arc<Site>,
     io: BufReader<TcpStream>,
     connection: u64,
 ) -> io::Result<()> {
-    let mut session = h2::server::handshake(io).await.map_err(broken)?;
+    let mut builder = h2::server::Builder::new();
+    let mut session =
+        builder.max_concurrent_streams(MAX_STREAMS).handshake(io).await.map_err(broken)?;
     let mut streams = JoinSet::new();
     for request in 0.. {
         let Some(accepted) = session.accept().await else { return Ok(()) };

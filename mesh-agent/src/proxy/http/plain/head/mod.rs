@@ -11,7 +11,7 @@ use http::{HeaderName, Method, StatusCode};
 use httparse::{Header, Status};
 
 use crate::proxy::http::answer::is_type_of_grpc;
-use crate::proxy::http::fields::is_end_to_end;
+use crate::proxy::http::fields::{MAX_NAMED, is_end_to_end};
 use crate::proxy::http::host;
 use crate::proxy::http::setup::MAX_FIELDS;
 use crate::route::http::fields::{Fields, join};
@@ -374,12 +374,14 @@ fn is_chunked(value: &[u8]) -> bool {
     tokens(value).last().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"))
 }
 
-/// Whether a field about the connection names this one.
+/// Whether a field about the connection names this one, among the names that count.
 fn is_named(fields: &[Header<'_>], name: &str) -> bool {
     fields
         .iter()
         .filter(|field| matches!(known(field.name), Known::Connection))
-        .any(|field| tokens(field.value).any(|token| token.eq_ignore_ascii_case(name.as_bytes())))
+        .flat_map(|field| tokens(field.value))
+        .take(MAX_NAMED)
+        .any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// The line of a field of `input`, with its end.

@@ -1,0 +1,104 @@
+//! Many requests of HTTP/2 at once, of clients who ask for much and read little: what they leave is
+//! bounded, and others are answered meanwhile.
+
+use std::net::SocketAddr;
+
+use mesh_tests::http::Ask;
+use mesh_tests::pod::Pod;
+use mesh_tests::script::Script;
+
+use super::suite::{GRPC, Suite, To, grpc_route, policy};
+
+/// A request that is answered when nobody waits any more.
+const HANGS: &str = "/slow?ms=3600000";
+
+/// A client of the sort.
+struct Crowd(Script);
+
+impl Crowd {
+    fn start(pod: &Pod, to: SocketAddr) -> Self {
+        let client = include_str!("../../clients/http2_crowd.py");
+        let program = format!("TO = ('{}', {})\n{client}", to.ip(), to.port());
+        let (script, ready) = Script::start(pod, &program).unwrap();
+        assert_eq!(ready, "ready");
+        Self(script)
+    }
+
+    fn tell(&mut self, line: &str) {
+        self.0.say(line).unwrap();
+        assert_eq!(self.0.line().unwrap(), "done", "{line}");
+    }
+}
+
+/// Checks that requests of other clients of the same service are answered.
+#[track_caller]
+fn answers_others(suite: &Suite) {
+    for _ in 0..8 {
+        let answer = suite.ask(To::Echo.at(GRPC), &Ask::get("/quick").http2().timeout_ms(10_000));
+        assert_eq!((answer.status, answer.server()), (200, Some("echo-v1")), "{answer:?}");
+        assert!(answer.body.contains("/quick"), "{answer:?}");
+    }
+}
+
+fn routed() -> Suite {
+    Suite::start(&[grpc_route("  - backendRefs: [{name: echo-v1, port: 7070}]")])
+}
+
+#[test]
+fn requests_that_hang_take_no_place_of_others() {
+    let suite = routed();
+    let mut crowds: Vec<_> =
+        (0..4).map(|_| Crowd::start(&suite.client, To::Echo.at(GRPC))).collect();
+    for crowd in &mut crowds {
+        // From then on there is a connection to the application that others use too.
+        crowd.tell("ask /quick 1 0");
+        crowd.tell("heads 1");
+        crowd.tell(&format!("ask {HANGS} 100 0"));
+    }
+    answers_others(&suite);
+}
+
+#[test]
+fn answers_that_are_not_read_take_no_window_of_others() {
+    let suite = routed();
+    let mut crowds: Vec<_> =
+        (0..4).map(|_| Crowd::start(&suite.client, To::Echo.at(GRPC))).collect();
+    for crowd in &mut crowds {
+        crowd.tell("ask /bytes?n=4000000 10 0");
+        crowd.tell("heads 10");
+        crowd.tell("full");
+    }
+    answers_others(&suite);
+}
+
+#[test]
+fn requests_that_are_taken_back_leave_nothing() {
+    // Requests are judged, and the application takes no more of them.
+    let suite = Suite::start(&[policy("all", "ALLOW", "{to: [{operation: {methods: ['*']}}]}")]);
+    let mut crowd = Crowd::start(&suite.client, To::V1.at(80));
+    crowd.tell(&format!("ask {HANGS} 100 0"));
+    let before = suite.b.memory_bytes().unwrap();
+    for _ in 0..400 {
+        crowd.tell("ask / 24 190");
+        crowd.tell("reset 24");
+    }
+    let grown = suite.b.memory_bytes().unwrap().saturating_sub(before);
+    // Without a bound they are 9,600 heads of more than 10 KB each.
+    assert!(grown < 32 << 20, "{grown} bytes more");
+}
+
+#[test]
+fn a_head_of_many_fields_is_refused() {
+    let suite = Suite::start(&[
+        policy("all", "ALLOW", "{to: [{operation: {methods: ['*']}}]}"),
+        grpc_route("  - backendRefs: [{name: echo-v2, port: 7070}]"),
+    ]);
+    let fields: Vec<_> = (0..300).map(|n| (format!("x-{n}"), n.to_string())).collect();
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+    for to in [To::V1.at(80), To::Echo.at(GRPC)] {
+        let few = suite.ask(to, &Ask::get("/").http2().headers(&fields[..150]));
+        assert_eq!(few.status, 200, "{few:?}");
+        let many = suite.ask(to, &Ask::get("/").http2().headers(&fields));
+        assert_eq!((many.status, many.server()), (431, None), "{many:?}");
+    }
+}
