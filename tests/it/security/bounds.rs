@@ -31,6 +31,13 @@ impl Default for Bounds {
     }
 }
 
+/// The bounds of a flood that is refused beyond its share of sockets, and goes on while it is seen that
+/// others are served: a descriptor for each socket, and some for what is being refused.
+pub(super) fn holding(share: u32) -> Bounds {
+    let descriptors = usize::try_from(share).unwrap() + 64;
+    Bounds { descriptors, descriptors_after: descriptors, ..Bounds::default() }
+}
+
 /// The growth of an agent by an attack.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Growth {
