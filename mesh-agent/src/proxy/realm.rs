@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use mesh_common::record::Record;
 use mesh_common::source::SourceKey;
 use tokio::net::TcpSocket;
+use tokio::sync::Semaphore;
 
 use crate::bounds::{Account, Kept};
 use crate::datapath::desired::id_of;
@@ -71,6 +72,9 @@ pub struct Realm {
     pub wires: Vec<Wires>,
     /// Copies of HTTP requests under way.
     pub copies: Arc<http::mirror::Copies>,
+    /// Whose turn it is to judge its connection again, when the mesh has changed: all of them at once
+    /// would hold up others on their data threads.
+    pub judging: Semaphore,
     /// `None`: the agent's own namespace.
     netns: Option<Arc<Netns>>,
     locals: ArcSwap<Vec<Arc<Local>>>,
@@ -161,6 +165,7 @@ impl Realm {
             http: context.runtimes.all().iter().map(|_| http::pool::Pool::default()).collect(),
             wires: context.runtimes.all().iter().map(|_| Wires::default()).collect(),
             copies: Arc::default(),
+            judging: Semaphore::new(1),
             spread: Spread::over(context.runtimes.all().len()),
             scope: scope.clone(),
             netns,

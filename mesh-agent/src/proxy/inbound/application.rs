@@ -122,6 +122,8 @@ impl Arrival {
     /// Waits until a later snapshot forbids it, with no more than `scrutiny`. Never, if none does.
     pub async fn forbidden(&self, mut mesh: Reader, scrutiny: Scrutiny) -> Forbidden {
         while mesh.changed().await {
+            // Nobody closes it; one after the other, and others have their turn in between.
+            let _turn = self.realm.judging.acquire().await;
             if let Some(refusal) = self.refusal(&mesh.load(), scrutiny) {
                 return refusal;
             }

@@ -30,6 +30,9 @@ use crate::telemetry::RequestSeries;
 /// How often those are looked at that wait.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// How many of them policies judge before others on the thread have their turn.
+const TURN_JUDGED: usize = 4;
+
 /// How long an application may take to close what we have closed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,8 @@ struct Held {
     identity: SpiffeId,
     destination: ResourceName,
     since: Instant,
+    /// The revision of the mesh at which policies have last allowed it while it waited.
+    judged: u64,
 }
 
 /// Connections that wait.
@@ -73,6 +78,7 @@ impl Wire {
             identity: site.local.identity.id().clone(),
             destination: to.endpoint.workload.name.clone(),
             since: Instant::now(),
+            judged: 0,
         })))
     }
 
@@ -180,24 +186,56 @@ impl Wires {
         }
     }
 
-    /// Takes those out that have waited for too long, or all of them, and those that do not stand
-    /// any more; says whether there are others to be looked at. If not, whoever puts one back begins
-    /// again.
-    fn stale(&self, context: &proxy::Context, all: bool) -> (Vec<Wire>, bool) {
-        let now = Instant::now();
+    /// The endpoints to which some wait.
+    fn endpoints(&self) -> Vec<SocketAddr> {
+        self.lock().by_endpoint.keys().copied().collect()
+    }
+
+    /// Whether any wait. If not, whoever puts one back begins to look at them again.
+    fn goes_on(&self) -> bool {
         let mut idle = self.lock();
-        let mut stale = Vec::new();
-        idle.by_endpoint.retain(|_, waiting| {
-            stale.extend(waiting.extract_if(.., |wire| {
-                let is_over = all || now - wire.0.since >= IDLE || !wire.is_quiet();
-                is_over || wire.refusal(context).is_some()
-            }));
-            !waiting.is_empty()
-        });
+        idle.by_endpoint.retain(|_, waiting| !waiting.is_empty());
         idle.is_swept = !idle.by_endpoint.is_empty();
-        (stale, idle.is_swept)
+        idle.is_swept
+    }
+
+    /// Takes those to `endpoint` out that have waited for too long, or all of them, and those that do
+    /// not stand any more, or may not be. True: there are some that were not judged, as to judge takes
+    /// long: others are to have their turn first.
+    fn stale(
+        &self,
+        context: &proxy::Context,
+        endpoint: SocketAddr,
+        all: bool,
+    ) -> (Vec<Stale>, bool) {
+        let (now, revision) = (Instant::now(), context.mesh.load().revision);
+        let mut idle = self.lock();
+        let Some(waiting) = idle.by_endpoint.get_mut(&endpoint) else { return (Vec::new(), false) };
+        let (mut stale, mut left) = (Vec::new(), TURN_JUDGED);
+        let mut at = 0;
+        while let Some(wire) = waiting.get_mut(at) {
+            let is_over = all || now - wire.0.since >= IDLE || !wire.is_quiet();
+            let mut forbidden = None;
+            if !is_over && wire.0.judged != revision {
+                if left == 0 {
+                    return (stale, true);
+                }
+                left -= 1;
+                forbidden = wire.refusal(context);
+                wire.0.judged = revision;
+            }
+            if is_over || forbidden.is_some() {
+                stale.push((waiting.remove(at), forbidden));
+            } else {
+                at += 1;
+            }
+        }
+        (stale, false)
     }
 }
+
+/// One that is taken out, and why it may not be any more.
+type Stale = (Wire, Option<Forbidden>);
 
 /// Ends one that has ended at its other end.
 fn end_now(mut wire: Wire) {
@@ -215,14 +253,22 @@ async fn sweep(context: Arc<proxy::Context>, realm: Arc<Realm>, worker: usize) {
             () = realm.scope.draining() => true,
             () = sleep(SWEEP) => false,
         };
-        let (stale, goes_on) = wires.stale(&context, is_draining);
-        for wire in stale {
-            match wire.refusal(&context) {
-                Some(forbidden) => drop(wire.forbid(forbidden)),
-                None => realm.scope.spawn(Box::pin(wire.end())),
+        for endpoint in wires.endpoints() {
+            loop {
+                let (stale, has_more) = wires.stale(&context, endpoint, is_draining);
+                for (wire, forbidden) in stale {
+                    match forbidden {
+                        Some(forbidden) => drop(wire.forbid(forbidden)),
+                        None => realm.scope.spawn(Box::pin(wire.end())),
+                    }
+                }
+                tokio::task::yield_now().await;
+                if !has_more {
+                    break;
+                }
             }
         }
-        if !goes_on {
+        if !wires.goes_on() {
             return;
         }
     }
