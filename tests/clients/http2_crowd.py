@@ -65,7 +65,15 @@ def synchronize():
 
 
 def text(value):
-    return bytes([len(value)]) + value
+    # RFC 7541, section 5.1: a number of seven bits, and more.
+    rest = len(value) - 127
+    if rest < 0:
+        return bytes([len(value)]) + value
+    out = b"\x7f"
+    while rest >= 128:
+        out += bytes([rest % 128 + 128])
+        rest //= 128
+    return out + bytes([rest]) + value
 
 
 # RFC 7541, appendix A: 2 is GET, 6 is http, 4 is the path, 1 the authority. The first entry of the

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use mesh_tests::http::Ask;
 use mesh_tests::pod::Pod;
 use mesh_tests::script::Script;
+use nix::sys::signal::Signal;
 
 use super::suite::{GRPC, Suite, To, grpc_route, policy};
 
@@ -84,6 +85,25 @@ fn requests_that_are_taken_back_leave_nothing() {
     }
     let grown = suite.b.memory_bytes().unwrap().saturating_sub(before);
     // Without a bound they are 9,600 heads of more than 10 KB each.
+    assert!(grown < 32 << 20, "{grown} bytes more");
+}
+
+#[test]
+fn requests_that_the_application_does_not_read_leave_nothing() {
+    let mut suite =
+        Suite::start(&[policy("all", "ALLOW", "{to: [{operation: {methods: ['*']}}]}")]);
+    let mut crowd = Crowd::start(&suite.client, To::V1.at(80));
+    crowd.tell("ask /quick 1 0");
+    crowd.tell("heads 1");
+    suite.servers[0].signal(Signal::SIGSTOP).unwrap();
+    let before = suite.b.memory_bytes().unwrap();
+    // More than the sockets take.
+    let path = "x".repeat(4_000);
+    for _ in 0..400 {
+        crowd.tell(&format!("ask /{path} 24 100"));
+        crowd.tell("reset 24");
+    }
+    let grown = suite.b.memory_bytes().unwrap().saturating_sub(before);
     assert!(grown < 32 << 20, "{grown} bytes more");
 }
 

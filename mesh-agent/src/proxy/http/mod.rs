@@ -16,6 +16,7 @@ pub mod faults;
 pub mod fields;
 pub mod filtering;
 pub mod front;
+pub mod gate;
 pub mod host;
 pub mod mirror;
 pub mod places;

@@ -5,10 +5,23 @@
 //! long as hyper keeps it; without one it waits where its client can take it back, or has another
 //! connection.
 
+//!
+//! Nor has a request a place while the server reads nothing: what hyper has begun to send waits in its
+//! memory for the socket, also when nobody waits for the answer.
+
 use std::sync::Arc;
 
 use hyper::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::proxy::http::gate::{Gate, Gated};
+
+/// The places of one connection. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Places {
+    permits: Arc<Semaphore>,
+    gate: Arc<Gate>,
+}
 
 /// One place. It is free again when the last clone of it is gone.
 #[derive(Clone, Debug)]
@@ -16,19 +29,41 @@ pub struct Place {
     _permit: Arc<OwnedSemaphorePermit>,
 }
 
-impl Place {
+impl Places {
+    /// So many places.
+    pub fn new(most: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(most)), gate: Arc::default() }
+    }
+
+    /// The connection, which says whether its server reads.
+    pub fn gated<Io>(&self, io: Io) -> Gated<Io> {
+        Gated::new(io, Arc::clone(&self.gate))
+    }
+
+    /// Whether they are those of the same connection.
+    pub fn are(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.permits, &other.permits)
+    }
+
     /// A place, if there is one.
-    pub fn of(places: &Arc<Semaphore>) -> Option<Self> {
-        let permit = Arc::clone(places).try_acquire_owned().ok()?;
-        Some(Self { _permit: Arc::new(permit) })
+    pub fn take(&self) -> Option<Place> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        self.gate.is_open().then(|| Place { _permit: Arc::new(permit) })
     }
 
-    /// Waits for a place. `None`: the connection is over.
-    pub async fn wait(places: &Arc<Semaphore>) -> Option<Self> {
-        let permit = Arc::clone(places).acquire_owned().await.ok()?;
-        Some(Self { _permit: Arc::new(permit) })
+    /// Waits for a place. `None`: there are none any more.
+    pub async fn wait(&self) -> Option<Place> {
+        loop {
+            self.gate.opened().await;
+            let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+            if self.gate.is_open() {
+                return Some(Place { _permit: Arc::new(permit) });
+            }
+        }
     }
+}
 
+impl Place {
     /// Leaves it to a request too, until it is sent: hyper keeps the extensions of one that waits.
     pub fn hold<B>(self, request: &mut Request<B>) {
         request.extensions_mut().insert(self);
@@ -39,7 +74,7 @@ impl Place {
 /// with.
 #[derive(Debug)]
 pub struct Size {
-    places: Arc<Semaphore>,
+    places: Places,
     most: usize,
     now: usize,
 }
@@ -47,24 +82,24 @@ pub struct Size {
 impl Size {
     /// So many places at the most, which there are until the server says something else.
     pub fn new(most: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(most)), most, now: most }
+        Self { places: Places::new(most), most, now: most }
     }
 
     /// The places.
-    pub fn places(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.places)
+    pub const fn places(&self) -> &Places {
+        &self.places
     }
 
     /// The server allows so many streams. One place there is always: a server that allows none for a
     /// while does so later.
     pub fn fit(&mut self, streams: usize) {
-        let next = streams.clamp(1, self.most);
+        let (next, permits) = (streams.clamp(1, self.most), &self.places.permits);
         if next > self.now {
-            self.places.add_permits(next - self.now);
+            permits.add_permits(next - self.now);
             self.now = next;
         } else {
             // Those that are taken go when they are free, and this is asked again.
-            self.now -= self.places.forget_permits(self.now - next);
+            self.now -= permits.forget_permits(self.now - next);
         }
     }
 }
@@ -75,30 +110,30 @@ mod tests {
 
     #[test]
     fn a_request_keeps_its_place_until_it_is_gone() {
-        let size = Size::new(1);
-        let places = size.places();
-        let place = Place::of(&places).unwrap();
+        let places = Places::new(1);
+        let place = places.take().unwrap();
         let mut request = Request::new(());
         place.clone().hold(&mut request);
         drop(place);
-        assert!(Place::of(&places).is_none());
+        assert!(places.take().is_none());
         drop(request);
-        assert!(Place::of(&places).is_some());
+        assert!(places.take().is_some());
     }
 
     #[test]
     fn there_are_as_many_places_as_streams() {
         let mut size = Size::new(32);
-        let places = size.places();
-        let taken: Vec<_> = (0..20).map(|_| Place::of(&places).unwrap()).collect();
+        let places = size.places().clone();
+        let free = || places.permits.available_permits();
+        let taken: Vec<_> = (0..20).map(|_| places.take().unwrap()).collect();
         size.fit(10);
-        assert!(Place::of(&places).is_none());
+        assert!(places.take().is_none());
         drop(taken);
         size.fit(10);
-        assert_eq!(places.available_permits(), 10);
+        assert_eq!(free(), 10);
         size.fit(usize::MAX);
-        assert_eq!(places.available_permits(), 32);
+        assert_eq!(free(), 32);
         size.fit(0);
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(free(), 1);
     }
 }

@@ -6,18 +6,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
-use crate::proxy::http::places::Place;
+use crate::proxy::http::places::{Place, Places};
 
 /// Connections that wait for one endpoint, at most. Further ones are closed.
 pub const MAX_IDLE: usize = 64;
@@ -53,23 +52,18 @@ pub enum Sender {
 #[derive(Clone)]
 pub struct Shared {
     sender: http2::SendRequest<Body>,
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Shared {
     /// Shares a connection.
-    pub const fn new(sender: http2::SendRequest<Body>, places: Arc<Semaphore>) -> Self {
+    pub const fn new(sender: http2::SendRequest<Body>, places: Places) -> Self {
         Self { sender, places }
-    }
-
-    /// Its places.
-    pub fn places(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.places)
     }
 
     /// It, for one more request, if it has a place.
     pub fn sender(&self) -> Option<Sender> {
-        let place = Place::of(&self.places)?;
+        let place = self.places.take()?;
         self.sender.is_ready().then(|| Sender::Http2(self.sender.clone(), place))
     }
 }
@@ -141,9 +135,9 @@ impl Pool {
 
     /// Lets go of the HTTP/2 connection with these places: no request uses it, and none has for a
     /// while.
-    pub fn forget(&self, key: &Key, places: &Arc<Semaphore>) {
+    pub fn forget(&self, key: &Key, places: &Places) {
         if let Some(all) = self.lock().shared.get_mut(key) {
-            all.retain(|one| !Arc::ptr_eq(&one.places, places));
+            all.retain(|one| !one.places.are(places));
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper_util::rt::TokioIo;
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -20,7 +19,7 @@ use crate::proxy::http::Site;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::front::Front;
-use crate::proxy::http::places::Size;
+use crate::proxy::http::places::{Places, Size};
 use crate::proxy::http::pool::{IDLE, Key, Sender, Shared};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::inbound::application::Forbidden;
@@ -199,21 +198,22 @@ async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kep
 
 /// Begins HTTP on a connection.
 async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sender, Failure> {
-    let io = TokioIo::new(io);
     let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     match to.version {
         Version::Http1 => {
-            let handshake = setup::http1_client().handshake::<_, Body>(io);
+            let handshake = setup::http1_client().handshake::<_, Body>(TokioIo::new(io));
             let (sender, driving) = handshake.await.map_err(failed)?;
             drive(site, to, report, None, driving.with_upgrades());
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
             let most = Http2::of_many();
+            let mut size = Size::new(most.places());
+            let places = size.places().clone();
+            let io = TokioIo::new(places.gated(io));
             let handshake = setup::http2_client(&site.realm.scope, most).handshake::<_, Body>(io);
             let (sender, driving) = handshake.await.map_err(failed)?;
-            let mut size = Size::new(most.places());
-            let shared = Shared::new(sender, size.places());
+            let shared = Shared::new(sender, places.clone());
             // Before others may have them.
             let own = shared
                 .sender()
@@ -224,7 +224,7 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
                 size.fit(driving.current_max_send_streams());
                 polled
             });
-            drive(site, to, report, Some(shared.places()), driving);
+            drive(site, to, report, Some(places), driving);
             if let Some(pool) = site.realm.http.get(site.worker) {
                 pool.share(&to.key(site), shared);
             }
@@ -234,13 +234,8 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
 }
 
 /// Drives a connection until it ends, and reports it. `places`: of one that several requests share.
-fn drive<Driving>(
-    site: &Site,
-    to: &To,
-    report: Report,
-    places: Option<Arc<Semaphore>>,
-    driving: Driving,
-) where
+fn drive<Driving>(site: &Site, to: &To, report: Report, places: Option<Places>, driving: Driving)
+where
     Driving: Future<Output = Result<(), hyper::Error>> + Send + 'static,
 {
     let (site, key, scope) = (site.clone(), to.key(site), site.realm.scope.clone());

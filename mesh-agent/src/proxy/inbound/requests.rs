@@ -24,7 +24,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, Version as HttpVersion};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, Semaphore, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::authz::path::{self, Readings};
@@ -40,7 +40,7 @@ use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::fields::{self, clean};
 use crate::proxy::http::front::Front;
-use crate::proxy::http::places::Place;
+use crate::proxy::http::places::{Place, Places};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::Counted;
@@ -99,7 +99,7 @@ impl Point {
 /// client may have under way, also of those that it has taken back.
 enum Application {
     Http1(AsyncMutex<http1::SendRequest<Body>>),
-    Http2(http2::SendRequest<Body>, Arc<Semaphore>),
+    Http2(http2::SendRequest<Body>, Places),
 }
 
 /// A request's turn on it: of HTTP/1.1 until the request has its answer.
@@ -194,7 +194,7 @@ impl Application {
     async fn turn(&self) -> Turn<'_> {
         match self {
             Self::Http1(sender) => Turn::Http1(sender.lock().await),
-            Self::Http2(sender, places) => Turn::Http2(sender.clone(), Place::wait(places).await),
+            Self::Http2(sender, places) => Turn::Http2(sender.clone(), places.wait().await),
         }
     }
 }
@@ -227,10 +227,9 @@ async fn begin(
     (scope, most): (&Scope, Http2),
 ) -> Result<(Application, Driving), Failure> {
     let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
-    let io = TokioIo::new(io);
     match version {
         Version::Http1 => {
-            let handshake = setup::http1_client().handshake::<_, Body>(io);
+            let handshake = setup::http1_client().handshake::<_, Body>(TokioIo::new(io));
             let (sender, driving) = handshake.await.map_err(failed)?;
             Ok((
                 Application::Http1(AsyncMutex::new(sender)),
@@ -238,9 +237,10 @@ async fn begin(
             ))
         }
         Version::Http2 => {
+            let places = Places::new(most.places());
+            let io = TokioIo::new(places.gated(io));
             let handshake = setup::http2_client(scope, most).handshake::<_, Body>(io);
             let (sender, driving) = handshake.await.map_err(failed)?;
-            let places = Arc::new(Semaphore::new(most.places()));
             Ok((Application::Http2(sender, places), Box::pin(driving)))
         }
     }
