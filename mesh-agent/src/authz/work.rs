@@ -3,9 +3,9 @@
 use std::cell::Cell;
 
 /// The most steps of one judgement: a comparison is one, and one more for each 16 bytes that it looks
-/// at: as many as the values of 16 policies that have all that one may. Some 3 ms of a processor at the
+/// at: as many as the values of 32 policies that have all that one may. Some 5 ms of a processor at the
 /// most.
-const MAX_STEPS: usize = 1 << 17;
+const MAX_STEPS: usize = 1 << 18;
 
 /// Bytes that are looked at in one step.
 const BYTES_EACH: usize = 16;

@@ -178,11 +178,19 @@ impl<'a> Attached<'a> {
     ) -> Target {
         let mut default = None;
         let mut by_namespace = HashMap::new();
-        let own = |catalog: &mut Catalog<'a>| split::own((index, catalog), (service, port), family);
+        let own = |catalog: &mut Catalog<'a>, by: (Kind, &ResourceName)| {
+            split::own((index, catalog), (service, port), family, by)
+        };
+        let itself = (Kind::Service, &service.name);
         for (scope, routes) in self.ports.get(&(&service.name, port.port)).into_iter().flatten() {
             let split = match routes {
                 Routes::Http(kind, routes, _) => {
-                    let own = own(catalog);
+                    // A consumer's route must not use up what the service's namespace may name.
+                    let by = match (scope, routes.first()) {
+                        (Scope::Namespace(_), Some(route)) => ((*kind).into(), &route.name),
+                        _ => itself,
+                    };
+                    let own = own(catalog, by);
                     split::http((index, catalog), (*kind, routes), own, family, tables)
                 }
                 Routes::Tcp(route) => split::tcp((index, catalog), route, family),
@@ -194,7 +202,7 @@ impl<'a> Attached<'a> {
                 }
             }
         }
-        let default = default.unwrap_or_else(|| split::without_route(own(catalog)));
+        let default = default.unwrap_or_else(|| split::without_route(own(catalog, itself)));
         Target { service: Arc::clone(service), port: port.port, default, by_namespace }
     }
 }

@@ -21,17 +21,13 @@ pub(super) fn own<'a>(
     (index, catalog): (&Index<'a>, &mut Catalog<'a>),
     (service, port): (&'a Arc<Service>, &'a ServicePort),
     family: Family,
+    by: (update::Kind, &ResourceName),
 ) -> Backend {
     Backend {
         service: service.name.clone(),
         port: port.port,
         weight: 1,
-        endpoints: catalog.of(
-            index,
-            (service, port),
-            family,
-            (update::Kind::Service, &service.name),
-        ),
+        endpoints: catalog.of(index, (service, port), family, by),
     }
 }
 

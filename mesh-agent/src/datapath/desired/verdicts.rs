@@ -12,9 +12,12 @@ use crate::datapath::desired::ids::id_of;
 use crate::datapath::desired::locals::Local;
 use crate::datapath::desired::room::{Shortages, Want, tables};
 use crate::model::id::ResourceName;
-use crate::model::policy::{AuthorizationPolicy, Rule, WorkloadPolicy};
+use crate::model::policy::{AuthorizationPolicy, Operation, Rule, Source, WorkloadPolicy};
 use crate::model::workload::Workload;
 use crate::store::update::Kind;
+
+/// How many values are compared in the time that is reckoned for one entry.
+const ENTRY_VALUES: usize = 64;
 
 /// The policies that apply to one destination.
 type Policies = Vec<Arc<AuthorizationPolicy>>;
@@ -64,6 +67,9 @@ impl Classes {
         // As if each port made a difference: it is not judged what there is no room for.
         let wants = self.by_id.values().zip(&named).map(|(class, ports)| {
             let entries = locals.len().saturating_mul(1 + ports.len());
+            // Nor what takes much longer to judge than to write.
+            let work = entries.saturating_mul(values(&class.policies)) / ENTRY_VALUES;
+            let entries = entries.max(work);
             Want::new(Kind::Workload, &class.workload, entries, without)
         });
         let [granted] = short.share(tables::VERDICTS, 0, &[wants.collect()]);
@@ -91,6 +97,17 @@ fn ports(policies: &Policies) -> BTreeSet<u16> {
         .flat_map(|rule| rule.to.iter().chain(rule.when.iter().map(|when| &when.operation)));
     let named = operations.flat_map(|operation| operation.ports.iter().chain(&operation.not_ports));
     named.copied().collect()
+}
+
+/// How many values the policies have: what judging looks at.
+fn values(policies: &Policies) -> usize {
+    let of_operation = |it: &Operation| it.ports.len() + it.not_ports.len();
+    let of_rule = |rule: &Rule| {
+        let sources = rule.from.iter().chain(rule.when.iter().map(|when| &when.source));
+        let operations = rule.to.iter().chain(rule.when.iter().map(|when| &when.operation));
+        1 + sources.map(Source::values).sum::<usize>() + operations.map(of_operation).sum::<usize>()
+    };
+    rules(policies).map(of_rule).sum()
 }
 
 fn rules(policies: &Policies) -> impl Iterator<Item = &Rule> {

@@ -225,6 +225,16 @@ pub struct Source {
     pub not_ip_blocks: Vec<Block>,
 }
 
+impl Source {
+    /// How many values a client is compared with.
+    pub fn values(&self) -> usize {
+        let texts =
+            [&self.principals, &self.not_principals, &self.namespaces, &self.not_namespaces];
+        let blocks = self.ip_blocks.len() + self.not_ip_blocks.len();
+        texts.iter().map(|texts| texts.len()).sum::<usize>() + blocks
+    }
+}
+
 /// What a connection goes to: every field that is not empty must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operation {

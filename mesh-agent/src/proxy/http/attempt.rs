@@ -1,5 +1,6 @@
 //! One attempt to have a request answered by one endpoint.
 
+use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::sync::Arc;
 
@@ -29,10 +30,29 @@ pub enum Sent {
     Spent,
 }
 
+/// How often a request is sent again that its endpoint has not looked at.
+const MAX_UNSEEN: u32 = 3;
+
+/// Whether the endpoint says that it has not looked at the request, which may be sent again then
+/// (RFC 9113, section 8.7): servers of HTTP/2 end their connections so, for example nginx after 1,000
+/// requests.
+fn is_unseen(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(<dyn StdError>::downcast_ref::<h2::Error>);
+    cause.is_some_and(|cause| {
+        cause.is_remote()
+            && match cause.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => true,
+                Some(h2::Reason::NO_ERROR) => cause.is_go_away(),
+                _ => false,
+            }
+    })
+}
+
 /// Sends a request to the endpoint of `to`, on a connection that waits or on a new one.
 pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut Replay) -> Sent {
     let key = to.key(site);
     let Some(mut body) = replay.take() else { return Sent::Spent };
+    let mut unseen = 0;
     loop {
         let pooled = site.realm.http.get(site.worker).and_then(|pool| pool.take(&key));
         let is_fresh = pooled.is_none();
@@ -52,10 +72,17 @@ pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut
             Err(failed) => failed,
         };
         // A connection that has waited may have been closed meanwhile: nothing was sent on it.
-        match unsent {
-            Some(request) if !is_fresh => body = request.into_body(),
+        body = match unsent {
+            Some(request) if !is_fresh => request.into_body(),
+            _ if unseen < MAX_UNSEEN && is_unseen(&error) => {
+                unseen += 1;
+                match replay.take() {
+                    Some(body) => body,
+                    None => return Sent::Broken(error),
+                }
+            }
             _ => return Sent::Broken(error),
-        }
+        };
     }
 }
 

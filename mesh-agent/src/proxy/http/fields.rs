@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use hyper::Version as HttpVersion;
-use hyper::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE,
+};
 use hyper::http::request;
 
 use crate::proxy::http::answer::{Reason, Refusal};
@@ -111,8 +113,11 @@ pub fn strip(headers: &mut HeaderMap) {
         .take(MAX_NAMED)
         .filter_map(|name| name.trim().parse().ok())
         .collect();
+    // RFC 9112, section 6.3: the coding counts, and a length beside it must not go on.
+    let is_coded = headers.contains_key(TRANSFER_ENCODING);
     let goes = |name: &HeaderName| {
-        OF_CONNECTION.contains(name)
+        (is_coded && *name == CONTENT_LENGTH)
+            || OF_CONNECTION.contains(name)
             || *name == UPGRADE
             || (named.contains(name) && !is_end_to_end(name.as_str()))
     };
@@ -174,6 +179,11 @@ mod tests {
         check("te", "te", false);
         check("host", "keep-alive", false);
         check("transfer-encoding", "transfer-encoding", false);
+        let mut headers = HeaderMap::new();
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("3"));
+        strip(&mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
         check("", "http2-settings", false);
         let names = |count: usize| {
             let value = "a,".repeat(count) + "x-hop";

@@ -10,6 +10,7 @@
 //! memory for the socket, also when nobody waits for the answer.
 
 use std::sync::Arc;
+use std::task::Context;
 
 use hyper::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -70,8 +71,8 @@ impl Place {
     }
 }
 
-/// The number of places of a connection: as many as its server allows, and no more than it was made
-/// with.
+/// The number of places of a connection: one until its server has said how many streams it allows, then
+/// as many, within a bound.
 #[derive(Debug)]
 pub struct Size {
     places: Places,
@@ -80,14 +81,19 @@ pub struct Size {
 }
 
 impl Size {
-    /// So many places at the most, which there are until the server says something else.
+    /// So many places at the most.
     pub fn new(most: usize) -> Self {
-        Self { places: Places::new(most), most, now: most }
+        Self { places: Places::new(1), most, now: 1 }
     }
 
     /// The places.
     pub const fn places(&self) -> &Places {
         &self.places
+    }
+
+    /// Wakes the task of the connection when its server may have said so.
+    pub fn register(&self, cx: &Context<'_>) {
+        self.places.gate.register(cx.waker());
     }
 
     /// The server allows so many streams. One place there is always: a server that allows none for a
@@ -125,6 +131,8 @@ mod tests {
         let mut size = Size::new(32);
         let places = size.places().clone();
         let free = || places.permits.available_permits();
+        assert_eq!(free(), 1, "nothing is known yet");
+        size.fit(100);
         let taken: Vec<_> = (0..20).map(|_| places.take().unwrap()).collect();
         size.fit(10);
         assert!(places.take().is_none());

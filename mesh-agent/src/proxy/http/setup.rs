@@ -21,18 +21,25 @@ pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How many fields it has at most.
 pub const MAX_FIELDS: usize = 200;
 
-/// The least that the longest head of a connection of HTTP/2 has, and the most: [`MAX_HEAD_BYTES`].
-const HEAD_BYTES: RangeInclusive<u32> = 16 << 10..=64 << 10;
+/// [`MAX_HEAD_BYTES`], as HTTP/2 has it.
+const MAX_LIST_BYTES: u32 = 64 * 1024;
+
+/// What a head of [`MAX_FIELDS`] takes that has come as a byte for each.
+const HEAD_BYTES: u32 = 24 << 10;
 
 /// Requests of one HTTP/2 connection at once: nginx takes as many. Each leaves 2.5 KB until the
 /// connection ends.
 const MAX_STREAMS: u32 = 128;
 
 /// The fewest that one takes whose client has used up what it may leave unread.
-const LEAST_STREAMS: u32 = 16;
+const LEAST_STREAMS: u32 = 32;
 
-/// The window of a connection, where nothing bounds it.
-const WINDOW_BYTES: u32 = 8 << 20;
+/// The window of a connection of one client: 30 of them are promised that much of what one identity may
+/// have ([`Windows`](crate::bounds::Windows)).
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// The window of a connection to a server that several clients share.
+const SHARED_WINDOW_BYTES: u32 = 8 << 20;
 
 /// The least window: that of HTTP/2 itself (RFC 9113, section 6.9.2).
 const LEAST_WINDOW_BYTES: u32 = 65_535;
@@ -45,7 +52,7 @@ const WINDOW_PARTS: u32 = 8;
 const SHARED_STREAMS: u32 = 32;
 
 /// The least and the most that waits to be sent of one stream.
-const SEND_BYTES: RangeInclusive<u32> = 16 << 10..=64 << 10;
+const SEND_BYTES: RangeInclusive<u32> = 8 << 10..=64 << 10;
 
 /// What one connection of HTTP/2, and the one to the application behind it, may make the agent keep.
 ///
@@ -57,8 +64,6 @@ pub struct Http2 {
     window: u32,
     streams: u32,
     send: u32,
-    /// Of one request or answer, as HTTP/2 counts it.
-    head: u32,
 }
 
 impl Http2 {
@@ -88,16 +93,15 @@ impl Http2 {
     fn within(promised: u32) -> Self {
         let window = (promised / Self::PARTS).max(LEAST_WINDOW_BYTES);
         let (least, most) = SEND_BYTES.into_inner();
-        let streams = (window / least).clamp(LEAST_STREAMS, MAX_STREAMS);
+        let streams = (window / HEAD_BYTES).clamp(LEAST_STREAMS, MAX_STREAMS);
         let send = (window / streams).clamp(least, most);
-        let (least_head, most_head) = HEAD_BYTES.into_inner();
-        let head = (window / streams).clamp(least_head, most_head);
-        Self { window, streams, send, head }
+        Self { window, streams, send }
     }
 
     /// Of a connection to a server that the requests of several clients share.
-    pub fn of_many() -> Self {
-        Self { streams: SHARED_STREAMS, ..Self::default() }
+    pub const fn of_many() -> Self {
+        let send = *SEND_BYTES.end();
+        Self { window: SHARED_WINDOW_BYTES, streams: SHARED_STREAMS, send }
     }
 
     /// How many requests it carries at once.
@@ -170,7 +174,7 @@ pub fn http2_server(scope: &Scope, most: Http2) -> server::conn::http2::Builder<
         .max_send_buf_size(most.send_bytes())
         .max_concurrent_streams(most.streams)
         .max_pending_accept_reset_streams(MAX_RESETS)
-        .max_header_list_size(most.head);
+        .max_header_list_size(MAX_LIST_BYTES);
     builder
 }
 
@@ -186,7 +190,7 @@ pub fn http2_client(scope: &Scope, most: Http2) -> client::conn::http2::Builder<
     let mut builder = client::conn::http2::Builder::new(InScope(scope.clone()));
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(*HEAD_BYTES.end())
+        .max_header_list_size(MAX_LIST_BYTES)
         .initial_connection_window_size(most.window)
         .initial_stream_window_size(most.server_stream_window())
         .max_send_buf_size(most.send_bytes());
@@ -201,16 +205,18 @@ mod tests {
     fn a_connection_keeps_what_it_was_promised() {
         for promised in [0, 65_535, 200_000, 1 << 20, 5 << 20, Http2::WANTED_BYTES, 100 << 20] {
             let most = Http2::within(promised);
-            let of_streams = u64::from(most.send + most.head) * u64::from(most.streams);
+            let of_streams = u64::from(most.send + HEAD_BYTES) * u64::from(most.streams);
             let kept = u64::from(most.window) * 2 + of_streams;
-            // The least that a connection works with.
-            let least = 4 * u64::from(*SEND_BYTES.start() * LEAST_STREAMS);
+            // Half of it are windows; of either half, the least that a connection works with.
+            let half = u64::from(promised / 2);
+            let least = u64::from((SEND_BYTES.start() + HEAD_BYTES) * LEAST_STREAMS);
+            let bound = half.max(2 * u64::from(LEAST_WINDOW_BYTES)) + half.max(least);
+            assert!(kept <= bound, "{promised}: {most:?}");
             assert!(most.server_stream_window() * most.streams <= most.window);
-            assert!(kept <= u64::from(promised).max(least), "{promised}: {most:?}");
         }
         let all = Http2::default();
         let windows = (all.window, all.client_stream_window(), all.server_stream_window());
-        assert_eq!((all.streams, windows), (128, (8 << 20, 1 << 20, 64 << 10)));
+        assert_eq!((all.streams, windows), (128, (4 << 20, 512 << 10, 32 << 10)));
         assert_eq!(Http2::of_many().server_stream_window(), 256 << 10);
     }
 }

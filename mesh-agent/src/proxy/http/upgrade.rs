@@ -75,7 +75,14 @@ pub fn switched(
     headers: &mut HeaderMap,
 ) -> Result<bool, Unasked> {
     if status != StatusCode::SWITCHING_PROTOCOLS {
+        // RFC 9110, section 15.5.22: it says what the client has to ask for.
+        let wanted =
+            headers.get(UPGRADE).filter(|_| status == StatusCode::UPGRADE_REQUIRED).cloned();
         strip(headers);
+        if let Some(wanted) = wanted {
+            headers.insert(CONNECTION, OPTION);
+            headers.insert(UPGRADE, wanted);
+        }
         return Ok(false);
     }
     let Upgrade(asked) = asked.ok_or(Unasked)?;
@@ -206,7 +213,9 @@ mod tests {
             let switched = switched(asked.as_ref(), status, &mut headers);
             assert_eq!(switched, expect, "{fields:?}");
             let is_switch = switched == Ok(true);
-            assert!(is_switch || expect == Err(Unasked) || !headers.contains_key(UPGRADE));
+            let says_what = status == StatusCode::UPGRADE_REQUIRED && fields.len() > 1;
+            let stays = is_switch || says_what;
+            assert!(expect == Err(Unasked) || headers.contains_key(UPGRADE) == stays);
             assert!(!is_switch || headers.len() == 2 && headers[CONNECTION] == "Upgrade");
         };
         let fields = [("connection", "Upgrade, keep-alive"), ("upgrade", "WebSocket")];

@@ -211,8 +211,10 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
             let mut size = Size::new(most.places());
             let places = size.places().clone();
             let io = TokioIo::new(places.gated(io));
-            let handshake = setup::http2_client(&site.realm.scope, most).handshake::<_, Body>(io);
-            let (sender, driving) = handshake.await.map_err(failed)?;
+            let mut client = setup::http2_client(&site.realm.scope, most);
+            // Until the server says how many it allows.
+            client.initial_max_send_streams(1);
+            let (sender, driving) = client.handshake::<_, Body>(io).await.map_err(failed)?;
             let shared = Shared::new(sender, places.clone());
             // Before others may have them.
             let own = shared
@@ -220,6 +222,7 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
                 .ok_or_else(|| Failure::new(Kind::Reset, Side::Upstream, Retry::Safe))?;
             let mut driving = Box::pin(driving);
             let driving = poll_fn(move |cx| {
+                size.register(cx);
                 let polled = driving.as_mut().poll(cx);
                 size.fit(driving.current_max_send_streams());
                 polled

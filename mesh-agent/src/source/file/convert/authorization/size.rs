@@ -32,7 +32,7 @@ pub(super) fn exceeded(rules: &[Rule]) -> Option<String> {
         ));
     }
     let ports = operations().map(|operation| operation.ports.len() + operation.not_ports.len());
-    let of_connections: usize = sources.map(named).chain(ports).sum();
+    let of_connections: usize = sources.map(Source::values).chain(ports).sum();
     (of_connections > MAX_VALUES).then(|| {
         format!(
             "these are {of_connections} principals, namespaces, blocks and ports, and at most \
@@ -44,11 +44,4 @@ pub(super) fn exceeded(rules: &[Rule]) -> Option<String> {
 fn asked(Operation { http, .. }: &Operation) -> usize {
     let texts = [&http.methods, &http.not_methods, &http.hosts, &http.not_hosts];
     texts.iter().map(|texts| texts.len()).sum::<usize>() + http.paths.len() + http.not_paths.len()
-}
-
-fn named(source: &Source) -> usize {
-    let texts =
-        [&source.principals, &source.not_principals, &source.namespaces, &source.not_namespaces];
-    let blocks = source.ip_blocks.len() + source.not_ip_blocks.len();
-    texts.iter().map(|texts| texts.len()).sum::<usize>() + blocks
 }
