@@ -10,9 +10,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
 use crate::io::relay::{Broken, Incoming, Outgoing};
+use crate::task::units;
 
 /// The most that one write takes over: it is copied.
 const WRITE_BYTES: usize = 64 * 1024;
+
+/// How much is read by one unit of a task's budget: 128 KiB in a turn. What they are may be much more
+/// work than their number.
+const UNIT_BYTES: usize = 1024;
 
 /// Both halves of a stream. Dropped before it was shut down, it resets the stream.
 #[derive(Debug)]
@@ -42,7 +47,7 @@ impl<S: Outgoing + Unpin, R: Incoming<Data: Unpin> + Unpin> AsyncRead for Duplex
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         // As a socket does: what is there is read in parts, between which others have their turn.
-        let turn = ready!(coop::poll_proceed(cx));
+        let begun = ready!(coop::poll_proceed(cx));
         let this = &mut *self;
         loop {
             if let Some(data) = this.data.as_mut().filter(|data| Buf::has_remaining(*data)) {
@@ -52,12 +57,14 @@ impl<S: Outgoing + Unpin, R: Incoming<Data: Unpin> + Unpin> AsyncRead for Duplex
                     buffer.put_slice(data.chunk().get(..part).unwrap_or_default());
                     data.advance(part);
                 }
-                turn.made_progress();
-                this.receive.taken(before - buffer.remaining()).map_err(broken)?;
+                begun.made_progress();
+                let taken = before - buffer.remaining();
+                units::spend(cx, taken / UNIT_BYTES);
+                this.receive.taken(taken).map_err(broken)?;
                 return Poll::Ready(Ok(()));
             }
             let data = ready!(this.receive.poll_data(cx));
-            turn.made_progress();
+            begun.made_progress();
             this.data = match data {
                 Some(data) => Some(data.map_err(broken)?),
                 None => return Poll::Ready(Ok(())),

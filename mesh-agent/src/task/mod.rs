@@ -7,4 +7,5 @@ pub mod ready;
 pub mod ending;
 pub mod scope;
 pub mod turns;
+pub mod units;
 pub mod worker;

@@ -6,6 +6,8 @@ use std::task::{Context, Poll, ready};
 use tokio::task::coop;
 use tokio::time::{Duration, Instant};
 
+use crate::task::units;
+
 /// What may come at once without data: 32 key updates of two each. `BoringSSL` and rustls allow as
 /// many, and Go 16, between any two bytes of data; here a byte does not buy another 32.
 const BURST: u64 = 64;
@@ -57,19 +59,12 @@ impl Allowance {
 /// Lets `open` open a record, unless the task has opened so many that others have their turn first:
 /// then it is woken after them. `open` says how long the record was, or that there is none.
 pub(super) fn poll_record<T>(cx: &mut Context<'_>, open: impl FnOnce() -> (usize, T)) -> Poll<T> {
-    let turn = ready!(coop::poll_proceed(cx));
+    let begun = ready!(coop::poll_proceed(cx));
     let (length, opened) = open();
     if length > 0 {
-        turn.made_progress();
+        begun.made_progress();
     }
-    for _ in 0..length / UNIT_BYTES {
-        // Not asked for what there is not: that would wake the task.
-        if coop::has_budget_remaining()
-            && let Poll::Ready(more) = coop::poll_proceed(cx)
-        {
-            more.made_progress();
-        }
-    }
+    units::spend(cx, length / UNIT_BYTES);
     Poll::Ready(opened)
 }
 

@@ -20,7 +20,8 @@ use crate::proxy::http::attempt::{self, Sent};
 use crate::proxy::http::body::{self, Body};
 use crate::proxy::http::decide::{Chosen, Decided, decide};
 use crate::proxy::http::detect::Version;
-use crate::proxy::http::fields::{self, clean};
+use crate::proxy::http::fields::clean;
+use crate::proxy::http::heads::Heads;
 use crate::proxy::http::replay::{self, Replay};
 use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::To;
@@ -36,12 +37,12 @@ pub async fn run(
     site: Arc<Site>,
     version: Version,
     mut request: Request<Incoming>,
-    unmet: Arc<Unmet>,
+    (unmet, heads): (Arc<Unmet>, Arc<Heads>),
 ) -> Response<Body> {
     let is_grpc = answer::is_grpc(request.headers());
     let began = Instant::now();
     let mut client = request.extensions_mut().remove::<OnUpgrade>();
-    let answered = Box::pin(answered(&site, version, request, (began, &mut client))).await;
+    let answered = Box::pin(answered(&site, version, request, &heads, (began, &mut client))).await;
     if let Some(client) = client {
         unmet.keep(client);
     }
@@ -108,6 +109,7 @@ async fn answered(
     site: &Arc<Site>,
     version: Version,
     request: Request<Incoming>,
+    heads: &Arc<Heads>,
     (began, client): (Instant, &mut Option<OnUpgrade>),
 ) -> Result<(Response<Body>, Option<To>), Refusal> {
     if request.method() == Method::CONNECT {
@@ -115,7 +117,7 @@ async fn answered(
         return Err(Refusal { reason: Reason::Connect, details });
     }
     let (head, incoming) = request.into_parts();
-    fields::check_size(&head)?;
+    let _held = heads.hold(&head)?;
     let Routed { head, chosen, upgrade } = match routed(site, version, head, began)? {
         Route::Answer(response) => return Ok((response, None)),
         Route::Send(routed) => routed,

@@ -9,10 +9,9 @@ use hyper::header::{
 };
 use hyper::http::request;
 
-use crate::proxy::http::answer::{Reason, Refusal};
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::host;
-use crate::proxy::http::setup::{MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::proxy::http::setup::MAX_FIELDS;
 use crate::proxy::http::upgrade::Asked;
 
 /// Fields that are about one connection only (RFC 9110, section 7.6.1; RFC 7540, section 3.2.1). `te`
@@ -66,25 +65,6 @@ pub const MAX_NAMED: usize = MAX_FIELDS;
 /// Whether `Connection` cannot take the field with this name off a message.
 pub fn is_end_to_end(name: &str) -> bool {
     END_TO_END.iter().any(|other| other.eq_ignore_ascii_case(name))
-}
-
-/// Checks that a head is no larger than one may be. hyper bounds what it keeps of HTTP/1, and not what
-/// has come with one read; of HTTP/2 a field may have come as one byte (RFC 7541, section 6.1).
-///
-/// # Errors
-///
-/// It is too large: [`Reason::TooLarge`].
-pub fn check_size(head: &request::Parts) -> Result<(), Refusal> {
-    let too_large = |details: String| Err(Refusal { reason: Reason::TooLarge, details });
-    if head.headers.len() > MAX_FIELDS {
-        return too_large(format!("the head has more than {MAX_FIELDS} fields"));
-    }
-    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-    let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
-    if fields.sum::<usize>() + path > MAX_HEAD_BYTES {
-        return too_large(format!("the head is longer than {MAX_HEAD_BYTES} bytes"));
-    }
-    Ok(())
 }
 
 /// Takes what is about the client's connection off a request whose host is settled, and completes its

@@ -17,6 +17,7 @@ pub mod fields;
 pub mod filtering;
 pub mod front;
 pub mod gate;
+pub mod heads;
 pub mod host;
 pub mod mirror;
 pub mod places;

@@ -23,6 +23,7 @@ use crate::proxy::Context;
 use crate::proxy::http::batch::Batch;
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::front::Front;
+use crate::proxy::http::heads::Heads;
 use crate::proxy::http::setup::{self, HEAD_TIMEOUT, Http2};
 use crate::proxy::http::upgrade::Unmet;
 use crate::proxy::http::{Site, exchange, faults, plain};
@@ -135,10 +136,10 @@ async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hype
     let client = Client::at(site.client.ip());
     let (most, _window) = Http2::promised(version, &site.local.account, client);
     let unmet = Arc::new(Unmet::default());
-    let kept = Arc::clone(&unmet);
+    let (kept, heads) = (Arc::clone(&unmet), Heads::of(most));
     let service = service_fn(move |request| {
-        let (site, unmet) = (Arc::clone(&site), Arc::clone(&kept));
-        async move { Ok::<_, Infallible>(exchange::run(site, version, request, unmet).await) }
+        let (site, connection) = (Arc::clone(&site), (Arc::clone(&kept), Arc::clone(&heads)));
+        async move { Ok::<_, Infallible>(exchange::run(site, version, request, connection).await) }
     });
     let mut draining = pin!(scope.draining());
     match version {

@@ -24,15 +24,19 @@ pub const MAX_FIELDS: usize = 200;
 /// [`MAX_HEAD_BYTES`], as HTTP/2 has it.
 const MAX_LIST_BYTES: u32 = 64 * 1024;
 
-/// What a head of [`MAX_FIELDS`] takes that has come as a byte for each.
-const HEAD_BYTES: u32 = 24 << 10;
+/// What the heads of all requests of a connection may take at the least.
+const LEAST_HEAD_BYTES: u32 = 256 << 10;
+
+/// The least window of an answer of an application of this node, which is near.
+const LEAST_ANSWER_BYTES: u32 = 4 << 10;
 
 /// Requests of one HTTP/2 connection at once: nginx takes as many. Each leaves 2.5 KB until the
 /// connection ends.
 const MAX_STREAMS: u32 = 128;
 
-/// The fewest that one takes whose client has used up what it may leave unread.
-const LEAST_STREAMS: u32 = 32;
+/// The fewest that one takes whose client has used up what it may leave unread: as many as RFC 9113,
+/// section 6.5.2, recommends.
+const LEAST_STREAMS: u32 = 100;
 
 /// The window of a connection of one client: 30 of them are promised that much of what one identity may
 /// have ([`Windows`](crate::bounds::Windows)).
@@ -52,7 +56,7 @@ const WINDOW_PARTS: u32 = 8;
 const SHARED_STREAMS: u32 = 32;
 
 /// The least and the most that waits to be sent of one stream.
-const SEND_BYTES: RangeInclusive<u32> = 8 << 10..=64 << 10;
+const SEND_BYTES: RangeInclusive<u32> = 4 << 10..=64 << 10;
 
 /// What one connection of HTTP/2, and the one to the application behind it, may make the agent keep.
 ///
@@ -93,7 +97,7 @@ impl Http2 {
     fn within(promised: u32) -> Self {
         let window = (promised / Self::PARTS).max(LEAST_WINDOW_BYTES);
         let (least, most) = SEND_BYTES.into_inner();
-        let streams = (window / HEAD_BYTES).clamp(LEAST_STREAMS, MAX_STREAMS);
+        let streams = (window / least).clamp(LEAST_STREAMS, MAX_STREAMS);
         let send = (window / streams).clamp(least, most);
         Self { window, streams, send }
     }
@@ -116,8 +120,17 @@ impl Http2 {
 
     /// Of what a server answers: all streams together fill the connection's, so that answers that
     /// nobody reads do not keep others from coming.
-    const fn server_stream_window(self) -> u32 {
-        self.window / self.streams
+    fn server_stream_window(self) -> u32 {
+        (self.window / self.streams).max(LEAST_ANSWER_BYTES)
+    }
+
+    fn server_window(self) -> u32 {
+        self.window.max(self.streams * LEAST_ANSWER_BYTES)
+    }
+
+    /// What the heads of all requests that wait may take.
+    pub fn head_bytes(self) -> usize {
+        usize::try_from(self.window.max(LEAST_HEAD_BYTES)).unwrap_or(usize::MAX)
     }
 
     fn send_bytes(self) -> usize {
@@ -191,7 +204,7 @@ pub fn http2_client(scope: &Scope, most: Http2) -> client::conn::http2::Builder<
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_LIST_BYTES)
-        .initial_connection_window_size(most.window)
+        .initial_connection_window_size(most.server_window())
         .initial_stream_window_size(most.server_stream_window())
         .max_send_buf_size(most.send_bytes());
     builder
@@ -205,14 +218,18 @@ mod tests {
     fn a_connection_keeps_what_it_was_promised() {
         for promised in [0, 65_535, 200_000, 1 << 20, 5 << 20, Http2::WANTED_BYTES, 100 << 20] {
             let most = Http2::within(promised);
-            let of_streams = u64::from(most.send + HEAD_BYTES) * u64::from(most.streams);
-            let kept = u64::from(most.window) * 2 + of_streams;
-            // Half of it are windows; of either half, the least that a connection works with.
-            let half = u64::from(promised / 2);
-            let least = u64::from((SEND_BYTES.start() + HEAD_BYTES) * LEAST_STREAMS);
-            let bound = half.max(2 * u64::from(LEAST_WINDOW_BYTES)) + half.max(least);
+            let waits = u64::from(most.send) * u64::from(most.streams);
+            let answers = u64::from(most.server_window());
+            let kept = u64::from(most.window) + answers + waits + most.head_bytes() as u64;
+            // A quarter each, or the least that a connection works with.
+            let quarter = u64::from(promised / Http2::PARTS);
+            let of_least = |each: u32| quarter.max(u64::from(each * LEAST_STREAMS));
+            let bound = quarter.max(LEAST_WINDOW_BYTES.into())
+                + of_least(LEAST_ANSWER_BYTES)
+                + of_least(*SEND_BYTES.start())
+                + quarter.max(LEAST_HEAD_BYTES.into());
             assert!(kept <= bound, "{promised}: {most:?}");
-            assert!(most.server_stream_window() * most.streams <= most.window);
+            assert!(most.server_stream_window() * most.streams <= most.server_window());
         }
         let all = Http2::default();
         let windows = (all.window, all.client_stream_window(), all.server_stream_window());

@@ -38,8 +38,9 @@ use crate::proxy::http::answer::{self, Reason, Refusal};
 use crate::proxy::http::batch::Batch;
 use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::detect::{self, Guess, Version};
-use crate::proxy::http::fields::{self, clean};
+use crate::proxy::http::fields::clean;
 use crate::proxy::http::front::Front;
+use crate::proxy::http::heads::Heads;
 use crate::proxy::http::places::{Place, Places};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::http::upgrade::{self, Unmet};
@@ -74,6 +75,8 @@ struct Point {
     version: Version,
     /// What it may make the agent keep.
     most: Http2,
+    /// The heads of its requests that wait.
+    heads: Arc<Heads>,
     application: Application,
     series: Option<RequestSeries>,
     /// Both ends of a connection that has become something else.
@@ -142,6 +145,7 @@ pub async fn serve(
         arrival,
         version,
         most,
+        heads: Heads::of(most),
         application,
         series,
         upgraded: Mutex::default(),
@@ -353,7 +357,6 @@ fn judged(point: &Point, mut head: request::Parts) -> Result<Judged, Refusal> {
         let details = "CONNECT is not forwarded where requests are judged";
         return Err(refused(Reason::Connect, details));
     }
-    fields::check_size(&head)?;
     host::settle(&mut head, point.version).map_err(|malformed| {
         note(point, &head, MALFORMED, &malformed);
         Refusal::from(malformed)
@@ -398,7 +401,8 @@ async fn answered(
     };
     let client = request.extensions_mut().remove::<OnUpgrade>();
     let (head, incoming) = request.into_parts();
-    let Judged { head, upgrade } = match judged(point, head) {
+    let judging = point.heads.hold(&head).and_then(|held| Ok((held, judged(point, head)?)));
+    let (_held, Judged { head, upgrade }) = match judging {
         Ok(judged) => judged,
         Err(refusal) => {
             point.keep(client);
