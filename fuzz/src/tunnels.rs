@@ -72,13 +72,17 @@ pub fn attack(site: &mut Site, script: &mut Script<'_>, byte: u8) -> Option<Vec<
     Some(if turns { site.turn(at) } else { Vec::new() })
 }
 
-/// Lets every tunnel have its turn, with a peer that reads all; with what there is for applications.
+/// Lets every tunnel have its turns, with a peer that reads all, until none has more to do; with what
+/// there is for applications.
 pub fn turn_all(site: &mut Site) -> Vec<Held> {
-    let turn = |at| {
-        site.hear(at, &[], 1 << 30);
-        site.turn(at)
-    };
-    (0..TUNNELS).flat_map(turn).collect()
+    let mut held = Vec::new();
+    (0..TUNNELS).for_each(|at| site.hear(at, &[], 1 << 30));
+    loop {
+        held.extend((0..TUNNELS).flat_map(|at| site.turn(at)));
+        if site.is_idle() {
+            return held;
+        }
+    }
 }
 
 /// Lets the tunnels end what nobody holds any more, and checks that nothing is left.

@@ -2,6 +2,7 @@
 
 pub mod bulk;
 pub mod chunk;
+pub mod ahead;
 pub mod leg;
 pub mod copy;
 pub mod counted;

@@ -247,6 +247,14 @@ impl Site {
         opened.into_iter().map(asked).collect()
     }
 
+    /// Whether the peers' tunnels have read all that there is, and nobody has woken them.
+    pub fn is_idle(&self) -> bool {
+        self.ends.iter().all(|end| {
+            let waits = end.task.waits_for.is_some() && !end.task.woken.0.load(Ordering::SeqCst);
+            end.is_over || (end.peer.said.is_empty() && waits)
+        })
+    }
+
     /// Lets a ping interval pass for a tunnel.
     pub fn tick(&mut self, at: usize) {
         let Some(end) = self.ends.get_mut(at).filter(|end| !end.is_over) else { return };

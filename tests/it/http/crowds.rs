@@ -122,3 +122,27 @@ fn a_head_of_many_fields_is_refused() {
         assert_eq!((many.status, many.server()), (431, None), "{many:?}");
     }
 }
+
+#[test]
+fn a_client_that_is_gone_leaves_nothing_at_the_application() {
+    let suite = Suite::start(&[policy("all", "ALLOW", "{to: [{operation: {methods: ['*']}}]}")]);
+    let to = To::V1.at(80);
+    let program = format!(
+        "import socket, struct\ns = socket.create_connection(('{}', {}))\n\
+         s.sendall(b'GET {HANGS} HTTP/1.1\\r\\nHost: echo\\r\\n\\r\\n')\nprint('sent', flush=True)\n\
+         input()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n\
+         s.close()\nprint('done', flush=True)\n",
+        to.ip(),
+        to.port()
+    );
+    let (mut client, sent) = Script::start(&suite.client, &program).unwrap();
+    assert_eq!(sent, "sent");
+    assert_eq!(suite.servers[0].seen().unwrap().path, HANGS);
+    client.say("").unwrap();
+    assert_eq!(client.line().unwrap(), "done");
+    // The connection to the application has a line when it ends.
+    let ended = |line: &serde_json::Value| {
+        line["failure"] == "reset" && line["destination_workload"] == "echo-v1"
+    };
+    suite.b.logged("the end", ended).unwrap();
+}

@@ -30,6 +30,7 @@ use tokio::time::{Instant, timeout};
 use crate::authz::path::{self, Readings};
 use crate::authz::{Denial, HttpRequest};
 use crate::failure::{Failure, Kind, Retry, Side};
+use crate::io::ahead;
 use crate::io::leg::Leg;
 use crate::model::snapshot::Snapshot;
 use crate::proxy::Context;
@@ -272,12 +273,15 @@ where
         }
         served
     };
-    let served = tokio::select! {
+    tokio::select! {
         served = serve => served,
         never = drive => match never {},
-    };
-    let failed = |error| Failure::because(Kind::Reset, Side::Client, Retry::IfIdempotent, error);
-    served.map_err(failed)
+    }
+}
+
+/// The client has broken HTTP, or its connection.
+fn broken(error: impl Into<BodyError>) -> Failure {
+    Failure::because(Kind::Reset, Side::Client, Retry::IfIdempotent, error)
 }
 
 /// Serves the client until the application's connection has ended, or the agent stops; requests that
@@ -286,7 +290,7 @@ async fn serving<C>(
     point: &Arc<Point>,
     client: C,
     application: oneshot::Receiver<Result<(), hyper::Error>>,
-) -> Result<(), hyper::Error>
+) -> Result<(), Failure>
 where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -304,15 +308,23 @@ where
     });
     match point.version {
         Version::Http1 => {
+            // Who waits for an answer reads nothing, and would not see that nobody waits for it.
+            let (client, mut failing) = ahead::watched(client);
             let serving =
                 setup::http1_server(PATIENCE).serve_connection(TokioIo::new(client), service);
             let mut serving = pin!(serving.with_upgrades());
-            tokio::select! {
-                biased;
-                () = &mut stop => serving.as_mut().graceful_shutdown(),
-                served = &mut serving => return served,
+            let mut is_stopping = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut stop, if !is_stopping => {
+                        is_stopping = true;
+                        serving.as_mut().graceful_shutdown();
+                    }
+                    served = &mut serving => return served.map_err(broken),
+                    error = &mut failing => return Err(broken(error)),
+                }
             }
-            serving.await
         }
         Version::Http2 => {
             let mut serving = Batch::turns(client, |io| {
@@ -321,9 +333,9 @@ where
             tokio::select! {
                 biased;
                 () = &mut stop => serving.future().graceful_shutdown(),
-                served = &mut serving => return served,
+                served = &mut serving => return served.map_err(broken),
             }
-            serving.await
+            serving.await.map_err(broken)
         }
     }
 }
