@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use mesh_agent::native::harness::{Applications, Held, Site, act};
 use mesh_fuzz::{Script, tunnels};
 
-/// What the applications' thread is told.
+/// Orders to the applications' thread.
 enum Order {
     /// Steps of one run.
     Begin(Vec<u8>),

@@ -13,7 +13,7 @@ pub const CLIENTS: usize = 1;
 
 const TUNNELS: usize = SERVERS + CLIENTS;
 
-/// What the data of the peer is.
+/// The data of the peer.
 static ZEROS: [u8; 65_536] = [0; 65_536];
 
 /// Has the peer greet on all tunnels.

@@ -24,7 +24,7 @@ pub struct Failing<Io>(Arc<Mutex<Shared<Io>>>);
 #[derive(Debug)]
 struct Shared<Io> {
     io: Io,
-    /// What was read ahead.
+    /// Bytes that were read ahead.
     ahead: BytesMut,
     has_ended: bool,
 }

@@ -4,7 +4,7 @@
 //! lets their tasks run. The streams that come of it may be used on any other thread meanwhile, by
 //! [`act`].
 //!
-//! Whoever waits has a waker that notes whether it was woken. One that was not, and for which there
+//! Each waiter has a waker that notes whether it was woken. One that was not, and for which there
 //! would be something, has lost a wake-up: it would wait for good.
 
 use std::collections::VecDeque;
@@ -49,14 +49,14 @@ struct Waiter<For> {
     waits_for: Option<For>,
 }
 
-/// What the reading half of a stream waits for.
+/// The reasons for which the reading half of a stream waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     Accepted,
     Data,
 }
 
-/// What the writing half waits for.
+/// Those of the writing half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writes {
     Room,

@@ -41,6 +41,11 @@ fn answers_others(suite: &Suite) {
     }
 }
 
+/// Several clients of a route.
+fn crowds(suite: &Suite) -> [Crowd; 4] {
+    std::array::from_fn(|_| Crowd::start(&suite.client, To::Echo.at(GRPC)))
+}
+
 fn routed() -> Suite {
     Suite::start(&[grpc_route("  - backendRefs: [{name: echo-v1, port: 7070}]")])
 }
@@ -48,8 +53,7 @@ fn routed() -> Suite {
 #[test]
 fn requests_that_hang_take_no_place_of_others() {
     let suite = routed();
-    let mut crowds: Vec<_> =
-        (0..4).map(|_| Crowd::start(&suite.client, To::Echo.at(GRPC))).collect();
+    let mut crowds = crowds(&suite);
     for crowd in &mut crowds {
         // From then on there is a connection to the application that others use too.
         crowd.tell("ask /quick 1 0");
@@ -62,8 +66,7 @@ fn requests_that_hang_take_no_place_of_others() {
 #[test]
 fn answers_that_are_not_read_take_no_window_of_others() {
     let suite = routed();
-    let mut crowds: Vec<_> =
-        (0..4).map(|_| Crowd::start(&suite.client, To::Echo.at(GRPC))).collect();
+    let mut crowds = crowds(&suite);
     for crowd in &mut crowds {
         crowd.tell("ask /bytes?n=4000000 10 0");
         crowd.tell("heads 10");

@@ -93,21 +93,22 @@ impl Classes {
 
 /// The ports that policies name.
 fn ports(policies: &Policies) -> BTreeSet<u16> {
-    let operations = rules(policies)
-        .flat_map(|rule| rule.to.iter().chain(rule.when.iter().map(|when| &when.operation)));
-    let named = operations.flat_map(|operation| operation.ports.iter().chain(&operation.not_ports));
+    let named = operations(policies).flat_map(|it| it.ports.iter().chain(&it.not_ports));
     named.copied().collect()
 }
 
 /// How many values the policies have: what judging looks at.
 fn values(policies: &Policies) -> usize {
-    let of_operation = |it: &Operation| it.ports.len() + it.not_ports.len();
-    let of_rule = |rule: &Rule| {
-        let sources = rule.from.iter().chain(rule.when.iter().map(|when| &when.source));
-        let operations = rule.to.iter().chain(rule.when.iter().map(|when| &when.operation));
-        1 + sources.map(Source::values).sum::<usize>() + operations.map(of_operation).sum::<usize>()
-    };
-    rules(policies).map(of_rule).sum()
+    let ports = operations(policies).map(|it| it.ports.len() + it.not_ports.len());
+    rules(policies).count() + sources(policies).map(Source::values).chain(ports).sum::<usize>()
+}
+
+fn sources(policies: &Policies) -> impl Iterator<Item = &Source> {
+    rules(policies).flat_map(|rule| rule.from.iter().chain(rule.when.iter().map(|it| &it.source)))
+}
+
+fn operations(policies: &Policies) -> impl Iterator<Item = &Operation> {
+    rules(policies).flat_map(|rule| rule.to.iter().chain(rule.when.iter().map(|it| &it.operation)))
 }
 
 fn rules(policies: &Policies) -> impl Iterator<Item = &Rule> {
@@ -140,9 +141,5 @@ fn judge(policies: &Policies, source: &Workload, shares: bool, port: u16) -> Ver
 }
 
 fn names_addresses(policies: &Policies) -> bool {
-    let sources = rules(policies)
-        .flat_map(|rule| rule.from.iter().chain(rule.when.iter().map(|when| &when.source)));
-    sources
-        .into_iter()
-        .any(|source| !source.ip_blocks.is_empty() || !source.not_ip_blocks.is_empty())
+    sources(policies).any(|source| !source.ip_blocks.is_empty() || !source.not_ip_blocks.is_empty())
 }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 pub struct Gate {
     is_shut: AtomicBool,
     opening: Notify,
-    /// Who wants to know of the first that is read.
+    /// The task that is woken by the first reads.
     reader: AtomicWaker,
 }
 
@@ -70,7 +70,7 @@ pub struct Gated<Io> {
 }
 
 impl<Io> Gated<Io> {
-    /// Of a connection that is not used yet.
+    /// Gates a connection that is not used yet.
     pub const fn new(io: Io, gate: Arc<Gate>) -> Self {
         Self { io, gate, reads: 0 }
     }

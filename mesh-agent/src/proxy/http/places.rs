@@ -4,7 +4,6 @@
 //! that their clients have taken back long since. So a request has a place before hyper gets it, for as
 //! long as hyper keeps it; without one it waits where its client can take it back, or has another
 //! connection.
-
 //!
 //! Nor has a request a place while the server reads nothing: what hyper has begun to send waits in its
 //! memory for the socket, also when nobody waits for the answer.
