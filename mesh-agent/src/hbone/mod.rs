@@ -19,6 +19,8 @@ pub struct Options {
     pub max_streams: u32,
     /// Tunnels to one peer that may be open because all of them carry bulk.
     pub max_connections: usize,
+    /// How long it is remembered that a tunnel has carried bulk: more is expected for so long.
+    pub bulk_memory: Duration,
     /// Bytes the peer may send on one stream before we take them (RFC 9113, section 5.2).
     pub stream_window_bytes: u32,
     /// The same for the whole tunnel. `max_streams` times the stream's, so that streams that are

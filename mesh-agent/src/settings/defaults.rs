@@ -79,9 +79,9 @@ pub const TUNNEL_MAX_STREAMS: u32 = 100;
 /// for what it has lost. 4 × 8 threads = 32 of a peer's [`MAX_TUNNELS`].
 pub const HBONE_MAX_CONNECTIONS: usize = 4;
 
-/// For how long after a stream turned out to be bulk the next ones are expected to be, and are
-/// spread over the tunnels that there are. Transfers that a program repeats follow within seconds;
-/// what is spread in vain keeps surplus tunnels from becoming idle for as long.
+/// For how long after a stream of HBONE turned out to be bulk the next ones are expected to be, and
+/// are spread over the tunnels that there are. Transfers that a program repeats follow within
+/// seconds; what is spread in vain keeps surplus tunnels from becoming idle for as long.
 pub const BULK_MEMORY: Duration = Duration::from_secs(10);
 
 /// How long after another tunnel for bulk could not be opened it is not tried again: at worst a

@@ -177,6 +177,7 @@ impl Settings {
             max_connections: defaults::HBONE_MAX_CONNECTIONS,
             stream_window_bytes: defaults::STREAM_WINDOW_BYTES,
             tunnel_window_bytes: defaults::TUNNEL_WINDOW_BYTES,
+            bulk_memory: defaults::BULK_MEMORY,
             max_frame_bytes: defaults::MAX_FRAME_BYTES,
             max_send_buffer_bytes: defaults::MAX_SEND_BUFFER_BYTES,
             idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
@@ -188,7 +189,6 @@ impl Settings {
                 native: (self.transport == Transport::Native).then_some(native),
                 hbone,
                 answer_timeout: defaults::ANSWER_TIMEOUT,
-                bulk_memory: defaults::BULK_MEMORY,
                 again: defaults::TUNNEL_AGAIN,
             },
             sessions: tls::Bounds {

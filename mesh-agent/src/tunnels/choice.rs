@@ -1,5 +1,11 @@
 //! Which tunnel the next stream goes to, and whether those after it need another. Pure.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::io::load::Load;
+
 /// What one open tunnel carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
@@ -11,6 +17,19 @@ pub struct Carried {
     pub bulk: u32,
     /// One of its streams became a bulk transfer a short while ago.
     pub had_bulk: bool,
+}
+
+impl Carried {
+    /// What a tunnel with this load carries `now`, which remembers for `memory` that it had bulk.
+    pub fn of(load: &Load, has_room: bool, memory: Duration, now: Instant) -> Self {
+        let since = load.last_bulk().map(|last| now.saturating_duration_since(last));
+        Self {
+            has_room,
+            streams: load.streams(),
+            bulk: load.bulk(),
+            had_bulk: since.is_some_and(|since| since < memory),
+        }
+    }
 }
 
 /// What is done for the next stream.
@@ -42,6 +61,8 @@ pub fn choose(tunnels: impl Iterator<Item = Carried> + Clone, most: usize) -> Ch
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -91,6 +112,19 @@ mod tests {
         check(&[after(1, 0), with(0, 0)], Some(1), false);
         check(&[after(1, 0), with(1, 0)], Some(0), false);
         check(&[after(0, 1), with(9, 0)], Some(1), false);
+    }
+
+    #[test]
+    fn bulk_is_remembered_for_as_long_as_it_is_said() {
+        let load = Arc::new(Load::default());
+        let stream = load.add(1).unwrap();
+        stream.carry(2 << 20);
+        drop(stream);
+        let ended = load.last_bulk().unwrap();
+        let had_bulk = |memory, after| Carried::of(&load, true, memory, ended + after).had_bulk;
+        assert!(had_bulk(Duration::from_secs(10), Duration::from_secs(9)));
+        assert!(!had_bulk(Duration::from_secs(10), Duration::from_secs(10)));
+        assert!(!had_bulk(Duration::ZERO, Duration::ZERO));
     }
 
     #[test]
