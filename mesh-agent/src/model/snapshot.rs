@@ -91,7 +91,8 @@ pub enum Endpoints {
     Resolved {
         /// The backend's service.
         service: Arc<Service>,
-        /// Its endpoints, shared with the requests that may go to each of them.
+        /// Its endpoints in the order of their addresses, shared with the requests that may go to
+        /// each of them.
         endpoints: Arc<[Endpoint]>,
     },
 }

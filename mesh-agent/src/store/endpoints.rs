@@ -111,5 +111,8 @@ fn made<'a>(
         let address = SocketAddr::new(*own.or(addresses.first())?, target.resolve(workload)?);
         Some(Endpoint { address, workload: Arc::clone(workload) })
     });
-    endpoints.collect()
+    let mut endpoints: Vec<_> = endpoints.collect();
+    // In the order of names among those with one address.
+    endpoints.sort_by_key(|endpoint| endpoint.address);
+    endpoints.into()
 }

@@ -114,6 +114,20 @@ fn nothing_may_be_switched_to_where_nothing_is_listed() {
 }
 
 #[test]
+fn the_endpoint_that_is_asked_decides() {
+    let all = route("  - backendRefs: [{name: echo, port: 8080}]");
+    let suite = Suite::start(&[all, allowed("")]);
+    let answers = suite.all(BOTH[0], &[switch("websocket").fresh().times(40, 1)]);
+    let (yes, no): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 101);
+    assert!(!yes.is_empty() && !no.is_empty(), "{} and {}", yes.len(), no.len());
+    yes.into_iter().for_each(|answer| switched(answer, "websocket"));
+    for answer in no {
+        ignored(answer);
+        assert_eq!(answer.server(), Some("echo-v1"));
+    }
+}
+
+#[test]
 fn a_server_switches_to_nothing_that_it_was_not_asked_for() {
     // By the first agent alone, and by the second alone, to which the client comes without one.
     let routed = Suite::start(&[route("  - backendRefs: [{name: echo-v1, port: 8080}]")]);

@@ -1,6 +1,5 @@
 //! One request: which rule, what it changes, and who answers.
 
-use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::sync::Arc;
 
@@ -90,12 +89,8 @@ fn routed(
     let is_asked = head.headers.contains_key(UPGRADE);
     let asked = clean(&mut head, version, site.destination);
     let upgrade = asked.and_then(|asked| {
-        // Whichever of the endpoints answers: there may be very many, of few policies.
-        let endpoints = chosen.endpoints.iter();
-        let policies = endpoints.map(|endpoint| mesh.policy(&endpoint.workload.name));
-        let upgrades: HashSet<_> = policies.map(|policy| policy.upgrades.clone()).collect();
-        let is_allowed = |protocol: &str| upgrades.iter().all(|upgrades| upgrades.has(protocol));
-        asked.allow(&mut head.headers, is_allowed)
+        let policy = mesh.policy(&chosen.to.endpoint.workload.name);
+        asked.allow(&mut head.headers, |protocol| policy.upgrades.has(protocol))
     });
     if is_asked && upgrade.is_none() {
         site.context.telemetry.upgrade(Upgrade::Removed);
@@ -129,7 +124,7 @@ async fn answered(
         for copy in &chosen.mirrors {
             mirror::send(site, copy, &head, &replay);
         }
-        send(site, &chosen, head, replay).await
+        send(site, &chosen, (head, upgrade.as_ref()), replay).await
     };
     // A body that comes slowly is a part of what the request takes.
     let (mut response, to) = match deadline {
@@ -174,7 +169,7 @@ pub async fn upgraded(ours: OnUpgrade, theirs: OnUpgrade) {
 async fn send(
     site: &Arc<Site>,
     chosen: &Chosen,
-    head: request::Parts,
+    (head, upgrade): (request::Parts, Option<&upgrade::Upgrade>),
     mut replay: Replay,
 ) -> Result<(Response<Body>, To), Refusal> {
     let attempts = chosen.retry.as_ref().map_or(0, |retry| retry.attempts);
@@ -198,7 +193,7 @@ async fn send(
             Sent::Answered(response) => return Ok((response, to)),
             Sent::Unreached(_) if elsewhere < OTHER_ENDPOINTS && chosen.endpoints.len() > 1 => {
                 elsewhere += 1;
-                to.endpoint = another(&chosen.endpoints, &to.endpoint);
+                to.endpoint = next(site, chosen, &to.endpoint, upgrade);
                 continue;
             }
             Sent::Unreached(_) | Sent::Broken(_) | Sent::Late if may_retry => {}
@@ -212,8 +207,23 @@ async fn send(
             let jitter = pause.mul_f64(rand::random::<f64>() / 4.0);
             sleep(pause.saturating_mul(retried) + jitter).await;
         }
-        to.endpoint = another(&chosen.endpoints, &to.endpoint);
+        to.endpoint = next(site, chosen, &to.endpoint, upgrade);
     }
+}
+
+/// Whom to ask after `tried`: another endpoint, unless it must not switch to what it is asked for.
+fn next(
+    site: &Site,
+    chosen: &Chosen,
+    tried: &Endpoint,
+    upgrade: Option<&upgrade::Upgrade>,
+) -> Endpoint {
+    let other = another(&chosen.endpoints, tried);
+    let may = upgrade.is_none_or(|upgrade| {
+        let policy = site.context.mesh.load().policy(&other.workload.name);
+        upgrade.is_within(|protocol| policy.upgrades.has(protocol))
+    });
+    if may { other } else { tried.clone() }
 }
 
 fn late(chosen: &Chosen) -> Refusal {
@@ -239,7 +249,5 @@ pub fn broken(endpoint: &Endpoint, error: &dyn StdError) -> Refusal {
 
 /// Another endpoint than the one that was tried, if there is one.
 pub fn another(endpoints: &[Endpoint], tried: &Endpoint) -> Endpoint {
-    let others: Vec<Endpoint> =
-        endpoints.iter().filter(|endpoint| endpoint.address != tried.address).cloned().collect();
-    balance::pick(&others, rand::random()).cloned().unwrap_or_else(|| tried.clone())
+    balance::other(endpoints, tried.address, rand::random()).unwrap_or(tried).clone()
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
+use crate::balance;
 use crate::model::http::rules::HttpRule;
 use crate::model::http::{Persistence, PersistenceBy};
 use crate::model::snapshot::{Backend, Endpoint};
@@ -67,8 +68,7 @@ impl Session {
     /// for new clients: others stay even if it is 0 (GEP-1619, Traffic Splitting).
     pub fn endpoint<'a>(&self, rule: &'a HttpRule) -> Option<(usize, &'a Backend, &'a Endpoint)> {
         rule.backends.iter().enumerate().find_map(|(index, backend)| {
-            let mut endpoints = backend.endpoints.as_slice().iter();
-            let endpoint = endpoints.find(|endpoint| endpoint.address == self.endpoint)?;
+            let endpoint = balance::at(backend.endpoints.as_slice(), self.endpoint)?;
             Some((index, backend, endpoint))
         })
     }

@@ -19,8 +19,7 @@ use crate::proxy::http::fields::strip;
 /// The connection option, as RFC 6455 writes it.
 const OPTION: HeaderValue = HeaderValue::from_static("Upgrade");
 
-/// How many protocols of a request are looked at: each is compared with what the policies of each
-/// endpoint allow.
+/// How many protocols of a request are looked at: each is compared with all that a policy allows.
 const MAX_ASKED: usize = 16;
 
 /// The protocols that a client asks for, as it has written them.
@@ -61,6 +60,13 @@ impl Asked {
         headers.insert(CONNECTION, OPTION);
         headers.insert(UPGRADE, value);
         Some(Upgrade(words))
+    }
+}
+
+impl Upgrade {
+    /// Whether each of the protocols is allowed.
+    pub fn is_within(&self, is_allowed: impl Fn(&str) -> bool) -> bool {
+        self.0.iter().all(|word| is_allowed(word))
     }
 }
 

@@ -77,7 +77,7 @@ pub fn resolve(
 /// The endpoint that the kernel has picked, if the split has it.
 fn still_there(split: &Split, picked: Picked) -> Option<&Endpoint> {
     let backend = split.backends.get(picked.backend).filter(|backend| backend.weight > 0)?;
-    backend.endpoints.as_slice().iter().find(|endpoint| endpoint.address == picked.address)
+    balance::at(backend.endpoints.as_slice(), picked.address)
 }
 
 fn pick(split: &Split, [backend, endpoint]: [u64; 2]) -> Result<Endpoint, Failure> {
