@@ -51,7 +51,7 @@ fn opening(context: &SockOpsContext) {
         if role == DIRECT {
             record.opened = agent::now();
         }
-        if role == DIRECT || role == PROBE {
+        if role == DIRECT || role == PROBE || role == ITSELF {
             ctx::report_states(context);
         }
         let _done = FLOWS.insert(flow(context, local, remote), *record, 0);
@@ -100,8 +100,8 @@ fn accepted(context: &SockOpsContext) {
     let _kept = ctx::ops_remember(context, &mut record);
 }
 
-/// The state of a direct or an accelerated connection, or of a probe's, has changed, on its opening
-/// side.
+/// The state of a direct or an accelerated connection, of a probe's, or of one of a workload to itself
+/// has changed, on its opening side.
 #[inline(always)]
 fn changed(context: &SockOpsContext) {
     let (old, new) = ctx::states(context);
@@ -111,8 +111,8 @@ fn changed(context: &SockOpsContext) {
     let shorter = if new == flow::CLOSE { accel::closed(context) } else { (0, 0) };
     let Some(record) = ctx::ops_record(context) else { return };
     let key = flow(context, ctx::local(context), ctx::remote(context));
-    if record.role == PROBE && new == flow::CLOSE {
-        // Whoever comes later from its address and port is not the probe.
+    if (record.role == PROBE || record.role == ITSELF) && new == flow::CLOSE {
+        // Whoever comes later from its address and port is somebody else.
         let _done = FLOWS.remove(key);
     }
     if record.role != DIRECT {

@@ -297,3 +297,41 @@ fn units_are_reached_from_pods_and_from_other_nodes() {
         .unwrap();
     }
 }
+
+/// Connects from twenty ports of one address to another, and prints what answered.
+const FROM_TWENTY_PORTS: &str = r#"
+import socket, struct
+met = set()
+for port in range(41000, 41020):
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Reset at its end: the port is free at once.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.settimeout(10)
+        client.bind((FROM, port))
+        try:
+            client.connect((TO, PORT))
+            client.sendall(b"x")
+            met.add("served" if client.recv(64) else "ended")
+        except ConnectionError:
+            met.add("refused")
+print(" ".join(sorted(met)))
+"#;
+
+#[test]
+fn a_connection_of_a_unit_to_itself_lets_nobody_in_when_it_has_ended() {
+    let hosts = start();
+    let [v4, _] = hosts.host.addresses();
+    let own = v4.to_string();
+    for (from, to) in [("127.0.0.1", "127.0.0.9"), ("127.0.0.1", "127.0.0.1"), ("127.0.0.3", &own)]
+    {
+        let program = format!("FROM, TO, PORT = '{from}', '{to}', {DB}\n{FROM_TWENTY_PORTS}");
+        let met = |cgroup: &Path| {
+            mesh_tests::script::run_in(hosts.host.netns(), cgroup, &program).unwrap()
+        };
+        let all =
+            [hosts.host.cgroup().to_owned(), hosts.unit("db"), hosts.host.cgroup().to_owned()];
+        let all = all.map(|cgroup| met(&cgroup).trim().to_owned());
+        assert_eq!(all, ["refused", "served", "refused"], "from {from} to {to}");
+    }
+}
