@@ -13,8 +13,9 @@ pub const CLIENTS: usize = 1;
 
 const TUNNELS: usize = SERVERS + CLIENTS;
 
-/// The data of the peer.
-static ZEROS: [u8; 65_536] = [0; 65_536];
+/// The data of the peer. Where it is taken for frames, the first is a violation: zeros would be 8,192
+/// frames that are skipped, and take nearly all of the time.
+static DATA: [u8; 65_536] = [0xff; 65_536];
 
 /// Has the peer greet on all tunnels.
 pub fn greet(site: &mut Site) {
@@ -33,8 +34,8 @@ pub fn attack(site: &mut Site, script: &mut Script<'_>, byte: u8) -> Option<Vec<
         0 | 1 => Frame::Open(script.stream()?, open()),
         2 => Frame::Accept(script.stream()?),
         3 | 4 => {
-            let (stream, length) = (script.stream()?, script.size()?.clamp(1, ZEROS.len()));
-            Frame::Data(stream, bytes::Bytes::from_static(&ZEROS[..length]))
+            let (stream, length) = (script.stream()?, script.size()?.clamp(1, DATA.len()));
+            Frame::Data(stream, bytes::Bytes::from_static(&DATA[..length]))
         }
         5 => Frame::End(script.stream()?),
         6 => Frame::Reset(script.stream()?, script.byte()?.into()),

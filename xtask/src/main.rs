@@ -80,7 +80,7 @@ enum Verb {
     ///
     /// They are ours, written from what Gateway API's assert, and have its names.
     Conformance(Conformance),
-    /// Attack agents that serve, in some fifty ways, and see that each is refused (root)
+    /// Attack agents that serve, in all ways that are known, and see that each is refused (root)
     Security(Security),
     /// Send generated paths to real servers, and see that policies hold for all that they read
     ///
@@ -124,6 +124,10 @@ struct Fuzz {
     /// How long all targets run together, in equal shares, instead
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["input", "seconds"])]
     within: Option<u32>,
+    /// Without the address sanitizer and without what comparisons say: several times as many inputs in
+    /// a second, for faults of safe code, which are panics
+    #[arg(long)]
+    fast: bool,
 }
 
 /// What is compared with what.
