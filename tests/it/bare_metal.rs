@@ -335,3 +335,37 @@ fn a_connection_of_a_unit_to_itself_lets_nobody_in_when_it_has_ended() {
         assert_eq!(all, ["refused", "served", "refused"], "from {from} to {to}");
     }
 }
+
+#[test]
+fn a_document_of_another_namespace_does_not_take_a_port() {
+    let hosts = start();
+    let [v4, _] = hosts.host.addresses();
+    let to = SocketAddr::new(v4, DB);
+    let checked = |when: &str| {
+        assert_ne!(hosts.met(hosts.host.cgroup(), to), None, "{when}: a process of no unit");
+        assert_ne!(hosts.met(&hosts.unit("job"), to), None, "{when}: one that may not");
+        assert_eq!(hosts.met(&hosts.unit("web"), to), None, "{when}: one that may");
+        let far = Client::to(to).echo("x").run(&hosts.far).unwrap();
+        assert_eq!(far.totals.failed, 0, "{when}: one of another node that may: {far:?}");
+    };
+    checked("before");
+    let there = folder(&hosts.host, "evil");
+    fs::create_dir_all(&there).unwrap();
+    let evil = unit(&hosts.host, "evil", &[DB]).replace("namespace: demo", "namespace: aaa");
+    let file = hosts.a.config().join("evil.yaml");
+    for (when, text) in
+        [("claimed", evil.clone()), ("claimed by nobody", evil.replace("evil.service", "absent"))]
+    {
+        fs::write(&file, &text).unwrap();
+        let told = || {
+            let conditions = hosts.a.conditions().ok()?.to_string();
+            conditions.contains("Workload aaa/evil").then_some(())
+        };
+        eventually("the condition", DEADLINE, told).unwrap();
+        checked(when);
+        fs::remove_file(&file).unwrap();
+        let gone = || told().is_none().then_some(());
+        eventually("the condition to go", DEADLINE, gone).unwrap();
+    }
+    fs::remove_dir(&there).unwrap();
+}

@@ -77,6 +77,8 @@ pub enum Denial {
     Ambiguous(ResourceName),
     /// This policy, or those before it, would have to be compared with more than is judged.
     Costly(ResourceName),
+    /// The mesh does not have the workload with this name any more, and nobody knows its policies.
+    Gone(ResourceName),
 }
 
 /// What is known of a rule: of a connection perhaps only that some of its requests may match.
@@ -232,6 +234,9 @@ impl fmt::Display for Denial {
                 "MeshPolicy {policy} refuses ambiguous paths, and servers read this one in different \
                  ways"
             ),
+            Self::Gone(workload) => {
+                write!(f, "Workload {workload} is not in the mesh any more, nor are its policies")
+            }
             Self::Costly(policy) => write!(
                 f,
                 "there is more to compare than is judged, up to AuthorizationPolicy {policy}: too \
@@ -439,7 +444,8 @@ impl Denial {
             | Self::Unseen(_)
             | Self::Readings(_)
             | Self::Ambiguous(_)
-            | Self::Costly(_) => None,
+            | Self::Costly(_)
+            | Self::Gone(_) => None,
         }
     }
 
@@ -452,10 +458,11 @@ impl Denial {
             Self::Readings(_) => "path_readings",
             Self::Ambiguous(_) => "path_ambiguous",
             Self::Costly(_) => "too_costly",
+            Self::Gone(_) => "destination_gone",
         }
     }
 
-    /// The policy that denies.
+    /// The policy that denies, or the workload that is [`Self::Gone`].
     pub const fn policy(&self) -> &ResourceName {
         match self {
             Self::Matched(policy, _)
@@ -463,7 +470,8 @@ impl Denial {
             | Self::Unseen(policy)
             | Self::Readings(policy)
             | Self::Ambiguous(policy)
-            | Self::Costly(policy) => policy,
+            | Self::Costly(policy)
+            | Self::Gone(policy) => policy,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! way. So there is one count, whose sum is below the process's limit of descriptors. How it is
 //! shared is in the ledger.
 
+mod bodies;
 mod ledger;
 mod window;
 
@@ -14,6 +15,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::bodies::Total;
+pub use self::bodies::{Bodies, KeptBody};
 use self::ledger::{Holder, Ledger};
 use self::window::Promised;
 pub use self::window::Windows;
@@ -36,6 +39,8 @@ pub struct Options {
     pub few: usize,
     /// Bytes that clients may leave by connections of HTTP/2, and peers by tunnels of HBONE.
     pub windows: Windows,
+    /// Bytes of requests that are kept to be sent again, in all.
+    pub bodies: usize,
 }
 
 /// What a socket is for.
@@ -99,7 +104,7 @@ pub struct Counts {
 
 /// The sockets of all workloads of the node. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub struct Node(Arc<Mutex<Ledger>>);
+pub struct Node(Arc<Mutex<Ledger>>, Arc<Total>);
 
 /// The sockets of one workload.
 #[derive(Debug)]
@@ -108,6 +113,7 @@ pub struct Account {
     number: u64,
     mentions: Mutex<[Mention; Use::ALL.len()]>,
     promised: Mutex<Promised>,
+    bodies: Arc<Bodies>,
 }
 
 /// Bytes that a client may leave by a connection, promised until it is dropped.
@@ -163,7 +169,7 @@ impl Options {
 impl Node {
     /// Nothing is held yet.
     pub fn new(options: Options) -> Self {
-        Self(Arc::new(Mutex::new(Ledger::new(options))))
+        Self(Arc::new(Mutex::new(Ledger::new(options))), Total::new(options.bodies))
     }
 
     /// An account for one more workload.
@@ -174,6 +180,7 @@ impl Node {
             number,
             mentions: Mutex::default(),
             promised: Mutex::new(Promised::new(windows)),
+            bodies: Bodies::of(&self.1),
         })
     }
 
@@ -227,6 +234,11 @@ impl Account {
         let client = client.around().unwrap_or(client);
         let bytes = self.promised().take(&client, wanted);
         Window { account: Arc::clone(self), client, bytes }
+    }
+
+    /// The bytes of its requests that are kept to be sent again.
+    pub const fn bodies(&self) -> &Arc<Bodies> {
+        &self.bodies
     }
 
     fn promised(&self) -> MutexGuard<'_, Promised> {
@@ -363,7 +375,7 @@ mod tests {
 
     fn options(sockets: usize) -> Options {
         let windows = Windows { client_bytes: 1 << 20, workload_bytes: 1 << 22 };
-        Options { sockets, tunnels: 10, few: 2, windows }
+        Options { sockets, tunnels: 10, few: 2, windows, bodies: 0 }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use mesh_common::source::{Source, SourceKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{ACCELERATE, Inbound, PortKey, Workload};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::datapath::accel::Acceleration;
 use crate::datapath::desired::{Entries, Places, SetIds, entries};
@@ -24,6 +25,10 @@ use crate::task::scope::Scope;
 
 /// The delays after which what the kernel refused is tried again: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+
+/// How long a snapshot waits for the places of its workloads. Until they are known, one that has another
+/// name now would have no entry, and whatever arrives would pass.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The workloads of this node; `None` until they have been looked for.
 pub type Found = Option<Arc<Places>>;
@@ -81,8 +86,20 @@ pub async fn run(
     let mut predecessors = Some(predecessors);
     let mut sets = SetIds::after(tables.last_set());
     loop {
-        let snapshot = mesh.load();
-        let found = enrolled.borrow_and_update().clone();
+        let late = Instant::now() + PATIENCE;
+        let (snapshot, found) = loop {
+            let (snapshot, found) = (mesh.load(), enrolled.borrow_and_update().clone());
+            let is_behind = found.as_ref().is_some_and(|it| it.revision() < snapshot.revision);
+            if !is_behind || Instant::now() >= late {
+                break (snapshot, found);
+            }
+            tokio::select! {
+                biased;
+                () = scope.draining() => return,
+                more = enrolled.changed() => if more.is_err() { return },
+                () = sleep_until(late) => {}
+            }
+        };
         // Until the first snapshot, and until its workloads were looked for, nothing is known, and
         // what a predecessor left stays in force.
         let known = found.filter(|_| snapshot.revision > 0);
@@ -114,7 +131,7 @@ pub async fn run(
                 () = scope.draining() => return,
                 more = mesh.changed() => if more { break } else { return },
                 more = enrolled.changed() => if more.is_ok() { break } else { return },
-                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
+                () = sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             }
         }
     }

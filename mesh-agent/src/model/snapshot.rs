@@ -20,10 +20,12 @@ pub struct Snapshot {
     pub revision: u64,
     /// Workloads by name.
     pub workloads: HashMap<ResourceName, Arc<Workload>>,
-    /// Workloads by address. Several may share one: units of one host. Never empty; by name.
+    /// Workloads by address. Several may share one: units of one host. Never empty; by name, those of
+    /// other namespaces that came later after the others.
     pub by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
     /// Of addresses that several workloads share: whose each port is that one of them declares, or
-    /// that a service reaches one of them by. Never empty; by name. See [`Snapshot::listeners`].
+    /// that a service reaches one of them by. By name, of one namespace. Empty: several namespaces
+    /// claim it, and it is nobody's. See [`Snapshot::listeners`].
     pub by_port: HashMap<SocketAddr, Vec<Arc<Workload>>>,
     /// What is behind each virtual address and port.
     pub services: HashMap<SocketAddr, Arc<Target>>,
@@ -151,8 +153,8 @@ impl Snapshot {
     }
 
     /// The workloads that may listen at `at`: all of the address that declare the port or are
-    /// reached by it through a service; if none does, the first of the address by name. Empty if no
-    /// workload has the address.
+    /// reached by it through a service; if none does, the first of the address. Empty if no workload
+    /// has the address, or workloads of several namespaces claim the port.
     ///
     /// More than one only if the configuration gives one port of one address to several.
     pub fn listeners(&self, at: SocketAddr) -> &[Arc<Workload>] {

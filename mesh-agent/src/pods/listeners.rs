@@ -137,6 +137,7 @@ fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, list
             let (place, to) = realm.spread.place(worker);
             let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
             let other = context.runtimes.all().get(to).filter(|_| to != worker).cloned();
+            let scope = accepted.scope().clone();
             let Some(other) = other else {
                 return scope.spawn(async move {
                     tcp::run(context, realm, worker, stream, accepted).await;
@@ -172,6 +173,7 @@ fn take_plaintext(
         accept::run(listener, &scope, &context.sockets, |stream, client| {
             match plaintext::accept(&context, &realm, &stream, client) {
                 Some(accepted) => {
+                    let scope = accepted.scope().clone();
                     scope.spawn(plaintext::run(Arc::clone(&context), stream, accepted));
                 }
                 None => close(&stream),

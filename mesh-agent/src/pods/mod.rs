@@ -4,6 +4,7 @@
 //! certificate is made, and its listeners go only after it is not captured any more.
 
 pub mod claims;
+pub mod finder;
 pub mod listeners;
 pub mod place;
 pub mod run;

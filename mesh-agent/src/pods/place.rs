@@ -1,11 +1,13 @@
 //! Finds a workload's sockets on this node.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use mesh_common::source::SourceKey;
 
 use crate::model::workload::Place;
-use crate::sys::cgroup;
+use crate::sys::netns::Netns;
+use crate::sys::{cgroup, socket};
 
 /// Where a workload was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,12 +16,12 @@ pub enum Spot {
     Cgroup(u64),
     /// A network namespace.
     Netns {
-        /// A path that can be opened.
-        path: PathBuf,
         /// Its file system.
         device: u64,
         /// Its inode: another one under the same path is another namespace.
         inode: u64,
+        /// What the kernel calls it.
+        cookie: u64,
     },
 }
 
@@ -45,32 +47,48 @@ impl Spot {
             Self::Netns { device, inode, .. } => SpotId::Netns { device: *device, inode: *inode },
         }
     }
+
+    /// Its key in the kernel.
+    pub const fn source(&self) -> SourceKey {
+        match self {
+            Self::Cgroup(id) => SourceKey::cgroup(*id),
+            Self::Netns { cookie, .. } => SourceKey::netns(*cookie),
+        }
+    }
 }
 
-/// Finds `place`; cgroups are named below `cgroup_root`.
+/// What went wrong at a path.
+pub fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Opens the network namespace at a path, which takes as long as its file system likes.
+///
+/// # Errors
+///
+/// There is none, or it cannot be entered.
+pub fn open(path: &Path) -> io::Result<(Spot, Netns)> {
+    let netns = Netns::open(path)?;
+    let (device, inode) = netns.file()?;
+    let cookie = netns.enter(socket::current_netns_cookie)??;
+    Ok((Spot::Netns { device, inode, cookie }, netns))
+}
+
+/// Finds `place`, which is no network namespace; cgroups are named below `cgroup_root`.
 ///
 /// # Errors
 ///
 /// It is not there.
 pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Spot> {
-    let named = |path: &Path, error: io::Error| {
-        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-    };
     match place {
         Place::Cgroup(path) => {
             let path = cgroup_root.join(path.strip_prefix("/").unwrap_or(path));
-            cgroup::id(&path).map(Spot::Cgroup).map_err(|error| named(&path, error))
+            cgroup::id(&path).map(Spot::Cgroup).map_err(|error| named(&path, &error))
         }
-        Place::Netns(path) => match path.metadata() {
-            Ok(there) => {
-                Ok(Spot::Netns { path: path.clone(), device: there.dev(), inode: there.ino() })
-            }
-            Err(error) => Err(named(path, error)),
-        },
         Place::SystemdUnit(unit) => {
             cgroup::of_unit(cgroup_root, unit).and_then(|path| cgroup::id(&path)).map(Spot::Cgroup)
         }
-        Place::Unplaced => Err(io::Error::new(
+        Place::Netns(_) | Place::Unplaced => Err(io::Error::new(
             io::ErrorKind::NotFound,
             "the workload has neither `netns`, `cgroup` nor `systemdUnit`",
         )),
@@ -90,19 +108,5 @@ mod tests {
             let found = find(&Place::Cgroup(name.into()), root.path()).unwrap();
             assert_eq!(found, Spot::Cgroup(id));
         }
-    }
-
-    #[test]
-    fn a_place_is_the_same_by_every_path() {
-        let id = |path: &str| find(&Place::Netns(path.into()), Path::new("/")).unwrap().id();
-        let own = format!("/proc/{}/ns/net", std::process::id());
-        assert_eq!(id("/proc/self/ns/net"), id(&own));
-        assert_ne!(id("/proc/self/ns/net"), id("/proc/self/ns/mnt"));
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        let error = find(&Place::Netns("/nowhere/web".into()), Path::new("/")).unwrap_err();
-        assert!(error.to_string().starts_with("/nowhere/web: "), "{error}");
     }
 }

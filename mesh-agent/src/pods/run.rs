@@ -23,7 +23,8 @@ use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Place, Workload};
 use crate::pods::claims::{self, Claims, Conflicts};
-use crate::pods::place::{self, Spot, SpotId};
+use crate::pods::finder::Finder;
+use crate::pods::place::{Spot, SpotId};
 use crate::pods::{Options, listeners};
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm, Resident};
@@ -83,6 +84,7 @@ struct Set {
     waiting: BTreeMap<ResourceName, Enrolled>,
     /// The agent's own namespace, once a workload lives in it.
     host: Option<Arc<Realm>>,
+    finder: Finder,
     /// Where each workload was last found.
     spots: BTreeMap<ResourceName, Spot>,
     /// Whose each of those is.
@@ -124,13 +126,15 @@ impl Pods {
             .filter(|workload| workload.place != Place::Unplaced)
             .map(|workload| (&workload.name, workload))
             .collect();
-        self.find(set, &wanted);
+        self.find(set, &wanted).await;
         self.settle(set, mesh.revision, &mut wanted);
         set.failing.retain(|name, _| wanted.contains_key(name));
         set.waiting.retain(|name, _| wanted.contains_key(name));
         let gone = set.take_gone(&wanted);
+        set.keep_places(&gone, &wanted);
+        // Before all that takes long: the datapath waits for it.
+        self.publish(set, mesh.revision);
         if !gone.is_empty() {
-            self.publish(set);
             self.release(set, gone).await;
         }
         let refused = self.obtain(set, &wanted).await;
@@ -140,7 +144,7 @@ impl Pods {
             tokio::task::yield_now().await;
         }
         set.refresh_host();
-        self.publish(set);
+        self.publish(set, mesh.revision);
         // As long as connections are captured, nobody else may have them.
         let applied = Arc::clone(&self.applied.borrow().enrolled);
         let is_captured = |cookie| applied.iter().any(|enrolled| enrolled.netns == cookie);
@@ -156,12 +160,15 @@ impl Pods {
     }
 
     /// Looks where the workloads are, those excepted that have just failed to start.
-    fn find(&self, set: &mut Set, wanted: &BTreeMap<&ResourceName, &Arc<Workload>>) {
+    async fn find(&self, set: &mut Set, wanted: &BTreeMap<&ResourceName, &Arc<Workload>>) {
         let now = Instant::now();
+        set.finder.begin();
         let mut spots = BTreeMap::new();
         for (name, workload) in wanted {
             let spot = if set.is_due(name, now) {
-                place::find(&workload.place, &self.options.cgroup_root).ok()
+                let root = &self.options.cgroup_root;
+                let found = set.finder.find(name, &workload.place, root).await;
+                found.ok().map(|(spot, _)| spot)
             } else {
                 set.spots.remove(*name)
             };
@@ -180,7 +187,7 @@ impl Pods {
         let ids = set.spots.iter().map(|(name, spot)| (name.clone(), spot.id())).collect();
         let earlier = |id: SpotId| {
             let spot = set.spots.values().find(|spot| spot.id() == id)?;
-            self.earlier.get(&source_of(spot).ok()?).copied()
+            self.earlier.get(&spot.source()).copied()
         };
         let conflicts = set.claims.settle(revision, wanted, &ids, earlier);
         for (name, holder) in &conflicts {
@@ -222,15 +229,15 @@ impl Pods {
     async fn release(&mut self, set: &mut Set, gone: Vec<Pod>) {
         let sources: BTreeSet<_> = gone.iter().map(|pod| pod.local.source).collect();
         let released = self.applied.wait_for(|applied| {
-            applied.enrolled.iter().all(|enrolled| !sources.contains(&enrolled.source))
+            let captured = applied.enrolled.iter().filter(|enrolled| enrolled.ready);
+            captured.into_iter().all(|enrolled| !sources.contains(&enrolled.source))
         });
         if timeout(RELEASE_TIMEOUT, released).await.is_err() {
             tracing::warn!("the kernel still captures workloads that are gone");
         }
         set.refresh_host();
         for pod in gone {
-            let shared = set.host.as_ref().is_some_and(|host| Arc::ptr_eq(host, &pod.realm));
-            let cut = if shared { 0 } else { pod.realm.scope.drain(Duration::ZERO).await };
+            let cut = pod.local.scope.drain(Duration::ZERO).await;
             tracing::info!(workload = %pod.workload.name, connections_cut = cut, "released");
         }
     }
@@ -278,11 +285,12 @@ impl Pods {
         refused: &HashMap<SpiffeId, identity::Error>,
     ) -> io::Result<Pod> {
         let is_new = set.waiting.remove(&workload.name).is_none();
-        let found = place::find(&workload.place, &self.options.cgroup_root)?;
+        let root = &self.options.cgroup_root;
+        let (found, netns) = set.finder.find(&workload.name, &workload.place, root).await?;
         if !set.claims.is_holder(found.id(), &workload.name) {
             return Err(io::Error::other("its place has just changed"));
         }
-        let located = self.locate(&found)?;
+        let located = self.locate(&found, netns)?;
         let enrolled = located.enrolled(&workload.name);
         if is_new && let Err(error) = self.count_earlier(&workload.name, &located) {
             tracing::warn!(
@@ -297,40 +305,44 @@ impl Pods {
         }
         let identity =
             self.identities.ensure(&workload.identity).await.map_err(io::Error::other)?;
-        let local = Local::new(Arc::clone(workload), identity, located.source, &self.context);
-        let local = Arc::new(local);
+        let is_pod = located.netns.is_some();
         let realm = match located.netns {
             None => self.host(set)?,
-            Some(netns) => {
-                let realm = self.realm(Some(netns), "pod")?;
-                realm.set_locals(vec![Arc::clone(&local)]);
-                self.listen(&realm)?;
-                realm
-            }
+            Some(netns) => self.realm(Some(netns), "pod")?,
         };
+        // The units of a host come and go each for itself.
+        let scope = if is_pod { realm.scope.clone() } else { realm.scope.child("unit") };
+        let context = &self.context;
+        let local = Local::new(Arc::clone(workload), identity, located.source, scope, context);
+        let local = Arc::new(local);
+        if is_pod {
+            realm.set_locals(vec![Arc::clone(&local)]);
+            self.listen(&realm)?;
+        }
         Ok(Pod { workload: Arc::clone(workload), found, local, realm })
     }
 
     /// Where a workload's sockets are. What arrives there is looked at from now on.
-    fn locate(&self, found: &Spot) -> io::Result<Located> {
+    fn locate(&self, found: &Spot, netns: Option<Netns>) -> io::Result<Located> {
         let node = socket::current_netns_cookie()?;
+        let source = found.source();
         match found {
             Spot::Cgroup(id) => {
                 self.refuse_own_cgroup(*id)?;
                 let own = File::open("/proc/thread-self/ns/net")?;
                 self.watch_arrivals(own.as_fd(), node, true)?;
-                Ok(Located { source: SourceKey::cgroup(*id), cookie: node, netns: None })
+                Ok(Located { source, cookie: node, netns: None })
             }
-            Spot::Netns { path, .. } => {
-                let netns = Arc::new(Netns::open(&path.to_string_lossy())?);
-                let cookie = netns.enter(socket::current_netns_cookie)??;
+            Spot::Netns { cookie, .. } => {
+                let netns = netns.ok_or_else(|| io::Error::other("its namespace is not open"))?;
+                let (netns, cookie) = (Arc::new(netns), *cookie);
                 if cookie == node {
                     return Err(io::Error::other(
                         "its `netns` is the host's; name its `cgroup` or `systemdUnit` instead",
                     ));
                 }
                 self.watch_arrivals(netns.as_fd(), cookie, false)?;
-                Ok(Located { source: SourceKey::netns(cookie), cookie, netns: Some(netns) })
+                Ok(Located { source, cookie, netns: Some(netns) })
             }
         }
     }
@@ -384,7 +396,7 @@ impl Pods {
     }
 
     /// Says to connections and to the datapath who is here.
-    fn publish(&self, set: &Set) {
+    fn publish(&self, set: &Set, revision: u64) {
         let resident =
             |pod: &Pod| Resident { realm: Arc::clone(&pod.realm), local: Arc::clone(&pod.local) };
         let residents = set.pods.iter().map(|(name, pod)| (name.clone(), resident(pod)));
@@ -403,23 +415,12 @@ impl Pods {
             netns: pod.realm.cookie,
             ready: true,
         });
-        let enrolled: Places = ready.chain(set.waiting.values().cloned()).collect();
+        let enrolled = ready.chain(set.waiting.values().cloned()).collect::<Places>().of(revision);
         self.enrolled.send_if_modified(|current| {
             let changed = current.as_deref() != Some(&enrolled);
             *current = Some(Arc::new(enrolled));
             changed
         });
-    }
-}
-
-/// The key of a place in the kernel.
-fn source_of(spot: &Spot) -> io::Result<SourceKey> {
-    match spot {
-        Spot::Cgroup(id) => Ok(SourceKey::cgroup(*id)),
-        Spot::Netns { path, .. } => {
-            let netns = Netns::open(&path.to_string_lossy())?;
-            Ok(SourceKey::netns(netns.enter(socket::current_netns_cookie)??))
-        }
     }
 }
 
@@ -462,6 +463,18 @@ impl Set {
         let gone = self.pods.iter().filter(|(name, pod)| !stays(name, pod));
         let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
         gone.iter().filter_map(|name| self.pods.remove(name)).collect()
+    }
+
+    /// Keeps the places of those that are gone for who is to be started there now: the same workload
+    /// with another identity, or one of another name. Until it is, its failure mode is in force; without
+    /// an entry the kernel would let everything pass.
+    fn keep_places(&mut self, gone: &[Pod], wanted: &BTreeMap<&ResourceName, &Arc<Workload>>) {
+        for pod in gone {
+            let next = wanted.keys().find(|name| self.spots.get(**name) == Some(&pod.found));
+            let Some(name) = next.map(|name| (*name).clone()) else { continue };
+            let (source, netns) = (pod.local.source, pod.realm.cookie);
+            self.waiting.insert(name.clone(), Enrolled { name, source, netns, ready: false });
+        }
     }
 
     /// Whether a workload may be started now: it has not just failed.

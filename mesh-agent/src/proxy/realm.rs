@@ -48,11 +48,13 @@ pub struct Local {
     pub server: Arc<tls::Server>,
     /// The sockets that the agent holds for it.
     pub account: Arc<Account>,
+    /// The tasks of its connections: they end when it is released, or is somebody else.
+    pub scope: Scope,
 }
 
 /// A namespace and its workloads.
 pub struct Realm {
-    /// Tasks of its connections.
+    /// Its tasks, and within it those of the connections of each workload.
     pub scope: Scope,
     /// The namespace's cookie.
     pub cookie: u64,
@@ -115,11 +117,12 @@ impl fmt::Debug for Locals {
 }
 
 impl Local {
-    /// Puts a workload together with its certificate.
+    /// Puts a workload together with its certificate. `scope` is that of its connections.
     pub fn new(
         workload: Arc<Workload>,
         identity: Arc<Identity>,
         source: SourceKey,
+        scope: Scope,
         context: &Context,
     ) -> Self {
         let options = &context.options;
@@ -128,7 +131,7 @@ impl Local {
         let server = tls::Server::new(Arc::clone(&identity), alpn, bounds);
         let (clients, server) = (Arc::new(clients), Arc::new(server));
         let account = context.sockets.account();
-        Self { workload, identity, source, clients, server, account }
+        Self { workload, identity, source, clients, server, account, scope }
     }
 
     /// The same of which something else has changed than its identity.
@@ -141,6 +144,7 @@ impl Local {
             clients: Arc::clone(&self.clients),
             server: Arc::clone(&self.server),
             account: Arc::clone(&self.account),
+            scope: self.scope.clone(),
         }
     }
 }
@@ -283,10 +287,13 @@ fn takes(mesh: &Snapshot, alone: bool, workload: &Workload, to: SocketAddr) -> b
     if alone {
         return has;
     }
+    let listens = |at: SocketAddr| mesh.listeners(at).iter().any(|one| one.name == workload.name);
     if to.ip().is_loopback() {
-        return mesh.serves(workload, to.port());
+        // A port of its host that another has is that one's on loopback too.
+        return mesh.serves(workload, to.port())
+            && workload.addresses.iter().any(|own| listens(SocketAddr::new(*own, to.port())));
     }
-    has && mesh.listeners(to).iter().any(|other| other.name == workload.name)
+    has && listens(to)
 }
 
 fn within<T>(netns: Option<&Netns>, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {

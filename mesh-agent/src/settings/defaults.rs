@@ -105,6 +105,10 @@ pub const TUNNEL_WINDOW_BYTES: u32 = TUNNEL_MAX_STREAMS * STREAM_WINDOW_BYTES;
 /// Not in them are 64 KiB for each tunnel, 1,024 × 64 KiB = 64 MiB a workload.
 pub const HBONE_WINDOWS: Windows = Windows { client_bytes: 512 << 20, workload_bytes: 2 << 30 };
 
+/// Bytes of requests that are kept in case that they have to be sent again, or a copy of them to
+/// somebody else, in all: 51 MiB of one workload, which is at least 400 requests of 64 KiB at once.
+pub const KEPT_BODIES_BYTES: usize = 256 << 20;
+
 /// Bytes of one stream that may wait in the tunnel to be written: two of the largest reads.
 pub const MAX_SEND_BUFFER_BYTES: usize = 512 << 10;
 

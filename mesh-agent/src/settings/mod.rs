@@ -221,6 +221,7 @@ impl Settings {
             tunnels: defaults::MAX_TUNNELS,
             few: defaults::FEW_SOCKETS,
             windows: defaults::HBONE_WINDOWS,
+            bodies: defaults::KEPT_BODIES_BYTES,
         }
     }
 

@@ -18,8 +18,9 @@ use crate::store::tables::Tables;
 use crate::store::update::{Key, Kind, Update};
 
 /// Builds the snapshot of what all sources say, which comes after `last`. The order within an update
-/// does not matter, and nothing depends on what `last` says but the number: what is the same is
-/// shared with it instead of being made again.
+/// does not matter. What is the same as in `last` is shared with it instead of being made again; what
+/// else depends on it is whose an address or a port is that workloads of several namespaces claim: who
+/// had it keeps it.
 pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snapshot {
     let mut conditions: Vec<_> =
         updates.values().flat_map(|update| update.conditions.iter().cloned()).collect();
@@ -29,7 +30,7 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
     let services =
         targets((&index, &mut catalog), &attached, &mut Tables::of(last), &mut conditions);
     conditions.extend(catalog.conditions(&index));
-    let by_address = by_address(&index, &services, &mut conditions);
+    let by_address = by_address(last, &index, &services, &mut conditions);
     let workloads = index
         .workloads
         .iter()
@@ -42,7 +43,7 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
         .filter(|(_, policy)| policy.acceleration == Some(Acceleration::Sockmap))
         .map(|(location, policy)| ((*location).clone(), policy.name.clone()))
         .collect();
-    let by_port = by_port(&by_address, &services);
+    let by_port = by_port(last, &by_address, &services);
     let locations = locations(&index);
     Snapshot {
         revision: last.revision + 1,
@@ -68,8 +69,10 @@ fn locations(index: &Index<'_>) -> HashMap<String, Location> {
     all.map(|(kind, name, at)| (Key { kind, name: name.clone() }.to_string(), at.clone())).collect()
 }
 
-/// Whose the ports are of addresses that several workloads share.
+/// Whose the ports are of addresses that several workloads share. Of workloads of several namespaces
+/// who claim one, those have it who had it before; if none had, nobody does.
 fn by_port(
+    last: &Snapshot,
     by_address: &HashMap<IpAddr, Vec<Arc<Workload>>>,
     targets: &HashMap<SocketAddr, Arc<Target>>,
 ) -> HashMap<SocketAddr, Vec<Arc<Workload>>> {
@@ -92,11 +95,23 @@ fn by_port(
             map.entry(endpoint.address).or_default().push(Arc::clone(&endpoint.workload));
         }
     }
-    for workloads in map.values_mut() {
+    for (at, workloads) in &mut map {
         workloads.sort_by(|a, b| a.name.cmp(&b.name));
         workloads.dedup_by(|a, b| a.name == b.name);
+        if are_of_several(workloads) {
+            let had = last.listeners(*at);
+            workloads.retain(|workload| had.iter().any(|had| had.name == workload.name));
+            let first = workloads.first().map(|first| Arc::clone(&first.name.namespace));
+            workloads.retain(|workload| Some(&workload.name.namespace) == first.as_ref());
+        }
     }
     map
+}
+
+/// Whether workloads are of several namespaces, whose authors may not trust each other.
+fn are_of_several(workloads: &[Arc<Workload>]) -> bool {
+    let namespaces = || workloads.iter().map(|workload| &workload.name.namespace);
+    namespaces().zip(namespaces().skip(1)).any(|(one, other)| one != other)
 }
 
 /// On which nodes each identity is scheduled.
@@ -174,6 +189,7 @@ fn served<'a>(index: &Index<'a>) -> HashMap<IpAddr, Vec<&'a ResourceName>> {
 /// The workloads by address. One whose address is also a service's virtual address is reported, and so
 /// are several that claim one port.
 fn by_address(
+    last: &Snapshot,
     index: &Index<'_>,
     targets: &HashMap<SocketAddr, Arc<Target>>,
     conditions: &mut Vec<Condition>,
@@ -197,7 +213,12 @@ fn by_address(
     let mut shared: Vec<_> = map.iter_mut().filter(|(_, workloads)| workloads.len() > 1).collect();
     shared.sort_unstable_by_key(|(address, _)| **address);
     for (address, workloads) in shared {
-        settle(*address, workloads, &mut |workload, field, message| {
+        if are_of_several(workloads) {
+            let had = last.by_address.get(address).map(Vec::as_slice).unwrap_or_default();
+            let place = |name: &ResourceName| had.iter().position(|had| had.name == *name);
+            workloads.sort_by_key(|workload| place(&workload.name).unwrap_or(usize::MAX));
+        }
+        settle(last, *address, workloads, &mut |workload, field, message| {
             let key = Key { kind: Kind::Workload, name: workload.name.clone() };
             let location = index.workloads.get(&workload.name).map(|(location, _)| *location);
             conditions.extend(location.map(|at| conflict(at, &key, field, message)));
@@ -206,18 +227,19 @@ fn by_address(
     map
 }
 
-/// Leaves an address to those of its workloads that have an agent, if one has: to them nothing is sent
-/// in plaintext because of another. Tells `report` whom it takes the address from, and who claims
+/// Leaves an address to those of its workloads that have an agent, and one agent, if one has: to them
+/// nothing is sent in plaintext, or to another node, because of another. Tells `report` whom it takes the address from, and who claims
 /// a port that another has.
 fn settle(
+    last: &Snapshot,
     address: IpAddr,
     workloads: &mut Vec<Arc<Workload>>,
     report: &mut impl FnMut(&Workload, &str, String),
 ) {
     let served = workloads.iter().find(|workload| workload.node.is_some()).cloned();
     if let Some(served) = served {
-        let bare = workloads.extract_if(.., |workload| workload.node.is_none());
-        for workload in bare {
+        let others = workloads.extract_if(.., |workload| workload.node != served.node);
+        for workload in others {
             let message = format!(
                 "{address} is the address of Workload {} too, which has an agent and keeps it; \
                  remove one of them",
@@ -233,13 +255,24 @@ fn settle(
             let owner = ports.entry(port.port).or_insert(&workload.name);
             if **owner != workload.name {
                 lost.to(port.port, owner);
+                let at = SocketAddr::new(address, port.port);
+                let has = last.listeners(at).iter().any(|had| had.name == **owner);
+                lost.is_nobodys |= !has && owner.namespace != workload.name.namespace;
             }
         }
+        let lost_to_nobody = lost.is_nobodys;
         if let Some((port, owner, rest)) = lost.told() {
-            let message = format!(
-                "port {port} of {address} is Workload {owner}'s, whose policies count there{rest}; \
-                 give one of them another port or address"
-            );
+            let whose = if lost_to_nobody {
+                format!(
+                    "Workload {owner} of another namespace claims port {port} of {address} too, so \
+                     that it is nobody's, and who connects is refused{rest}"
+                )
+            } else {
+                format!(
+                    "port {port} of {address} is Workload {owner}'s, whose policies count there{rest}"
+                )
+            };
+            let message = format!("{whose}; give one of them another port or address");
             report(workload, "spec.ports", message);
         }
     }
@@ -251,6 +284,8 @@ fn settle(
 struct Lost {
     first: Option<(u16, ResourceName)>,
     more: usize,
+    /// One of them at least is nobody's.
+    is_nobodys: bool,
 }
 
 impl Lost {

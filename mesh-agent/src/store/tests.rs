@@ -548,6 +548,47 @@ fn units_of_one_host_share_its_address() {
 }
 
 #[test]
+fn no_namespace_takes_an_address_or_a_port_from_another() {
+    let served = |at: &str, node: &str| {
+        let mut served = workload(at, "w", &["10.0.0.1"]);
+        let Object::Workload(it) = &mut served else { panic!() };
+        Arc::make_mut(it).node = Some(node.into());
+        served
+    };
+    let after = |last: &Snapshot, objects: &[Object]| {
+        build::build(last, &BTreeMap::from([("file", update("file", objects))]))
+    };
+    let (own, evil) = (served("demo/w", "here"), served("aaa/evil", "here"));
+    let names = |snapshot: &Snapshot, at: &str| -> Vec<String> {
+        let listeners = snapshot.listeners(at.parse().unwrap()).iter();
+        listeners.map(|workload| workload.name.to_string()).collect()
+    };
+    let before = after(&Snapshot::default(), std::slice::from_ref(&own));
+    let both = [own.clone(), evil.clone()];
+    let mut last = after(&before, &both);
+    for _ in 0..2 {
+        assert_eq!(names(&last, "10.0.0.1:8080"), ["demo/w"], "it had it");
+        assert_eq!(names(&last, "10.0.0.1:9"), ["demo/w"], "nobody declares it");
+        let [condition] = &*last.conditions else { panic!("{:?}", last.conditions) };
+        assert_eq!((&*condition.subject, &*condition.field), ("Workload aaa/evil", "spec.ports"));
+        last = after(&last, &both);
+    }
+    // Nobody knows who had it: nobody has it.
+    let fresh = after(&Snapshot::default(), &both);
+    assert_eq!(names(&fresh, "10.0.0.1:8080"), [""; 0]);
+    assert!(fresh.conditions[0].message.contains("it is nobody's"), "{:?}", fresh.conditions);
+    // It goes with the other.
+    let free = after(&fresh, std::slice::from_ref(&own));
+    assert_eq!(names(&free, "10.0.0.1:8080"), ["demo/w"]);
+    // An address is of one node.
+    let elsewhere = after(&before, &[own, served("aaa/evil", "elsewhere")]);
+    assert_eq!(names(&elsewhere, "10.0.0.1:8080"), ["demo/w"]);
+    assert!(!elsewhere.is_shared("10.0.0.1".parse().unwrap()));
+    let [condition] = &*elsewhere.conditions else { panic!("{:?}", elsewhere.conditions) };
+    assert_eq!((&*condition.subject, &*condition.field), ("Workload aaa/evil", "spec.addresses"));
+}
+
+#[test]
 fn an_address_is_of_a_workload_that_has_an_agent() {
     let mut bare = workload("demo/a", "a", &["10.0.0.1", "10.0.0.2"]);
     let Object::Workload(it) = &mut bare else { panic!() };
@@ -592,6 +633,8 @@ fn objects() -> impl Strategy<Value = Vec<Object>> {
     let names = prop::sample::select(vec!["demo/a", "demo/b", "shop/a"]);
     let addresses = prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1"]);
     let object = (0..5, names.clone(), names, addresses).prop_map(|(kind, at, other, address)| {
+        // Whose an address is that two namespaces claim depends on who was there before.
+        let address = if at.starts_with("shop/") { "10.0.1.1" } else { address };
         let app = other.split_once('/').unwrap().1;
         match kind {
             0 => service(at, app, &[address]),

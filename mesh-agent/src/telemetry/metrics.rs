@@ -13,7 +13,7 @@ use crate::failure::Kind;
 use crate::task::scope;
 use crate::task::turns::Stalled;
 use crate::telemetry::event::Reporter;
-use crate::telemetry::requests::Upgrade;
+use crate::telemetry::requests::{Unkept, Upgrade};
 use crate::telemetry::series_metrics;
 use crate::telemetry::{CertificateCounters, CoverageCount, Limit, Protocol, Role, Shared, Source};
 
@@ -102,6 +102,8 @@ catalog! {
         "HTTP requests to services with HTTP routes that were answered, by a backend or by the mesh";
     UPGRADES = Counter "mesh_http_upgrades_total" ["result"]
         "HTTP requests to switch protocols, where requests are judged or routed";
+    UNKEPT = Counter "mesh_http_unkept_total" ["reason"]
+        "HTTP requests that were sent once alone, where they were to be tried again or copied";
     DIALS_HELD = Counter "mesh_dials_held_total" []
         "Connections that failed at once, because their peer had just failed";
     SNAPSHOT_REVISION = Gauge "mesh_snapshot_revision" []
@@ -238,6 +240,10 @@ fn encode_refused(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
     let mut family = describe(encoder, &HANDSHAKES_REFUSED)?;
     for (limit, number) in Limit::ALL.iter().zip(&shared.handshakes_refused) {
         sample(&mut family, &HANDSHAKES_REFUSED, vec![], &[limit.as_str()], number.get())?;
+    }
+    let mut family = describe(encoder, &UNKEPT)?;
+    for (reason, number) in Unkept::ALL.iter().zip(&shared.unkept) {
+        sample(&mut family, &UNKEPT, vec![], &[reason.as_str()], number.get())?;
     }
     let mut family = describe(encoder, &UPGRADES)?;
     for (result, number) in Upgrade::ALL.iter().zip(&shared.upgrades) {

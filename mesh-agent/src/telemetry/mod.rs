@@ -32,7 +32,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::event::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security};
 pub use self::labels::NO_FLAGS;
-pub use self::requests::{RequestKind, RequestSeries, Upgrade};
+pub use self::requests::{RequestKind, RequestSeries, Unkept, Upgrade};
 pub use self::said::Said;
 pub use self::sink::Target;
 pub use self::time::rfc3339;
@@ -193,6 +193,7 @@ struct Shared {
     dials_held: Number,
     /// By [`Upgrade`].
     upgrades: [Number; Upgrade::ALL.len()],
+    unkept: [Number; Unkept::ALL.len()],
     /// Requests, by status and by who has answered.
     requests: Mutex<BTreeMap<(u16, &'static str), u64>>,
     snapshot_revision: Number,
@@ -229,6 +230,7 @@ impl Telemetry {
             handshakes_refused: Default::default(),
             dials_held: Number::default(),
             upgrades: Default::default(),
+            unkept: Default::default(),
             requests: Mutex::default(),
             snapshot_revision: Number::default(),
             applied_revision: Number::default(),

@@ -67,7 +67,38 @@ impl Upgrade {
     }
 }
 
+/// The reason why a request is sent once alone, where it was to be sent again if it fails, or a copy of
+/// it to somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unkept {
+    /// Its body is too long to be kept.
+    Long,
+    /// The client's workload has too much kept already.
+    Room,
+    /// Too many copies are under way.
+    Copies,
+}
+
+impl Unkept {
+    /// All of them, in the order of their numbers.
+    pub(super) const ALL: [Self; 3] = [Self::Long, Self::Room, Self::Copies];
+
+    /// The word used in the metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Long => "long",
+            Self::Room => "room",
+            Self::Copies => "copies",
+        }
+    }
+}
+
 impl Telemetry {
+    /// Counts a request that was not kept, or not copied.
+    pub fn unkept(&self, reason: Unkept) {
+        self.shared.unkept[reason as usize].add(1);
+    }
+
     /// Counts a request that asked to switch protocols, or an answer that did.
     pub fn upgrade(&self, end: Upgrade) {
         self.shared.upgrades[end as usize].add(1);

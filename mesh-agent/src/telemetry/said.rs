@@ -16,7 +16,10 @@ pub struct Said {
 
 impl From<&Denial> for Said {
     fn from(denial: &Denial) -> Self {
-        let policy = Some(denial.policy().clone());
+        let policy = match denial {
+            Denial::Gone(_) => None,
+            _ => Some(denial.policy().clone()),
+        };
         Self { policy, rule: denial.rule(), reason: denial.reason() }
     }
 }

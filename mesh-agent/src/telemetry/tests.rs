@@ -154,6 +154,7 @@ fn the_agents_own_numbers_are_what_was_set() {
     telemetry.request_answered(200, "backend");
     telemetry.dial_held();
     telemetry.upgrade(Upgrade::Removed);
+    telemetry.unkept(Unkept::Room);
     let tunnel = telemetry.tunnel_opened(Protocol::Native);
     drop(telemetry.tunnel_opened(Protocol::Native));
     check(&telemetry, "mesh_snapshot_revision", &[" 7"]);
@@ -184,6 +185,8 @@ fn the_agents_own_numbers_are_what_was_set() {
     let upgrades =
         [r#"{result="refused"} 0"#, r#"{result="removed"} 1"#, r#"{result="switched"} 0"#];
     check(&telemetry, "mesh_http_upgrades_total", &upgrades);
+    let unkept = [r#"{reason="copies"} 0"#, r#"{reason="long"} 0"#, r#"{reason="room"} 1"#];
+    check(&telemetry, "mesh_http_unkept_total", &unkept);
     check(&telemetry, "mesh_handshakes_failed_total", &[r#"{side="server",reason="tls"} 1"#]);
     check(&telemetry, "mesh_build_info", &[r#"{version="1.2.3"} 1"#]);
     drop(tunnel);

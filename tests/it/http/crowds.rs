@@ -3,12 +3,14 @@
 
 use std::net::SocketAddr;
 
+use mesh_tests::expect::eventually;
 use mesh_tests::http::Ask;
 use mesh_tests::pod::Pod;
+use mesh_tests::process::DEADLINE;
 use mesh_tests::script::Script;
 use nix::sys::signal::Signal;
 
-use super::suite::{GRPC, Suite, To, grpc_route, policy};
+use super::suite::{GRPC, Suite, To, grpc_route, policy, route};
 
 /// A request that is answered when nobody waits any more.
 const HANGS: &str = "/slow?ms=3600000";
@@ -148,4 +150,45 @@ fn a_client_that_is_gone_leaves_nothing_at_the_application() {
         line["failure"] == "reset" && line["destination_workload"] == "echo-v1"
     };
     suite.b.logged("the end", ended).unwrap();
+}
+
+/// Connections whose requests have bodies of 64 KB, of which the last bytes are held back.
+const HELD_BACK: &str = r#"
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+LENGTH = 65_000
+HEAD = f"POST /held HTTP/1.1\r\nHost: echo\r\nContent-Length: {LENGTH}\r\n\r\n".encode()
+clients = []
+for _ in range(COUNT):
+    client = socket.create_connection(TO)
+    client.settimeout(60)
+    client.sendall(HEAD + b"x" * (LENGTH - 10))
+    clients.append(client)
+print("sent", flush=True)
+sys.stdin.readline()
+def answer(client):
+    client.sendall(b"x" * 10)
+    return client.recv(12)
+with ThreadPoolExecutor(8) as pool:
+    answers = list(pool.map(answer, clients))
+print(answers.count(b"HTTP/1.1 200"), flush=True)
+"#;
+
+#[test]
+fn bodies_that_are_kept_for_another_attempt_have_a_bound_together() {
+    const COUNT: usize = 960;
+    let rule = "  - retry: {attempts: 1}\n    backendRefs: [{name: echo-v1, port: 8080}]";
+    let suite = Suite::start(&[route(rule)]);
+    let to = To::Echo.at(80);
+    let program = format!("TO, COUNT = ('{}', {}), {COUNT}\n{HELD_BACK}", to.ip(), to.port());
+    let (mut script, sent) = Script::start(&suite.client, &program).unwrap();
+    assert_eq!(sent, "sent");
+    let unkept = || {
+        let count = suite.a.metrics().unwrap().sum("mesh_http_unkept_total", &[("reason", "room")]);
+        (count > 0.0).then_some(())
+    };
+    eventually("bodies that are not kept any more", DEADLINE, unkept).unwrap();
+    // They are all sent, and answered.
+    script.say("").unwrap();
+    assert_eq!(script.line().unwrap(), COUNT.to_string());
 }

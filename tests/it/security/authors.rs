@@ -3,7 +3,8 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use mesh_tests::apps::{Client, Server};
@@ -15,6 +16,7 @@ use mesh_tests::node::Node;
 use mesh_tests::pair::{ECHO, PORT, Pair, hello};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
+use mesh_tests::script::Script;
 use nix::sys::stat::Mode;
 
 use super::pods::{error, serves};
@@ -322,4 +324,75 @@ fn a_namespace_does_not_take_all_entries_of_the_kernel() {
                 .map(|name| metrics.sum(name, &[]));
         assert!(refused < 1.0 && applied >= latest, "{refused} refused, {applied} of {latest}");
     }
+}
+
+/// Mounts a file system, and answers nothing.
+const SILENT: &str = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+fuse = os.open("/dev/fuse", os.O_RDWR)
+data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+at = AT.encode()
+if libc.mount(b"silent", at, b"fuse.silent", 0, data):
+    raise OSError(ctypes.get_errno(), "mount", AT)
+print("mounted", flush=True)
+sys.stdin.readline()
+"#;
+
+/// A file system that answers nothing. Dropping it unmounts it: whoever waits there is told then.
+struct Silent {
+    at: PathBuf,
+    _server: Script,
+}
+
+impl Silent {
+    fn mount(on: &Pod, at: &Path) -> Self {
+        fs::create_dir(at).unwrap();
+        let program = format!("AT = '{}'\n{SILENT}", at.display());
+        let (server, mounted) = Script::start(on, &program).unwrap();
+        assert_eq!(mounted, "mounted");
+        Self { at: at.to_owned(), _server: server }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        Command::new("umount").args(["--force", "--lazy"]).arg(&self.at).status().unwrap();
+    }
+}
+
+#[test]
+fn a_file_system_that_does_not_answer_holds_up_nobody() {
+    let pair = Pair::new().unwrap();
+    let (a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let good = || assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
+    let bystander = Bystander::between(&a, &b);
+    let arena = Arena { by: "author", agent: &b, serves: &good, bystander: &bystander };
+    let at = pair.lab.state().join("silent");
+    let _silent = Silent::mount(&pair.client, &at);
+    let silent = (0..12).map(|n| {
+        let path = at.join(format!("netns-{n}"));
+        format!(
+            "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\n\
+             metadata: {{name: silent-{n}, namespace: demo-a}}\n\
+             spec: {{node: {}, addresses: ['10.200.0.{n}'], netns: {}}}\n",
+            pair.b.name(),
+            path.display()
+        )
+    });
+    let late = pair.b.pod("late").unwrap();
+    let mesh = silent.fold(pair.mesh(), Mesh::raw).workload(&Workload::of(&late).account("late"));
+    let words = ["demo-a/silent-0", "its file system does not answer"];
+    // The listeners of one workload more.
+    let bounds = Bounds { descriptors_after: 64, ..Bounds::default() };
+    let name = "a network namespace that cannot be looked for";
+    arena.within(bounds).attack(name, Trace::Log(&words), || {
+        pair.config.write(&mesh).unwrap();
+        let enrolled = || {
+            let log = b.log();
+            log.lines().any(|it| it.contains("enrolled") && it.contains("/late")).then_some(())
+        };
+        eventually("another workload to be enrolled", DEADLINE, enrolled).unwrap();
+    });
 }

@@ -8,11 +8,12 @@ use std::thread;
 use mesh_tests::agent::Agent;
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::expect::eventually;
-use mesh_tests::mesh::{AuthorizationPolicy, MeshPolicy, Rule, Workload};
+use mesh_tests::mesh::{AuthorizationPolicy, Mesh, MeshPolicy, Rule, Workload};
 use mesh_tests::node::Node;
 use mesh_tests::pair::{PORT, Pair, hello};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
+use mesh_tests::script::Script;
 use nix::sys::signal::Signal;
 
 use super::{Arena, Bystander, Trace};
@@ -242,4 +243,57 @@ fn to_fail_open_past_a_policy_has_to_be_asked_for() {
     for pod in [&world.outside, &pair.client] {
         assert_eq!(error(pod, world.judged.at(PORT)), None);
     }
+}
+
+/// Connects in a loop, and counts who answers.
+const KNOCKS: &str = r#"
+import socket, sys, threading
+served = refused = 0
+def knock():
+    global served, refused
+    while True:
+        with socket.socket() as client:
+            client.settimeout(5)
+            try:
+                client.connect(TO)
+                if client.recv(16): served += 1
+                else: refused += 1
+            except OSError:
+                refused += 1
+threading.Thread(target=knock, daemon=True).start()
+print("knocks", flush=True)
+for line in sys.stdin:
+    print(served, refused, flush=True)
+"#;
+
+#[test]
+fn nobody_comes_in_while_a_workload_changes_its_account_or_its_name() {
+    let pair = Pair::new().unwrap();
+    let stranger = pair.a.pod("stranger").unwrap();
+    let mesh = |name: &str, account: &str| {
+        let echo = Workload::of(&pair.echo).named(name).account(account);
+        let mesh = Mesh::new("demo").workload(&Workload::of(&pair.client).account("client"));
+        mesh.workload(&echo).policy(&MeshPolicy::new("strict").mtls("STRICT"))
+    };
+    pair.config.write(&mesh("echo", "echo")).unwrap();
+    let agent = pair.agent(&pair.b, &[]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let program = format!("TO = ('{}', {PORT})\n{KNOCKS}", pair.echo.v4());
+    let (mut script, _) = Script::start(&stranger, &program).unwrap();
+    for (n, (name, account)) in
+        [("echo", "b"), ("echo", "c"), ("other", "c"), ("echo", "d")].into_iter().enumerate()
+    {
+        pair.config.write(&mesh(name, account)).unwrap();
+        let enrolled = || {
+            let log = agent.log();
+            let lines = log.lines().filter(|it| it.contains("enrolled") && it.contains("identity"));
+            (lines.count() >= n + 2).then_some(())
+        };
+        eventually("the workload to be enrolled again", DEADLINE, enrolled).unwrap();
+    }
+    script.say("").unwrap();
+    let counts = script.line().unwrap();
+    let (served, refused) = counts.split_once(' ').unwrap();
+    assert_eq!(served, "0", "of {refused} strangers");
+    assert_ne!(refused, "0");
 }

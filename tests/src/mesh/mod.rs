@@ -113,6 +113,13 @@ impl Workload {
         }
     }
 
+    /// With this name, instead of the pod's.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
     /// Sets its service account.
     #[must_use]
     pub fn account(mut self, account: &str) -> Self {

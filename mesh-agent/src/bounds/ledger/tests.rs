@@ -6,7 +6,8 @@ use super::*;
 use crate::model::spiffe::SpiffeId;
 
 const WINDOWS: Windows = Windows { client_bytes: 0, workload_bytes: 0 };
-const OPTIONS: Options = Options { sockets: 4000, tunnels: 100, few: 8, windows: WINDOWS };
+const OPTIONS: Options =
+    Options { sockets: 4000, tunnels: 100, few: 8, windows: WINDOWS, bodies: 0 };
 
 fn identity(n: usize) -> Client {
     Client::Identity(SpiffeId::new("cluster.local", "demo", &format!("w{n}")).unwrap())

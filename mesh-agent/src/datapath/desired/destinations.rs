@@ -1,11 +1,13 @@
 //! Which addresses are the mesh's, and where connections to them go.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 
 use mesh_common::addr::user::from_ip;
 use mesh_common::destination::{ASK, Destination, DestinationKey};
 use mesh_common::workload::GUARDED;
 
+use crate::datapath::desired::ports::is_among;
 use crate::datapath::desired::room::{Shortages, Want, tables};
 use crate::datapath::desired::services::{self, Virtual};
 use crate::datapath::desired::sets::SetIds;
@@ -112,9 +114,12 @@ fn add_workload(view: &View<'_>, one: &Served<'_>, has_settings: bool, wanted: &
         let strictest = ports.fold(0, |all, port| all | guard_of(&policy, *port, is_here));
         entry(guard_of(&policy, 0, is_here) | (strictest & GUARDED))
     };
-    for address in one.workload.addresses.iter().map(|address| from_ip(*address)) {
+    for ip in &one.workload.addresses {
+        let address = from_ip(*ip);
         if let Some(ports) = one.own_ports {
-            for port in ports {
+            let listens =
+                |port: u16| is_among(view.mesh.listeners(SocketAddr::new(*ip, port)), one.workload);
+            for port in ports.iter().filter(|port| listens(**port)) {
                 let key = DestinationKey::tcp(address, port.to_be());
                 wanted.destinations.entry(key).or_insert_with(|| of_port(*port));
             }

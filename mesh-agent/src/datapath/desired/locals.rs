@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh_common::addr::user::from_ip;
 use mesh_common::destination::DestinationKey;
 use mesh_common::source::{BY_CGROUP, CGROUP, NODE, Source, SourceKey};
-use mesh_common::workload::{BY_PORT, CAPTURE, GUARDED, Inbound, PortKey, VIA_AGENT};
+use mesh_common::workload::{BY_PORT, CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey, VIA_AGENT};
 
 use crate::datapath::desired::room::{Shortages, Want, tables};
 use crate::datapath::desired::verdicts::Classes;
@@ -95,7 +95,11 @@ fn add_arrivals(all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) 
         for port in ports.iter().filter(|_| granted) {
             let key = PortKey::new(local.enrolled.netns, port.to_be());
             let entry = inbound(local.id, &local.policy, *port);
-            wanted.inbound.entry(key).or_insert(entry);
+            // Where several have it, on addresses of their own or claimed by each other, what arrives
+            // is captured if one of them says so: the agent knows whose it is.
+            let there = wanted.inbound.entry(key).or_insert(entry);
+            let open = there.flags & entry.flags & FAIL_OPEN;
+            there.flags = ((there.flags | entry.flags) & !FAIL_OPEN) | open;
         }
     }
     for (local, granted) in pods.into_iter().zip(of_pods) {

@@ -50,12 +50,31 @@ pub struct Enrolled {
 /// The workloads of this node that were found: one at each place. Of several at one place the first
 /// is taken: no other replaces what the kernel knows of a place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places(Vec<Enrolled>);
+pub struct Places {
+    all: Vec<Enrolled>,
+    /// The snapshot's revision for which they were looked for.
+    revision: u64,
+}
+
+impl Places {
+    /// They were looked for when `revision` was the snapshot's.
+    #[must_use]
+    pub fn of(mut self, revision: u64) -> Self {
+        self.revision = revision;
+        self
+    }
+
+    /// The snapshot's revision for which they were looked for.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+}
 
 impl FromIterator<Enrolled> for Places {
     fn from_iter<T: IntoIterator<Item = Enrolled>>(all: T) -> Self {
         let mut taken = BTreeSet::new();
-        Self(all.into_iter().filter(|one| taken.insert(one.source)).collect())
+        let all = all.into_iter().filter(|one| taken.insert(one.source)).collect();
+        Self { all, revision: 0 }
     }
 }
 
@@ -63,7 +82,7 @@ impl Deref for Places {
     type Target = [Enrolled];
 
     fn deref(&self) -> &[Enrolled] {
-        &self.0
+        &self.all
     }
 }
 

@@ -42,8 +42,18 @@ fn workload(name: &str, node: Option<&str>, address: &str) -> Known {
 }
 
 fn mesh(workloads: Vec<Known>) -> Snapshot {
-    let named = workloads.into_iter().map(|workload| (workload.name.clone(), Arc::new(workload)));
-    Snapshot { workloads: named.collect(), ..Snapshot::default() }
+    let mut mesh = Snapshot::default();
+    for workload in workloads.into_iter().map(Arc::new) {
+        for address in &workload.addresses {
+            mesh.by_address.entry(*address).or_default().push(Arc::clone(&workload));
+            for port in &workload.ports {
+                let at = (*address, port.port).into();
+                mesh.by_port.entry(at).or_default().push(Arc::clone(&workload));
+            }
+        }
+        mesh.workloads.insert(workload.name.clone(), workload);
+    }
+    mesh
 }
 
 fn three() -> Snapshot {

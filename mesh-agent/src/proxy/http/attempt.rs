@@ -58,7 +58,7 @@ pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut
         let is_fresh = pooled.is_none();
         let sender = match pooled {
             Some(sender) => sender,
-            None => match Box::pin(upstream::connect(site, to)).await {
+            None => match Box::pin(upstream::connect(site, to, &key)).await {
                 Ok(sender) => sender,
                 Err(failure) => {
                     restore(replay, body);
@@ -131,7 +131,7 @@ async fn http1(
     let (site, key, kept) = (Arc::clone(site), key.clone(), sender);
     Ok(response.map(|incoming| {
         body::then(incoming, move || {
-            let scope = site.realm.scope.clone();
+            let scope = site.local.scope.clone();
             let mut sender = kept;
             // It is ready when its task has seen the end as well, which is soon.
             scope.spawn(Box::pin(async move {

@@ -120,7 +120,12 @@ async fn answered(
     let again = chosen.retry.is_some() || !chosen.mirrors.is_empty();
     let deadline = chosen.deadline;
     let sending = async {
-        let replay = if again { replay::gather(incoming).await } else { Replay::once(incoming) };
+        let replay = if again {
+            let bodies = site.local.account.bodies();
+            replay::gather(incoming, bodies, |why| site.context.telemetry.unkept(why)).await
+        } else {
+            Replay::once(incoming)
+        };
         for copy in &chosen.mirrors {
             mirror::send(site, copy, &head, &replay);
         }
@@ -138,7 +143,7 @@ async fn answered(
             site.context.telemetry.upgrade(Upgrade::Switched);
             let (ours, theirs) = (client.take(), hyper::upgrade::on(&mut response));
             if let Some(ours) = ours {
-                site.realm.scope.spawn(Box::pin(upgraded(ours, theirs)));
+                site.local.scope.spawn(Box::pin(upgraded(ours, theirs)));
             }
         }
         Err(unasked) => {

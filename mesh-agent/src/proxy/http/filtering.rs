@@ -105,11 +105,19 @@ impl Filtering<'_> {
                 path.push('?');
                 path.push_str(query);
             }
-            parts.path_and_query = path.parse().ok();
+            let path = path.parse().map_err(|error| Refusal {
+                reason: Reason::TooLarge,
+                details: format!("{}: the rewritten path is not valid: {error}", self.at),
+            })?;
+            parts.path_and_query = Some(path);
         }
         if let Some(host) = &change.hostname {
             if parts.authority.is_some() {
-                parts.authority = uri::Authority::try_from(host.as_bytes()).ok();
+                let authority = uri::Authority::try_from(host.as_bytes());
+                parts.authority = Some(authority.map_err(|error| Refusal {
+                    reason: Reason::Unresolved,
+                    details: format!("{}: the rewritten host is not valid: {error}", self.at),
+                })?);
             }
             if head.version < HttpVersion::HTTP_2 {
                 head.headers.insert(HOST, host.clone());

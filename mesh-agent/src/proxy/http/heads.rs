@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hyper::HeaderMap;
 use hyper::http::request;
 
 use crate::proxy::http::answer::{Reason, Refusal};
@@ -12,6 +13,16 @@ use crate::proxy::http::setup::{Http2, MAX_FIELDS, MAX_HEAD_BYTES};
 
 /// What a field takes besides its name and value: its place in hyper's map.
 const FIELD_BYTES: usize = 104;
+
+/// How many bytes the names and values of fields have.
+fn length(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+/// How much memory fields take.
+pub fn size(fields: &HeaderMap) -> usize {
+    length(fields) + fields.len() * FIELD_BYTES
+}
 
 /// The heads of one connection.
 #[derive(Debug)]
@@ -43,13 +54,12 @@ impl Heads {
         if head.headers.len() > MAX_FIELDS {
             return too_large(format!("the head has more than {MAX_FIELDS} fields"));
         }
-        let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
         let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
-        let bytes = fields.sum::<usize>() + path;
+        let bytes = length(&head.headers) + path;
         if bytes > MAX_HEAD_BYTES {
             return too_large(format!("the head is longer than {MAX_HEAD_BYTES} bytes"));
         }
-        let bytes = bytes + head.headers.len() * FIELD_BYTES;
+        let bytes = size(&head.headers) + path;
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let held = Held { heads: Arc::clone(self), bytes };
         if used > self.most {

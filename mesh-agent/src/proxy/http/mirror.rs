@@ -19,6 +19,7 @@ use crate::proxy::http::detect::Version;
 use crate::proxy::http::fields::strip;
 use crate::proxy::http::replay::Replay;
 use crate::proxy::http::upstream::To;
+use crate::telemetry::Unkept;
 
 /// Copies under way in one namespace, at most: further ones are not made.
 const MAX_COPIES: usize = 256;
@@ -59,6 +60,7 @@ pub fn send(site: &Arc<Site>, copy: &Copy, head: &request::Parts, replay: &Repla
     let Replay::Whole(bytes, trailers) = replay else { return };
     if copies.0.fetch_add(1, Ordering::Relaxed) >= MAX_COPIES {
         copies.0.fetch_sub(1, Ordering::Relaxed);
+        site.context.telemetry.unkept(Unkept::Copies);
         return;
     }
     let place = Place(Arc::clone(copies));
@@ -66,7 +68,7 @@ pub fn send(site: &Arc<Site>, copy: &Copy, head: &request::Parts, replay: &Repla
     let (site, to, mut head) = (Arc::clone(site), copy.0.clone(), head.clone());
     // Nobody could speak another protocol with a copy's server.
     strip(&mut head.headers);
-    let scope = site.realm.scope.clone();
+    let scope = site.local.scope.clone();
     scope.spawn(Box::pin(async move {
         let copying = async {
             if let Sent::Answered(response) = attempt::send(&site, &to, &head, &mut replay).await {

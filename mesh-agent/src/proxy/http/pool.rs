@@ -1,19 +1,23 @@
 //! Connections to endpoints that wait for the next request.
 //!
 //! One pool belongs to one data thread of one namespace. A connection is used for one workload's
-//! requests to one endpoint only, as long as the workload is who it was: it shows who asks.
+//! requests to one endpoint only, as long as both are who they were and the way from one to the other
+//! is the same: it shows who asks, and was opened as the configuration of then demanded.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
 
 use crate::model::id::ResourceName;
+use crate::model::policy::SameNode;
+use crate::model::snapshot::{Endpoint, Snapshot};
 use crate::model::spiffe::SpiffeId;
+use crate::model::workload::Workload;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::places::{Place, Places};
@@ -36,8 +40,35 @@ pub struct Key {
     pub destination: ResourceName,
     /// Where it listens.
     pub endpoint: SocketAddr,
+    /// How it is reached.
+    pub way: Way,
     /// In which version.
     pub version: Version,
+}
+
+/// What the configuration says of the way to an endpoint. A connection that was opened when it said
+/// something else carries no further request: it may be in plaintext, or end at another node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Way {
+    /// Who has to be there.
+    identity: SpiffeId,
+    /// The node whose agent serves it; `None`: it is reached in plaintext.
+    node: Option<Arc<str>>,
+    /// What is demanded within a node.
+    same_node: SameNode,
+}
+
+impl Way {
+    /// That from `source` to `endpoint`, as `mesh` has it now.
+    pub fn of(mesh: &Snapshot, source: &Workload, endpoint: &Endpoint) -> Self {
+        let (workload, port) = (&endpoint.workload, endpoint.address.port());
+        let theirs = mesh.policy(&workload.name).same_node(port);
+        Self {
+            identity: workload.identity.clone(),
+            node: workload.node.clone(),
+            same_node: mesh.policy(&source.name).same_node.max(theirs),
+        }
+    }
 }
 
 /// A connection to an endpoint, for one request.

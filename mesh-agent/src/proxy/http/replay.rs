@@ -1,6 +1,10 @@
 //! A request's body, kept as far as it may have to be sent again or to somebody else too.
+//!
+//! What is kept is read before anybody has a place for the request, and a client decides when it ends:
+//! it counts among the [`Bodies`] of the client's workload until the last copy of it is gone.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -8,10 +12,16 @@ use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 
+use crate::bounds::{Bodies, KeptBody};
 use crate::proxy::http::body::{self, Body, BodyError};
+use crate::proxy::http::heads;
+use crate::telemetry::Unkept;
 
 /// The most that is kept of one body. A longer one is sent once, and to nobody else.
 const MAX_BYTES: usize = 64 * 1024;
+
+/// What a frame has at the most: that of HTTP/2, unless more was agreed (RFC 9113, section 4.2).
+const FRAME_BYTES: u64 = 16 * 1024;
 
 /// A body, or what is known of it.
 pub enum Replay {
@@ -23,22 +33,63 @@ pub enum Replay {
     Unsent(Option<Body>),
 }
 
-/// Reads a body, unless it is too long.
-pub async fn gather(mut incoming: Incoming) -> Replay {
-    let mut bytes = BytesMut::new();
-    let mut trailers = None;
-    while let Some(frame) = incoming.frame().await {
-        // What is wrong with it is seen when it is sent.
-        let Ok(frame) = frame else { return Replay::Rest(bytes.freeze(), Some(incoming)) };
-        match frame.into_data() {
-            Ok(data) => bytes.extend_from_slice(&data),
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
-        if bytes.len() > MAX_BYTES {
-            return Replay::Rest(bytes.freeze(), Some(incoming));
-        }
+/// What was kept of a body, as long as one copy of it is somewhere.
+struct Counted {
+    bytes: BytesMut,
+    _kept: KeptBody,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
-    Replay::Whole(bytes.freeze(), trailers)
+}
+
+/// Reads a body, unless it is too long, or the client's workload has others kept already; `told` is
+/// told then, and it is sent once, as it comes.
+pub async fn gather(
+    mut incoming: Incoming,
+    bodies: &Arc<Bodies>,
+    told: impl FnOnce(Unkept),
+) -> Replay {
+    if incoming.is_end_stream() {
+        return Replay::Whole(Bytes::new(), None);
+    }
+    let (mut bytes, mut kept) = (BytesMut::new(), bodies.keep());
+    loop {
+        // Before it is read: from then on the client may send as much again.
+        let next = incoming.size_hint().upper().unwrap_or(FRAME_BYTES).min(FRAME_BYTES);
+        let next = usize::try_from(next).unwrap_or(usize::MAX);
+        if !kept.hold(bytes.capacity().max(bytes.len() + next)) {
+            told(Unkept::Room);
+            return Replay::Rest(counted(bytes, kept), Some(incoming));
+        }
+        let trailers = match incoming.frame().await.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => {
+                bytes.extend_from_slice(&data);
+                if bytes.len() <= MAX_BYTES {
+                    continue;
+                }
+                told(Unkept::Long);
+                return Replay::Rest(counted(bytes, kept), Some(incoming));
+            }
+            // What is wrong with it is seen when it is sent.
+            Some(Err(_)) => return Replay::Rest(counted(bytes, kept), Some(incoming)),
+            Some(Ok(Err(frame))) => frame.into_trailers().ok(),
+            None => None,
+        };
+        let size = trailers.as_ref().map_or(0, heads::size);
+        if kept.hold(bytes.capacity() + size) {
+            return Replay::Whole(counted(bytes, kept), trailers);
+        }
+        told(Unkept::Room);
+        let first = counted(bytes, kept);
+        return Replay::Unsent(Some(Kept { first, rest: None, trailers }.boxed_unsync()));
+    }
+}
+
+fn counted(bytes: BytesMut, kept: KeptBody) -> Bytes {
+    if bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(Counted { bytes, _kept: kept }) }
 }
 
 impl Replay {

@@ -132,7 +132,7 @@ async fn looked_at(stream: &TcpStream) -> io::Result<Option<Version>> {
 ///
 /// The client has broken HTTP, or the connection.
 async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hyper::Error> {
-    let scope = site.realm.scope.clone();
+    let scope = site.local.scope.clone();
     let client = Client::at(site.client.ip());
     let (most, _window) = Http2::promised(version, &site.local.account, client);
     let unmet = Arc::new(Unmet::default());

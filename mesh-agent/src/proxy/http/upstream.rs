@@ -20,7 +20,7 @@ use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::front::Front;
 use crate::proxy::http::places::{Places, Size};
-use crate::proxy::http::pool::{IDLE, Key, Sender, Shared};
+use crate::proxy::http::pool::{IDLE, Key, Sender, Shared, Way};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::outbound::same_node::{self, Opened};
@@ -101,19 +101,20 @@ impl To {
             identity: site.local.identity.id().clone(),
             destination: self.endpoint.workload.name.clone(),
             endpoint: self.endpoint.address,
+            way: Way::of(&site.context.mesh.load(), &site.local.workload, &self.endpoint),
             version: self.version,
         }
     }
 }
 
-/// Makes a connection, whose own task reports it when it ends.
+/// Makes a connection for requests with this key, whose own task reports it when it ends.
 ///
 /// # Errors
 ///
 /// It could not be made, or may not be.
-pub async fn connect(site: &Site, to: &To) -> Result<Sender, Failure> {
+pub async fn connect(site: &Site, to: &To, key: &Key) -> Result<Sender, Failure> {
     let (io, report) = open(site, to).await?;
-    spoken(site, to, io, report).await
+    spoken(site, key, io, report).await
 }
 
 /// Makes a connection, which is reported by whoever has it.
@@ -197,13 +198,13 @@ async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kep
 }
 
 /// Begins HTTP on a connection.
-async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sender, Failure> {
+async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<Sender, Failure> {
     let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
-    match to.version {
+    match key.version {
         Version::Http1 => {
             let handshake = setup::http1_client().handshake::<_, Body>(TokioIo::new(io));
             let (sender, driving) = handshake.await.map_err(failed)?;
-            drive(site, to, report, None, driving.with_upgrades());
+            drive(site, key, report, None, driving.with_upgrades());
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
@@ -211,7 +212,7 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
             let mut size = Size::new(most.places());
             let places = size.places().clone();
             let io = TokioIo::new(places.gated(io));
-            let mut client = setup::http2_client(&site.realm.scope, most);
+            let mut client = setup::http2_client(&site.local.scope, most);
             // Until the server says how many it allows.
             client.initial_max_send_streams(1);
             let (sender, driving) = client.handshake::<_, Body>(io).await.map_err(failed)?;
@@ -227,9 +228,9 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
                 size.fit(driving.current_max_send_streams());
                 polled
             });
-            drive(site, to, report, Some(places), driving);
+            drive(site, key, report, Some(places), driving);
             if let Some(pool) = site.realm.http.get(site.worker) {
-                pool.share(&to.key(site), shared);
+                pool.share(key, shared);
             }
             Ok(own)
         }
@@ -237,11 +238,11 @@ async fn spoken(site: &Site, to: &To, io: Counted, report: Report) -> Result<Sen
 }
 
 /// Drives a connection until it ends, and reports it. `places`: of one that several requests share.
-fn drive<Driving>(site: &Site, to: &To, report: Report, places: Option<Places>, driving: Driving)
+fn drive<Driving>(site: &Site, key: &Key, report: Report, places: Option<Places>, driving: Driving)
 where
     Driving: Future<Output = Result<(), hyper::Error>> + Send + 'static,
 {
-    let (site, key, scope) = (site.clone(), to.key(site), site.realm.scope.clone());
+    let (site, key, scope) = (site.clone(), key.clone(), site.local.scope.clone());
     scope.spawn(Box::pin(async move {
         let mut driving = std::pin::pin!(driving);
         let mut carried = 0;

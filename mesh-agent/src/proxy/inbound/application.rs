@@ -139,6 +139,9 @@ impl Arrival {
 
     /// Why they do not allow one of its requests.
     pub fn request_refusal(&self, mesh: &Snapshot, http: &HttpRequest<'_>) -> Option<Denial> {
+        if let Some(gone) = self.gone(mesh) {
+            return Some(gone);
+        }
         let policy = mesh.policy(&self.local.workload.name);
         if let Some(refuses) = policy.refuses_ambiguous_paths.as_ref()
             && http.paths.is_ambiguous
@@ -176,7 +179,16 @@ impl Arrival {
         Request { principal: self.principal.as_ref(), address, port, http }
     }
 
+    /// What was open when the destination was in the mesh is not judged by the policies of nobody.
+    fn gone(&self, mesh: &Snapshot) -> Option<Denial> {
+        let name = &self.local.workload.name;
+        (!mesh.workloads.contains_key(name)).then(|| Denial::Gone(name.clone()))
+    }
+
     fn needed(&self, mesh: &Snapshot, can: Scrutiny) -> Result<Scrutiny, Forbidden> {
+        if let Some(gone) = self.gone(mesh) {
+            return Err(Forbidden::by(&gone));
+        }
         let policy = mesh.policy(&self.local.workload.name);
         let port = self.to.port();
         if self.principal.is_none() && policy.mtls(port) == MtlsMode::Strict {

@@ -140,7 +140,7 @@ impl Shaken {
                 peer: peer.clone(),
                 tunnel: client,
             };
-            realm.scope.spawn(last_hop::run(inbound, open, incoming));
+            local.scope.spawn(last_hop::run(inbound, open, incoming));
         };
         let retired = async {
             let reason = standing.staled().await;
@@ -150,7 +150,7 @@ impl Shaken {
             let reason = standing.fell().await;
             tracing::warn!(%client, %peer, %reason, "a peer's tunnel is ended");
         };
-        let ending = Ending::within(&realm.scope, retired, cut);
+        let ending = Ending::within(&local.scope, retired, cut);
         let quota = |bounds| realm.quotas.of(&ends, bounds);
         match tunnels::serve((tls, protocol), quota, &options, ending, handle).await {
             Err(error) if error.is_violation() => {

@@ -19,6 +19,7 @@ use crate::proxy::inbound::requests;
 use crate::proxy::outbound::tcp::relay;
 use crate::proxy::places;
 use crate::proxy::realm::{Realm, Resident};
+use crate::task::scope::Scope;
 use crate::telemetry::{Peer, Reporter};
 
 /// A connection that the agent serves.
@@ -27,6 +28,13 @@ pub struct Accepted {
     arrival: Arrival,
     scrutiny: Scrutiny,
     held: Held,
+}
+
+impl Accepted {
+    /// The tasks of the workload's connections.
+    pub fn scope(&self) -> &Scope {
+        &self.arrival.local.scope
+    }
 }
 
 /// Takes a connection to the plaintext listener of `realm`. Its own address is the one that the

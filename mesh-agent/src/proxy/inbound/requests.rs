@@ -49,7 +49,7 @@ use crate::proxy::http::upstream::Counted;
 use crate::proxy::http::{counting, exchange, host};
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::task::scope::Scope;
-use crate::telemetry::{self, RequestKind, RequestSeries, Upgrade};
+use crate::telemetry::{self, RequestKind, RequestSeries, Said, Upgrade};
 use crate::tunnels::Io;
 
 /// What a client is told of a request that may not be. Which policy says so is for those to see who
@@ -139,7 +139,7 @@ pub async fn serve(
         Counted::new(Box::new(Front::of_server(application)), Arc::clone(&conn.carried));
     let client_of = arrival.on_behalf_of();
     let (most, _window) = Http2::promised(version, &arrival.local.account, client_of);
-    let (application, driving) = begin(version, application, (&arrival.realm.scope, most)).await?;
+    let (application, driving) = begin(version, application, (&arrival.local.scope, most)).await?;
     let series = conn.requests();
     let point = Arc::new(Point {
         context,
@@ -164,7 +164,7 @@ pub async fn serve(
     };
     if let Some(denial) = locked(&point.denied).take() {
         conn.judged =
-            Some(telemetry::Judged { allowed: false, policy: Some(denial.policy().clone()) });
+            Some(telemetry::Judged { allowed: false, policy: Said::from(&denial).policy });
     }
     served
 }
@@ -294,7 +294,7 @@ async fn serving<C>(
 where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let scope = point.arrival.realm.scope.clone();
+    let scope = point.arrival.local.scope.clone();
     let draining = scope.draining();
     let mut stop = pin!(async {
         tokio::select! {

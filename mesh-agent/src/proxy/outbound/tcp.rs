@@ -21,6 +21,7 @@ use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
 use crate::proxy::places;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
+use crate::task::scope::Scope;
 use crate::telemetry::{Peer, Reporter};
 use crate::tunnels::{Counts, Ended};
 
@@ -29,6 +30,13 @@ pub struct Accepted {
     conn: Conn,
     origin: Origin,
     held: Option<Held>,
+}
+
+impl Accepted {
+    /// The tasks of the workload's connections.
+    pub fn scope(&self) -> &Scope {
+        &self.origin.local.scope
+    }
 }
 
 /// Takes a connection that the kernel sent to the outbound listener of `realm`. `None`: it is not

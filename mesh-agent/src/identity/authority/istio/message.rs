@@ -3,10 +3,12 @@
 //! Names and numbers are those of Istio's `security/v1alpha1/ca.proto`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -49,15 +51,21 @@ impl CertificateRequest {
     }
 }
 
-/// Asks the authority.
+/// Asks the authority. It has `patience` for all of it: an authority that takes the connection and then
+/// says nothing, not even in TLS, is one that does not answer.
 pub(super) async fn create_certificate(
     channel: Channel,
     request: Request<CertificateRequest>,
     max_answer_bytes: usize,
+    patience: Duration,
 ) -> Result<CertificateResponse, Status> {
-    let mut client = Grpc::new(channel).max_decoding_message_size(max_answer_bytes);
-    client.ready().await.map_err(|error| Status::from_error(error.into()))?;
-    let codec = ProstCodec::<CertificateRequest, CertificateResponse>::default();
-    let answer = client.unary(request, PathAndQuery::from_static(METHOD), codec).await?;
-    Ok(answer.into_inner())
+    let asking = async {
+        let mut client = Grpc::new(channel).max_decoding_message_size(max_answer_bytes);
+        client.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let codec = ProstCodec::<CertificateRequest, CertificateResponse>::default();
+        let answer = client.unary(request, PathAndQuery::from_static(METHOD), codec).await?;
+        Ok(answer.into_inner())
+    };
+    let late = |_elapsed| Err(Status::deadline_exceeded("it does not answer"));
+    timeout(patience, asking).await.unwrap_or_else(late)
 }

@@ -182,7 +182,9 @@ impl Istio {
         );
         let mut request = Request::new(message);
         self.authorize(&mut request).await?;
-        let answer = message::create_certificate(self.channel()?, request, MAX_ANSWER_BYTES)
+        let patience = CONNECT_TIMEOUT + ANSWER_TIMEOUT;
+        let channel = self.channel()?;
+        let answer = message::create_certificate(channel, request, MAX_ANSWER_BYTES, patience)
             .await
             .map_err(|status| {
                 // The connection may lead nowhere: data that waits in it would hold up every later

@@ -176,7 +176,7 @@ impl Going<'_> {
                         (true, _) => wires.put(site, to.endpoint.address, wire),
                         // It was answered before all of it was sent.
                         (false, After::Linger) => wire.finish(Ok(())),
-                        (false, _) => site.realm.scope.spawn(Box::pin(wire.end())),
+                        (false, _) => site.local.scope.spawn(Box::pin(wire.end())),
                     }
                     return Ok(Ok(after));
                 }
@@ -342,7 +342,7 @@ impl Going<'_> {
                 None => self.head(from, input, progress).await?,
             };
         }
-        let is_draining = self.site.realm.scope.is_draining();
+        let is_draining = self.site.local.scope.is_draining();
         let closes = self.asked.closes || is_draining || answer.framing == Framing::Close;
         let head = readied(&answer, input, closes);
         let mut rest = Rest::of(answer.framing);
@@ -385,7 +385,7 @@ impl Going<'_> {
     /// Answers in the name of the mesh.
     async fn refuse(&self, client: &mut TcpStream, refusal: Refusal) -> io::Result<After> {
         counting::refused(self.site, &refusal, false, self.began);
-        let is_last = self.asked.closes || self.site.realm.scope.is_draining() || !self.is_whole;
+        let is_last = self.asked.closes || self.site.local.scope.is_draining() || !self.is_whole;
         let connection = is_last.then_some("close");
         client.write_all(&refusal.written(self.asked.is_for_head, connection)).await?;
         Ok(match (self.is_whole, is_last) {

@@ -36,7 +36,7 @@ enum Next {
 /// The client's connection failed, or an answer could not be given to its end: the connection is to be
 /// reset.
 pub async fn run(site: &Arc<Site>, leg: &mut Leg) -> io::Result<Option<Vec<u8>>> {
-    let mut draining = pin!(site.realm.scope.draining());
+    let mut draining = pin!(site.local.scope.draining());
     let mut buffer = Buffer::default();
     loop {
         let (asked, way) = match next(site, leg.stream(), &mut buffer, draining.as_mut()).await? {

@@ -1,8 +1,9 @@
 //! Connections to endpoints that wait for the next plain request.
 //!
 //! One table belongs to one data thread of one namespace. A connection is used for one workload's
-//! requests to one endpoint only, as long as the workload is who it was: it shows who asks. None has a task of its own: whether one still
-//! stands is seen when it is taken, and now and then.
+//! requests to one endpoint only, as long as both are who they were and the way from one to the other
+//! is the same: it shows who asks, and was opened as the configuration of then demanded. None has a task
+//! of its own: whether one still stands is seen when it is taken, and now and then.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,7 +22,7 @@ use crate::model::snapshot::Endpoint;
 use crate::model::spiffe::SpiffeId;
 use crate::proxy;
 use crate::proxy::http::Site;
-use crate::proxy::http::pool::{IDLE, MAX_IDLE};
+use crate::proxy::http::pool::{IDLE, MAX_IDLE, Way};
 use crate::proxy::http::upstream::{self, Counted, Report, To};
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::realm::Realm;
@@ -47,6 +48,7 @@ struct Held {
     source: ResourceName,
     identity: SpiffeId,
     destination: ResourceName,
+    way: Way,
     since: Instant,
     /// The revision of the mesh at which policies have last allowed it while it waited.
     judged: u64,
@@ -70,6 +72,8 @@ impl Wire {
     ///
     /// It could not be made, or may not be, and that was reported.
     pub async fn open(site: &Site, to: &To) -> Result<Self, Failure> {
+        // Before it is opened: what changes meanwhile is for those that come after it.
+        let way = way(site, &to.endpoint);
         let (io, report) = upstream::open(site, to).await?;
         Ok(Self(Box::new(Held {
             io,
@@ -77,6 +81,7 @@ impl Wire {
             source: site.local.workload.name.clone(),
             identity: site.local.identity.id().clone(),
             destination: to.endpoint.workload.name.clone(),
+            way,
             since: Instant::now(),
             judged: 0,
         })))
@@ -127,8 +132,9 @@ impl Wire {
         Pin::new(&mut self.0.io).poll_read(&mut context, &mut ReadBuf::new(&mut one)).is_pending()
     }
 
-    fn is_for(&self, site: &Site, endpoint: &Endpoint) -> bool {
+    fn is_for(&self, site: &Site, endpoint: &Endpoint, way: &Way) -> bool {
         self.0.destination == endpoint.workload.name
+            && self.0.way == *way
             && self.0.source == site.local.workload.name
             && self.0.identity == *site.local.identity.id()
     }
@@ -148,11 +154,12 @@ impl Wires {
     /// One that can take a request of `site` to `endpoint` at once. The one that was used last comes
     /// first.
     pub fn take(&self, site: &Site, endpoint: &Endpoint) -> Option<Wire> {
+        let way = way(site, endpoint);
         loop {
             let mut wire = {
                 let mut idle = self.lock();
                 let waiting = idle.by_endpoint.get_mut(&endpoint.address)?;
-                let at = waiting.iter().rposition(|wire| wire.is_for(site, endpoint))?;
+                let at = waiting.iter().rposition(|wire| wire.is_for(site, endpoint, &way))?;
                 waiting.remove(at)
             };
             match wire.refusal(&site.context) {
@@ -165,7 +172,7 @@ impl Wires {
 
     /// Keeps one for the next request.
     pub fn put(&self, site: &Site, endpoint: SocketAddr, mut wire: Wire) {
-        let scope = &site.realm.scope;
+        let scope = &site.local.scope;
         if scope.is_draining() {
             return scope.spawn(Box::pin(wire.end()));
         }
@@ -182,7 +189,7 @@ impl Wires {
         }
         if is_first {
             let (context, realm) = (Arc::clone(&site.context), Arc::clone(&site.realm));
-            scope.spawn(Box::pin(sweep(context, realm, site.worker)));
+            site.realm.scope.spawn(Box::pin(sweep(context, realm, site.worker)));
         }
     }
 
@@ -232,6 +239,11 @@ impl Wires {
         }
         (stale, false)
     }
+}
+
+/// How an endpoint is reached now.
+fn way(site: &Site, endpoint: &Endpoint) -> Way {
+    Way::of(&site.context.mesh.load(), &site.local.workload, endpoint)
 }
 
 /// One that is taken out, and why it may not be any more.
