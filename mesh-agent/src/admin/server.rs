@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::admin::listener::Listener;
@@ -27,6 +28,9 @@ use crate::task::scope::Scope;
 
 /// Connections at one time; others wait in the listener's backlog. A scraper needs one.
 const MAX_CONNECTIONS: usize = 64;
+
+/// Answers of the size of the mesh that are kept at one time, until their clients have read them.
+const MAX_LARGE: usize = 2;
 
 /// A client that sends no complete header for so long is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +62,27 @@ const PATHS: &[(&str, &str)] = &[
 /// What scrapers and probes are served, which have no business with the rest.
 const PROBES: &[&str] = &["/healthz", "/healthz/ready", "/metrics", "/readyz", "/stats/prometheus"];
 
+/// What is as large as the mesh is, and is asked for by people.
+const LARGE: &[&str] = &["/certs", "/conditions", "/config_dump", "/coverage"];
+
+/// Whose turn it is to have an answer made that takes long, and to have a large one.
+struct Turns {
+    making: Semaphore,
+    large: Arc<Semaphore>,
+}
+
+/// The text of a large answer, for as long as it is kept.
+struct Large {
+    text: Bytes,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
 /// How much is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surface {
@@ -79,7 +104,8 @@ pub async fn serve(
     scope: Scope,
 ) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let state = Arc::new(state);
+    let large = Arc::new(Semaphore::new(MAX_LARGE));
+    let state = Arc::new((state, Turns { making: Semaphore::new(1), large }));
     match listener {
         Listener::Tcp(listener) => {
             listener.set_nonblocking(true)?;
@@ -104,7 +130,7 @@ async fn accept_all<S>(
     accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>> + Send,
     permits: Arc<Semaphore>,
     surface: Surface,
-    (state, scope): (Arc<State>, Scope),
+    (state, scope): (Arc<(State, Turns)>, Scope),
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -134,13 +160,17 @@ async fn accept_all<S>(
 
 /// One request, one connection: a scrape every few seconds saves nothing by keeping it, and a
 /// client that keeps it would hold one of few places.
-async fn connection<S>(stream: S, surface: Surface, state: Arc<State>, permit: OwnedSemaphorePermit)
-where
+async fn connection<S>(
+    stream: S,
+    surface: Surface,
+    state: Arc<(State, Turns)>,
+    permit: OwnedSemaphorePermit,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request: Request<_>| {
-        let response = respond(&state, surface, request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(response) }
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(answered(state, surface, request).await) }
     });
     let serving = http1::Builder::new()
         .keep_alive(false)
@@ -155,7 +185,38 @@ where
     drop(permit);
 }
 
-/// The answer to one request.
+/// The answer to one request. What takes long is made on another thread, one after the other: whoever
+/// asks in a loop holds up neither this thread nor the scraper for longer than one answer takes.
+async fn answered<B>(
+    state: Arc<(State, Turns)>,
+    surface: Surface,
+    request: Request<B>,
+) -> Response<Full<Bytes>> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let is_large = LARGE.contains(&&*path);
+    if !is_large && !matches!(&*path, "/metrics" | "/stats/prometheus") {
+        return respond(&state.0, surface, &method, &path);
+    }
+    let turn = if is_large { Arc::clone(&state.1.large).acquire_owned().await.ok() } else { None };
+    let made = {
+        let _making = state.1.making.acquire().await;
+        let state = Arc::clone(&state);
+        spawn_blocking(move || respond(&state.0, surface, &method, &path)).await
+    };
+    let made = made.unwrap_or_else(|error| {
+        answer(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            TEXT,
+            format!("the answer cannot be made: {error}\n"),
+        )
+    });
+    let Some(turn) = turn else { return made };
+    let (head, body) = made.into_parts();
+    let text = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    Response::from_parts(head, Full::new(Bytes::from_owner(Large { text, _turn: turn })))
+}
+
+/// The answer to one request, made at once.
 pub(super) fn respond(
     state: &State,
     surface: Surface,

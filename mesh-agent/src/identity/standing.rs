@@ -13,12 +13,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::server::danger::ClientCertVerifier as _;
 use rustls_pki_types::ServerName;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::identity::cert::Facts;
 use crate::identity::sessions::Chain;
@@ -232,7 +233,9 @@ impl Standings {
 /// Ends the peers of one certificate, if that is revoked.
 fn check_alike(alike: &[Arc<Standing>], now: SystemTime) {
     if alike.first().is_some_and(|standing| standing.is_revoked(now)) {
-        alike.iter().for_each(|standing| standing.fall(PeerError::Revoked));
+        for standing in alike {
+            standing.fall(PeerError::Revoked);
+        }
     }
 }
 

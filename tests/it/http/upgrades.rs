@@ -120,7 +120,9 @@ fn the_endpoint_that_is_asked_decides() {
     let answers = suite.all(BOTH[0], &[switch("websocket").fresh().times(40, 1)]);
     let (yes, no): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 101);
     assert!(!yes.is_empty() && !no.is_empty(), "{} and {}", yes.len(), no.len());
-    yes.into_iter().for_each(|answer| switched(answer, "websocket"));
+    for answer in yes {
+        switched(answer, "websocket");
+    }
     for answer in no {
         ignored(answer);
         assert_eq!(answer.server(), Some("echo-v1"));
