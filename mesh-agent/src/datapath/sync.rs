@@ -122,7 +122,10 @@ pub async fn run(
                 applied.send_modify(|applied| {
                     applied.note(&want.findings, refused, no_acceleration);
                     if retry.is_none() {
-                        (applied.revision, applied.enrolled) = (revision, Arc::clone(found));
+                        applied.enrolled = Arc::clone(found);
+                        if found.are_settled() {
+                            applied.revision = revision;
+                        }
                     }
                 });
             }

@@ -131,10 +131,9 @@ impl Pods {
         set.failing.retain(|name, _| wanted.contains_key(name));
         set.waiting.retain(|name, _| wanted.contains_key(name));
         let gone = set.take_gone(&wanted);
-        set.keep_places(&gone, &wanted);
-        // Before all that takes long: the datapath waits for it.
-        self.publish(set, mesh.revision);
         if !gone.is_empty() {
+            set.keep_places(&gone, &wanted);
+            self.publish(set, mesh.revision, false);
             self.release(set, gone).await;
         }
         let refused = self.obtain(set, &wanted).await;
@@ -144,7 +143,7 @@ impl Pods {
             tokio::task::yield_now().await;
         }
         set.refresh_host();
-        self.publish(set, mesh.revision);
+        self.publish(set, mesh.revision, true);
         // As long as connections are captured, nobody else may have them.
         let applied = Arc::clone(&self.applied.borrow().enrolled);
         let is_captured = |cookie| applied.iter().any(|enrolled| enrolled.netns == cookie);
@@ -396,7 +395,7 @@ impl Pods {
     }
 
     /// Says to connections and to the datapath who is here.
-    fn publish(&self, set: &Set, revision: u64) {
+    fn publish(&self, set: &Set, revision: u64, is_last: bool) {
         let resident =
             |pod: &Pod| Resident { realm: Arc::clone(&pod.realm), local: Arc::clone(&pod.local) };
         let residents = set.pods.iter().map(|(name, pod)| (name.clone(), resident(pod)));
@@ -415,7 +414,8 @@ impl Pods {
             netns: pod.realm.cookie,
             ready: true,
         });
-        let enrolled = ready.chain(set.waiting.values().cloned()).collect::<Places>().of(revision);
+        let enrolled =
+            ready.chain(set.waiting.values().cloned()).collect::<Places>().of(revision, is_last);
         self.enrolled.send_if_modified(|current| {
             let changed = current.as_deref() != Some(&enrolled);
             *current = Some(Arc::new(enrolled));

@@ -54,14 +54,22 @@ pub struct Places {
     all: Vec<Enrolled>,
     /// The snapshot's revision for which they were looked for.
     revision: u64,
+    /// Those that can be are enrolled.
+    are_settled: bool,
 }
 
 impl Places {
-    /// They were looked for when `revision` was the snapshot's.
+    /// They were looked for when `revision` was the snapshot's, and, if they `are_settled`, enrolled as
+    /// far as they can be.
     #[must_use]
-    pub fn of(mut self, revision: u64) -> Self {
-        self.revision = revision;
+    pub const fn of(mut self, revision: u64, are_settled: bool) -> Self {
+        (self.revision, self.are_settled) = (revision, are_settled);
         self
+    }
+
+    /// Whether those that can be are enrolled: until then the snapshot is not all in force.
+    pub const fn are_settled(&self) -> bool {
+        self.are_settled
     }
 
     /// The snapshot's revision for which they were looked for.
@@ -74,7 +82,7 @@ impl FromIterator<Enrolled> for Places {
     fn from_iter<T: IntoIterator<Item = Enrolled>>(all: T) -> Self {
         let mut taken = BTreeSet::new();
         let all = all.into_iter().filter(|one| taken.insert(one.source)).collect();
-        Self { all, revision: 0 }
+        Self { all, revision: 0, are_settled: false }
     }
 }
 
