@@ -339,33 +339,73 @@ fn a_connection_of_a_unit_to_itself_lets_nobody_in_when_it_has_ended() {
 #[test]
 fn a_document_of_another_namespace_does_not_take_a_port() {
     let hosts = start();
-    let [v4, _] = hosts.host.addresses();
-    let to = SocketAddr::new(v4, DB);
-    let checked = |when: &str| {
-        assert_ne!(hosts.met(hosts.host.cgroup(), to), None, "{when}: a process of no unit");
-        assert_ne!(hosts.met(&hosts.unit("job"), to), None, "{when}: one that may not");
-        assert_eq!(hosts.met(&hosts.unit("web"), to), None, "{when}: one that may");
+    let met = |unit: &str, to| hosts.met(&hosts.unit(unit), to);
+    let guarded = |when: &str| {
+        for to in hosts.ways(DB) {
+            assert_ne!(hosts.met(hosts.host.cgroup(), to), None, "{when}: no unit, {to}");
+            assert_ne!(met("job", to), None, "{when}: one that may not, {to}");
+        }
+    };
+    let served = |when: &str| {
+        for to in hosts.ways(DB) {
+            assert_eq!(met("web", to), None, "{when}: one that may, {to}");
+        }
+        let to = SocketAddr::new(hosts.host.addresses()[0], DB);
         let far = Client::to(to).echo("x").run(&hosts.far).unwrap();
         assert_eq!(far.totals.failed, 0, "{when}: one of another node that may: {far:?}");
     };
-    checked("before");
+    guarded("before");
+    served("before");
     let there = folder(&hosts.host, "evil");
     fs::create_dir_all(&there).unwrap();
     let evil = unit(&hosts.host, "evil", &[DB]).replace("namespace: demo", "namespace: aaa");
-    let file = hosts.a.config().join("evil.yaml");
-    for (when, text) in
-        [("claimed", evil.clone()), ("claimed by nobody", evil.replace("evil.service", "absent"))]
-    {
-        fs::write(&file, &text).unwrap();
+    let [v4, v6] = hosts.host.addresses();
+    let elsewhere = evil.replace(&format!("\"{v4}\", \"{v6}\""), "10.123.45.6");
+    assert_ne!(elsewhere, evil);
+    let config = hosts.a.config();
+    let file = config.join("evil.yaml");
+    let is_told = |has: bool| {
         let told = || {
             let conditions = hosts.a.conditions().ok()?.to_string();
-            conditions.contains("Workload aaa/evil").then_some(())
+            (conditions.contains("Workload aaa/evil") == has).then_some(())
         };
         eventually("the condition", DEADLINE, told).unwrap();
-        checked(when);
+    };
+    let absent = evil.replace("evil.service", "absent.service");
+    for (when, text) in
+        [("claimed", &evil), ("at another address", &elsewhere), ("absent", &absent)]
+    {
+        fs::write(&file, text).unwrap();
+        is_told(true);
+        guarded(when);
+        served(when);
         fs::remove_file(&file).unwrap();
-        let gone = || told().is_none().then_some(());
-        eventually("the condition to go", DEADLINE, gone).unwrap();
+        is_told(false);
+    }
+    // It is not the other's either while its own document is away, or has another name.
+    fs::write(&file, &evil).unwrap();
+    is_told(true);
+    let mesh = config.join("mesh.yaml");
+    let text = fs::read_to_string(&mesh).unwrap();
+    let without: Vec<_> = text.split("---\n").filter(|it| !it.contains("{name: db,")).collect();
+    let revision = || hosts.a.metrics().unwrap().sum("mesh_applied_revision", &[]);
+    let replace = |text: &str| {
+        let before = revision();
+        let new = config.join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, &mesh).unwrap();
+        eventually("the change", DEADLINE, || (revision() > before).then_some(())).unwrap();
+    };
+    replace(&without.join("---\n"));
+    guarded("away");
+    for name in ["db", "db2"] {
+        replace(&text.replace("{name: db,", &format!("{{name: {name},")));
+        eventually("the unit", DEADLINE, || {
+            met("web", SocketAddr::new(v4, DB)).is_none().then_some(())
+        })
+        .unwrap();
+        guarded(name);
+        served(name);
     }
     fs::remove_dir(&there).unwrap();
 }

@@ -67,7 +67,7 @@ const LARGE: &[&str] = &["/certs", "/conditions", "/config_dump", "/coverage"];
 
 /// Whose turn it is to have an answer made that takes long, and to have a large one.
 struct Turns {
-    making: Semaphore,
+    making: Arc<Semaphore>,
     large: Arc<Semaphore>,
 }
 
@@ -105,7 +105,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let large = Arc::new(Semaphore::new(MAX_LARGE));
-    let state = Arc::new((state, Turns { making: Semaphore::new(1), large }));
+    let state = Arc::new((state, Turns { making: Arc::new(Semaphore::new(1)), large }));
     match listener {
         Listener::Tcp(listener) => {
             listener.set_nonblocking(true)?;
@@ -198,17 +198,16 @@ async fn answered<B>(
         return respond(&state.0, surface, &method, &path);
     }
     let turn = if is_large { Arc::clone(&state.1.large).acquire_owned().await.ok() } else { None };
-    let made = {
-        let _making = state.1.making.acquire().await;
-        let state = Arc::clone(&state);
-        spawn_blocking(move || respond(&state.0, surface, &method, &path)).await
-    };
-    let made = made.unwrap_or_else(|error| {
-        answer(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            TEXT,
-            format!("the answer cannot be made: {error}\n"),
-        )
+    let making = Arc::clone(&state.1.making).acquire_owned().await;
+    // With the turns: a client that goes away gives back nothing that is still being made.
+    let made = spawn_blocking(move || {
+        let made = respond(&state.0, surface, &method, &path);
+        drop(making);
+        (made, turn)
+    });
+    let (made, turn) = made.await.unwrap_or_else(|error| {
+        let text = format!("the answer cannot be made: {error}\n");
+        (answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, text), None)
     });
     let Some(turn) = turn else { return made };
     let (head, body) = made.into_parts();

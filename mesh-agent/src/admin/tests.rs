@@ -91,6 +91,7 @@ fn snapshot() -> Snapshot {
         workloads: [(workload.name.clone(), workload)].into(),
         by_address: HashMap::new(),
         by_port: HashMap::new(),
+        contested: HashMap::new(),
         services: [("10.96.0.10:80".parse().unwrap(), Arc::new(target))].into(),
         placements: HashMap::new(),
         policies: HashMap::new(),

@@ -13,6 +13,9 @@ use crate::model::service::{AppProtocol, Service};
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 
+/// The ports of nodes that several namespaces claim, with the namespace that has each, if one does.
+pub type Contested = HashMap<(Arc<str>, u16), Option<Arc<str>>>;
+
 /// Everything the proxies know, as of one revision. Never changes after it is published.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -25,8 +28,11 @@ pub struct Snapshot {
     pub by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
     /// Of addresses that several workloads share: whose each port is that one of them declares, or
     /// that a service reaches one of them by. By name, of one namespace. Empty: several namespaces
-    /// claim it, and it is nobody's. See [`Snapshot::listeners`].
+    /// claim it, and none of those that are here has it. See [`Snapshot::listeners`].
     pub by_port: HashMap<SocketAddr, Vec<Arc<Workload>>>,
+    /// The ports of nodes that several namespaces claim, and which of them has each. See
+    /// [`Snapshot::owns`].
+    pub contested: Contested,
     /// What is behind each virtual address and port.
     pub services: HashMap<SocketAddr, Arc<Target>>,
     /// On which nodes each identity is scheduled.
@@ -169,6 +175,20 @@ impl Snapshot {
                 service.selects(workload)
                     && service.ports.iter().any(|to| to.target.resolve(workload) == Some(port))
             })
+    }
+
+    /// Whether a port that a workload claims is its namespace's: one that is told from others of its
+    /// node by its ports does not have what another namespace had before.
+    pub fn owns(&self, workload: &Workload, port: u16) -> bool {
+        let Some(node) = workload.node.as_ref().filter(|_| !self.contested.is_empty()) else {
+            return true;
+        };
+        let is_told_by_port =
+            || workload.is_unit() || workload.addresses.iter().any(|it| self.is_shared(*it));
+        let owner = self.contested.get(&(Arc::clone(node), port));
+        owner.is_none_or(|owner| {
+            owner.as_ref() == Some(&workload.name.namespace) || !is_told_by_port()
+        })
     }
 
     /// Whether several workloads have this address.

@@ -54,6 +54,11 @@ pub enum Place {
 }
 
 impl Workload {
+    /// Whether it is a unit of its host: told from others there by its cgroup, and by its ports.
+    pub const fn is_unit(&self) -> bool {
+        matches!(self.place, Place::Cgroup(_) | Place::SystemdUnit(_))
+    }
+
     /// The label that Istio and Kubernetes take as the application's name, or the workload's own.
     pub fn canonical_name(&self) -> &str {
         ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]

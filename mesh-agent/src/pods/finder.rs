@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use crate::model::id::ResourceName;
 use crate::model::workload::Place;
 use crate::pods::place::{self, Spot};
+use crate::sys::cgroup::{self, Units};
 use crate::sys::netns::Netns;
 
 /// How long a path is waited for. One in memory takes microseconds.
@@ -42,6 +43,8 @@ pub struct Finder {
     stuck: Vec<Stuck>,
     /// How long each namespace's documents have taken since [`Finder::begin`].
     taken: HashMap<Arc<str>, Duration>,
+    /// The units that there are, looked for once since then.
+    units: Option<Units>,
 }
 
 /// The thread that looks.
@@ -61,6 +64,7 @@ impl Finder {
     /// All are going to be looked for: each namespace has its share of time again.
     pub fn begin(&mut self) {
         self.taken.clear();
+        self.units = None;
     }
 
     /// Finds the place of the workload `name`; cgroups are named below `cgroup_root`.
@@ -74,12 +78,38 @@ impl Finder {
         place: &Place,
         cgroup_root: &Path,
     ) -> io::Result<(Spot, Option<Netns>)> {
-        let Place::Netns(path) = place else {
-            return place::find(place, cgroup_root).map(|spot| (spot, None));
+        let path = match place {
+            Place::Netns(path) => path,
+            Place::SystemdUnit(unit) => {
+                let units = match self.units.take() {
+                    Some(units) => units,
+                    None => cgroup::units(cgroup_root)?,
+                };
+                let units = self.units.insert(units);
+                let folder = cgroup::named(units, cgroup_root, unit)?;
+                return Ok((Spot::Cgroup(cgroup::id(&folder)?), None));
+            }
+            _ => return place::find(place, cgroup_root).map(|spot| (spot, None)),
         };
         let opened = self.open(&name.namespace, path).await;
         let (spot, netns) = opened.map_err(|error| place::named(path, &error))?;
         Ok((spot, Some(netns)))
+    }
+
+    /// The same, where it was at `former` the last time; `None`: it is not there.
+    pub async fn spot(
+        &mut self,
+        name: &ResourceName,
+        place: &Place,
+        cgroup_root: &Path,
+        former: Option<Spot>,
+    ) -> Option<Spot> {
+        match self.find(name, place, cgroup_root).await {
+            Ok((spot, _)) => Some(spot),
+            // Nobody knows. One that is slow is not gone: its workload is not let go for that.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => former,
+            Err(_) => None,
+        }
     }
 
     async fn open(&mut self, namespace: &Arc<str>, path: &Path) -> Opened {

@@ -164,14 +164,15 @@ impl Pods {
         set.finder.begin();
         let mut spots = BTreeMap::new();
         for (name, workload) in wanted {
+            let former = set.spots.remove(*name);
             let spot = if set.is_due(name, now) {
-                let root = &self.options.cgroup_root;
-                let found = set.finder.find(name, &workload.place, root).await;
-                found.ok().map(|(spot, _)| spot)
+                set.finder.spot(name, &workload.place, &self.options.cgroup_root, former).await
             } else {
-                set.spots.remove(*name)
+                former
             };
             spots.extend(spot.map(|spot| ((*name).clone(), spot)));
+            // Thousands that are not there are looked for as well.
+            tokio::task::yield_now().await;
         }
         set.spots = spots;
     }
@@ -283,7 +284,7 @@ impl Pods {
         workload: &Arc<Workload>,
         refused: &HashMap<SpiffeId, identity::Error>,
     ) -> io::Result<Pod> {
-        let is_new = set.waiting.remove(&workload.name).is_none();
+        let is_new = !set.waiting.contains_key(&workload.name);
         let root = &self.options.cgroup_root;
         let (found, netns) = set.finder.find(&workload.name, &workload.place, root).await?;
         if !set.claims.is_holder(found.id(), &workload.name) {

@@ -287,13 +287,13 @@ fn takes(mesh: &Snapshot, alone: bool, workload: &Workload, to: SocketAddr) -> b
     if alone {
         return has;
     }
-    let listens = |at: SocketAddr| mesh.listeners(at).iter().any(|one| one.name == workload.name);
-    if to.ip().is_loopback() {
-        // A port of its host that another has is that one's on loopback too.
-        return mesh.serves(workload, to.port())
-            && workload.addresses.iter().any(|own| listens(SocketAddr::new(*own, to.port())));
+    if !mesh.owns(workload, to.port()) {
+        return false;
     }
-    has && listens(to)
+    if to.ip().is_loopback() {
+        return mesh.serves(workload, to.port());
+    }
+    has && mesh.listeners(to).iter().any(|one| one.name == workload.name)
 }
 
 fn within<T>(netns: Option<&Netns>, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {

@@ -13,9 +13,9 @@ use crate::model::workload::Workload;
 use crate::store::attach::Attached;
 use crate::store::endpoints::Catalog;
 use crate::store::index::{Family, Index};
-use crate::store::policies;
 use crate::store::tables::Tables;
 use crate::store::update::{Key, Kind, Update};
+use crate::store::{policies, ports};
 
 /// Builds the snapshot of what all sources say, which comes after `last`. The order within an update
 /// does not matter. What is the same as in `last` is shared with it instead of being made again; what
@@ -43,12 +43,17 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
         .filter(|(_, policy)| policy.acceleration == Some(Acceleration::Sockmap))
         .map(|(location, policy)| ((*location).clone(), policy.name.clone()))
         .collect();
-    let by_port = by_port(last, &by_address, &services);
+    let endpoints = services.values().flat_map(|target| target.endpoints());
+    let all = index.workloads.values().map(|(_, workload)| *workload);
+    let contested = ports::contested(last, all, &by_address, endpoints);
+    let mesh = Snapshot { by_address, contested, ..Snapshot::default() };
+    let owns = |workload: &Workload, port| mesh.owns(workload, port);
+    ports::conditions(&index, owns, &mesh.contested, &mut conditions);
+    let by_port = by_port(owns, &mesh.by_address, &services);
     let locations = locations(&index);
     Snapshot {
         revision: last.revision + 1,
         workloads,
-        by_address,
         by_port,
         services,
         placements,
@@ -57,6 +62,7 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
         acceleration,
         locations,
         conditions,
+        ..mesh
     }
 }
 
@@ -69,10 +75,9 @@ fn locations(index: &Index<'_>) -> HashMap<String, Location> {
     all.map(|(kind, name, at)| (Key { kind, name: name.clone() }.to_string(), at.clone())).collect()
 }
 
-/// Whose the ports are of addresses that several workloads share. Of workloads of several namespaces
-/// who claim one, those have it who had it before; if none had, nobody does.
+/// Whose the ports are of addresses that several workloads share.
 fn by_port(
-    last: &Snapshot,
+    owns: impl Fn(&Workload, u16) -> bool,
     by_address: &HashMap<IpAddr, Vec<Arc<Workload>>>,
     targets: &HashMap<SocketAddr, Arc<Target>>,
 ) -> HashMap<SocketAddr, Vec<Arc<Workload>>> {
@@ -98,12 +103,7 @@ fn by_port(
     for (at, workloads) in &mut map {
         workloads.sort_by(|a, b| a.name.cmp(&b.name));
         workloads.dedup_by(|a, b| a.name == b.name);
-        if are_of_several(workloads) {
-            let had = last.listeners(*at);
-            workloads.retain(|workload| had.iter().any(|had| had.name == workload.name));
-            let first = workloads.first().map(|first| Arc::clone(&first.name.namespace));
-            workloads.retain(|workload| Some(&workload.name.namespace) == first.as_ref());
-        }
+        workloads.retain(|workload| owns(workload, at.port()));
     }
     map
 }
@@ -154,7 +154,7 @@ fn targets<'a>(
             for port in &service.ports {
                 let at = SocketAddr::new(*address, port.port);
                 if let Some(winner) = targets.get(&at) {
-                    lost.to(port.port, &winner.service.name);
+                    lost.to(port.port, winner.service.name.clone());
                 } else {
                     let (at_port, family) = ((*service, port), Family::of(*address));
                     let target = attached.target((index, catalog), at_port, family, tables);
@@ -218,7 +218,7 @@ fn by_address(
             let place = |name: &ResourceName| had.iter().position(|had| had.name == *name);
             workloads.sort_by_key(|workload| place(&workload.name).unwrap_or(usize::MAX));
         }
-        settle(last, *address, workloads, &mut |workload, field, message| {
+        settle(*address, workloads, &mut |workload, field, message| {
             let key = Key { kind: Kind::Workload, name: workload.name.clone() };
             let location = index.workloads.get(&workload.name).map(|(location, _)| *location);
             conditions.extend(location.map(|at| conflict(at, &key, field, message)));
@@ -228,17 +228,21 @@ fn by_address(
 }
 
 /// Leaves an address to those of its workloads that have an agent, and one agent, if one has: to them
-/// nothing is sent in plaintext, or to another node, because of another. Tells `report` whom it takes the address from, and who claims
-/// a port that another has.
+/// nothing is sent in plaintext, or to another node, because of another. Tells `report` whom it takes
+/// the address from, and who claims a port that another of its namespace has.
 fn settle(
-    last: &Snapshot,
     address: IpAddr,
     workloads: &mut Vec<Arc<Workload>>,
     report: &mut impl FnMut(&Workload, &str, String),
 ) {
     let served = workloads.iter().find(|workload| workload.node.is_some()).cloned();
     if let Some(served) = served {
-        let others = workloads.extract_if(.., |workload| workload.node != served.node);
+        let others = workloads.extract_if(.., |workload| {
+            // The units of a host share its address, whose they are; a pod shares its own with nobody.
+            let are_units = workload.is_unit() && served.is_unit();
+            let is_strange = workload.name.namespace != served.name.namespace;
+            workload.node != served.node || (is_strange && !are_units)
+        });
         for workload in others {
             let message = format!(
                 "{address} is the address of Workload {} too, which has an agent and keeps it; \
@@ -248,31 +252,22 @@ fn settle(
             report(&workload, "spec.addresses", message);
         }
     }
-    let mut ports: HashMap<u16, &ResourceName> = HashMap::new();
+    // Those of other namespaces are told of elsewhere.
+    let mut ports: HashMap<(&str, u16), &ResourceName> = HashMap::new();
     for workload in &*workloads {
         let mut lost = Lost::default();
         for port in &workload.ports {
-            let owner = ports.entry(port.port).or_insert(&workload.name);
+            let key = (&*workload.name.namespace, port.port);
+            let owner = ports.entry(key).or_insert(&workload.name);
             if **owner != workload.name {
-                lost.to(port.port, owner);
-                let at = SocketAddr::new(address, port.port);
-                let has = last.listeners(at).iter().any(|had| had.name == **owner);
-                lost.is_nobodys |= !has && owner.namespace != workload.name.namespace;
+                lost.to(port.port, (*owner).clone());
             }
         }
-        let lost_to_nobody = lost.is_nobodys;
         if let Some((port, owner, rest)) = lost.told() {
-            let whose = if lost_to_nobody {
-                format!(
-                    "Workload {owner} of another namespace claims port {port} of {address} too, so \
-                     that it is nobody's, and who connects is refused{rest}"
-                )
-            } else {
-                format!(
-                    "port {port} of {address} is Workload {owner}'s, whose policies count there{rest}"
-                )
-            };
-            let message = format!("{whose}; give one of them another port or address");
+            let message = format!(
+                "port {port} of {address} is Workload {owner}'s, whose policies count there{rest}; \
+                 give one of them another port or address"
+            );
             report(workload, "spec.ports", message);
         }
     }
@@ -280,25 +275,28 @@ fn settle(
 
 /// Ports of an address that a resource claims and others have. They are told together: each by itself
 /// would be a thousand conditions for each address of a document.
-#[derive(Default)]
-struct Lost {
-    first: Option<(u16, ResourceName)>,
+pub(super) struct Lost<Owner> {
+    first: Option<(u16, Owner)>,
     more: usize,
-    /// One of them at least is nobody's.
-    is_nobodys: bool,
 }
 
-impl Lost {
+impl<Owner> Default for Lost<Owner> {
+    fn default() -> Self {
+        Self { first: None, more: 0 }
+    }
+}
+
+impl<Owner> Lost<Owner> {
     /// Adds a port that `owner` has.
-    fn to(&mut self, port: u16, owner: &ResourceName) {
+    pub(super) fn to(&mut self, port: u16, owner: Owner) {
         match self.first {
-            None => self.first = Some((port, owner.clone())),
+            None => self.first = Some((port, owner)),
             Some(_) => self.more += 1,
         }
     }
 
     /// The first of them, whose it is, and words for the others.
-    fn told(self) -> Option<(u16, ResourceName, String)> {
+    pub(super) fn told(self) -> Option<(u16, Owner, String)> {
         let (port, owner) = self.first?;
         let rest = match self.more {
             0 => String::new(),

@@ -552,7 +552,9 @@ fn no_namespace_takes_an_address_or_a_port_from_another() {
     let served = |at: &str, node: &str| {
         let mut served = workload(at, "w", &["10.0.0.1"]);
         let Object::Workload(it) = &mut served else { panic!() };
-        Arc::make_mut(it).node = Some(node.into());
+        let it = Arc::make_mut(it);
+        it.node = Some(node.into());
+        it.place = Place::Cgroup(at.into());
         served
     };
     let after = |last: &Snapshot, objects: &[Object]| {
@@ -573,6 +575,13 @@ fn no_namespace_takes_an_address_or_a_port_from_another() {
         assert_eq!((&*condition.subject, &*condition.field), ("Workload aaa/evil", "spec.ports"));
         last = after(&last, &both);
     }
+    // Its document is away for a moment.
+    let away = after(&last, std::slice::from_ref(&evil));
+    assert!(!away.owns(&away.workloads[&name("aaa/evil")], 8080));
+    let back = after(&away, &both);
+    assert_eq!(names(&back, "10.0.0.1:8080"), ["demo/w"]);
+    let renamed = after(&back, &[served("demo/v", "here"), evil.clone()]);
+    assert_eq!(names(&renamed, "10.0.0.1:8080"), ["demo/v"]);
     // Nobody knows who had it: nobody has it.
     let fresh = after(&Snapshot::default(), &both);
     assert_eq!(names(&fresh, "10.0.0.1:8080"), [""; 0]);
@@ -580,6 +589,18 @@ fn no_namespace_takes_an_address_or_a_port_from_another() {
     // It goes with the other.
     let free = after(&fresh, std::slice::from_ref(&own));
     assert_eq!(names(&free, "10.0.0.1:8080"), ["demo/w"]);
+    // A pod shares its address with nobody.
+    let pod = |at: &str| {
+        let mut pod = served(at, "here");
+        let Object::Workload(it) = &mut pod else { panic!() };
+        Arc::make_mut(it).place = Place::Netns(at.into());
+        pod
+    };
+    let alone = after(&Snapshot::default(), &[pod("demo/w")]);
+    let claimed = after(&alone, &[pod("demo/w"), evil.clone()]);
+    for port in [8080, 9] {
+        assert_eq!(names(&claimed, &format!("10.0.0.1:{port}")), ["demo/w"]);
+    }
     // An address is of one node.
     let elsewhere = after(&before, &[own, served("aaa/evil", "elsewhere")]);
     assert_eq!(names(&elsewhere, "10.0.0.1:8080"), ["demo/w"]);

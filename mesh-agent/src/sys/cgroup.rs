@@ -1,5 +1,7 @@
 //! Control groups, version 2: found, not assumed.
 
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -54,31 +56,60 @@ pub fn own(root: &Path) -> io::Result<PathBuf> {
     })
 }
 
+/// The folders of systemd units, by name.
+pub type Units = HashMap<OsString, PathBuf>;
+
 /// The folder of a systemd unit, searched below `root` (slices nest by their names).
 ///
 /// # Errors
 ///
 /// No such unit has a cgroup: it is not running.
 pub fn of_unit(root: &Path, unit: &str) -> io::Result<PathBuf> {
-    let mut folders = vec![root.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)?.flatten() {
+    named(&units(root)?, root, unit)
+}
+
+/// The folders of all systemd units below `root`, by name.
+///
+/// # Errors
+///
+/// `root` cannot be read.
+pub fn units(root: &Path) -> io::Result<Units> {
+    let (mut units, mut folders) = (Units::new(), Vec::new());
+    let mut next = fs::read_dir(root)?;
+    loop {
+        for entry in next.flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            if entry.file_name() == *unit {
-                return Ok(entry.path());
-            }
+            let name = entry.file_name();
             // Units live in slices only; what is inside a service or scope is its own business.
-            if entry.file_name().as_encoded_bytes().ends_with(b".slice") {
+            if name.as_encoded_bytes().ends_with(b".slice") {
                 folders.push(entry.path());
             }
+            units.entry(name).or_insert_with(|| entry.path());
         }
+        // A slice may have gone meanwhile.
+        next = loop {
+            let Some(folder) = folders.pop() else { return Ok(units) };
+            if let Ok(found) = fs::read_dir(folder) {
+                break found;
+            }
+        };
     }
-    Err(io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("the unit `{unit}` has no cgroup below {}; is it running?", root.display()),
-    ))
+}
+
+/// The folder of one of those units.
+///
+/// # Errors
+///
+/// It is not among them: it is not running.
+pub fn named(units: &Units, root: &Path, unit: &str) -> io::Result<PathBuf> {
+    units.get(OsStr::new(unit)).cloned().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("the unit `{unit}` has no cgroup below {}; is it running?", root.display()),
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,17 +1,20 @@
 //! Entries of this node's own workloads.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::addr::user::from_ip;
 use mesh_common::destination::DestinationKey;
-use mesh_common::source::{BY_CGROUP, CGROUP, NODE, Source, SourceKey};
-use mesh_common::workload::{BY_PORT, CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey, VIA_AGENT};
+use mesh_common::source::{BY_CGROUP, CGROUP, ENROLLED, NODE, Source, SourceKey, WAITING};
+use mesh_common::workload::{BY_PORT, CAPTURE, FAIL_CLOSED, GUARDED, Inbound, PortKey, VIA_AGENT};
 
+use crate::datapath::desired::ports::is_among;
 use crate::datapath::desired::room::{Shortages, Want, tables};
 use crate::datapath::desired::verdicts::Classes;
 use crate::datapath::desired::{Enrolled, Entries, Places, View, destination, inbound, source};
 use crate::model::policy::{SameNode, WorkloadPolicy};
+use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 use crate::store::update::Kind;
 
@@ -48,6 +51,12 @@ pub(super) fn all<'a>(view: &'a View<'_>) -> Vec<Local<'a>> {
     known.collect()
 }
 
+/// Those whose workloads the snapshot does not have.
+pub(super) fn gone<'a>(view: &'a View<'_>) -> Vec<&'a Enrolled> {
+    let is_gone = |enrolled: &&Enrolled| !view.mesh.workloads.contains_key(&enrolled.name);
+    view.enrolled.iter().filter(is_gone).collect()
+}
+
 impl<'a> Local<'a> {
     fn want(&self, entries: usize, without: &'static str) -> Want<'a> {
         Want::new(Kind::Workload, &self.enrolled.name, entries, without)
@@ -56,7 +65,8 @@ impl<'a> Local<'a> {
 
 /// Adds what is known of them, `node` being the cookie of the agent's own namespace.
 pub(super) fn add(
-    all: &[Local<'_>],
+    mesh: &Snapshot,
+    (all, gone): (&[Local<'_>], &[&Enrolled]),
     node: u64,
     classes: &mut Classes,
     short: &mut Shortages,
@@ -69,8 +79,19 @@ pub(super) fn add(
             wanted.sources.insert(SourceKey::netns(local.enrolled.netns), shared);
         }
     }
-    add_arrivals(all, short, wanted);
-    add_probes(all, short, wanted);
+    for enrolled in gone {
+        // The snapshot is newer than what is known of its place: nothing passes until that is known.
+        let flags = ENROLLED | WAITING | FAIL_CLOSED;
+        let source = Source { workload: 0, namespace: 0, flags, pad: 0 };
+        wanted.sources.insert(enrolled.source, source);
+        if enrolled.source.kind != CGROUP {
+            let flags = CAPTURE | GUARDED | FAIL_CLOSED;
+            let inbound = Inbound { workload: 0, flags, pad: 0 };
+            wanted.inbound.insert(PortKey::new(enrolled.netns, 0), inbound);
+        }
+    }
+    add_arrivals(mesh, all, short, wanted);
+    add_probes(mesh, all, short, wanted);
     if !wanted.probes.is_empty() {
         let own = Source { workload: 0, namespace: 0, flags: NODE, pad: 0 };
         wanted.sources.entry(SourceKey::netns(node)).or_insert(own);
@@ -79,7 +100,7 @@ pub(super) fn add(
 }
 
 /// Of a pod, the entry for all ports is always there: without one for a port, it stands for it.
-fn add_arrivals(all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) {
+fn add_arrivals(mesh: &Snapshot, all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) {
     let units: Vec<_> = all.iter().filter_map(|local| Some((local, local.ports?))).collect();
     let pods: Vec<_> = all.iter().filter(|local| local.ports.is_none()).collect();
     let (open, strictest) = (
@@ -94,12 +115,14 @@ fn add_arrivals(all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) 
     for ((local, ports), granted) in units.into_iter().zip(of_units) {
         for port in ports.iter().filter(|_| granted) {
             let key = PortKey::new(local.enrolled.netns, port.to_be());
-            let entry = inbound(local.id, &local.policy, *port);
-            // Where several have it, on addresses of their own or claimed by each other, what arrives
-            // is captured if one of them says so: the agent knows whose it is.
-            let there = wanted.inbound.entry(key).or_insert(entry);
-            let open = there.flags & entry.flags & FAIL_OPEN;
-            there.flags = ((there.flags | entry.flags) & !FAIL_OPEN) | open;
+            if mesh.owns(local.workload, *port) {
+                wanted.inbound.insert(key, inbound(local.id, &local.policy, *port));
+            } else {
+                // It is another's, or nobody's, and is so also while that one is not here: what arrives
+                // goes to the agent, which refuses it.
+                let flags = CAPTURE | GUARDED | FAIL_CLOSED;
+                wanted.inbound.entry(key).or_insert(Inbound { workload: 0, flags, pad: 0 });
+            }
         }
     }
     for (local, granted) in pods.into_iter().zip(of_pods) {
@@ -120,14 +143,17 @@ fn add_arrivals(all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) 
     }
 }
 
-fn add_probes(all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) {
+fn add_probes(mesh: &Snapshot, all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) {
     let without = "its health probes arrive as connections of strangers";
     let n_entries =
         |local: &Local<'_>| local.workload.addresses.len() * local.workload.probes.len();
     let wants = all.iter().map(|local| local.want(n_entries(local), without)).collect();
     let [granted] = short.share(tables::PROBES, 0, &[wants]);
     for (local, _) in all.iter().zip(granted).filter(|(_, granted)| *granted) {
-        for address in &local.workload.addresses {
+        let has = |address: &&IpAddr| {
+            mesh.by_address.get(*address).is_some_and(|all| is_among(all, local.workload))
+        };
+        for address in local.workload.addresses.iter().filter(has) {
             for port in &local.workload.probes {
                 let key = DestinationKey::tcp(from_ip(*address), port.to_be());
                 wanted.probes.insert(key, local.id);

@@ -151,7 +151,7 @@ pub fn entries(mesh: &Snapshot, enrolled: &Places, node: u64, sets: &mut SetIds)
     };
     let locals = locals::all(&view);
     let mut classes = verdicts::Classes::default();
-    locals::add(&locals, node, &mut classes, &mut short, &mut wanted);
+    locals::add(mesh, (&locals, &locals::gone(&view)), node, &mut classes, &mut short, &mut wanted);
     classes.verdicts(&locals, &mut short, &mut wanted.verdicts);
     if wanted.sources.values().any(|source| source.flags & (REPORT_OUTSIDE | DENY_OUTSIDE) != 0) {
         wanted.externals = externals::known(mesh, &mut short);

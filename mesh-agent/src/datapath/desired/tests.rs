@@ -628,7 +628,9 @@ fn crowd(mesh: &mut Snapshot, namespace: &str, n: u64, n_ports: u16) -> Enrolled
     mesh.policies.insert(known.name.clone(), Arc::new(policy));
     let source = SourceKey::netns(1_000 + n);
     let enrolled = Enrolled { name: known.name.clone(), source, netns: 1_000 + n, ready: true };
-    mesh.workloads.insert(known.name.clone(), Arc::new(known));
+    let known = Arc::new(known);
+    mesh.by_address.insert(known.addresses[0], vec![Arc::clone(&known)]);
+    mesh.workloads.insert(known.name.clone(), known);
     enrolled
 }
 

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -12,6 +13,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex, split,
 };
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::identity::fixture::{Mesh, client_config, clients, id, server, server_config, target};
@@ -188,7 +190,10 @@ proptest! {
             };
             let carrying =
                 async { tokio::join!(carry(from_client, to_server, up), carry(from_server, to_client, down)) };
-            let _ends: (_, _, _) = tokio::join!(connecting, accepting, carrying);
+            let ends = async { tokio::join!(connecting, accepting, carrying) };
+            // A length that has become larger has both wait for the rest, for as long as they are let.
+            tokio::time::pause();
+            let _late: Result<(_, _, _), _> = timeout(Duration::from_secs(10), ends).await;
         });
     }
 }
