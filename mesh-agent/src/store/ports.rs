@@ -4,7 +4,7 @@
 //! alone. Authors of several namespaces may not trust each other: none of them takes a port that
 //! workloads of another have, or had while both claimed it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ fn claims<'a>(
     let is_shared =
         |address: &IpAddr| by_address.get(address).is_some_and(|workloads| workloads.len() > 1);
     let mut claims = Claims::new();
-    let mut is_told = HashMap::new();
+    let mut are_told = HashSet::new();
     let mut claim = |workload: &'a Workload, port: u16| {
         let Some(node) = &workload.node else { return };
         let key = (Arc::clone(node), port);
@@ -70,12 +70,14 @@ fn claims<'a>(
     };
     for workload in workloads {
         if workload.is_unit() || workload.addresses.iter().any(is_shared) {
-            is_told.insert(&workload.name, ());
-            workload.ports.iter().for_each(|port| claim(workload, port.port));
+            are_told.insert(&workload.name);
+            for port in &workload.ports {
+                claim(workload, port.port);
+            }
         }
     }
     for endpoint in endpoints {
-        if is_told.contains_key(&endpoint.workload.name) {
+        if are_told.contains(&endpoint.workload.name) {
             claim(&endpoint.workload, endpoint.address.port());
         }
     }

@@ -193,7 +193,7 @@ proptest! {
             let ends = async { tokio::join!(connecting, accepting, carrying) };
             // A length that has become larger has both wait for the rest, for as long as they are let.
             tokio::time::pause();
-            let _late: Result<(_, _, _), _> = timeout(Duration::from_secs(10), ends).await;
+            let _late: Result<(_, _, _), _> = timeout(Duration::from_secs(10), Box::pin(ends)).await;
         });
     }
 }
