@@ -185,7 +185,7 @@ pub const KEPT_DESCRIPTORS: usize = 256;
 pub const FEW_SOCKETS: usize = 8;
 
 /// Tunnels of peers that one workload takes. 100 nodes with 8 threads each; beyond, a peer is told
-/// to try later by a closed connection. One identity comes to two thirds of them.
+/// to try later by a closed connection. One identity comes to four fifths of them.
 pub const MAX_TUNNELS: usize = 1024;
 
 /// Handshakes that peers may begin with the workloads of one namespace. A full one takes 0.3 ms of
