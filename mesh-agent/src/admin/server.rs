@@ -62,10 +62,10 @@ const PATHS: &[(&str, &str)] = &[
 /// What scrapers and probes are served, which have no business with the rest.
 const PROBES: &[&str] = &["/healthz", "/healthz/ready", "/metrics", "/readyz", "/stats/prometheus"];
 
-/// What is as large as the mesh is, and is asked for by people.
+/// Answers of the size of the mesh, which people ask for.
 const LARGE: &[&str] = &["/certs", "/conditions", "/config_dump", "/coverage"];
 
-/// Whose turn it is to have an answer made that takes long, and to have a large one.
+/// The turns of those who ask: to have an answer made that takes long, and to have a large one.
 struct Turns {
     making: Arc<Semaphore>,
     large: Arc<Semaphore>,

@@ -1,6 +1,6 @@
 //! Bytes of requests that are kept, so that they may be sent again or to somebody else too.
 //!
-//! Whoever keeps more takes from what is free: a workload may have a quarter as much as all of them have
+//! More is taken from what is free: a workload may have a quarter as much as all of them have
 //! left. So one alone comes to a fifth of the whole, several share, and there is room for the next in
 //! any case (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches",
 //! 1998).
@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A workload may have the whole of what is free, divided by this.
 const PARTS: usize = 4;
 
-/// What all workloads of the node keep.
+/// The bytes of all workloads of the node.
 #[derive(Debug)]
 pub(super) struct Total {
     most: usize,
     used: AtomicUsize,
 }
 
-/// What one workload keeps.
+/// The bytes of one workload.
 #[derive(Debug)]
 pub struct Bodies {
     total: Arc<Total>,
@@ -41,7 +41,7 @@ impl Total {
 }
 
 impl Bodies {
-    /// Those of one more workload.
+    /// None yet, of one more workload.
     pub(super) fn of(total: &Arc<Total>) -> Arc<Self> {
         Arc::new(Self { total: Arc::clone(total), used: AtomicUsize::new(0) })
     }

@@ -129,15 +129,8 @@ fn places(mesh: &Snapshot, node: &str, findings: &mut Vec<Finding>) {
     }
     for workload in here {
         let subject = format!("workload {}", workload.name);
-        let found = match &workload.place {
-            Place::Netns(path) => {
-                let opened = place::open(path).map(drop);
-                opened.map_err(|error| place::named(path, &error))
-            }
-            other => place::find(other, &root).map(drop),
-        };
-        findings.push(match found {
-            Ok(()) => finding(&subject, Outcome::Pass, "found".to_owned()),
+        findings.push(match place::find(&workload.place, &root) {
+            Ok(_found) => finding(&subject, Outcome::Pass, "found".to_owned()),
             Err(error) => finding(&subject, Outcome::Warn, format!("not there yet: {error}")),
         });
     }

@@ -183,12 +183,21 @@ impl Snapshot {
         let Some(node) = workload.node.as_ref().filter(|_| !self.contested.is_empty()) else {
             return true;
         };
-        let is_told_by_port =
-            || workload.is_unit() || workload.addresses.iter().any(|it| self.is_shared(*it));
         let owner = self.contested.get(&(Arc::clone(node), port));
         owner.is_none_or(|owner| {
-            owner.as_ref() == Some(&workload.name.namespace) || !is_told_by_port()
+            owner.as_ref() == Some(&workload.name.namespace)
+                || !is_told_by_port(workload, &self.by_address)
         })
+    }
+
+    /// Whether an address that a workload claims is its own: others keep theirs.
+    pub fn keeps(&self, workload: &Workload, address: IpAddr) -> bool {
+        self.by_address.get(&address).is_some_and(|all| is_among(all, workload))
+    }
+
+    /// Whether a workload may listen at `at`, an address that it claims.
+    pub fn listens(&self, workload: &Workload, at: SocketAddr) -> bool {
+        self.owns(workload, at.port()) && is_among(self.listeners(at), workload)
     }
 
     /// Whether several workloads have this address.
@@ -205,4 +214,20 @@ impl Snapshot {
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.by_address.get(&address).and_then(|workloads| workloads.first())
     }
+}
+
+/// Whether a workload is told from others of its node by its ports: a unit, or one that shares an
+/// address.
+pub(crate) fn is_told_by_port(
+    workload: &Workload,
+    by_address: &HashMap<IpAddr, Vec<Arc<Workload>>>,
+) -> bool {
+    let is_shared =
+        |address: &IpAddr| by_address.get(address).is_some_and(|workloads| workloads.len() > 1);
+    workload.is_unit() || workload.addresses.iter().any(is_shared)
+}
+
+/// Whether a workload is one of those.
+fn is_among(workloads: &[Arc<Workload>], workload: &Workload) -> bool {
+    workloads.iter().any(|one| one.name == workload.name)
 }

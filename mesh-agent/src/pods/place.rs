@@ -74,7 +74,8 @@ pub fn open(path: &Path) -> io::Result<(Spot, Netns)> {
     Ok((Spot::Netns { device, inode, cookie }, netns))
 }
 
-/// Finds `place`, which is no network namespace; cgroups are named below `cgroup_root`.
+/// Finds `place`; cgroups are named below `cgroup_root`. A network namespace takes as long as the file
+/// system of its path likes.
 ///
 /// # Errors
 ///
@@ -88,7 +89,8 @@ pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Spot> {
         Place::SystemdUnit(unit) => {
             cgroup::of_unit(cgroup_root, unit).and_then(|path| cgroup::id(&path)).map(Spot::Cgroup)
         }
-        Place::Netns(_) | Place::Unplaced => Err(io::Error::new(
+        Place::Netns(path) => open(path).map(|(spot, _)| spot).map_err(|error| named(path, &error)),
+        Place::Unplaced => Err(io::Error::new(
             io::ErrorKind::NotFound,
             "the workload has neither `netns`, `cgroup` nor `systemdUnit`",
         )),

@@ -287,13 +287,10 @@ fn takes(mesh: &Snapshot, alone: bool, workload: &Workload, to: SocketAddr) -> b
     if alone {
         return has;
     }
-    if !mesh.owns(workload, to.port()) {
-        return false;
-    }
     if to.ip().is_loopback() {
-        return mesh.serves(workload, to.port());
+        return mesh.owns(workload, to.port()) && mesh.serves(workload, to.port());
     }
-    has && mesh.listeners(to).iter().any(|one| one.name == workload.name)
+    has && mesh.listens(workload, to)
 }
 
 fn within<T>(netns: Option<&Netns>, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {

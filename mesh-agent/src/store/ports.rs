@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::condition::Condition;
-use crate::model::snapshot::{Contested, Endpoint, Snapshot};
+use crate::model::snapshot::{Contested, Endpoint, Snapshot, is_told_by_port};
 use crate::model::workload::Workload;
 use crate::store::build::{Lost, conflict};
 use crate::store::index::Index;
@@ -59,8 +59,6 @@ fn claims<'a>(
     by_address: &ByAddress,
     endpoints: impl Iterator<Item = &'a Endpoint>,
 ) -> Claims {
-    let is_shared =
-        |address: &IpAddr| by_address.get(address).is_some_and(|workloads| workloads.len() > 1);
     let mut claims = Claims::new();
     let mut are_told = HashSet::new();
     let mut claim = |workload: &'a Workload, port: u16| {
@@ -69,7 +67,7 @@ fn claims<'a>(
         claims.entry(key).or_default().insert(Arc::clone(&workload.name.namespace));
     };
     for workload in workloads {
-        if workload.is_unit() || workload.addresses.iter().any(is_shared) {
+        if is_told_by_port(workload, by_address) {
             are_told.insert(&workload.name);
             for port in &workload.ports {
                 claim(workload, port.port);

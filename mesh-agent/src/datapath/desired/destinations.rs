@@ -1,13 +1,12 @@
 //! Which addresses are the mesh's, and where connections to them go.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use mesh_common::addr::user::from_ip;
 use mesh_common::destination::{ASK, Destination, DestinationKey};
 use mesh_common::workload::GUARDED;
 
-use crate::datapath::desired::ports::is_among;
 use crate::datapath::desired::room::{Shortages, Want, tables};
 use crate::datapath::desired::services::{self, Virtual};
 use crate::datapath::desired::sets::SetIds;
@@ -114,16 +113,12 @@ fn add_workload(view: &View<'_>, one: &Served<'_>, has_settings: bool, wanted: &
         let strictest = ports.fold(0, |all, port| all | guard_of(&policy, *port, is_here));
         entry(guard_of(&policy, 0, is_here) | (strictest & GUARDED))
     };
-    let has =
-        |ip: &&IpAddr| view.mesh.by_address.get(*ip).is_some_and(|all| is_among(all, one.workload));
     // What others keep is not its own, here or elsewhere.
-    for ip in one.workload.addresses.iter().filter(has) {
+    let own = one.workload.addresses.iter().filter(|ip| view.mesh.keeps(one.workload, **ip));
+    for ip in own {
         let address = from_ip(*ip);
         if let Some(ports) = one.own_ports {
-            let listens = |port: u16| {
-                let listeners = view.mesh.listeners(SocketAddr::new(*ip, port));
-                view.mesh.owns(one.workload, port) && is_among(listeners, one.workload)
-            };
+            let listens = |port: u16| view.mesh.listens(one.workload, SocketAddr::new(*ip, port));
             for port in ports.iter().filter(|port| listens(**port)) {
                 let key = DestinationKey::tcp(address, port.to_be());
                 wanted.destinations.entry(key).or_insert_with(|| of_port(*port));

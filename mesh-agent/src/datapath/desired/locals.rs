@@ -9,7 +9,6 @@ use mesh_common::destination::DestinationKey;
 use mesh_common::source::{BY_CGROUP, CGROUP, ENROLLED, NODE, Source, SourceKey, WAITING};
 use mesh_common::workload::{BY_PORT, CAPTURE, FAIL_CLOSED, GUARDED, Inbound, PortKey, VIA_AGENT};
 
-use crate::datapath::desired::ports::is_among;
 use crate::datapath::desired::room::{Shortages, Want, tables};
 use crate::datapath::desired::verdicts::Classes;
 use crate::datapath::desired::{Enrolled, Entries, Places, View, destination, inbound, source};
@@ -17,6 +16,10 @@ use crate::model::policy::{SameNode, WorkloadPolicy};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 use crate::store::update::Kind;
+
+/// The entry of ports of which nobody knows whose they are: no record of the kernel's is for them, and the
+/// agent refuses what arrives.
+const NOBODYS: Inbound = Inbound { workload: 0, flags: CAPTURE | GUARDED | FAIL_CLOSED, pad: 0 };
 
 /// A workload of this node.
 pub(super) struct Local<'a> {
@@ -51,7 +54,7 @@ pub(super) fn all<'a>(view: &'a View<'_>) -> Vec<Local<'a>> {
     known.collect()
 }
 
-/// Those whose workloads the snapshot does not have.
+/// Workloads that were found, and that the snapshot does not have.
 pub(super) fn gone<'a>(view: &'a View<'_>) -> Vec<&'a Enrolled> {
     let is_gone = |enrolled: &&Enrolled| !view.mesh.workloads.contains_key(&enrolled.name);
     view.enrolled.iter().filter(is_gone).collect()
@@ -85,9 +88,7 @@ pub(super) fn add(
         let source = Source { workload: 0, namespace: 0, flags, pad: 0 };
         wanted.sources.insert(enrolled.source, source);
         if enrolled.source.kind != CGROUP {
-            let flags = CAPTURE | GUARDED | FAIL_CLOSED;
-            let inbound = Inbound { workload: 0, flags, pad: 0 };
-            wanted.inbound.insert(PortKey::new(enrolled.netns, 0), inbound);
+            wanted.inbound.insert(PortKey::new(enrolled.netns, 0), NOBODYS);
         }
     }
     add_arrivals(mesh, all, short, wanted);
@@ -120,8 +121,7 @@ fn add_arrivals(mesh: &Snapshot, all: &[Local<'_>], short: &mut Shortages, wante
             } else {
                 // It is another's, or nobody's, and is so also while that one is not here: what arrives
                 // goes to the agent, which refuses it.
-                let flags = CAPTURE | GUARDED | FAIL_CLOSED;
-                wanted.inbound.entry(key).or_insert(Inbound { workload: 0, flags, pad: 0 });
+                wanted.inbound.entry(key).or_insert(NOBODYS);
             }
         }
     }
@@ -150,9 +150,7 @@ fn add_probes(mesh: &Snapshot, all: &[Local<'_>], short: &mut Shortages, wanted:
     let wants = all.iter().map(|local| local.want(n_entries(local), without)).collect();
     let [granted] = short.share(tables::PROBES, 0, &[wants]);
     for (local, _) in all.iter().zip(granted).filter(|(_, granted)| *granted) {
-        let has = |address: &&IpAddr| {
-            mesh.by_address.get(*address).is_some_and(|all| is_among(all, local.workload))
-        };
+        let has = |address: &&IpAddr| mesh.keeps(local.workload, **address);
         for address in local.workload.addresses.iter().filter(has) {
             for port in &local.workload.probes {
                 let key = DestinationKey::tcp(from_ip(*address), port.to_be());

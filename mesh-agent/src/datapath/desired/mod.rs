@@ -54,7 +54,7 @@ pub struct Places {
     all: Vec<Enrolled>,
     /// The snapshot's revision for which they were looked for.
     revision: u64,
-    /// Those that can be are enrolled.
+    /// Enrolled as far as they can be.
     are_settled: bool,
 }
 

@@ -1,7 +1,6 @@
 //! Which ports a workload has, where that tells it from others on its address.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
@@ -23,9 +22,4 @@ pub(super) fn by_workload(mesh: &Snapshot) -> HashMap<&ResourceName, BTreeSet<u1
         }
     }
     ports
-}
-
-/// Whether a workload is one of those.
-pub(super) fn is_among(workloads: &[Arc<Workload>], workload: &Workload) -> bool {
-    workloads.iter().any(|one| one.name == workload.name)
 }
