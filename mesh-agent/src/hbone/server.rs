@@ -15,6 +15,7 @@ use crate::hbone::connect::{self, Open, RequestError};
 use crate::hbone::stream::Stream;
 use crate::hbone::unread::{Received, Unread};
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
+use crate::io::frames::Paced;
 use crate::task::ending::Ending;
 
 /// The largest list of headers of a request, in bytes (what ztunnel allows).
@@ -85,7 +86,7 @@ where
         .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
         .max_local_error_reset_streams(None)
         .max_header_list_size(MAX_HEADER_BYTES)
-        .handshake(Arc::clone(&unread).counted(io));
+        .handshake(Arc::clone(&unread).counted(Paced::of_client(io)));
     // A peer that says nothing has no streams to lose.
     let mut connection = tokio::select! {
         biased;

@@ -16,6 +16,7 @@ use crate::hbone::connect::{self, Open};
 use crate::hbone::stream::Stream;
 use crate::hbone::unread::Unread;
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
+use crate::io::frames::Paced;
 use crate::io::load::{Load, Meter};
 use crate::task::scope::Scope;
 use crate::telemetry::OpenTunnel;
@@ -66,7 +67,7 @@ impl Tunnel {
             .max_send_buffer_size(options.max_send_buffer_bytes)
             .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
             .max_local_error_reset_streams(None)
-            .handshake(Arc::clone(&unread).counted(io))
+            .handshake(Arc::clone(&unread).counted(Paced::of_server(io)))
             .await?;
         let load = Arc::new(Load::default());
         let meter = Arc::new(load.add(options.max_streams.max(1)).ok_or(Error::Closed)?);

@@ -8,6 +8,7 @@ pub mod copy;
 pub mod counted;
 pub mod relay;
 pub mod duplex;
+pub mod frames;
 pub mod link;
 pub mod load;
 pub mod tls;

@@ -15,6 +15,7 @@ mod hung;
 mod outages;
 mod paths;
 mod floods;
+mod frames;
 mod peers;
 mod pods;
 mod readings;

@@ -14,6 +14,7 @@ use std::task::Context;
 use hyper::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::io::frames::Paced;
 use crate::proxy::http::gate::{Gate, Gated};
 
 /// The places of one connection. Cheap to clone; all clones are one.
@@ -35,9 +36,9 @@ impl Places {
         Self { permits: Arc::new(Semaphore::new(most)), gate: Arc::default() }
     }
 
-    /// The connection, which says whether its server reads.
-    pub fn gated<Io>(&self, io: Io) -> Gated<Io> {
-        Gated::new(io, Arc::clone(&self.gate))
+    /// The connection, which says whether its server reads, and whose frames come in turns.
+    pub fn gated<Io>(&self, io: Io) -> Gated<Paced<Io>> {
+        Gated::new(Paced::of_server(io), Arc::clone(&self.gate))
     }
 
     /// Whether they are those of the same connection.

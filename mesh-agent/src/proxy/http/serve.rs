@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::bounds::Client;
 use crate::failure::{Failure, Kind, Retry, Side, chain};
+use crate::io::frames::Paced;
 use crate::io::leg::Leg;
 use crate::model::service::AppProtocol;
 use crate::model::trace::Trace;
@@ -165,7 +166,7 @@ async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hype
             served
         }
         Version::Http2 => {
-            let mut serving = Batch::turns(front, |io| {
+            let mut serving = Batch::turns(Paced::of_client(front), |io| {
                 setup::http2_server(&scope, most).serve_connection(TokioIo::new(io), service)
             });
             tokio::select! {

@@ -2,6 +2,7 @@
 
 pub mod application;
 pub mod admission;
+pub mod asked;
 pub mod hbone;
 pub mod last_hop;
 pub mod plaintext;

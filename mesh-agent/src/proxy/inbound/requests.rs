@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::pending;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,6 @@ use std::{fmt, io};
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
 use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use hyper::http::request;
 use hyper::service::service_fn;
@@ -24,13 +23,14 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, Version as HttpVersion};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::authz::path::{self, Readings};
 use crate::authz::{Denial, HttpRequest};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::ahead;
+use crate::io::frames::Paced;
 use crate::io::leg::Leg;
 use crate::model::snapshot::Snapshot;
 use crate::proxy::Context;
@@ -42,13 +42,12 @@ use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::fields::clean;
 use crate::proxy::http::front::Front;
 use crate::proxy::http::heads::Heads;
-use crate::proxy::http::places::{Place, Places};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::Counted;
 use crate::proxy::http::{counting, exchange, host};
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
-use crate::task::scope::Scope;
+use crate::proxy::inbound::asked::{Application, Driving, begin};
 use crate::telemetry::{self, RequestKind, RequestSeries, Said, Upgrade};
 use crate::tunnels::Io;
 
@@ -98,22 +97,6 @@ impl Point {
         }
     }
 }
-
-/// The connection to the application. One request at a time, of HTTP/1.1; of HTTP/2, as many as the
-/// client may have under way, also of those that it has taken back.
-enum Application {
-    Http1(AsyncMutex<http1::SendRequest<Body>>),
-    Http2(http2::SendRequest<Body>, Places),
-}
-
-/// A request's turn on it: of HTTP/1.1 until the request has its answer.
-enum Turn<'a> {
-    Http1(AsyncGuard<'a, http1::SendRequest<Body>>),
-    Http2(http2::SendRequest<Body>, Option<Place>),
-}
-
-/// What moves the bytes of that connection, until it ends.
-type Driving = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
 
 /// Serves the requests that come by `io` to `application`, for as long as policies allow the
 /// connection.
@@ -195,62 +178,6 @@ async fn spoken(io: &mut impl Io, first: &mut Vec<u8>) -> Result<Option<Version>
     timeout(PATIENCE, look).await.unwrap_or(Ok(None)).map_err(failed)
 }
 
-impl Application {
-    async fn turn(&self) -> Turn<'_> {
-        match self {
-            Self::Http1(sender) => Turn::Http1(sender.lock().await),
-            Self::Http2(sender, places) => Turn::Http2(sender.clone(), places.wait().await),
-        }
-    }
-}
-
-impl Turn<'_> {
-    /// Sends a request, when the last one's answer has been read to its end.
-    async fn send(
-        &mut self,
-        mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, hyper::Error> {
-        match self {
-            Self::Http1(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await
-            }
-            Self::Http2(sender, place) => {
-                if let Some(place) = place.take() {
-                    place.hold(&mut request);
-                }
-                sender.send_request(request).await
-            }
-        }
-    }
-}
-
-/// Begins HTTP with the application.
-async fn begin(
-    version: Version,
-    io: Counted,
-    (scope, most): (&Scope, Http2),
-) -> Result<(Application, Driving), Failure> {
-    let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
-    match version {
-        Version::Http1 => {
-            let handshake = setup::http1_client().handshake::<_, Body>(TokioIo::new(io));
-            let (sender, driving) = handshake.await.map_err(failed)?;
-            Ok((
-                Application::Http1(AsyncMutex::new(sender)),
-                Box::pin(async move { driving.with_upgrades().await }),
-            ))
-        }
-        Version::Http2 => {
-            let places = Places::new(most.places());
-            let io = TokioIo::new(places.gated(io));
-            let handshake = setup::http2_client(scope, most).handshake::<_, Body>(io);
-            let (sender, driving) = handshake.await.map_err(failed)?;
-            Ok((Application::Http2(sender, places), Box::pin(driving)))
-        }
-    }
-}
-
 /// Serves until one of the two ends it, and then what the connection has become, if it has.
 async fn converse<C>(point: Arc<Point>, client: C, driving: Driving) -> Result<(), Failure>
 where
@@ -327,7 +254,7 @@ where
             }
         }
         Version::Http2 => {
-            let mut serving = Batch::turns(client, |io| {
+            let mut serving = Batch::turns(Paced::of_client(client), |io| {
                 setup::http2_server(&scope, point.most).serve_connection(TokioIo::new(io), service)
             });
             tokio::select! {
