@@ -25,6 +25,7 @@ use crate::flows::enforce::Enforcer;
 use crate::identity::{Identities, Placement, authority};
 use crate::model::condition::Finding;
 use crate::model::trust_domain::TrustDomains;
+use crate::native::quota::Quota;
 use crate::pods::run::Pods;
 use crate::proxy::Context;
 use crate::proxy::inbound::admission::budget::Node;
@@ -32,6 +33,7 @@ use crate::proxy::realm::Locals;
 use crate::settings::{Settings, VERSION, defaults};
 use crate::source::file::FileSource;
 use crate::store::{self, Reader};
+use crate::sys::memory::available as available_memory;
 use crate::sys::{cgroup, confine, socket};
 use crate::task::clock;
 use crate::task::ready::{Gate, Ready};
@@ -78,8 +80,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let ready = Ready::new();
     let (control, connections) = (Scope::new("control"), Scope::new("connections"));
     let options = settings.proxy();
+    let available = available_memory().context("reading how much memory there may be")?;
+    let memory = settings.memory(available);
     // What the agent itself needs is open by now.
-    let sockets = sockets(settings, files)?;
+    let sockets = sockets(settings, files, memory)?;
     let context = Arc::new(Context {
         mesh: mesh.clone(),
         kernel: Arc::clone(&loaded.kernel),
@@ -88,6 +92,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         runtimes: workers.runtimes().clone(),
         handshakes: Node::new(options.node_handshakes),
         sockets: sockets.clone(),
+        unread: Arc::new(Quota::new(Settings::unread(memory), None)),
         options,
     });
     let (applied_tx, applied) = watch::channel(Applied::default());
@@ -175,6 +180,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         version = VERSION,
         threads = settings.threads(),
         sockets = sockets.counts().most,
+        memory_mib = memory >> 20,
         "started"
     );
 
@@ -327,10 +333,10 @@ fn admin_state(
     }
 }
 
-/// The sockets that there may be, where there may be so many open files.
-fn sockets(settings: &Settings, files: u64) -> anyhow::Result<bounds::Node> {
+/// The sockets that there may be, where there may be so many open files and so much memory.
+fn sockets(settings: &Settings, files: u64, memory: usize) -> anyhow::Result<bounds::Node> {
     let open = files::count_open().context("counting open files")?;
-    let options = settings.sockets(files, open);
+    let options = settings.bounds(files, open, memory);
     anyhow::ensure!(
         options.sockets >= defaults::LEAST_SOCKETS,
         "with {files} open files, of which {open} are open already, there is nothing left for \
@@ -339,9 +345,10 @@ fn sockets(settings: &Settings, files: u64) -> anyhow::Result<bounds::Node> {
     if options.sockets < settings.max_sockets() {
         tracing::warn!(
             open_files = files,
+            memory_mib = memory >> 20,
             sockets = options.sockets,
-            "the limit of open files allows fewer sockets than --max-sockets: raise it \
-             (LimitNOFILE= of the unit, ulimit -Hn), or lower --max-sockets"
+            "the limit of open files, or the memory, allows fewer sockets than --max-sockets: raise \
+             it (LimitNOFILE= or MemoryMax= of the unit, --max-memory), or lower --max-sockets"
         );
     }
     Ok(bounds::Node::new(options))

@@ -1,14 +1,17 @@
-//! How many sockets the agent holds: for each client, each workload, and all of them. Pure: an
-//! account is asked before a connection is served, or a socket is made.
+//! How many sockets the agent holds, and how much memory it has promised: for each client, each
+//! workload, and all of them. Pure: an account is asked before a connection is served, or a socket is
+//! made.
 //!
 //! Whatever a party can make the agent hold is a socket, or comes with one: accepted connections,
 //! handshakes, tunnels, streams with their connections to applications, and dials that are under
 //! way. So there is one count, whose sum is below the process's limit of descriptors. How it is
 //! shared is in the ledger.
+//!
+//! Memory is another count, of what is promised to connections of HTTP/2.
 
 mod bodies;
 mod ledger;
-mod window;
+mod promise;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,16 +20,13 @@ use std::time::{Duration, Instant};
 
 use self::bodies::Total;
 pub use self::bodies::{Bodies, KeptBody};
-use self::ledger::{Holder, Ledger};
-use self::window::Promised;
-pub use self::window::Windows;
+use self::ledger::{Holder, Ledger, Most};
+use self::promise::LITTLE_UNITS;
+pub use self::promise::{Promise, Wanted};
 use crate::model::spiffe::SpiffeId;
 
 /// How often refusals of one use of a workload are mentioned, at most.
 const MENTION_EVERY: Duration = Duration::from_secs(1);
-
-/// One of so many sockets is kept for those who hold few.
-const RESERVED: usize = 8;
 
 /// How many sockets there may be.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +37,8 @@ pub struct Options {
     pub tunnels: usize,
     /// A client that holds fewer for a use of a workload may take from the reserve.
     pub few: usize,
-    /// Bytes that clients may leave by connections of HTTP/2, and peers by tunnels of HBONE.
-    pub windows: Windows,
+    /// Bytes of memory that are promised to connections of HTTP/2 and tunnels of HBONE, in all.
+    pub promised: usize,
     /// Bytes of requests that are kept to be sent again, in all.
     pub bodies: usize,
 }
@@ -80,6 +80,8 @@ pub enum Limit {
     Use,
     /// The workload's.
     Workload,
+    /// That of memory, whoever's.
+    Memory,
 }
 
 /// The part that a socket was taken from.
@@ -100,29 +102,40 @@ pub struct Counts {
     pub refused: [[u64; Limit::ALL.len()]; Use::ALL.len()],
     /// How often accepting failed since the start.
     pub accept_failures: u64,
+    /// What was promised.
+    pub memory: Memory,
 }
 
-/// The sockets of all workloads of the node. Cheap to clone; all clones are one.
-#[derive(Clone, Debug)]
-pub struct Node(Arc<Mutex<Ledger>>, Arc<Total>);
+/// What connections are promised of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The most that there may be, in bytes.
+    pub most_bytes: u64,
+    /// Bytes, by [`Use`].
+    pub promised_bytes: [u64; Use::ALL.len()],
+}
 
-/// The sockets of one workload.
+/// What all workloads of the node have. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Node(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    sockets: Mutex<Ledger>,
+    /// In units of [`promise::UNIT_BYTES`].
+    memory: Mutex<Ledger>,
+    bodies: Arc<Total>,
+}
+
+/// What one workload has.
 #[derive(Debug)]
 pub struct Account {
     node: Node,
+    /// Its number among the sockets, and in the memory.
     number: u64,
+    memory: u64,
     mentions: Mutex<[Mention; Use::ALL.len()]>,
-    promised: Mutex<Promised>,
     bodies: Arc<Bodies>,
-}
-
-/// Bytes that a client may leave by a connection, promised until it is dropped.
-#[derive(Debug)]
-#[must_use = "dropping it gives the bytes back"]
-pub struct Window {
-    account: Arc<Account>,
-    client: Client,
-    bytes: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -147,40 +160,27 @@ pub struct Held {
 #[must_use = "dropping it counts them no longer"]
 pub struct Kept(Node, usize);
 
-impl Options {
-    /// What everybody has together.
-    fn shared(&self) -> usize {
-        self.sockets - self.sockets / RESERVED
-    }
-
-    /// What those who hold few have of each use.
-    fn reserved(&self) -> usize {
-        self.sockets / RESERVED / Use::ALL.len()
-    }
-
-    fn most_of(&self, used: Use) -> usize {
-        match used {
-            Use::Tunnel => self.tunnels,
-            Use::Handshake | Use::Outbound | Use::Plaintext | Use::Stream => usize::MAX,
-        }
-    }
-}
-
 impl Node {
     /// Nothing is held yet.
     pub fn new(options: Options) -> Self {
-        Self(Arc::new(Mutex::new(Ledger::new(options))), Total::new(options.bodies))
+        let Options { sockets, tunnels, few, promised, bodies } = options;
+        let all = promised / promise::UNIT_BYTES;
+        let memory = Most { all, tunnels: usize::MAX, few: LITTLE_UNITS };
+        Self(Arc::new(Shared {
+            sockets: Mutex::new(Ledger::new(Most { all: sockets, tunnels, few })),
+            memory: Mutex::new(Ledger::new(memory)),
+            bodies: Total::new(bodies),
+        }))
     }
 
     /// An account for one more workload.
     pub fn account(&self) -> Arc<Account> {
-        let (number, windows) = self.lock().open();
         Arc::new(Account {
             node: self.clone(),
-            number,
+            number: self.lock().open(),
+            memory: self.memory().open(),
             mentions: Mutex::default(),
-            promised: Mutex::new(Promised::new(windows)),
-            bodies: Bodies::of(&self.1),
+            bodies: Bodies::of(&self.0.bodies),
         })
     }
 
@@ -198,12 +198,19 @@ impl Node {
 
     /// What is held, and what was refused.
     pub fn counts(&self) -> Counts {
-        self.lock().counts()
+        let (most, units) = self.memory().held();
+        let bytes = |units: usize| (units * promise::UNIT_BYTES) as u64;
+        let memory = Memory { most_bytes: bytes(most), promised_bytes: units.map(bytes) };
+        self.lock().counts(memory)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ledger> {
         // A panic elsewhere leaves the numbers whole: each change is one call.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Ledger> {
+        self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -228,21 +235,9 @@ impl Account {
         }
     }
 
-    /// Promises `wanted` bytes to one more connection of `client`, or what there is: 64 KiB at the
-    /// least.
-    pub fn window(self: &Arc<Self>, client: Client, wanted: u32) -> Window {
-        let client = client.around().unwrap_or(client);
-        let bytes = self.promised().take(&client, wanted);
-        Window { account: Arc::clone(self), client, bytes }
-    }
-
     /// The bytes of its requests that are kept to be sent again.
     pub const fn bodies(&self) -> &Arc<Bodies> {
         &self.bodies
-    }
-
-    fn promised(&self) -> MutexGuard<'_, Promised> {
-        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a refusal is mentioned: how many there were since the last that was, this one among
@@ -266,22 +261,10 @@ impl Mention {
     }
 }
 
-impl Window {
-    /// How many bytes these are.
-    pub const fn bytes(&self) -> u32 {
-        self.bytes
-    }
-}
-
-impl Drop for Window {
-    fn drop(&mut self) {
-        self.account.promised().give_back(&self.client, self.bytes);
-    }
-}
-
 impl Drop for Account {
     fn drop(&mut self) {
         self.node.lock().close(self.number);
+        self.node.memory().close(self.memory);
     }
 }
 
@@ -289,7 +272,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let client = self.client.as_deref();
         let holder = Holder { workload: self.account.number, used: self.used, client };
-        self.account.node.lock().release(holder, self.pool);
+        self.account.node.lock().release(holder, self.pool, 1);
     }
 }
 
@@ -343,7 +326,7 @@ impl Use {
 
 impl Limit {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Client, Self::Node, Self::Use, Self::Workload];
+    pub const ALL: &[Self] = &[Self::Client, Self::Node, Self::Use, Self::Workload, Self::Memory];
 
     /// The word used in the metrics and the log.
     pub const fn as_str(self) -> &'static str {
@@ -352,6 +335,7 @@ impl Limit {
             Self::Node => "node",
             Self::Use => "use",
             Self::Workload => "workload",
+            Self::Memory => "memory",
         }
     }
 }
@@ -363,6 +347,7 @@ impl fmt::Display for Limit {
             Self::Node => "this agent has as many sockets as it may (--max-sockets)",
             Self::Use => "the workload has as many sockets of this agent for this use as it may",
             Self::Workload => "the workload has as many sockets of this agent as it may",
+            Self::Memory => "there is no memory left for more connections like it (--max-memory)",
         })
     }
 }
@@ -374,19 +359,7 @@ mod tests {
     use super::*;
 
     fn options(sockets: usize) -> Options {
-        let windows = Windows { client_bytes: 1 << 20, workload_bytes: 1 << 22 };
-        Options { sockets, tunnels: 10, few: 2, windows, bodies: 0 }
-    }
-
-    #[test]
-    fn a_window_is_given_back_when_it_is_dropped() {
-        let account = Node::new(options(800)).account();
-        let peer = || Client::Identity(SpiffeId::new("cluster.local", "demo", "web").unwrap());
-        let first = account.window(peer(), 1 << 20);
-        let second = account.window(peer(), 1 << 20);
-        assert_eq!((first.bytes(), second.bytes()), (1 << 18, (1 << 18) / 4 * 3));
-        drop((first, second));
-        assert_eq!(account.window(peer(), 1 << 20).bytes(), 1 << 18);
+        Options { sockets, tunnels: 10, few: 2, promised: 1 << 30, bodies: 0 }
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Runs the agent of this node, until SIGTERM
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Makes the mesh's authority, and vouches for nodes
     Ca(ca::Args),
     /// Shows the certificates that this node's agent uses
@@ -143,7 +143,7 @@ pub struct UninstallArgs {
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => {
-            let settings = Settings::try_from(args)?;
+            let settings = Settings::try_from(*args)?;
             app::run(&settings)?;
         }
         Command::Ca(args) => ca::run(&args, &mut io::stdout())?,

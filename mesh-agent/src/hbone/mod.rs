@@ -12,6 +12,8 @@ pub mod unread;
 use std::io;
 use std::time::Duration;
 
+use crate::bounds::Wanted;
+
 /// What tunnels need to be told; nothing else of the settings reaches them.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -36,6 +38,34 @@ pub struct Options {
     pub ping_interval: Duration,
     /// How long it has to answer.
     pub ping_timeout: Duration,
+}
+
+/// What a stream may have waiting to be sent at the least.
+const LEAST_SEND_BUFFER_BYTES: u32 = 4 << 10;
+
+/// The least window of a tunnel: that of HTTP/2 itself (RFC 9113, section 6.9.2).
+const LEAST_WINDOW_BYTES: u32 = 65_535;
+
+/// The memory without which a tunnel is no use: half a MiB of window, and 5 KiB to be sent on each of a
+/// hundred streams.
+const LEAST_BYTES: u32 = 1 << 20;
+
+impl Options {
+    /// The memory that a tunnel wants: what is not read of what comes, and of what is sent.
+    pub fn wanted(&self) -> Wanted {
+        let most = self.tunnel_window_bytes.saturating_mul(2).max(LEAST_BYTES);
+        Wanted { least: LEAST_BYTES, most }
+    }
+
+    /// Of a tunnel that was promised so many bytes.
+    #[must_use]
+    pub fn within(self, promised: u32) -> Self {
+        let window = (promised / 2).clamp(LEAST_WINDOW_BYTES, self.tunnel_window_bytes);
+        let each = (window / self.max_streams.max(1)).max(LEAST_SEND_BUFFER_BYTES);
+        let each = usize::try_from(each).unwrap_or(usize::MAX);
+        let max_send_buffer_bytes = self.max_send_buffer_bytes.min(each);
+        Self { tunnel_window_bytes: window, max_send_buffer_bytes, ..self }
+    }
 }
 
 /// Streams that were reset here and are remembered, so that what the peer had under way on them is

@@ -32,6 +32,8 @@ pub struct Bounds {
 pub struct Quotas<Peer, Workload> {
     peers: HashMap<Peer, Weak<Quota>>,
     workloads: HashMap<Workload, Weak<Quota>>,
+    /// What all workloads of the node have together; `None`: only each its own.
+    node: Option<Arc<Quota>>,
 }
 
 /// The two ends of a tunnel that a peer has opened.
@@ -44,10 +46,15 @@ pub struct Ends {
 }
 
 /// Quotas of the peers that have connected to a namespace's workloads, on all data threads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ClientQuotas(Mutex<Quotas<Ends, ResourceName>>);
 
 impl ClientQuotas {
+    /// None yet, within what the node has.
+    pub fn within(node: Arc<Quota>) -> Self {
+        Self(Mutex::new(Quotas::within(node)))
+    }
+
     /// The quota of a peer: one for all its tunnels to a workload.
     pub fn of(&self, ends: &Ends, bounds: Bounds) -> Arc<Quota> {
         // A panic elsewhere leaves the tables whole: each change is one call.
@@ -75,11 +82,16 @@ pub struct Share {
 
 impl<Peer, Workload> Default for Quotas<Peer, Workload> {
     fn default() -> Self {
-        Self { peers: HashMap::new(), workloads: HashMap::new() }
+        Self { peers: HashMap::new(), workloads: HashMap::new(), node: None }
     }
 }
 
 impl<Peer: Clone + Eq + Hash, Workload: Clone + Eq + Hash> Quotas<Peer, Workload> {
+    /// None yet, within what the node has.
+    pub fn within(node: Arc<Quota>) -> Self {
+        Self { node: Some(node), ..Self::default() }
+    }
+
     /// What a peer may use of a workload: one for all its tunnels. `peer` says of which workload.
     pub fn of(&mut self, peer: &Peer, workload: &Workload, bounds: Bounds) -> Arc<Quota> {
         if let Some(quota) = self.peers.get(peer).and_then(Weak::upgrade) {
@@ -89,7 +101,7 @@ impl<Peer: Clone + Eq + Hash, Workload: Clone + Eq + Hash> Quotas<Peer, Workload
         self.peers.retain(|_, quota| quota.strong_count() > 0);
         self.workloads.retain(|_, quota| quota.strong_count() > 0);
         let all = self.workloads.get(workload).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let quota = Arc::new(Quota::new(bounds.workload, None));
+            let quota = Arc::new(Quota::new(bounds.workload, self.node.clone()));
             self.workloads.insert(workload.clone(), Arc::downgrade(&quota));
             quota
         });
@@ -113,21 +125,29 @@ impl Quota {
         fits.then_some(share)
     }
 
-    /// Takes so much more, here and there. False: that is more than there may be, here or there; there,
-    /// only if this one has more than an equal part. So those who have most lose, and all together
-    /// have at most twice as much as they may.
+    /// Takes so much more, here and at all levels above. False: that is more than there may be, here or
+    /// there; there, only if this one has more than an equal part, or is of one that has. So those who
+    /// have most lose, and all together have at most twice as much as they may.
     fn take(
         &self,
         more: usize,
         used: impl Fn(&Self) -> &AtomicUsize,
         most: impl Fn(Most) -> usize,
     ) -> bool {
-        let own = used(self).fetch_add(more, Ordering::Relaxed).saturating_add(more);
-        let Some(parent) = &self.parent else { return own <= most(self.most) };
-        let all = used(parent).fetch_add(more, Ordering::Relaxed).saturating_add(more);
-        // Whoever uses it holds it.
-        let part = most(parent.most) / Arc::strong_count(parent);
-        own <= most(self.most) && (all <= most(parent.most) || own <= part)
+        let add =
+            |quota: &Self| used(quota).fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        let own = add(self);
+        let mut fits = own <= most(self.most);
+        let (mut level, mut has, mut parts) = (self, own, 1_usize);
+        while let Some(above) = &level.parent {
+            // Whoever uses it holds it.
+            let count = Arc::strong_count(above);
+            parts = parts.saturating_mul(count);
+            let (all, may) = (add(above), most(above.most));
+            fits &= all <= may || has <= may / count || own <= may / parts;
+            (level, has) = (above, all);
+        }
+        fits
     }
 
     /// Streams and bytes that are in use.
@@ -209,6 +229,25 @@ mod tests {
         assert!(!shares[2].came(20), "more than a third");
         shares[0].read();
         assert!(shares[2].came(1), "there is room");
+    }
+
+    #[test]
+    fn a_workload_with_little_is_not_the_one_that_loses() {
+        let most = |bytes| Most { streams: 8, bytes };
+        let bounds = Bounds { peer: most(60), workload: most(100) };
+        let node = Arc::new(Quota::new(most(90), None));
+        let mut quotas = Quotas::within(Arc::clone(&node));
+        let greedy = [1, 2].map(|peer| quotas.of(&peer, &"web", bounds));
+        let (little, small) = (quotas.of(&3, &"db", bounds), quotas.of(&4, &"web", bounds));
+        let mut shares = greedy.each_ref().map(|quota| quota.stream().unwrap());
+        assert!(shares[0].came(45) && shares[1].came(45));
+        let (mut little, mut small) = (little.stream().unwrap(), small.stream().unwrap());
+        assert!(little.came(10), "another workload has little");
+        assert!(!shares[0].came(1) && !shares[1].came(1), "the node has no more");
+        assert!(small.came(5), "a peer that has little, of the workload that has most");
+        assert!(!little.came(20), "more than an equal part");
+        drop((shares, little, small));
+        assert_eq!(node.used(), (0, 0));
     }
 
     #[test]

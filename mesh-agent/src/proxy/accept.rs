@@ -72,8 +72,7 @@ mod tests {
         let scope = Scope::new("test");
         let connections = scope.clone();
         scope.spawn(async move {
-            let windows = bounds::Windows { client_bytes: 0, workload_bytes: 0 };
-            let none = bounds::Options { sockets: 0, tunnels: 0, few: 0, windows, bodies: 0 };
+            let none = bounds::Options { sockets: 0, tunnels: 0, few: 0, promised: 0, bodies: 0 };
             let sockets = bounds::Node::new(none);
             run(listener, &connections.clone(), &sockets, |mut stream, _client| {
                 connections.spawn(async move {

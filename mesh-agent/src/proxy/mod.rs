@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::bounds;
 use crate::datapath::Kernel;
 use crate::identity::tls;
+use crate::native::quota::Quota;
 use crate::proxy::inbound::admission::{self, budget};
 use crate::proxy::realm::Locals;
 use crate::store::Reader;
@@ -47,6 +48,8 @@ pub struct Context {
     pub handshakes: budget::Node,
     /// The sockets of all of them.
     pub sockets: bounds::Node,
+    /// What peers may leave unread on tunnels of the native transport to all of them.
+    pub unread: Arc<Quota>,
     /// What the settings say.
     pub options: Options,
 }

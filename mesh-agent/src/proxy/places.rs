@@ -1,9 +1,9 @@
-//! Places among the agent's sockets: asked for before a connection is served or a socket is made,
-//! and reported where there is none.
+//! Places among the agent's sockets, and in its memory: asked for before a connection is served or a
+//! socket is made, and reported where there is none.
 
 use tokio::time::Instant;
 
-use crate::bounds::{Client, Held, Limit, Use};
+use crate::bounds::{Client, Held, Limit, Promise, Use, Wanted};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::proxy::conn::Conn;
 use crate::proxy::realm::Local;
@@ -23,17 +23,31 @@ pub struct Refused {
 ///
 /// There are too many. It was counted, and logged if it is to be mentioned.
 pub fn take(local: &Local, used: Use, client: Option<Client>) -> Result<Held, Refused> {
-    let (client, limit) = match local.account.admit(used, client) {
-        Ok(held) => return Ok(held),
-        Err(refused) => refused,
-    };
+    local.account.admit(used, client).map_err(|refused| told(local, used, refused))
+}
+
+/// Has memory promised to one more connection of `local`; `client` as for [`take`].
+///
+/// # Errors
+///
+/// There is none left. It was counted, and logged if it is to be mentioned.
+pub fn promise(
+    local: &Local,
+    used: Use,
+    client: Option<Client>,
+    wanted: Wanted,
+) -> Result<Promise, Refused> {
+    local.account.promise(used, client, wanted).map_err(|refused| told(local, used, refused))
+}
+
+fn told(local: &Local, used: Use, (client, limit): (Option<Client>, Limit)) -> Refused {
     let mention = local.account.mention(used, Instant::now().into_std());
     if let Some(count) = mention {
         tracing::warn!(workload = %local.workload.name, used = used.as_str(),
             limit = limit.as_str(), client = client.as_ref().map(tracing::field::display), count,
             "connections are refused: {limit}");
     }
-    Err(Refused { limit, is_mentioned: mention.is_some() })
+    Refused { limit, is_mentioned: mention.is_some() }
 }
 
 impl Refused {

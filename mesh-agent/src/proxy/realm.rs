@@ -21,7 +21,7 @@ use crate::identity::{Identity, tls};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
-use crate::native::quota::ClientQuotas;
+use crate::native::quota::{self, ClientQuotas};
 use crate::proxy::Context;
 use crate::proxy::breaker::Breaker;
 use crate::proxy::http;
@@ -157,14 +157,16 @@ impl Realm {
     /// The namespace cannot be entered.
     pub fn new(netns: Option<Arc<Netns>>, context: &Context, scope: Scope) -> io::Result<Self> {
         let cookie = within(netns.as_deref(), socket::current_netns_cookie)?;
-        let (tunnels, quotas) = (context.options.tunnels, Quotas::default());
+        let tunnels = context.options.tunnels;
+        let quotas = quota::Quotas::within(Arc::clone(&context.unread));
+        let quotas: Quotas = Arc::new(Mutex::new(quotas));
         let pool =
             || Pool::new(&tunnels, scope.clone(), context.telemetry.clone(), Arc::clone(&quotas));
         Ok(Self {
             cookie,
             admission: Mutex::new(Admission::new(context.options.handshakes)),
             breaker: Mutex::new(Breaker::new(context.options.breaker)),
-            quotas: ClientQuotas::default(),
+            quotas: ClientQuotas::within(Arc::clone(&context.unread)),
             pools: context.runtimes.all().iter().map(|_| pool()).collect(),
             http: context.runtimes.all().iter().map(|_| http::pool::Pool::default()).collect(),
             wires: context.runtimes.all().iter().map(|_| Wires::default()).collect(),

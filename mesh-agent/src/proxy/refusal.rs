@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::bounds::Held;
+use crate::bounds::{Held, Promise};
 use crate::identity::standing::Standing;
 use crate::identity::verify::{PeerError, peer_error};
 use crate::io::link::Link;
@@ -29,14 +29,19 @@ pub struct Watched<Io> {
     standing: Arc<Standing>,
     /// Why writing failed, while the peer's last words are awaited.
     failed: Option<io::Error>,
-    /// Its place among the agent's sockets.
-    _held: Held,
+    /// Its place among the agent's sockets, and in its memory, if it was promised any.
+    _held: (Held, Option<Promise>),
 }
 
 impl<Io: AsyncRead + Unpin> Watched<Io> {
     /// Leaves a refusal in `refusal`. Nothing more is read or written once the peer of `standing`
     /// is revoked: a tunnel reads and writes every few seconds, if only to ask who is there.
-    pub const fn new(io: Io, refusal: Refusal, standing: Arc<Standing>, held: Held) -> Self {
+    pub const fn new(
+        io: Io,
+        refusal: Refusal,
+        standing: Arc<Standing>,
+        held: (Held, Option<Promise>),
+    ) -> Self {
         Self { io, refusal, standing, failed: None, _held: held }
     }
 

@@ -11,7 +11,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::bounds::{Held, Limit, Use};
+use crate::bounds::{Held, Limit, Promise, Use};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::hbone::connect::Open;
 use crate::identity::tls::{Dial, Met, Target};
@@ -295,14 +295,31 @@ async fn dial(
         Ok(Ok((tls, peer, protocol))) => {
             context.telemetry.handshake_done(Role::Client, peer.resumed);
             let validity = Validity { ours: dial.not_after(), peer: Arc::clone(&peer.standing) };
-            let io = Watched::new(tls, Arc::clone(&attempt.refusal), peer.standing, held);
-            return Ok(Dialed { io, protocol, validity });
+            let promise = promise(context, from.local, protocol)?;
+            let bytes = promise.as_ref().map(Promise::bytes);
+            let kept = (held, promise);
+            let io = Watched::new(tls, Arc::clone(&attempt.refusal), peer.standing, kept);
+            return Ok(Dialed { io, protocol, validity, bytes });
         }
         Ok(Err(error)) => tunnels::Error::Tls(error),
         Err(_elapsed) => tunnels::Error::Timeout,
     };
     context.telemetry.handshake_failed(Role::Client, kind(&error).0);
     Err(error)
+}
+
+/// What a tunnel of HBONE may make the agent keep; the native transport counts what really comes.
+fn promise(
+    context: &Context,
+    local: &Local,
+    protocol: Protocol,
+) -> Result<Option<Promise>, tunnels::Error> {
+    if protocol == Protocol::Native {
+        return Ok(None);
+    }
+    let wanted = context.options.tunnels.hbone.wanted();
+    let promised = places::promise(local, Use::Outbound, None, wanted);
+    promised.map(Some).map_err(|refused| tunnels::Error::Connect(io::Error::other(refused.limit)))
 }
 
 /// Who is there, and what is spoken with it.

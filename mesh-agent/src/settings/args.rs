@@ -86,11 +86,18 @@ pub struct RunArgs {
     pub transport: Transport,
 
     /// Sockets of connections that the agent holds at once, at most, shared by clients and
-    /// workloads; fewer if the limit of open files (`ulimit -Hn`) does not allow as many
+    /// workloads; fewer if the limit of open files (`ulimit -Hn`) or --max-memory does not allow
+    /// as many
     #[arg(long, value_name = "N", env = "MESH_MAX_SOCKETS",
         default_value_t = defaults::MAX_SOCKETS.get() as u64,
         value_parser = clap::value_parser!(u64).range(defaults::LEAST_SOCKETS as u64..))]
     pub max_sockets: u64,
+
+    /// Memory that clients and peers may make the agent keep, at most, in MiB; by default half of
+    /// what the machine or the agent's control group has, and 8192 at the most
+    #[arg(long, value_name = "MIB", env = "MESH_MAX_MEMORY",
+        value_parser = clap::value_parser!(u64).range(defaults::LEAST_MEMORY_MIB..))]
+    pub max_memory: Option<u64>,
 
     /// How long open connections may take to end when the agent stops
     #[arg(long, value_name = "SECONDS", env = "MESH_DRAIN_TIMEOUT",

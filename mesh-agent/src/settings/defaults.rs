@@ -3,7 +3,6 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::bounds::Windows;
 use crate::native::quota::{Bounds, Most};
 use crate::proxy::breaker;
 use crate::proxy::inbound::admission;
@@ -96,14 +95,37 @@ pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// worst, so that streams whose applications do not read cannot hold up the others.
 pub const TUNNEL_WINDOW_BYTES: u32 = TUNNEL_MAX_STREAMS * STREAM_WINDOW_BYTES;
 
-/// Bytes that peers may send on all tunnels of HBONE to a workload before they are read:
+/// What of the process's memory clients and peers may make the agent keep: one of so many parts. The
+/// rest is for the configuration, for connections that do as they should, and for the heap itself.
+const MEMORY_PARTS: u64 = 2;
+
+/// The most of it, where nothing is said (`--max-memory`).
+const MOST_MEMORY_BYTES: u64 = 8 << 30;
+
+/// The least that may be said.
+pub const LEAST_MEMORY_MIB: u64 = 64;
+
+/// Of that memory:
 ///
-/// - One peer: the first tunnels have [`TUNNEL_WINDOW_BYTES`], the eighth has 18 MiB, 14 ms of
-///   10 Gbit/s, and those beyond some thirty have the least, 64 KiB each.
-/// - All together: four such peers.
-///
-/// Not in them are 64 KiB for each tunnel, 1,024 × 64 KiB = 64 MiB a workload.
-pub const HBONE_WINDOWS: Windows = Windows { client_bytes: 512 << 20, workload_bytes: 2 << 30 };
+/// - One of so many parts is promised to connections of HTTP/2 and tunnels of HBONE.
+pub const PROMISED_PARTS: usize = 2;
+
+/// - One is what peers may leave unread on tunnels of the native transport: those that have most lose
+///   then, and those that have little at twice as much.
+pub const UNREAD_PARTS: usize = 4;
+
+/// - One is for bodies that are kept, if it is less than [`KEPT_BODIES_BYTES`].
+pub const BODIES_PARTS: usize = 16;
+
+/// - There are no more sockets than so many bytes for each allow: for the head of a request, or a read
+///   that cannot be written.
+pub const SOCKET_BYTES: usize = 16 << 10;
+
+/// The bytes that clients and peers may make the agent keep, by default, of a process that may have
+/// `available`.
+pub fn max_memory(available: u64) -> u64 {
+    (available / MEMORY_PARTS).clamp(LEAST_MEMORY_MIB << 20, MOST_MEMORY_BYTES)
+}
 
 /// Bytes of requests that are kept in case that they have to be sent again, or a copy of them to
 /// somebody else, in all: 51 MiB of one workload, which is at least 400 requests of 64 KiB at once.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub use self::args::{RunArgs, Transport};
 use crate::identity::{authority, tls};
+use crate::native::quota;
 use crate::native::session::Limits;
 use crate::sys::socket::PeerTimeout;
 use crate::telemetry::{self, Target, log};
@@ -47,6 +48,7 @@ pub struct Settings {
     watchdog_timeout: Option<Duration>,
     transport: Transport,
     max_sockets: usize,
+    max_memory_mib: Option<u64>,
 }
 
 /// Why the flags cannot be used.
@@ -211,18 +213,30 @@ impl Settings {
         self.max_sockets
     }
 
-    /// The sockets of connections that there may be, where the process may have `files` open and has
-    /// `open` of them before the first workload is enrolled.
-    pub fn sockets(&self, files: u64, open: usize) -> bounds::Options {
+    /// The bytes that clients and peers may make the agent keep, where the process may have `available`.
+    pub fn memory(&self, available: u64) -> usize {
+        let said = self.max_memory_mib.map(|mib| mib.saturating_mul(1 << 20));
+        let bytes = said.unwrap_or_else(|| defaults::max_memory(available));
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// What there may be of sockets, where the process may have `files` open and has `open` of them
+    /// before the first workload is enrolled, and of what comes with them, within `memory`.
+    pub fn bounds(&self, files: u64, open: usize, memory: usize) -> bounds::Options {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         let left = files.saturating_sub(open).saturating_sub(defaults::KEPT_DESCRIPTORS);
         bounds::Options {
-            sockets: self.max_sockets.min(left),
+            sockets: self.max_sockets.min(left).min(memory / defaults::SOCKET_BYTES),
             tunnels: defaults::MAX_TUNNELS,
             few: defaults::FEW_SOCKETS,
-            windows: defaults::HBONE_WINDOWS,
-            bodies: defaults::KEPT_BODIES_BYTES,
+            promised: memory / defaults::PROMISED_PARTS,
+            bodies: defaults::KEPT_BODIES_BYTES.min(memory / defaults::BODIES_PARTS),
         }
+    }
+
+    /// What peers may leave unread on tunnels of the native transport, of all workloads together.
+    pub fn unread(memory: usize) -> quota::Most {
+        quota::Most { streams: usize::MAX, bytes: memory / defaults::UNREAD_PARTS }
     }
 
     /// For the kernel side; `cgroup_root` is where cgroup v2 is mounted.
@@ -303,6 +317,7 @@ impl TryFrom<RunArgs> for Settings {
                 .then(|| Duration::from_secs(args.watchdog_timeout)),
             transport: args.transport,
             max_sockets: usize::try_from(args.max_sockets).unwrap_or(usize::MAX),
+            max_memory_mib: args.max_memory,
         })
     }
 }
@@ -439,14 +454,33 @@ mod tests {
 
     #[test]
     fn sockets_are_below_the_limit_of_open_files() {
+        let memory = 8 << 30;
         let check = |flags: &[&str], files, open, expect| {
-            assert_eq!(parse(flags).unwrap().sockets(files, open).sockets, expect, "{files}");
+            let options = parse(flags).unwrap().bounds(files, open, memory);
+            assert_eq!(options.sockets, expect, "{files}");
         };
         check(&[], 1 << 20, 100, 1 << 18);
         check(&[], 4096, 100, 4096 - 100 - 256);
         check(&[], 300, 100, 0);
         check(&["--max-sockets", "500"], 1 << 20, 100, 500);
         check(&["--max-sockets", "500"], 600, 100, 244);
+    }
+
+    #[test]
+    fn memory_is_half_of_what_there_is() {
+        let check = |flags: &[&str], available: u64, mib| {
+            let settings = parse(flags).unwrap();
+            assert_eq!(settings.memory(available) >> 20, mib, "{available}");
+        };
+        check(&[], 24 << 30, 8192);
+        check(&[], 2 << 30, 1024);
+        check(&[], 1 << 20, 64);
+        check(&["--max-memory", "100"], 24 << 30, 100);
+        refused(&["--max-memory", "63"], "--max-memory");
+        let small = parse(&[]).unwrap().bounds(1 << 20, 100, 128 << 20);
+        let all = (small.sockets, small.promised >> 20, small.bodies >> 20);
+        assert_eq!(all, (8192, 64, 8));
+        assert_eq!(Settings::unread(128 << 20).bytes, 32 << 20);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod confine;
 pub mod diag;
 pub mod heap;
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod readable;

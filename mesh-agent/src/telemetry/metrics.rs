@@ -94,6 +94,10 @@ catalog! {
         "Sockets of connections that the agent may hold at once";
     SOCKETS_OPEN = Gauge "mesh_sockets_open" ["used"]
         "Sockets of connections that the agent holds, by use";
+    MEMORY_LIMIT = Gauge "mesh_memory_promised_limit_bytes" []
+        "Bytes of memory that connections of HTTP/2 and tunnels of HBONE may be promised";
+    MEMORY_PROMISED = Gauge "mesh_memory_promised_bytes" ["used"]
+        "Bytes of memory that connections of HTTP/2 and tunnels of HBONE are promised, by use";
     SOCKETS_REFUSED = Counter "mesh_sockets_refused_total" ["used", "limit"]
         "Connections that were refused because the client, the workload or the node had too many";
     ACCEPT_FAILURES = Counter "mesh_accept_failures_total" []
@@ -339,6 +343,12 @@ fn encode_sockets(
             let values = [used.as_str(), limit.as_str()];
             sample(&mut family, &SOCKETS_REFUSED, vec![], &values, count)?;
         }
+    }
+    let mut family = describe(encoder, &MEMORY_LIMIT)?;
+    sample(&mut family, &MEMORY_LIMIT, vec![], &[], counts.memory.most_bytes)?;
+    let mut family = describe(encoder, &MEMORY_PROMISED)?;
+    for (used, bytes) in Use::ALL.iter().zip(counts.memory.promised_bytes) {
+        sample(&mut family, &MEMORY_PROMISED, vec![], &[used.as_str()], bytes)?;
     }
     let mut family = describe(encoder, &ACCEPT_FAILURES)?;
     sample(&mut family, &ACCEPT_FAILURES, vec![], &[], counts.accept_failures)

@@ -219,9 +219,10 @@ fn with_everything() -> Telemetry {
         vec![Stalled { thread: "data-0".into(), lasts: Duration::from_millis(1_200), count: 2 }]
     })));
     telemetry.register_source(Source::Sockets(Box::new(|| {
-        let mut refused = [[0; 4]; 5];
+        let mut refused = [[0; bounds::Limit::ALL.len()]; 5];
         refused[Use::Tunnel as usize][bounds::Limit::Client as usize] = 6;
-        bounds::Counts { most: 100, held: [1, 2, 3, 4, 5], refused, accept_failures: 7 }
+        let memory = bounds::Memory { most_bytes: 600, promised_bytes: [0, 0, 0, 0, 400] };
+        bounds::Counts { most: 100, held: [1, 2, 3, 4, 5], refused, accept_failures: 7, memory }
     })));
     telemetry.register_source(Source::Certificates(Box::new(|| {
         let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
@@ -254,6 +255,7 @@ fn sources_are_asked_at_each_scrape() {
     check(&telemetry, "mesh_thread_stalled_milliseconds", &[r#"{thread="data-0"} 1200"#]);
     check(&telemetry, "mesh_thread_stalls_total", &[r#"{thread="data-0"} 2"#]);
     check(&telemetry, "mesh_sockets_limit", &[" 100"]);
+    check(&telemetry, "mesh_memory_promised_limit_bytes", &[" 600"]);
     let expect = [
         r#"{used="handshake"} 1"#,
         r#"{used="outbound"} 2"#,

@@ -143,6 +143,8 @@ pub struct Dialed<Io> {
     pub protocol: Protocol,
     /// How long new streams may be opened on it.
     pub validity: Validity,
+    /// The memory that was promised to it, in bytes; `None`: what really comes is counted.
+    pub bytes: Option<u32>,
 }
 
 /// How long a tunnel takes new streams, as far as certificates go.

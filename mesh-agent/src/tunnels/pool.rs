@@ -144,10 +144,14 @@ impl Pool {
     where
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Dialed { io, protocol, validity } = dialing.await?;
+        let Dialed { io, protocol, validity, bytes } = dialing.await?;
+        let mut options = self.options;
+        if let Some(bytes) = bytes {
+            options.hbone = options.hbone.within(bytes);
+        }
         let counted = self.telemetry.tunnel_opened(protocol);
         let quota = peer.quota.clone();
-        let starting = Tunnel::start(io, protocol, &self.options, quota, &self.scope, counted);
+        let starting = Tunnel::start(io, protocol, &options, quota, &self.scope, counted);
         let (tunnel, lease) = starting.await?;
         lock(&peer.tunnels).push(Pooled { tunnel, validity });
         Ok(lease)

@@ -51,7 +51,8 @@ fn ask(from: &Pod, to: SocketAddr, path: &str) -> TcpStream {
     bytes.extend(h2(8, 0, 0, &window));
     bytes.extend((0..REQUESTS).flat_map(|n| h2(1, 5, 2 * n + 1, &head)));
     let mut stream = from.netns().run(|| TcpStream::connect(to)).unwrap().unwrap();
-    stream.write_all(&bytes).unwrap();
+    // One that is refused may be reset before all is written.
+    let _refused = stream.write_all(&bytes);
     stream
 }
 
@@ -102,5 +103,38 @@ fn paths_that_cost_much_to_judge_hold_up_nobody() {
         let to = suite.versions[0].at(HTTP);
         let _held: Vec<_> = (0..20).map(|_| ask(&outside, to, &path)).collect();
         (0..20).for_each(|_| other());
+    });
+}
+
+#[test]
+fn connections_without_end_are_promised_no_more_than_there_is() {
+    const MEMORY_MIB: &str = "64";
+    const MANY: usize = 200;
+    let allowed = "{to: [{operation: {methods: [GET]}}]}";
+    let args = ["--max-memory", MEMORY_MIB];
+    let suite = Suite::start_with(&[policy("readers", "ALLOW", allowed)], &args);
+    let outside = suite.node.pod("outside").unwrap();
+    // By HTTP/2 too: a client that has little is promised something, whatever others have.
+    let other = || {
+        for ask in [Ask::get("/status/200"), Ask::get("/status/200").http2()] {
+            let answer = &http::ask(&suite.consumer, To::V1.at(80), &[ask]);
+            assert_eq!(answer.as_ref().unwrap()[0].status, 200, "{answer:?}");
+        }
+    };
+    let bystander = Bystander::between(&suite.a, &suite.b);
+    let arena = Arena { by: "stranger", agent: &suite.b, serves: &other, bystander: &bystander };
+    // Half of it is promised, and each connection has a socket on both sides.
+    let bounds = Bounds { memory_bytes: 64 << 20, ..Bounds::default() };
+    let refused = Trace::Access(&["limit", "--max-memory"]);
+    arena.within(bounds).attack("connections of HTTP/2 without end", refused, || {
+        let to = suite.versions[0].at(HTTP);
+        let _held: Vec<_> = (0..MANY).map(|_| ask(&outside, to, "/bytes?n=2000000")).collect();
+        other();
+        let count = suite.b.metrics().unwrap();
+        let limit = [("used", "plaintext"), ("limit", "memory")];
+        assert!(count.sum("mesh_sockets_refused_total", &limit) > 0.0);
+        let promised = count.sum("mesh_memory_promised_bytes", &[]);
+        let most = count.sum("mesh_memory_promised_limit_bytes", &[]);
+        assert!(promised <= most && (most - f64::from(32 << 20)).abs() < 1.0, "{promised} {most}");
     });
 }

@@ -1,4 +1,5 @@
-//! The decision whether one more socket may come, and the counts that it is made from.
+//! The decision whether one more socket may come, or so much more memory, and the counts that it is
+//! made from. A ledger is of one or the other.
 //!
 //! A party may hold a multiple of what is still free around it: the dynamic threshold of Choudhury
 //! and Hahne ("Dynamic queue length thresholds for shared-memory packet switches", IEEE/ACM
@@ -8,13 +9,16 @@
 //! workloads of the node, the [`Use`]s of a workload, and the clients of a use; to networks of IPv6
 //! before the addresses in them.
 //!
-//! What others take later lowers a limit that is used up already. A part of the sockets is therefore
-//! kept for those that hold few: what the shared part refuses them, they get there.
+//! What others take later lowers a limit that is used up already. A part is therefore kept for those
+//! that hold few: what the shared part refuses them, they get there.
+//!
+//! Whoever would like more than the least, as memory, gets a quarter of what is left of the first half of
+//! what it may hold: the second half is for the least of those that come later.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::bounds::{Client, Counts, Limit, Mention, Options, Pool, Use, Windows};
+use crate::bounds::{Client, Counts, Limit, Memory, Mention, Pool, Use};
 
 /// A workload may hold so many times what is free on the node: alone, two thirds of all.
 const WORKLOAD: usize = 2;
@@ -25,6 +29,42 @@ const ANYWHERE: usize = 2;
 /// The same of one use within a workload's limit, and of a client within that of a use: alone, four
 /// fifths, so that one client of one workload comes to 2/3 × 4/5 × 4/5 = 43 % of all.
 const WITHIN: usize = 4;
+
+/// Of what is over in the first half of a limit, one gets a part.
+const PARTS: usize = 4;
+
+/// One of so many is kept for those who hold few.
+const RESERVED: usize = 8;
+
+/// How much there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    /// In all.
+    pub(super) all: usize,
+    /// For tunnels of one workload, without those that come from the reserve.
+    pub(super) tunnels: usize,
+    /// A client that holds less for a use of a workload may take from the reserve.
+    pub(super) few: usize,
+}
+
+impl Most {
+    /// What everybody has together.
+    fn shared(self) -> usize {
+        self.all - self.all / RESERVED
+    }
+
+    /// What those who hold few have of each use.
+    fn reserved(self) -> usize {
+        self.all / RESERVED / Use::ALL.len()
+    }
+
+    fn of(self, used: Use) -> usize {
+        match used {
+            Use::Tunnel => self.tunnels,
+            Use::Handshake | Use::Outbound | Use::Plaintext | Use::Stream => usize::MAX,
+        }
+    }
+}
 
 /// Who holds a socket, and what for.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +77,10 @@ pub(super) struct Holder<'a> {
     pub(super) client: Option<&'a Client>,
 }
 
-/// All sockets of the node that are held.
+/// All that is held on the node.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    options: Options,
+    most: Most,
     /// Sockets of the shared part, with those that are no connections.
     shared: usize,
     /// Sockets of the part that is kept for small holders, by [`Use`].
@@ -82,19 +122,19 @@ impl Shares {
         self.each.iter().find(same).map_or(0, |share| share.2)
     }
 
-    fn add(&mut self, workload: u64, used: Use) {
-        self.all += 1;
+    fn add(&mut self, workload: u64, used: Use, amount: usize) {
+        self.all += amount;
         match self.each.iter_mut().find(|share| share.0 == workload && share.1 == used) {
-            Some(share) => share.2 += 1,
-            None => self.each.push((workload, used, 1)),
+            Some(share) => share.2 += amount,
+            None => self.each.push((workload, used, amount)),
         }
     }
 
-    fn subtract(&mut self, workload: u64, used: Use) {
-        self.all = self.all.saturating_sub(1);
+    fn subtract(&mut self, workload: u64, used: Use, amount: usize) {
+        self.all = self.all.saturating_sub(amount);
         let found = self.each.iter().position(|share| share.0 == workload && share.1 == used);
         let Some(share) = found.and_then(|at| self.each.get_mut(at)) else { return };
-        share.2 = share.2.saturating_sub(1);
+        share.2 = share.2.saturating_sub(amount);
         if share.2 == 0 {
             self.each.swap_remove(found.unwrap_or_default());
         }
@@ -103,9 +143,9 @@ impl Shares {
 
 impl Ledger {
     /// Nothing is held yet.
-    pub(super) fn new(options: Options) -> Self {
+    pub(super) fn new(most: Most) -> Self {
         Self {
-            options,
+            most,
             shared: 0,
             reserved: Default::default(),
             workloads: HashMap::new(),
@@ -117,11 +157,11 @@ impl Ledger {
         }
     }
 
-    /// The number of a new account, and what its peers may be promised.
-    pub(super) fn open(&mut self) -> (u64, Windows) {
+    /// The number of a new account.
+    pub(super) fn open(&mut self) -> u64 {
         self.next += 1;
         self.workloads.insert(self.next, Workload::default());
-        (self.next, self.options.windows)
+        self.next
     }
 
     /// Forgets an account that holds nothing any more.
@@ -139,74 +179,92 @@ impl Ledger {
         self.shared = self.shared.saturating_sub(descriptors);
     }
 
-    /// Takes one more socket, and says from which part.
+    /// Takes one more, and says from which part.
     pub(super) fn admit(&mut self, holder: Holder<'_>) -> Result<Pool, Limit> {
-        let pool = self.judge(holder).inspect_err(|limit| {
-            self.refused[holder.used as usize][*limit as usize] += 1;
-        })?;
+        self.offer(holder, 1, 1).map(|(pool, _one)| pool).inspect_err(|limit| {
+            self.refused(holder.used, *limit);
+        })
+    }
+
+    /// Takes as much as there is between `least` and `wanted`, and says from which part, and how much.
+    pub(super) fn offer(
+        &mut self,
+        holder: Holder<'_>,
+        least: usize,
+        wanted: usize,
+    ) -> Result<(Pool, usize), Limit> {
+        let (pool, over) = self.judge(holder, least)?;
+        let amount = (over / PARTS).min(wanted).max(least);
         let workload = self.workloads.entry(holder.workload).or_default();
-        workload.all += 1;
-        let amount = &mut workload.by_use[holder.used as usize];
-        amount.all += 1;
+        workload.all += amount;
+        let in_use = &mut workload.by_use[holder.used as usize];
+        in_use.all += amount;
         match pool {
-            Pool::Shared => self.shared += 1,
+            Pool::Shared => self.shared += amount,
             Pool::Reserved => {
-                amount.reserved += 1;
-                self.reserved[holder.used as usize] += 1;
+                in_use.reserved += amount;
+                self.reserved[holder.used as usize] += amount;
             }
         }
         for client in [holder.client, holder.client.and_then(Client::around).as_ref()] {
             let Some(client) = client else { continue };
             // Copied only where it is new.
             if let Some(shares) = self.clients.get_mut(client) {
-                shares.add(holder.workload, holder.used);
+                shares.add(holder.workload, holder.used, amount);
             } else {
                 let shares = self.clients.entry(client.clone()).or_default();
-                shares.add(holder.workload, holder.used);
+                shares.add(holder.workload, holder.used, amount);
             }
         }
-        Ok(pool)
+        Ok((pool, amount))
     }
 
-    /// Gives a socket back to the part that it was taken from.
-    pub(super) fn release(&mut self, holder: Holder<'_>, pool: Pool) {
+    /// Counts a refusal.
+    pub(super) const fn refused(&mut self, used: Use, limit: Limit) {
+        self.refused[used as usize][limit as usize] += 1;
+    }
+
+    /// Gives back to the part that it was taken from.
+    pub(super) fn release(&mut self, holder: Holder<'_>, pool: Pool, amount: usize) {
         let used = holder.used as usize;
         if let Some(workload) = self.workloads.get_mut(&holder.workload) {
-            workload.all = workload.all.saturating_sub(1);
-            let amount = &mut workload.by_use[used];
-            amount.all = amount.all.saturating_sub(1);
+            workload.all = workload.all.saturating_sub(amount);
+            let in_use = &mut workload.by_use[used];
+            in_use.all = in_use.all.saturating_sub(amount);
             if pool == Pool::Reserved {
-                amount.reserved = amount.reserved.saturating_sub(1);
+                in_use.reserved = in_use.reserved.saturating_sub(amount);
             }
         }
-        match pool {
-            Pool::Shared => self.shared = self.shared.saturating_sub(1),
-            Pool::Reserved => self.reserved[used] = self.reserved[used].saturating_sub(1),
-        }
+        let part = match pool {
+            Pool::Shared => &mut self.shared,
+            Pool::Reserved => &mut self.reserved[used],
+        };
+        *part = part.saturating_sub(amount);
         for client in [holder.client, holder.client.and_then(Client::around).as_ref()] {
             let Some(client) = client else { continue };
             let Some(shares) = self.clients.get_mut(client) else { continue };
-            shares.subtract(holder.workload, holder.used);
+            shares.subtract(holder.workload, holder.used, amount);
             if shares.all == 0 {
                 self.clients.remove(client);
             }
         }
     }
 
-    /// What is held, and what was refused.
-    pub(super) fn counts(&self) -> Counts {
+    /// What is held, and what was refused, beside the ledger of memory.
+    pub(super) fn counts(&self, memory: Memory) -> Counts {
+        let ((most, held), refused) = (self.held(), self.refused);
+        Counts { most, held, refused, accept_failures: self.accept_failures, memory }
+    }
+
+    /// The most that there may be, and what is held.
+    pub(super) fn held(&self) -> (usize, [usize; Use::ALL.len()]) {
         let mut held = [0; Use::ALL.len()];
         for workload in self.workloads.values() {
             for (sum, amount) in held.iter_mut().zip(&workload.by_use) {
                 *sum += amount.all;
             }
         }
-        Counts {
-            most: self.options.sockets,
-            held,
-            refused: self.refused,
-            accept_failures: self.accept_failures,
-        }
+        (self.most.all, held)
     }
 
     /// Accepting failed; returns how often since it was mentioned, if it is to be again.
@@ -215,7 +273,8 @@ impl Ledger {
         self.accept_mention.again(now)
     }
 
-    fn judge(&self, holder: Holder<'_>) -> Result<Pool, Limit> {
+    /// Whether so much may come, from which part, and how much is over of the first half of the limits.
+    fn judge(&self, holder: Holder<'_>, amount: usize) -> Result<(Pool, usize), Limit> {
         let around = holder.client.and_then(Client::around);
         let of = |client: &Client| {
             let shares = self.clients.get(client);
@@ -226,26 +285,30 @@ impl Ledger {
         };
         let clients = [around.as_ref().map(of), holder.client.map(of)];
         let workload = self.workloads.get(&holder.workload);
-        let (all, amount) =
+        let (all, in_use) =
             workload.map_or_else(Default::default, |it| (it.all, it.by_use[holder.used as usize]));
         let within = Within {
-            free: self.options.shared().saturating_sub(self.shared),
+            free: self.most.shared().saturating_sub(self.shared),
             workload: all,
-            in_use: amount.all,
-            most: self.options.most_of(holder.used),
+            in_use: in_use.all,
+            most: self.most.of(holder.used),
             clients,
         };
-        let Err(limit) = within.judge() else { return Ok(Pool::Shared) };
+        let limit = match within.judge(amount) {
+            Ok(over) => return Ok((Pool::Shared, over)),
+            Err(limit) => limit,
+        };
         // Of those that one host may have many of, the network. A workload's own connections have
         // no other client than itself.
-        let holds = clients.iter().flatten().next().map_or(amount.all, |share| share.here);
-        let free = self.options.reserved().saturating_sub(self.reserved[holder.used as usize]);
-        let may = holds < self.options.few && amount.reserved < reach(amount.reserved, free, 1);
-        may.then_some(Pool::Reserved).ok_or(limit)
+        let holds = clients.iter().flatten().next().map_or(in_use.all, |share| share.here);
+        let free = self.most.reserved().saturating_sub(self.reserved[holder.used as usize]);
+        let most = reach(in_use.reserved, free, 1);
+        let may = holds < self.most.few && in_use.reserved + amount <= most && amount <= free;
+        may.then_some((Pool::Reserved, 0)).ok_or(limit)
     }
 }
 
-/// What is held around a socket that may come.
+/// What is held around what may come.
 #[derive(Clone, Copy, Debug)]
 struct Within {
     /// Free in the shared part.
@@ -270,28 +333,32 @@ struct Share {
 }
 
 impl Within {
-    fn judge(self) -> Result<(), Limit> {
-        if self.free == 0 {
+    fn judge(self, amount: usize) -> Result<usize, Limit> {
+        if self.free < amount {
             return Err(Limit::Node);
         }
         let most = reach(self.workload, self.free, WORKLOAD);
-        if self.workload >= most {
-            return Err(Limit::Workload);
-        }
+        let mut over = over(self.workload, amount, most).ok_or(Limit::Workload)?;
         let mut most = reach(self.in_use, most - self.workload, WITHIN).min(self.most);
+        let mut narrow = |held, most, limit| {
+            over = over.min(self::over(held, amount, most).ok_or(limit)?);
+            Ok(())
+        };
+        narrow(self.in_use, most, Limit::Use)?;
         let mut in_use = self.in_use;
-        if in_use >= most {
-            return Err(Limit::Use);
-        }
         for Share { anywhere, here } in self.clients.into_iter().flatten() {
             most = reach(here, most - in_use, WITHIN);
-            if here >= most || anywhere >= reach(anywhere, self.free, ANYWHERE) {
-                return Err(Limit::Client);
-            }
+            narrow(here, most, Limit::Client)?;
+            narrow(anywhere, reach(anywhere, self.free, ANYWHERE), Limit::Client)?;
             in_use = here;
         }
-        Ok(())
+        Ok(over)
     }
+}
+
+/// How much is over of the first half of a limit, where `held` and so much more is within all of it.
+const fn over(held: usize, amount: usize, most: usize) -> Option<usize> {
+    if held.saturating_add(amount) > most { None } else { Some((most / 2).saturating_sub(held)) }
 }
 
 /// How many a party comes to that has `held`, while `free` are left to it and others: until what it

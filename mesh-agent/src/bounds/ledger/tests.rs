@@ -5,9 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::spiffe::SpiffeId;
 
-const WINDOWS: Windows = Windows { client_bytes: 0, workload_bytes: 0 };
-const OPTIONS: Options =
-    Options { sockets: 4000, tunnels: 100, few: 8, windows: WINDOWS, bodies: 0 };
+const MOST: Most = Most { all: 4000, tunnels: 100, few: 8 };
 
 fn identity(n: usize) -> Client {
     Client::Identity(SpiffeId::new("cluster.local", "demo", &format!("w{n}")).unwrap())
@@ -27,8 +25,8 @@ fn flood(ledger: &mut Ledger, workload: u64, used: Use, client: Option<&Client>)
 #[test]
 fn a_party_that_is_alone_comes_to_its_share() {
     let check = |used, client: Option<Client>, expect| {
-        let mut ledger = Ledger::new(OPTIONS);
-        let workload = ledger.open().0;
+        let mut ledger = Ledger::new(MOST);
+        let workload = ledger.open();
         assert_eq!(flood(&mut ledger, workload, used, client.as_ref()), expect);
     };
     // 3,500 are shared: two thirds to a workload, four fifths of that to a use, and of that to a
@@ -40,8 +38,8 @@ fn a_party_that_is_alone_comes_to_its_share() {
 
 #[test]
 fn the_tunnels_of_a_workload_are_bounded_whoever_has_them() {
-    let mut ledger = Ledger::new(OPTIONS);
-    let workload = ledger.open().0;
+    let mut ledger = Ledger::new(MOST);
+    let workload = ledger.open();
     let each = (0..300).map(|n| flood(&mut ledger, workload, Use::Tunnel, Some(&identity(n))).0);
     let all: usize = each.sum();
     // A hundred, and half of the small holders' part: 4,000 / 8 / 5 = 100.
@@ -50,11 +48,11 @@ fn the_tunnels_of_a_workload_are_bounded_whoever_has_them() {
 
 #[test]
 fn one_client_of_all_workloads_leaves_a_third_of_the_node() {
-    let mut ledger = Ledger::new(OPTIONS);
+    let mut ledger = Ledger::new(MOST);
     let stranger = Client::at([10, 0, 0, 1].into());
     let mut all = 0;
     for _ in 0..100 {
-        let workload = ledger.open().0;
+        let workload = ledger.open();
         all += flood(&mut ledger, workload, Use::Plaintext, Some(&stranger)).0;
     }
     // Two thirds of the 3,500, and what the small holders' part has for plaintext.
@@ -63,8 +61,8 @@ fn one_client_of_all_workloads_leaves_a_third_of_the_node() {
 
 #[test]
 fn addresses_of_one_network_are_one_client_and_yet_apart() {
-    let mut ledger = Ledger::new(OPTIONS);
-    let workload = ledger.open().0;
+    let mut ledger = Ledger::new(MOST);
+    let workload = ledger.open();
     let at = |n: u16| Client::at(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n).into());
     // 1,495 for the network, four fifths of that for the first address.
     assert_eq!(flood(&mut ledger, workload, Use::Plaintext, Some(&at(1))), (1196, Limit::Client));
@@ -78,9 +76,9 @@ fn addresses_of_one_network_are_one_client_and_yet_apart() {
 
 #[test]
 fn what_is_no_connection_lowers_what_is_shared() {
-    let mut ledger = Ledger::new(OPTIONS);
+    let mut ledger = Ledger::new(MOST);
     ledger.keep(3500);
-    let workload = ledger.open().0;
+    let workload = ledger.open();
     assert_eq!(flood(&mut ledger, workload, Use::Outbound, None), (8, Limit::Node));
     ledger.let_go(3500);
     assert!(flood(&mut ledger, workload, Use::Outbound, None).0 > 1000);
@@ -88,10 +86,10 @@ fn what_is_no_connection_lowers_what_is_shared() {
 
 #[test]
 fn refusals_are_counted_by_use_and_limit() {
-    let mut ledger = Ledger::new(OPTIONS);
-    let workload = ledger.open().0;
+    let mut ledger = Ledger::new(MOST);
+    let workload = ledger.open();
     flood(&mut ledger, workload, Use::Tunnel, Some(&identity(1)));
-    let refused = ledger.counts().refused;
+    let refused = ledger.counts(Memory::default()).refused;
     assert_eq!(refused[Use::Tunnel as usize][Limit::Client as usize], 1);
     assert_eq!(refused.iter().flatten().sum::<u64>(), 1);
 }
@@ -124,8 +122,8 @@ proptest! {
     /// that holds nothing is admitted, and in the end nothing is counted.
     #[test]
     fn the_greedy_never_shut_out_the_small(steps in steps()) {
-        let mut ledger = Ledger::new(OPTIONS);
-        let workloads: Vec<_> = (0..5).map(|_| ledger.open().0).collect();
+        let mut ledger = Ledger::new(MOST);
+        let workloads: Vec<_> = (0..5).map(|_| ledger.open()).collect();
         let mut held = Vec::new();
         for step in steps {
             let client = client(step.used, step.client);
@@ -133,7 +131,7 @@ proptest! {
                 if step.release && !held.is_empty() {
                     let (workload, used, client, pool): (_, _, Option<Client>, _) =
                         held.swap_remove(held.len() / 2);
-                    ledger.release(Holder { workload, used, client: client.as_ref() }, pool);
+                    ledger.release(Holder { workload, used, client: client.as_ref() }, pool, 1);
                     continue;
                 }
                 let (workload, used) = (step.workload, step.used);
@@ -142,8 +140,8 @@ proptest! {
                     Err(_) => break,
                 }
             }
-            prop_assert!(held.len() <= OPTIONS.sockets);
-            prop_assert_eq!(ledger.counts().held.iter().sum::<usize>(), held.len());
+            prop_assert!(held.len() <= MOST.all);
+            prop_assert_eq!(ledger.counts(Memory::default()).held.iter().sum::<usize>(), held.len());
             for workload in &workloads {
                 for used in Use::ALL {
                     if *used == Use::Outbound && *workload < 5 {
@@ -153,14 +151,14 @@ proptest! {
                     let holder = Holder { workload: *workload, used: *used, client: new.as_ref() };
                     let pool = ledger.admit(holder);
                     prop_assert!(pool.is_ok(), "{used:?} of {workload}: {pool:?}");
-                    ledger.release(holder, pool.unwrap());
+                    ledger.release(holder, pool.unwrap(), 1);
                 }
             }
         }
         for (workload, used, client, pool) in held {
-            ledger.release(Holder { workload, used, client: client.as_ref() }, pool);
+            ledger.release(Holder { workload, used, client: client.as_ref() }, pool, 1);
         }
-        prop_assert_eq!(ledger.counts().held, [0; 5]);
+        prop_assert_eq!(ledger.counts(Memory::default()).held, [0; 5]);
         prop_assert_eq!((ledger.shared, ledger.reserved), (0, [0; 5]));
         prop_assert!(ledger.clients.is_empty());
         prop_assert!(ledger.workloads.values().all(|workload| workload.all == 0));
@@ -173,8 +171,8 @@ proptest! {
         addresses in 1..6000_u32,
         each in 1..20_usize,
     ) {
-        let mut ledger = Ledger::new(OPTIONS);
-        let (flooded, other) = (ledger.open().0, ledger.open().0);
+        let mut ledger = Ledger::new(MOST);
+        let (flooded, other) = (ledger.open(), ledger.open());
         for n in 0..addresses {
             let client = Client::at(std::net::Ipv4Addr::from(n).into());
             let holder = Holder { workload: flooded, used: Use::Plaintext, client: Some(&client) };
@@ -200,7 +198,9 @@ proptest! {
 /// Prints what a connection costs; `cargo test --release … admission_costs -- --nocapture`.
 #[test]
 fn admission_costs_less_than_a_system_call() {
-    let node = crate::bounds::Node::new(Options { sockets: 1 << 18, ..OPTIONS });
+    let (sockets, Most { tunnels, few, .. }) = (1 << 18, MOST);
+    let options = crate::bounds::Options { sockets, tunnels, few, promised: 0, bodies: 0 };
+    let node = crate::bounds::Node::new(options);
     let accounts: Vec<_> = (0..100).map(|_| node.account()).collect();
     let clients: Vec<_> = (0..100).map(identity).collect();
     let rounds = 100_000;

@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::bounds::Client;
+use crate::bounds::Use;
 use crate::failure::{Failure, Kind, Retry, Side, chain};
 use crate::io::frames::Paced;
 use crate::io::leg::Leg;
@@ -28,6 +28,7 @@ use crate::proxy::http::heads::Heads;
 use crate::proxy::http::setup::{self, HEAD_TIMEOUT, Http2};
 use crate::proxy::http::upgrade::Unmet;
 use crate::proxy::http::{Site, exchange, faults, plain};
+use crate::proxy::places::Refused;
 use crate::proxy::realm::{Local, Realm};
 use crate::sys::socket;
 
@@ -43,7 +44,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 ///
-/// The client's socket failed.
+/// The client's socket failed, or there is no memory left for it.
 pub async fn accept(
     (context, realm, worker): (Arc<Context>, Arc<Realm>, usize),
     local: &Arc<Local>,
@@ -79,8 +80,11 @@ pub async fn accept(
             }
         }
     }
+    let promised = Http2::promised(version, &site.local, Use::Outbound, None);
+    let (most, _promise) = promised.map_err(Refused::failure)?;
     // Those that never come here do not carry its state.
-    if let Err(error) = Box::pin(run(site, Front::of_client(leg, read), version)).await {
+    let front = Front::of_client(leg, read);
+    if let Err(error) = Box::pin(run(site, front, (version, most))).await {
         failed(&error);
     }
     Ok(None)
@@ -132,10 +136,12 @@ async fn looked_at(stream: &TcpStream) -> io::Result<Option<Version>> {
 /// # Errors
 ///
 /// The client has broken HTTP, or the connection.
-async fn run(site: Arc<Site>, front: Front, version: Version) -> Result<(), hyper::Error> {
+async fn run(
+    site: Arc<Site>,
+    front: Front,
+    (version, most): (Version, Http2),
+) -> Result<(), hyper::Error> {
     let scope = site.local.scope.clone();
-    let client = Client::at(site.client.ip());
-    let (most, _window) = Http2::promised(version, &site.local.account, client);
     let unmet = Arc::new(Unmet::default());
     let (kept, heads) = (Arc::clone(&unmet), Heads::of(most));
     let service = service_fn(move |request| {

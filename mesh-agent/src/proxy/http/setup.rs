@@ -1,15 +1,16 @@
 //! How hyper is set up: bounds, times, and where its tasks live.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::{client, server};
 use hyper_util::rt::TokioTimer;
 
-use crate::bounds::{Account, Client, Window};
+use crate::bounds::{Client, Promise, Use, Wanted};
 use crate::proxy::http::detect::Version;
+use crate::proxy::places::{self, Refused};
+use crate::proxy::realm::Local;
 use crate::task::scope::Scope;
 
 /// How long the head of a request may take. nginx and Go's recommendations are of this order.
@@ -28,7 +29,7 @@ const MAX_LIST_BYTES: u32 = 64 * 1024;
 const LEAST_HEAD_BYTES: u32 = 256 << 10;
 
 /// The least window of an answer of an application of this node, which is near.
-const LEAST_ANSWER_BYTES: u32 = 4 << 10;
+const LEAST_ANSWER_BYTES: u32 = 1 << 10;
 
 /// Requests of one HTTP/2 connection at once: nginx takes as many. Each leaves 2.5 KB until the
 /// connection ends.
@@ -38,8 +39,7 @@ const MAX_STREAMS: u32 = 128;
 /// section 6.5.2, recommends.
 const LEAST_STREAMS: u32 = 100;
 
-/// The window of a connection of one client: 30 of them are promised that much of what one identity may
-/// have ([`Windows`](crate::bounds::Windows)).
+/// The window of a connection of one client.
 const WINDOW_BYTES: u32 = 4 << 20;
 
 /// The window of a connection to a server that several clients share.
@@ -56,7 +56,10 @@ const WINDOW_PARTS: u32 = 8;
 const SHARED_STREAMS: u32 = 32;
 
 /// The least and the most that waits to be sent of one stream.
-const SEND_BYTES: RangeInclusive<u32> = 4 << 10..=64 << 10;
+const SEND_BYTES: RangeInclusive<u32> = 1 << 10..=64 << 10;
+
+/// Of a window each further stream has as much, beyond the least number of streams.
+const STREAM_BYTES: u32 = 4 << 10;
 
 /// What one connection of HTTP/2, and the one to the application behind it, may make the agent keep.
 ///
@@ -75,37 +78,52 @@ impl Http2 {
     const PARTS: u32 = 4;
 
     /// The bytes that a connection wants to be promised.
-    const WANTED_BYTES: u32 = WINDOW_BYTES * Self::PARTS;
+    const WANTED: Wanted =
+        Wanted { least: LEAST_HEAD_BYTES * 5 / 2, most: WINDOW_BYTES * Self::PARTS };
+
+    /// The bytes that a connection to a server wants that several clients share.
+    const SHARED: Wanted =
+        Wanted { least: Self::WANTED.least, most: SHARED_WINDOW_BYTES + (2 << 20) };
 
     /// Of a connection of `client` to a workload, for as long as the promise is kept. What HTTP/1.1
     /// keeps has a bound of its own.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory left for it.
     pub fn promised(
         version: Version,
-        account: &Arc<Account>,
-        client: Client,
-    ) -> (Self, Option<Window>) {
-        match version {
-            Version::Http1 => (Self::default(), None),
-            Version::Http2 => {
-                let window = account.window(client, Self::WANTED_BYTES);
-                (Self::within(window.bytes()), Some(window))
-            }
+        local: &Local,
+        used: Use,
+        client: Option<Client>,
+    ) -> Result<(Self, Option<Promise>), Refused> {
+        if version == Version::Http1 {
+            return Ok((Self::default(), None));
         }
+        let promise = places::promise(local, used, client, Self::WANTED)?;
+        Ok((Self::within(promise.bytes()), Some(promise)))
+    }
+
+    /// Of a connection to a server that the requests of several clients share.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory left for it.
+    pub fn shared(local: &Local) -> Result<(Self, Promise), Refused> {
+        let promise = places::promise(local, Use::Outbound, None, Self::SHARED)?;
+        let window = SHARED_WINDOW_BYTES.min(promise.bytes() / 5 * 4).max(LEAST_WINDOW_BYTES);
+        let send =
+            (promise.bytes() / 5 / SHARED_STREAMS).clamp(*SEND_BYTES.start(), *SEND_BYTES.end());
+        Ok((Self { window, streams: SHARED_STREAMS, send }, promise))
     }
 
     /// Of a connection that was promised so many bytes.
     fn within(promised: u32) -> Self {
         let window = (promised / Self::PARTS).max(LEAST_WINDOW_BYTES);
         let (least, most) = SEND_BYTES.into_inner();
-        let streams = (window / least).clamp(LEAST_STREAMS, MAX_STREAMS);
+        let streams = (window / STREAM_BYTES).clamp(LEAST_STREAMS, MAX_STREAMS);
         let send = (window / streams).clamp(least, most);
         Self { window, streams, send }
-    }
-
-    /// Of a connection to a server that the requests of several clients share.
-    pub const fn of_many() -> Self {
-        let send = *SEND_BYTES.end();
-        Self { window: SHARED_WINDOW_BYTES, streams: SHARED_STREAMS, send }
     }
 
     /// How many requests it carries at once.
@@ -140,7 +158,7 @@ impl Http2 {
 
 impl Default for Http2 {
     fn default() -> Self {
-        Self::within(Self::WANTED_BYTES)
+        Self::within(Self::WANTED.most)
     }
 }
 
@@ -216,24 +234,20 @@ mod tests {
 
     #[test]
     fn a_connection_keeps_what_it_was_promised() {
-        for promised in [0, 65_535, 200_000, 1 << 20, 5 << 20, Http2::WANTED_BYTES, 100 << 20] {
-            let most = Http2::within(promised);
-            let waits = u64::from(most.send) * u64::from(most.streams);
-            let answers = u64::from(most.server_window());
-            let kept = u64::from(most.window) + answers + waits + most.head_bytes() as u64;
-            // A quarter each, or the least that a connection works with.
-            let quarter = u64::from(promised / Http2::PARTS);
-            let of_least = |each: u32| quarter.max(u64::from(each * LEAST_STREAMS));
-            let bound = quarter.max(LEAST_WINDOW_BYTES.into())
-                + of_least(LEAST_ANSWER_BYTES)
-                + of_least(*SEND_BYTES.start())
-                + quarter.max(LEAST_HEAD_BYTES.into());
-            assert!(kept <= bound, "{promised}: {most:?}");
-            assert!(most.server_stream_window() * most.streams <= most.server_window());
+        let Wanted { least, most } = Http2::WANTED;
+        for promised in [least, least + 65_536, 5 << 20, most] {
+            let http = Http2::within(promised);
+            let waits = u64::from(http.send) * u64::from(http.streams);
+            let answers = u64::from(http.server_window());
+            let kept = u64::from(http.window) + answers + waits + http.head_bytes() as u64;
+            // Of the least, the heads have more than their part.
+            let over = u64::from(LEAST_HEAD_BYTES.saturating_sub(promised / Http2::PARTS));
+            assert!(kept <= u64::from(promised) + over, "{promised}: {http:?}");
+            assert!(http.server_stream_window() * http.streams <= http.server_window());
         }
         let all = Http2::default();
         let windows = (all.window, all.client_stream_window(), all.server_stream_window());
         assert_eq!((all.streams, windows), (128, (4 << 20, 512 << 10, 32 << 10)));
-        assert_eq!(Http2::of_many().server_stream_window(), 256 << 10);
+        assert_eq!(Http2::within(least).streams, LEAST_STREAMS);
     }
 }

@@ -24,6 +24,7 @@ use crate::proxy::http::pool::{IDLE, Key, Sender, Shared, Way};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::outbound::same_node::{self, Opened};
+use crate::proxy::places::Refused;
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
 use crate::telemetry::{Parties, Peer, Reporter, RequestSeries};
 use crate::tunnels::{Io, Lease};
@@ -208,7 +209,7 @@ async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<S
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
-            let most = Http2::of_many();
+            let (most, promise) = Http2::shared(&site.local).map_err(Refused::failure)?;
             let mut size = Size::new(most.places());
             let places = size.places().clone();
             let io = TokioIo::new(places.gated(io));
@@ -226,6 +227,8 @@ async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<S
                 size.register(cx);
                 let polled = driving.as_mut().poll(cx);
                 size.fit(driving.current_max_send_streams());
+                // Kept for as long as the connection.
+                let _promise = &promise;
                 polled
             });
             drive(site, key, report, Some(places), driving);

@@ -216,6 +216,11 @@ impl Arrival {
         }
     }
 
+    /// What its sockets are for.
+    pub const fn used(&self) -> Use {
+        if self.principal.is_some() { Use::Stream } else { Use::Plaintext }
+    }
+
     /// Connects to the application.
     ///
     /// # Errors
@@ -228,8 +233,7 @@ impl Arrival {
             return Err(Failure::because(Kind::Protocol, Side::Client, Retry::Never, cause));
         }
         conn.upstream_host = Some(self.to);
-        let used = if self.principal.is_some() { Use::Stream } else { Use::Plaintext };
-        let held = places::take(&self.local, used, Some(self.on_behalf_of()));
+        let held = places::take(&self.local, self.used(), Some(self.on_behalf_of()));
         let held = held.map_err(places::Refused::failure)?;
         let failed = |error| Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, error);
         let shown = Some(Shown { client: self.client, accelerate: self.accelerate });

@@ -30,10 +30,6 @@ use crate::task::ending::Ending;
 use crate::telemetry::{Peer, Protocol, Reporter, Role, Security};
 use crate::tunnels::{self, Incoming};
 
-/// What a stream of HBONE may have waiting to be sent at the least: a frame of 16 KiB, the largest
-/// that every peer takes (RFC 9113, section 4.2).
-const LEAST_SEND_BUFFER_BYTES: usize = 16 << 10;
-
 /// A TLS connection of a peer's agent.
 type Tls = Stream<TcpStream>;
 
@@ -114,19 +110,24 @@ impl Shaken {
         let Self { context, realm, local, client, ends, standing, _place } = self;
         let counted = context.telemetry.tunnel_opened(protocol);
         let mut options = context.options.tunnels;
-        let hbone = &mut options.hbone;
         // Held for as long as the tunnel; the native transport counts what really comes.
-        let _window = (protocol == Protocol::Hbone).then(|| {
-            let window = local
-                .account
-                .window(Client::Identity(ends.peer.clone()), hbone.tunnel_window_bytes);
-            hbone.tunnel_window_bytes = window.bytes();
-            // What a peer does not read is bounded by the same.
-            let each = window.bytes() / hbone.max_streams.max(1);
-            let each = usize::try_from(each).unwrap_or(usize::MAX).max(LEAST_SEND_BUFFER_BYTES);
-            hbone.max_send_buffer_bytes = hbone.max_send_buffer_bytes.min(each);
-            window
-        });
+        let _promise = if protocol == Protocol::Hbone {
+            let identity = Client::Identity(ends.peer.clone());
+            match places::promise(&local, Use::Tunnel, Some(identity), options.hbone.wanted()) {
+                Ok(promise) => {
+                    options.hbone = options.hbone.within(promise.bytes());
+                    Some(promise)
+                }
+                Err(refused) => {
+                    let mut conn = reported(&context, &local, client);
+                    conn.parties.security = Security::MutualTls;
+                    conn.parties.source = Peer { workload: None, principal: Some(ends.peer) };
+                    return refused.finish(conn);
+                }
+            }
+        } else {
+            None
+        };
         let peer = &ends.peer;
         let handle = |open, incoming: Incoming| {
             // The peer opens its next tunnel with the certificate that it has now.

@@ -48,6 +48,7 @@ use crate::proxy::http::upstream::Counted;
 use crate::proxy::http::{counting, exchange, host};
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::proxy::inbound::asked::{Application, Driving, begin};
+use crate::proxy::places::Refused;
 use crate::telemetry::{self, RequestKind, RequestSeries, Said, Upgrade};
 use crate::tunnels::Io;
 
@@ -120,8 +121,9 @@ pub async fn serve(
     let client = tokio::io::join(io::Cursor::new(first).chain(read), write);
     let application =
         Counted::new(Box::new(Front::of_server(application)), Arc::clone(&conn.carried));
-    let client_of = arrival.on_behalf_of();
-    let (most, _window) = Http2::promised(version, &arrival.local.account, client_of);
+    let client_of = Some(arrival.on_behalf_of());
+    let promised = Http2::promised(version, &arrival.local, arrival.used(), client_of);
+    let (most, _promise) = promised.map_err(Refused::failure)?;
     let (application, driving) = begin(version, application, (&arrival.local.scope, most)).await?;
     let series = conn.requests();
     let point = Arc::new(Point {
