@@ -8,6 +8,7 @@ heads COUNT             waits for so many answers to have begun, in all
 full                    waits until the peer may send no more of any body
 """
 
+import os
 import socket
 import sys
 import threading
@@ -33,7 +34,9 @@ def exactly(count):
     while len(read) < count:
         more = connection.recv(count - len(read))
         if not more:
-            raise SystemExit("the peer has closed the connection")
+            sys.stderr.write("the peer has closed the connection\n")
+            # Whoever waits would wait for ever.
+            os._exit(1)
         read += more
     return read
 

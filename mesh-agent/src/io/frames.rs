@@ -13,6 +13,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 use tokio::time::{Duration, Instant};
+use tokio_util::io::poll_read_buf;
 
 use crate::task::units;
 
@@ -26,6 +27,7 @@ const PREFACE_BYTES: u32 = 24;
 mod kind {
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
+    pub(super) const RST_STREAM: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
     pub(super) const PUSH_PROMISE: u8 = 5;
     pub(super) const CONTINUATION: u8 = 9;
@@ -51,19 +53,41 @@ const SETTINGS_BURST: u64 = 64;
 /// Time in which one more may come.
 const SETTINGS_EACH: Duration = Duration::from_millis(100);
 
-/// More SETTINGS have come than any peer has use for.
+/// How many requests a client may take back in [`RESETS_TIME`], if they are more than half of those that
+/// it has sent (CVE-2023-44487; Envoy's `premature_reset_total_stream_count` is as many).
+const RESETS_BURST: u32 = 500;
+
+/// The time in which they are counted.
+const RESETS_TIME: Duration = Duration::from_secs(1);
+
+/// What h2 is given after too much of something, so that it says goodbye: DATA of the connection, which is
+/// a connection error of type `PROTOCOL_ERROR` wherever it comes (RFC 9113, section 6.1).
+const FAREWELL: [u8; HEAD_BYTES] = [0; HEAD_BYTES];
+
+/// How much is read at once while the head of a frame is not there as a whole.
+const READ_BYTES: usize = 8 << 10;
+
+/// More has come of something than any peer has use for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("SETTINGS of HTTP/2 come again and again")]
-pub struct TooManySettings;
+enum Excess {
+    #[error("SETTINGS of HTTP/2 come again and again")]
+    Settings,
+    #[error("requests of HTTP/2 are sent and taken back again and again")]
+    Resets,
+}
 
 /// A connection of which h2 is given what a turn has room for.
 #[derive(Debug)]
 pub struct Paced<Io> {
     io: Io,
     frames: Frames,
-    settings: Settings,
-    /// What was read, and is for another turn.
+    rules: Rules,
+    /// What was read, and is for another turn, or is the beginning of a head.
     held: BytesMut,
+    /// As much of it as may be given.
+    cleared: usize,
+    /// It was too much of something: nothing more is read.
+    is_over: bool,
 }
 
 impl<Io> Paced<Io> {
@@ -77,9 +101,17 @@ impl<Io> Paced<Io> {
         Self::after(io, 0)
     }
 
+    /// The same, of a client that may not take most of its requests back.
+    #[must_use]
+    pub fn bounding_resets(mut self) -> Self {
+        self.rules.resets = Some(Resets { requests: 0, taken_back: 0, since: Instant::now() });
+        self
+    }
+
     fn after(io: Io, preface: u32) -> Self {
-        let frames = Frames { before: preface, head: [0; HEAD_BYTES], have: 0 };
-        Self { io, frames, settings: Settings::new(Instant::now()), held: BytesMut::new() }
+        let rules = Rules { settings: Settings::new(Instant::now()), resets: None };
+        let frames = Frames { before: preface };
+        Self { io, frames, rules, held: BytesMut::new(), cleared: 0, is_over: false }
     }
 }
 
@@ -88,9 +120,6 @@ impl<Io> Paced<Io> {
 struct Frames {
     /// Bytes that come before the next head.
     before: u32,
-    /// What is there of the head.
-    head: [u8; HEAD_BYTES],
-    have: usize,
 }
 
 /// The head of a frame.
@@ -102,23 +131,15 @@ struct Head {
 }
 
 impl Frames {
-    /// Goes on to the end of the next head, and takes off what is before it; `None`: all of it.
+    /// Goes on to the end of the next head, and takes off what is before it; `None`: of that head not all
+    /// is there, and it is what is left.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
         let past = usize::try_from(self.before).unwrap_or(usize::MAX).min(bytes.len());
         self.before -= u32::try_from(past).unwrap_or(self.before);
         *bytes = bytes.get(past..).unwrap_or_default();
-        let part = bytes.len().min(HEAD_BYTES - self.have);
-        let (more, rest) = bytes.split_at(part);
-        if let Some(to) = self.head.get_mut(self.have..self.have + part) {
-            to.copy_from_slice(more);
-        }
-        self.have += part;
+        let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
         *bytes = rest;
-        if self.have < HEAD_BYTES {
-            return None;
-        }
-        self.have = 0;
-        let [high, middle, low, kind, flags, ..] = self.head;
+        let [high, middle, low, kind, flags, ..] = *head;
         let length = u32::from_be_bytes([0, high, middle, low]);
         self.before = length;
         Some(Head { length, kind, flags })
@@ -150,26 +171,69 @@ impl Settings {
         Self { left: SETTINGS_BURST, since: now }
     }
 
-    fn take(&mut self, now: Instant) -> Result<(), TooManySettings> {
+    fn take(&mut self, now: Instant) -> Result<(), Excess> {
         let passed = now.saturating_duration_since(self.since).as_millis();
         let bought = u32::try_from(passed / SETTINGS_EACH.as_millis()).unwrap_or(u32::MAX);
         self.since += SETTINGS_EACH * bought;
         self.left = SETTINGS_BURST.min(self.left + u64::from(bought));
-        self.left = self.left.checked_sub(1).ok_or(TooManySettings)?;
+        self.left = self.left.checked_sub(1).ok_or(Excess::Settings)?;
         Ok(())
     }
 }
 
-/// How many of `bytes` this turn has room for: one at the least.
+/// What a client has taken back of what it has asked for, in a time.
+#[derive(Debug)]
+struct Resets {
+    requests: u32,
+    taken_back: u32,
+    since: Instant,
+}
+
+impl Resets {
+    fn count(&mut self, kind: u8, now: Instant) -> Result<(), Excess> {
+        if now.saturating_duration_since(self.since) >= RESETS_TIME {
+            *self = Self { requests: 0, taken_back: 0, since: now };
+        }
+        match kind {
+            kind::HEADERS => self.requests = self.requests.saturating_add(1),
+            _ => self.taken_back = self.taken_back.saturating_add(1),
+        }
+        let is_most = self.taken_back > self.requests / 2;
+        if self.taken_back > RESETS_BURST && is_most { Err(Excess::Resets) } else { Ok(()) }
+    }
+}
+
+/// What may not come too often.
+#[derive(Debug)]
+struct Rules {
+    settings: Settings,
+    /// `None`: a tunnel, whose applications reset connections as they like.
+    resets: Option<Resets>,
+}
+
+impl Rules {
+    fn check(&mut self, head: Head) -> Result<(), Excess> {
+        match (head.kind, &mut self.resets) {
+            (kind::SETTINGS, _) if head.flags & ACK == 0 => self.settings.take(Instant::now()),
+            (kind::HEADERS | kind::RST_STREAM, Some(resets)) => {
+                resets.count(head.kind, Instant::now())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How many of `bytes` this turn has room for, to the end of a head or of what there is of a frame.
 fn room(
-    (frames, settings): (&mut Frames, &mut Settings),
+    (frames, rules): (&mut Frames, &mut Rules),
     cx: &mut Context<'_>,
     bytes: &[u8],
-) -> Result<usize, TooManySettings> {
+) -> (usize, Result<(), Excess>) {
     let mut rest = bytes;
     while let Some(head) = frames.next(&mut rest) {
-        if head.kind == kind::SETTINGS && head.flags & ACK == 0 {
-            settings.take(Instant::now())?;
+        if let Err(excess) = rules.check(head) {
+            // Without the head: what was before it is given.
+            return (bytes.len() - rest.len() - HEAD_BYTES, Err(excess));
         }
         units::spend(cx, head.units());
         let is_last = usize::try_from(head.length).is_ok_and(|length| length > rest.len());
@@ -179,7 +243,47 @@ fn room(
             break;
         }
     }
-    Ok(bytes.len() - rest.len())
+    (bytes.len() - rest.len(), Ok(()))
+}
+
+impl<Io> Paced<Io> {
+    /// What may be given of what is there; the rest is for later.
+    fn clear(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> usize {
+        let (given, excess) = room((&mut self.frames, &mut self.rules), cx, bytes);
+        if let Err(excess) = excess {
+            tracing::debug!(%excess, "a peer's connection is ended");
+            self.is_over = true;
+        }
+        given
+    }
+}
+
+impl<Io: AsyncRead + Unpin> Paced<Io> {
+    /// Makes sure that something is held that may be given; false: nothing more comes.
+    fn poll_cleared(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while self.cleared == 0 {
+            if self.is_over {
+                return Poll::Ready(Ok(false));
+            }
+            ready!(coop::poll_proceed(cx)).made_progress();
+            let held = std::mem::take(&mut self.held);
+            self.cleared = self.clear(cx, &held);
+            self.held = held;
+            if self.is_over {
+                self.held.truncate(self.cleared);
+                self.held.extend_from_slice(&FAREWELL);
+                self.cleared = self.held.len();
+            } else if self.cleared == 0 {
+                self.held.reserve(READ_BYTES);
+                if ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.held))? == 0 {
+                    // What is there of a head says that it was cut.
+                    self.is_over = true;
+                    self.cleared = self.held.len();
+                }
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
 }
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Paced<Io> {
@@ -188,25 +292,35 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Paced<Io> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { io, frames, settings, held } = &mut *self;
-        if held.is_empty() {
+        let this = &mut *self;
+        if this.held.is_empty() && !this.is_over {
             let before = buffer.filled().len();
-            ready!(Pin::new(io).poll_read(cx, buffer))?;
+            ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
             let read = buffer.filled().get(before..).unwrap_or_default();
-            let given = room((frames, settings), cx, read).map_err(io::Error::other)?;
-            held.extend_from_slice(read.get(given..).unwrap_or_default());
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let given = this.clear(cx, read);
+            if this.is_over {
+                this.held.extend_from_slice(&FAREWELL);
+                this.cleared = this.held.len();
+            } else {
+                this.held.extend_from_slice(read.get(given..).unwrap_or_default());
+            }
             buffer.set_filled(before + given);
-            return Poll::Ready(Ok(()));
+            if given > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
-        ready!(coop::poll_proceed(cx)).made_progress();
-        let most = held.len().min(buffer.remaining());
-        let next = held.get(..most).unwrap_or_default();
-        let given = room((frames, settings), cx, next).map_err(io::Error::other)?;
-        buffer.put_slice(next.get(..given).unwrap_or_default());
-        held.advance(given);
-        if held.is_empty() {
-            // Connections that rest keep nothing.
-            *held = BytesMut::new();
+        if ready!(this.poll_cleared(cx))? {
+            let part = this.cleared.min(buffer.remaining());
+            buffer.put_slice(this.held.get(..part).unwrap_or_default());
+            this.held.advance(part);
+            this.cleared -= part;
+            if this.held.is_empty() {
+                // Connections that rest keep nothing.
+                this.held = BytesMut::new();
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -339,16 +453,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_many_settings_break_the_connection() {
+    async fn too_many_settings_end_the_connection() {
         let one = frame(kind::SETTINGS, 0, 6);
-        let mut paced = Paced::of_server(Pieces(vec![one.repeat(65)]));
-        let error = loop {
-            match turn(&mut paced).await {
-                Ok(got) => assert!(!got.is_empty()),
-                Err(error) => break error,
+        let more = one.repeat(100);
+        for cut in [1, 7, 1_000, 1_501] {
+            let pieces = more.chunks(cut).map(<[u8]>::to_vec).collect();
+            let mut paced = Paced::of_server(Pieces(pieces));
+            let mut got = Vec::new();
+            while !paced.is_over || !paced.held.is_empty() {
+                got.extend(turn(&mut paced).await.unwrap());
             }
+            assert_eq!(got, [one.repeat(64), FAREWELL.to_vec()].concat(), "{cut}");
+            assert!(turn(&mut paced).await.unwrap().is_empty(), "nothing more is read");
+        }
+    }
+
+    #[test]
+    fn most_requests_may_not_be_taken_back() {
+        let start = Instant::now();
+        // So many are asked for and taken back each time; when that is too much.
+        let check = |asked: u32, taken_back: u32, each: Duration, expect: Option<u32>| {
+            let mut resets = Resets { requests: 0, taken_back: 0, since: start };
+            let mut now = start;
+            let round = |_: &u32| {
+                now += each;
+                let all = (0..asked).map(|_| kind::HEADERS);
+                let all = all.chain((0..taken_back).map(|_| kind::RST_STREAM));
+                all.map(|kind| resets.count(kind, now)).any(|counted| counted.is_err())
+            };
+            assert_eq!((1..=2_000).find(round), expect, "{asked} {taken_back}");
         };
-        assert!(error.get_ref().unwrap().is::<TooManySettings>());
+        check(1, 1, Duration::ZERO, Some(501));
+        check(2, 1, Duration::ZERO, None);
+        check(1, 1, Duration::from_millis(3), None);
+        check(100, 100, Duration::from_millis(100), Some(6));
     }
 
     proptest! {
@@ -370,11 +508,10 @@ mod tests {
             let got = runtime.unwrap().block_on(async move {
                 let mut got = Vec::new();
                 loop {
-                    let more = turn(&mut paced).await.unwrap();
-                    if more.is_empty() {
+                    got.extend(turn(&mut paced).await.unwrap());
+                    if paced.io.0.is_empty() && paced.held.is_empty() {
                         return got;
                     }
-                    got.extend(more);
                 }
             });
             prop_assert_eq!(got, all);

@@ -42,7 +42,7 @@ const TURN_BYTES: usize = 256 * 1024;
 
 /// How many streams a peer may ask for before others have their turn. Each is a task, a socket and a
 /// connection to an application: a frame that is much more work than its bytes.
-const TURN_OPENS: usize = 64;
+const TURN_OPENS: usize = 16;
 
 /// How many times of what streams may leave to be written may wait, before the peer is one that asks
 /// for answers and does not read them. Not read it is never: two that wait for each other would wait

@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// How many connections are taken before others on the thread have their turn. Each is a task at once
 /// and dials: whoever connects in a loop must not have all of a turn.
-const TURN_ACCEPTS: u32 = 16;
+const TURN_ACCEPTS: u32 = 4;
 
 /// Gives each connection to `each` until the scope drains; the listener is closed then.
 pub async fn run(

@@ -12,6 +12,10 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+/// How many tasks are polled before sockets and times are looked at. Tokio's 61 are 4 ms where each of
+/// them connects to an application, in which nobody who has been written to has a turn.
+const POLLS: u32 = 16;
+
 /// The threads. Dropping this stops them: whoever started them owns it, and no task does.
 #[derive(Debug)]
 pub struct Workers {
@@ -80,7 +84,7 @@ impl Runtimes {
 
 impl Worker {
     fn start(name: String) -> io::Result<(Handle, Self)> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().event_interval(POLLS).build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name(name).spawn(move || {

@@ -52,6 +52,14 @@ fn routed() -> Suite {
     Suite::start(&[grpc_route("  - backendRefs: [{name: echo-v1, port: 7070}]")])
 }
 
+/// How often each of [`takers_back`] takes 24 requests back: 480 are fewer than end its connection.
+const ROUNDS: usize = 20;
+
+/// Clients that do so, of a workload whose requests are judged.
+fn takers_back(suite: &Suite) -> [Crowd; 10] {
+    std::array::from_fn(|_| Crowd::start(&suite.client, To::V1.at(80)))
+}
+
 #[test]
 fn requests_that_hang_take_no_place_of_others() {
     let suite = routed();
@@ -81,15 +89,19 @@ fn answers_that_are_not_read_take_no_window_of_others() {
 fn requests_that_are_taken_back_leave_nothing() {
     // Requests are judged, and the application takes no more of them.
     let suite = Suite::start(&[policy("all", "ALLOW", "{to: [{operation: {methods: ['*']}}]}")]);
-    let mut crowd = Crowd::start(&suite.client, To::V1.at(80));
-    crowd.tell(&format!("ask {HANGS} 100 0"));
+    let mut crowds = takers_back(&suite);
+    for crowd in &mut crowds {
+        crowd.tell(&format!("ask {HANGS} 100 0"));
+    }
     let before = suite.b.memory_bytes().unwrap();
-    for _ in 0..400 {
-        crowd.tell("ask / 24 190");
-        crowd.tell("reset 24");
+    for crowd in &mut crowds {
+        for _ in 0..ROUNDS {
+            crowd.tell("ask / 24 190");
+            crowd.tell("reset 24");
+        }
     }
     let grown = suite.b.memory_bytes().unwrap().saturating_sub(before);
-    // Without a bound they are 9,600 heads of more than 10 KB each.
+    // Without a bound they are 4,800 heads of more than 10 KB each.
     assert!(grown < 32 << 20, "{grown} bytes more");
 }
 
@@ -97,16 +109,20 @@ fn requests_that_are_taken_back_leave_nothing() {
 fn requests_that_the_application_does_not_read_leave_nothing() {
     let mut suite =
         Suite::start(&[policy("all", "ALLOW", "{to: [{operation: {methods: ['*']}}]}")]);
-    let mut crowd = Crowd::start(&suite.client, To::V1.at(80));
-    crowd.tell("ask /quick 1 0");
-    crowd.tell("heads 1");
+    let mut crowds = takers_back(&suite);
+    for crowd in &mut crowds {
+        crowd.tell("ask /quick 1 0");
+        crowd.tell("heads 1");
+    }
     suite.servers[0].signal(Signal::SIGSTOP).unwrap();
     let before = suite.b.memory_bytes().unwrap();
     // More than the sockets take.
     let path = "x".repeat(4_000);
-    for _ in 0..400 {
-        crowd.tell(&format!("ask /{path} 24 100"));
-        crowd.tell("reset 24");
+    for crowd in &mut crowds {
+        for _ in 0..ROUNDS {
+            crowd.tell(&format!("ask /{path} 24 100"));
+            crowd.tell("reset 24");
+        }
     }
     let grown = suite.b.memory_bytes().unwrap().saturating_sub(before);
     assert!(grown < 32 << 20, "{grown} bytes more");

@@ -6,8 +6,6 @@ use std::io;
 use h2::Reason;
 use hyper::StatusCode;
 
-use crate::io::frames::TooManySettings;
-
 /// What breaks HTTP.
 const MALFORMED: &str = "malformed";
 
@@ -34,9 +32,6 @@ fn one(error: &(dyn StdError + 'static)) -> Option<(StatusCode, &'static str)> {
         return is_broken.then_some((StatusCode::BAD_REQUEST, MALFORMED));
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        if error.get_ref().is_some_and(<dyn StdError + Send + Sync>::is::<TooManySettings>) {
-            return Some((StatusCode::BAD_REQUEST, MALFORMED));
-        }
         let is_slow = error.kind() == io::ErrorKind::TimedOut;
         return is_slow.then_some((StatusCode::REQUEST_TIMEOUT, SLOW));
     }

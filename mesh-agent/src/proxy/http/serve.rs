@@ -172,7 +172,7 @@ async fn run(
             served
         }
         Version::Http2 => {
-            let mut serving = Batch::turns(Paced::of_client(front), |io| {
+            let mut serving = Batch::turns(Paced::of_client(front).bounding_resets(), |io| {
                 setup::http2_server(&scope, most).serve_connection(TokioIo::new(io), service)
             });
             tokio::select! {

@@ -256,7 +256,7 @@ where
             }
         }
         Version::Http2 => {
-            let mut serving = Batch::turns(Paced::of_client(client), |io| {
+            let mut serving = Batch::turns(Paced::of_client(client).bounding_resets(), |io| {
                 setup::http2_server(&scope, point.most).serve_connection(TokioIo::new(io), service)
             });
             tokio::select! {
