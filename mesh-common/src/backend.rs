@@ -1,7 +1,50 @@
 //! Which endpoint of a service: weights as an alias table (Walker 1977, Vose 1991).
 
+/// Slots in one entry of `BACKENDS`. Most sets have one entry.
+pub const CHUNK: u32 = 16;
+
+/// The same, of an array.
+pub const CHUNK_SLOTS: usize = CHUNK as usize;
+
 abi! {
-    /// Value of the inner arrays of `BACKENDS`.
+    /// Key of `BACKENDS`.
+    pub struct ChunkKey[8] {
+        /// The set's number. A number means the same slots for ever: a set that changes has another.
+        pub set: u32,
+        /// Which [`CHUNK`] slots of it.
+        pub chunk: u32,
+    }
+}
+
+abi! {
+    /// Value of `BACKENDS`: slots of a set, and nothing behind its last.
+    pub struct Chunk[896] {
+        /// In their order.
+        pub slots: [Slot; CHUNK_SLOTS],
+    }
+}
+
+impl ChunkKey {
+    /// Where the slot `index` of a set is.
+    #[inline(always)]
+    pub const fn of(set: u32, index: u32) -> Self {
+        Self { set, chunk: index / CHUNK }
+    }
+}
+
+impl Chunk {
+    /// Nothing.
+    pub const EMPTY: Self = Self { slots: [Slot::EMPTY; CHUNK_SLOTS] };
+
+    /// The slot `index` of the set, if it is in this part of it.
+    #[inline(always)]
+    pub fn slot(&self, index: u32) -> Option<&Slot> {
+        self.slots.get((index % CHUNK) as usize)
+    }
+}
+
+abi! {
+    /// One slot of a set.
     ///
     /// Slot *i* holds two things that have nothing to do with each other: backend *i* of the table,
     /// and endpoint *i* of the list that the backends' ranges point into. The first slot also holds
@@ -67,7 +110,7 @@ pub enum Pick<'a> {
 
 /// Picks an endpoint: a backend by its weight, exactly, then one of its endpoints.
 ///
-/// `slot` is the inner array; `random` is uniform over 32 bits each time it is called.
+/// `slot` is the set; `random` is uniform over 32 bits each time it is called.
 #[inline(always)]
 pub fn pick<'a>(slot: impl Fn(u32) -> Option<&'a Slot>, random: impl Fn() -> u32) -> Pick<'a> {
     let Some(head) = slot(0) else { return Pick::Unknown };

@@ -9,8 +9,8 @@ pub const WORKLOADS: &str = "WORKLOADS";
 pub const DESTINATIONS: &str = "DESTINATIONS";
 /// Hash: [`ConsumerKey`](crate::destination::ConsumerKey) to a set of `BACKENDS`.
 pub const CONSUMERS: &str = "CONSUMERS";
-/// Hash of arrays: a set's number to its [`Slot`](crate::backend::Slot)s. An array is replaced as a
-/// whole.
+/// Hash: [`ChunkKey`](crate::backend::ChunkKey), a set's number and a part of it, to its slots, a
+/// [`Chunk`](crate::backend::Chunk).
 pub const BACKENDS: &str = "BACKENDS";
 /// Hash: [`VerdictKey`](crate::verdict::VerdictKey) to [`Verdict`](crate::verdict::Verdict).
 pub const VERDICTS: &str = "VERDICTS";
@@ -98,8 +98,11 @@ pub const MAX_SOURCES: usize = 4_096;
 pub const MAX_DESTINATIONS: usize = 131_072;
 /// Sets of backends: one a port of a service, and one for each namespace with routes of its own.
 pub const MAX_SETS: usize = 65_536;
-/// Slots of all sets together: 2,097,152 × 56 B = 112 MiB.
-pub const MAX_SLOTS: usize = 1 << 21;
+/// Parts of all sets together, of 16 slots each: two for each set on average.
+pub const MAX_CHUNKS: usize = 131_072;
+/// The same with those of sets that are being replaced: 262,144 × 960 B = 240 MiB, if all are there. Each
+/// is allocated as it is added.
+pub const MOST_CHUNKS: usize = 2 * MAX_CHUNKS;
 /// Verdicts: workloads of this node × different sets of policies × ports that policies name.
 pub const MAX_VERDICTS: usize = 1 << 20;
 /// Ports with settings of their own on one node.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use mesh_common::backend::Slot;
+use mesh_common::backend::{ChunkKey, Slot};
 use mesh_common::connect::Maps;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::external::{ALL_BITS, ExternalKey};
@@ -32,8 +32,9 @@ impl Maps for Kernel {
 
     #[inline(always)]
     fn slot(&self, set: u32, index: u32) -> Option<&Slot> {
-        // SAFETY: as in `destination`; the array lives until the program ends, also if it is replaced.
-        unsafe { BACKENDS.get_value(&set, &index) }
+        // SAFETY: entries of this one are never replaced, and the agent removes none before every
+        // program that may read it has ended.
+        unsafe { BACKENDS.get(ChunkKey::of(set, index)) }?.slot(index)
     }
 
     #[inline(always)]

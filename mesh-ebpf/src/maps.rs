@@ -4,12 +4,11 @@ use core::ptr::null;
 
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::btf_maps::{
-    Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
-    SkStorage, SockHash,
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockHash,
 };
 use aya_ebpf::macros::btf_map;
 use mesh_common::accel::{Fast, Tally};
-use mesh_common::backend::Slot;
+use mesh_common::backend::{Chunk, ChunkKey};
 use mesh_common::budget::Budget;
 use mesh_common::coverage::CoverKey;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
@@ -18,6 +17,7 @@ use mesh_common::external::ExternalKey;
 use mesh_common::maps::{
     EVENT_BYTES, ListenerKey, MAX_ACCELERATED, MAX_COVERED, MAX_DESTINATIONS, MAX_EXTERNALS,
     MAX_LISTENERS, MAX_PENDING, MAX_PORTS, MAX_SETS, MAX_SOURCES, MAX_SUMS, MAX_VERDICTS,
+    MOST_CHUNKS,
 };
 use mesh_common::record::{ConnKey, FlowKey, Record};
 use mesh_common::source::{Source, SourceKey};
@@ -28,8 +28,6 @@ use mesh_common::workload::{Inbound, PortKey, Workload};
 
 /// Entries are allocated when they are added.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
-/// `BPF_F_INNER_MAP` (Linux 5.10): arrays of any length fit the outer map.
-const ANY_LENGTH: usize = 1 << 12;
 
 #[btf_map]
 pub(crate) static SOURCES: HashMap<SourceKey, Source, MAX_SOURCES> = HashMap::new();
@@ -45,8 +43,7 @@ pub(crate) static DESTINATIONS: HashMap<DestinationKey, Destination, MAX_DESTINA
 pub(crate) static CONSUMERS: HashMap<ConsumerKey, u32, MAX_SETS, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
-pub(crate) static BACKENDS: HashOfMaps<u32, Array<Slot, 1, ANY_LENGTH>, MAX_SETS, ON_DEMAND> =
-    HashOfMaps::new();
+pub(crate) static BACKENDS: HashMap<ChunkKey, Chunk, MOST_CHUNKS, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
 pub(crate) static VERDICTS: HashMap<VerdictKey, Verdict, MAX_VERDICTS, ON_DEMAND> = HashMap::new();

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData};
+use aya::maps::{HashMap, Map, MapData};
 use aya::{Ebpf, EbpfLoader};
-use mesh_common::backend::Slot;
+use mesh_common::backend::{Chunk, ChunkKey};
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::external::ExternalKey;
 use mesh_common::source::{Source, SourceKey};
@@ -37,7 +37,7 @@ pub struct Loaded {
     /// `CONSUMERS`.
     pub consumers: HashMap<MapData, ConsumerKey, u32>,
     /// `BACKENDS`.
-    pub sets: HashOfMaps<MapData, u32, Array<MapData, Slot>>,
+    pub sets: HashMap<MapData, ChunkKey, Chunk>,
     /// `VERDICTS`.
     pub verdicts: HashMap<MapData, VerdictKey, Verdict>,
     /// `PORTS`.

@@ -206,24 +206,19 @@ impl Tables {
     fn write(&mut self, want: &Entries) -> Refused {
         let mut refused = Refused::default();
         self.verdicts.add(&want.verdicts, &mut refused);
+        self.sets.add(&want.sets, &mut refused);
         self.consumers.add(&want.consumers, &mut refused);
         self.ports.add(&want.ports, &mut refused);
         self.probes.bring_to(&want.probes, &mut refused);
         self.externals.bring_to(&want.externals, &mut refused);
         self.workloads.bring_to(&want.workloads, &mut refused);
-        // What protects workloads waits for no set of backends: each takes the kernel a while. What is
-        // refused of these is tried again below.
-        let mut early = Refused::default();
-        self.destinations.add_where(&want.destinations, &mut early, |one| one.set == 0);
+        self.destinations.bring_to(&want.destinations, &mut refused);
         // A namespace that is a workload's has an entry for what arrives: without one all of that
         // would wait for the agent.
-        self.inbound.add(&want.inbound, &mut early);
+        self.inbound.bring_to(&want.inbound, &mut refused);
         // A source that is captured must find the workloads; one that is not captured any more may
         // find some that are gone.
         self.sources.bring_to(&want.sources, &mut refused);
-        self.sets.add(&want.sets, &mut refused);
-        self.destinations.bring_to(&want.destinations, &mut refused);
-        self.inbound.bring_to(&want.inbound, &mut refused);
         // What is not all there yet may still need what it replaces.
         if refused.is_empty() {
             self.consumers.bring_to(&want.consumers, &mut refused);

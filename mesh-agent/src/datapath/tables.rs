@@ -1,18 +1,17 @@
 //! The maps as the task that writes them holds them: what is in each, and how it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError};
-use mesh_common::backend::Slot;
+use aya::maps::{HashMap, MapData, MapError};
+use mesh_common::backend::{CHUNK_SLOTS, Chunk, ChunkKey, Slot};
 use mesh_common::maps;
 
 use crate::datapath::plan::{Op, plan};
 use crate::failure::chain;
-
-/// `BPF_F_INNER_MAP` (Linux 5.10): arrays of any length fit the outer map.
-const ANY_LENGTH: u32 = 1 << 12;
+use crate::sys::bpf;
 
 /// The maps that follow the configuration.
 const NAMES: [&str; 10] = [
@@ -99,12 +98,20 @@ impl<K: Pod + Ord> Trie<K> {
     }
 }
 
-/// The sets of backends, and what they hold.
+/// The sets of backends that are in the kernel. What a number means never changes.
 #[derive(Debug)]
 pub(super) struct SetTable {
-    map: HashOfMaps<MapData, u32, Array<MapData, Slot>>,
-    /// `None`: one that a predecessor left, with unknown content.
-    have: BTreeMap<u32, Option<Vec<Slot>>>,
+    map: HashMap<MapData, ChunkKey, Chunk>,
+    have: BTreeMap<u32, Held>,
+}
+
+/// What there is of a set.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// Its parts, from the first on.
+    chunks: u32,
+    /// It is there as a whole.
+    is_whole: bool,
 }
 
 impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
@@ -121,19 +128,8 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
 
     /// Makes the map hold `want`, and for now also what it held.
     pub(super) fn add(&mut self, want: &BTreeMap<K, V>, refused: &mut Refused) {
-        self.add_where(want, refused, |_value| true);
-    }
-
-    /// Makes the map hold those of `want` that `is_now` says, and all that it held.
-    pub(super) fn add_where(
-        &mut self,
-        want: &BTreeMap<K, V>,
-        refused: &mut Refused,
-        is_now: impl Fn(&V) -> bool,
-    ) {
         let ops = plan(&self.have, want).into_iter();
-        let puts = ops.filter(|op| matches!(op, Op::Put(_, value) if is_now(value)));
-        self.apply_all(puts, refused);
+        self.apply_all(ops.filter(|op| matches!(op, Op::Put(..))), refused);
     }
 
     /// Makes the map hold `want`.
@@ -177,9 +173,13 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
 }
 
 impl SetTable {
-    /// Takes over what the map holds.
-    pub(super) fn adopt(map: HashOfMaps<MapData, u32, Array<MapData, Slot>>) -> Self {
-        let have = map.keys().filter_map(Result::ok).map(|key| (key, None)).collect();
+    /// Takes over what the map holds. Nobody wants any of it: numbers of ours are others.
+    pub(super) fn adopt(map: HashMap<MapData, ChunkKey, Chunk>) -> Self {
+        let mut have = BTreeMap::<u32, Held>::new();
+        for key in map.keys().filter_map(Result::ok) {
+            let held = have.entry(key.set).or_default();
+            held.chunks = held.chunks.max(key.chunk.saturating_add(1));
+        }
         Self { map, have }
     }
 
@@ -188,44 +188,64 @@ impl SetTable {
         self.have.keys().next_back().copied().unwrap_or_default()
     }
 
-    /// Writes the sets that are new or different, each as a whole.
-    pub(super) fn add(&mut self, want: &BTreeMap<u32, Vec<Slot>>, refused: &mut Refused) {
+    /// Writes the sets that are new.
+    pub(super) fn add(&mut self, want: &BTreeMap<u32, Arc<[Slot]>>, refused: &mut Refused) {
         for (number, slots) in want {
-            if self.have.get(number).is_some_and(|have| have.as_ref() == Some(slots)) {
-                continue;
-            }
-            match self.put(*number, slots) {
-                Ok(()) => drop(self.have.insert(*number, Some(slots.clone()))),
-                Err(error) => refused.note(maps::BACKENDS, &error),
+            if !self.have.get(number).is_some_and(|held| held.is_whole)
+                && let Err(error) = self.put(*number, slots)
+            {
+                refused.note(maps::BACKENDS, &error);
             }
         }
     }
 
     /// As [`Table::make_room`].
-    pub(super) fn make_room(&mut self, want: &BTreeMap<u32, Vec<Slot>>, full: &Refused) {
+    pub(super) fn make_room(&mut self, want: &BTreeMap<u32, Arc<[Slot]>>, full: &Refused) {
         if full.0.contains_key(maps::BACKENDS) {
             self.retain(want, &mut Refused::default());
         }
     }
 
-    /// Removes the sets that are not in `want`.
-    pub(super) fn retain(&mut self, want: &BTreeMap<u32, Vec<Slot>>, refused: &mut Refused) {
-        let gone: BTreeSet<_> =
+    /// Removes the sets that are not in `want`, when no program that has seen their numbers runs any
+    /// more: the kernel gives the memory of an entry to the next one at once, and a program must not
+    /// read half of one endpoint and half of another.
+    pub(super) fn retain(&mut self, want: &BTreeMap<u32, Arc<[Slot]>>, refused: &mut Refused) {
+        let gone: Vec<_> =
             self.have.keys().filter(|number| !want.contains_key(*number)).copied().collect();
+        if gone.is_empty() {
+            return;
+        }
+        bpf::wait_for_programs();
         for number in gone {
-            match self.map.remove(&number) {
-                Ok(()) | Err(MapError::KeyNotFound) => drop(self.have.remove(&number)),
-                Err(error) => refused.note(maps::BACKENDS, &error),
+            if let Err(error) = self.remove(number) {
+                refused.note(maps::BACKENDS, &error);
             }
         }
     }
 
     fn put(&mut self, number: u32, slots: &[Slot]) -> Result<(), MapError> {
-        let length = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-        let mut array: Array<MapData, Slot> = Array::create(length, ANY_LENGTH)?;
-        for (index, slot) in (0..).zip(slots) {
-            array.set(index, slot, 0)?;
+        let held = self.have.entry(number).or_default();
+        for (chunk, part) in (0..).zip(slots.chunks(CHUNK_SLOTS)) {
+            let mut value = Chunk::EMPTY;
+            for (to, slot) in value.slots.iter_mut().zip(part) {
+                *to = *slot;
+            }
+            held.chunks = held.chunks.max(chunk + 1);
+            self.map.insert(ChunkKey { set: number, chunk }, value, 0)?;
         }
-        self.map.insert(number, &array, 0)
+        held.is_whole = true;
+        Ok(())
+    }
+
+    fn remove(&mut self, number: u32) -> Result<(), MapError> {
+        let chunks = self.have.get(&number).map_or(0, |held| held.chunks);
+        for chunk in 0..chunks {
+            match self.map.remove(&ChunkKey { set: number, chunk }) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.have.remove(&number);
+        Ok(())
     }
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use aya::Pod;
 use nix::libc;
@@ -25,6 +27,24 @@ const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_LINK_CREATE: libc::c_long = 28;
 /// `enum bpf_cmd`; since Linux 5.7.
 const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// Of `membarrier(2)`: waits for a grace period of RCU, in which every program that ran has ended.
+const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+
+/// How long is waited instead where the kernel has no such command: where processors are kept free of
+/// ticks (`nohz_full`). Programs of sockets run for microseconds.
+const PROGRAM_TIME: Duration = Duration::from_millis(100);
+
+/// Waits until every kernel program that runs now has ended, as libbpf does (`kern_sync_rcu`). Blocks for
+/// some 10 ms.
+pub fn wait_for_programs() {
+    // SAFETY: the call takes numbers only.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        #[expect(clippy::disallowed_methods, reason = "its thread serves nobody, as for the call")]
+        thread::sleep(PROGRAM_TIME);
+    }
+}
 
 /// A map that many threads use at once, as the kernel allows.
 ///

@@ -12,6 +12,7 @@ mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
+use std::sync::Arc;
 
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
@@ -106,7 +107,7 @@ pub struct Entries {
     /// `CONSUMERS`.
     pub consumers: BTreeMap<ConsumerKey, u32>,
     /// `BACKENDS`.
-    pub sets: BTreeMap<u32, Vec<Slot>>,
+    pub sets: BTreeMap<u32, Arc<[Slot]>>,
     /// `VERDICTS`.
     pub verdicts: BTreeMap<VerdictKey, Verdict>,
     /// `PORTS`.

@@ -63,9 +63,9 @@ pub(super) mod tables {
         Table { name: maps::PROBES, entries: maps::MAX_PORTS };
     pub(in super::super) const BACKENDS: Table =
         Table { name: maps::BACKENDS, entries: maps::MAX_SETS };
-    /// Of all arrays in `BACKENDS` together.
-    pub(in super::super) const SLOTS: Table =
-        Table { name: "BACKENDS (slots)", entries: maps::MAX_SLOTS };
+    /// Of all sets in `BACKENDS` together.
+    pub(in super::super) const CHUNKS: Table =
+        Table { name: "BACKENDS (endpoints)", entries: maps::MAX_CHUNKS };
     pub(in super::super) const VERDICTS: Table =
         Table { name: maps::VERDICTS, entries: maps::MAX_VERDICTS };
     pub(in super::super) const EXTERNALS: Table =

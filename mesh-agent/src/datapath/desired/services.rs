@@ -9,7 +9,7 @@ use mesh_common::destination::{ASK, ConsumerKey, Destination, DestinationKey, HA
 
 use crate::datapath::desired::ids::id_of;
 use crate::datapath::desired::room::{Shortages, Want, tables};
-use crate::datapath::desired::sets::{SetIds, SetKey, n_slots, slots};
+use crate::datapath::desired::sets::{SetIds, SetKey, n_chunks, slots};
 use crate::datapath::desired::{Entries, View};
 use crate::model::id::ResourceName;
 use crate::model::snapshot::{Snapshot, Split, Target};
@@ -84,26 +84,27 @@ pub(super) fn add(
     let granted = share(services, short);
     let mut used = BTreeSet::new();
     for (address, target) in services.iter().flat_map(|service| &service.targets) {
-        let key = (*address, None);
-        let set = sets.of(key.clone());
         let mut flags = 0;
-        let mut fill = |key: SetKey, split: &Split, set: u32| {
-            let slots = granted.contains(&key).then(|| slots(view.mesh, split, &view.ids));
+        let mut fill = |key: SetKey, split: &Split| {
+            let is_granted = granted.contains(&key);
+            let slots = is_granted.then(|| slots(view.mesh, split, &view.ids)).flatten();
+            let is_picked = slots.is_some();
+            let (set, slots) = sets.of(key.clone(), slots.unwrap_or_default());
             used.insert(key);
-            match slots.flatten() {
-                Some(slots) => drop(wanted.sets.insert(set, slots)),
-                None => flags |= ASK,
+            if is_picked {
+                wanted.sets.insert(set, slots);
+            } else {
+                flags |= ASK;
             }
+            (set, is_granted)
         };
-        fill(key, &target.default, set);
+        let (set, _) = fill((*address, None), &target.default);
         let mut consumers = Vec::new();
         for (namespace, split) in &target.by_namespace {
-            let key = (*address, Some(Arc::clone(namespace)));
-            let own = sets.of(key.clone());
-            if granted.contains(&key) {
+            let (own, is_granted) = fill((*address, Some(Arc::clone(namespace))), split);
+            if is_granted {
                 consumers.push((namespace, own));
             }
-            fill(key, split, own);
         }
         for (namespace, own) in consumers {
             let consumer = ConsumerKey { namespace: id_of(namespace), set, pad: 0 };
@@ -129,8 +130,8 @@ fn share(services: &[&Virtual<'_>], short: &mut Shortages) -> HashSet<SetKey> {
         })
     };
     let numbers = short.share(tables::BACKENDS, 0, &wants(|_split| 1));
-    let slots = short.share(tables::SLOTS, 0, &wants(n_slots));
-    let granted = numbers.into_iter().flatten().zip(slots.into_iter().flatten());
+    let chunks = short.share(tables::CHUNKS, 0, &wants(n_chunks));
+    let granted = numbers.into_iter().flatten().zip(chunks.into_iter().flatten());
     let all = consumers.into_iter().chain(own).zip(granted);
-    all.filter(|(_, (number, slots))| *number && *slots).map(|(set, _)| set.key).collect()
+    all.filter(|(_, (number, chunks))| *number && *chunks).map(|(set, _)| set.key).collect()
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::addr::user::from_ip;
-use mesh_common::backend::{MAX_BACKENDS, MAX_ENDPOINTS, Slot, columns};
+use mesh_common::backend::{CHUNK, CHUNK_SLOTS, MAX_BACKENDS, MAX_ENDPOINTS, Slot, columns};
 
 use crate::datapath::desired::guard_of;
 use crate::datapath::desired::ids::Ids;
@@ -14,11 +14,11 @@ use crate::model::snapshot::{Snapshot, Split};
 /// Which set: of an address and port, for everybody or for one namespace.
 pub(super) type SetKey = (SocketAddr, Option<Arc<str>>);
 
-/// The numbers of sets. A set keeps its number as long as it is wanted, and a number is not given
-/// out again while the kernel may still hold an entry that means the former set.
+/// The numbers of sets. A set keeps its number as long as it is wanted and has the same slots, and a
+/// number is not given out again while the kernel may still hold an entry that means another.
 #[derive(Debug)]
 pub struct SetIds {
-    by_key: BTreeMap<SetKey, u32>,
+    by_key: BTreeMap<SetKey, (u32, Arc<[Slot]>)>,
     next: u32,
 }
 
@@ -31,14 +31,15 @@ impl SetIds {
         Self { by_key: BTreeMap::new(), next: last.wrapping_add(1).max(1) }
     }
 
-    /// The number of a set.
-    pub(super) fn of(&mut self, key: SetKey) -> u32 {
-        let next = &mut self.next;
-        *self.by_key.entry(key).or_insert_with(|| {
-            let id = *next;
-            *next = next.wrapping_add(1).max(1);
-            id
-        })
+    /// The number of a set with these slots, and the slots.
+    pub(super) fn of(&mut self, key: SetKey, slots: Vec<Slot>) -> (u32, Arc<[Slot]>) {
+        if let Some((id, same)) = self.by_key.get(&key).filter(|(_, before)| **before == *slots) {
+            return (*id, Arc::clone(same));
+        }
+        let (id, slots) = (self.next, Arc::from(slots));
+        self.next = id.wrapping_add(1).max(1);
+        self.by_key.insert(key, (id, Arc::clone(&slots)));
+        (id, slots)
     }
 
     /// Forgets the sets that are not in `used`.
@@ -47,17 +48,21 @@ impl SetIds {
     }
 }
 
-/// A set whose one backend has an endpoint beyond the set's end, so that a pick finds nothing and
-/// the connection goes to the agent.
+/// A set whose one backend has an endpoint beyond the set's end, in a part that is not there, so that a
+/// pick finds nothing and the connection goes to the agent.
 ///
-/// Not a set that is missing: this one takes the place of the slots before it at once, and there is
-/// no moment in which a connection is made directly that has to be looked into. And not
-/// `Destination::flags`, which are for the clients of all namespaces.
+/// Not a set that is missing, which would be written again and again. And not `Destination::flags`,
+/// which are for the clients of all namespaces.
 const ASK_AGENT: Slot =
-    Slot { threshold: 1, first: 1, count: 1, backends: 1, total: 1, ..Slot::EMPTY };
+    Slot { threshold: 1, first: CHUNK, count: 1, backends: 1, total: 1, ..Slot::EMPTY };
+
+/// How many entries of the map a split takes.
+pub(super) fn n_chunks(split: &Split) -> usize {
+    n_slots(split).div_ceil(CHUNK_SLOTS).max(1)
+}
 
 /// How many slots a split has; 0: it is too large for the kernel.
-pub(super) fn n_slots(split: &Split) -> usize {
+fn n_slots(split: &Split) -> usize {
     if split.http.is_some() {
         return 1;
     }

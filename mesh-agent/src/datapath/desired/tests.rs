@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::addr::user::from_ip;
+use mesh_common::backend::CHUNK_SLOTS;
 use mesh_common::connect::{Action as Verb, Caller, Maps, decide, may_go_past};
 use mesh_common::destination::{ASK, HAS_CONSUMERS};
 use mesh_common::source::{BY_CGROUP, CGROUP};
@@ -476,6 +477,9 @@ fn numbers_of_sets_stay_and_are_not_given_out_again() {
     assert_eq!(set(&mesh, &mut ids), None);
     mesh.services.insert(address, target);
     assert_eq!(set(&mesh, &mut ids), Some(2));
+    // Other slots are another set: no program sees half of each.
+    service(&mut mesh, &[(1, &["there"])], None);
+    assert_eq!(set(&mesh, &mut ids), Some(3));
 }
 
 proptest! {
@@ -637,14 +641,14 @@ fn crowd(mesh: &mut Snapshot, namespace: &str, n: u64, n_ports: u16) -> Enrolled
 /// Asserts that no map is asked to hold more than it does.
 fn fits(entries: &Entries) {
     use mesh_common::maps;
-    let slots: usize = entries.sets.values().map(Vec::len).sum();
+    let chunks: usize = entries.sets.values().map(|slots| slots.len().div_ceil(CHUNK_SLOTS)).sum();
     for (map, wanted, most) in [
         (maps::SOURCES, entries.sources.len(), maps::MAX_SOURCES),
         (maps::WORKLOADS, entries.workloads.len(), maps::MAX_SOURCES),
         (maps::DESTINATIONS, entries.destinations.len(), maps::MAX_DESTINATIONS),
         (maps::CONSUMERS, entries.consumers.len(), maps::MAX_SETS),
         (maps::BACKENDS, entries.sets.len(), maps::MAX_SETS),
-        ("slots", slots, maps::MAX_SLOTS),
+        ("chunks", chunks, maps::MAX_CHUNKS),
         (maps::VERDICTS, entries.verdicts.len(), maps::MAX_VERDICTS),
         (maps::PORTS, entries.ports.len(), maps::MAX_PORTS),
         (maps::INBOUND, entries.inbound.len(), maps::MAX_PORTS),
