@@ -21,12 +21,14 @@ use std::time::{Duration, Instant};
 use self::bodies::Total;
 pub use self::bodies::{Bodies, KeptBody};
 use self::ledger::{Holder, Ledger, Most};
-use self::promise::LITTLE_UNITS;
 pub use self::promise::{Promise, Wanted};
 use crate::model::spiffe::SpiffeId;
 
 /// How often refusals of one use of a workload are mentioned, at most.
 const MENTION_EVERY: Duration = Duration::from_secs(1);
+
+/// Of the sockets, one of so many is kept for those who hold few.
+const RESERVED: usize = 8;
 
 /// How many sockets there may be.
 #[derive(Clone, Copy, Debug)]
@@ -165,9 +167,14 @@ impl Node {
     pub fn new(options: Options) -> Self {
         let Options { sockets, tunnels, few, promised, bodies } = options;
         let all = promised / promise::UNIT_BYTES;
-        let memory = Most { all, tunnels: usize::MAX, few: LITTLE_UNITS };
+        let memory = Most { all, tunnels: usize::MAX, reserved: promise::RESERVED, few: 1 };
         Self(Arc::new(Shared {
-            sockets: Mutex::new(Ledger::new(Most { all: sockets, tunnels, few })),
+            sockets: Mutex::new(Ledger::new(Most {
+                all: sockets,
+                tunnels,
+                reserved: RESERVED,
+                few,
+            })),
             memory: Mutex::new(Ledger::new(memory)),
             bodies: Total::new(bodies),
         }))

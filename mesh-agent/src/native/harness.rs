@@ -17,13 +17,14 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::io::link::Link;
 use crate::io::relay::{Incoming as _, Outgoing as _};
+use crate::native::driver::Driver;
 use crate::native::fixture::options;
 use crate::native::frame::Open;
 use crate::native::lease::Lease;
 use crate::native::quota::{Most, Quota};
 use crate::native::session::Side;
 use crate::native::stream::{Asked, Receiver, Sender, Stream};
-use crate::native::tunnel::{Driver, Tunnel};
+use crate::native::tunnel::Tunnel;
 use crate::native::{Error, Options};
 
 /// A peer that says whatever it is given, and reads as much as it is let.

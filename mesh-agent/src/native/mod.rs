@@ -6,7 +6,9 @@
 
 pub mod frame;
 mod by_number;
+mod driver;
 pub mod output;
+mod pings;
 pub mod inbox;
 pub mod session;
 #[cfg(any(test, feature = "test-support"))]
@@ -108,7 +110,7 @@ impl Error {
         match self {
             Self::Lost(error) => error.is_violation(),
             Self::Io(error) => tls::stream::is_violation(error),
-            error => matches!(error, Self::Violation(_)),
+            error => matches!(error, Self::Violation(_) | Self::Flood),
         }
     }
 

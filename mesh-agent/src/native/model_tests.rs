@@ -16,12 +16,13 @@ use loom::thread;
 
 use crate::io::link::Link;
 use crate::io::relay::{Incoming as _, Outgoing as _};
+use crate::native::driver::Driver;
 use crate::native::fixture::options;
 use crate::native::frame::{self, Frame, Hello, Open, code};
 use crate::native::quota::{Most, Quota};
 use crate::native::session::Side;
 use crate::native::stream::{Asked, Stream};
-use crate::native::tunnel::{Driver, Tunnel};
+use crate::native::tunnel::Tunnel;
 use crate::native::{Error, Options};
 
 /// Threads are preempted so often in one order at most: three find what two threads can do wrong

@@ -100,6 +100,8 @@ pub struct Session {
     gone: bool,
     /// Our pings that were not answered, in their order.
     pings: VecDeque<u64>,
+    /// Those of the peer, since they were last asked for.
+    pinged: u32,
     output: Output,
 }
 
@@ -123,6 +125,7 @@ impl Session {
             going: false,
             gone: false,
             pings: VecDeque::new(),
+            pinged: 0,
             output,
         }
     }
@@ -249,6 +252,7 @@ impl Session {
             }
             Frame::Ping(number) => {
                 self.output.frame(&Frame::Pong(number));
+                self.pinged = self.pinged.saturating_add(1);
                 return Ok(None);
             }
             Frame::Pong(number) => {
@@ -374,6 +378,11 @@ impl Session {
         self.insert(stream);
         self.output.frame(&Frame::Open(stream, open));
         Some(stream)
+    }
+
+    /// How many pings have come since this was last asked.
+    pub const fn take_pinged(&mut self) -> u32 {
+        std::mem::replace(&mut self.pinged, 0)
     }
 
     /// Accepts a stream that the peer has asked for.

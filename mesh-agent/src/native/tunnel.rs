@@ -22,16 +22,17 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, timeout};
 use crate::io::link::Link;
 use crate::io::load::Load;
 use crate::native::by_number::ByNumber;
+use crate::native::driver::Driver;
 use crate::native::frame::{Open, code};
 use crate::native::lease::Lease;
+use crate::native::pings::Pings;
 use crate::native::quota::Quota;
 use crate::native::session::{Session, Side};
 use crate::native::shared::{Core, Rest};
 use crate::native::stream::{Asked, Stream};
-use crate::native::sync::{
-    AtomicUsize, AtomicWaker, Mutex, MutexGuard, Receiver, Sender, channel, register,
-};
+use crate::native::sync::{AtomicUsize, AtomicWaker, Mutex, MutexGuard, Sender, channel, register};
 use crate::native::{Error, Options};
+use crate::task::busy::{self, Busy};
 use crate::task::ending::Ending;
 use crate::task::scope::Scope;
 use crate::telemetry::OpenTunnel;
@@ -47,7 +48,7 @@ const TURN_OPENS: usize = 16;
 /// How many times of what streams may leave to be written may wait, before the peer is one that asks
 /// for answers and does not read them. Not read it is never: two that wait for each other would wait
 /// for good.
-const FLOOD: usize = 8;
+const FLOOD: usize = 3;
 
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -63,26 +64,6 @@ pub struct Tunnel {
     /// The tunnel's task.
     driver: AtomicWaker,
     max_output_bytes: usize,
-}
-
-/// The state of a tunnel's task.
-#[derive(Debug)]
-pub(super) struct Driver {
-    released: Receiver<u32>,
-    /// What has been read and was not looked at: a part of a frame.
-    input: BytesMut,
-    /// That is more: the peer has asked for as many streams as it may in one turn.
-    is_held: bool,
-    /// Something waits to be written.
-    is_dirty: bool,
-    /// Streams of which bytes waited where they were read, after the last turn that read; and how
-    /// many bytes it read.
-    slices: Vec<u32>,
-    n_read: usize,
-    /// When a stream was last open.
-    used: Instant,
-    /// When the last ping was sent.
-    pinged: Instant,
 }
 
 /// The streams that the peer has opened, and the end of the tunnel if it is over.
@@ -118,6 +99,8 @@ impl Tunnel {
             released: taken,
             input: BytesMut::new(),
             is_held: false,
+            busy: Busy::default(),
+            pings: Pings::new(Instant::now()),
             is_dirty: false,
             slices: Vec::new(),
             n_read: 0,
@@ -357,18 +340,22 @@ impl Tunnel {
         driver: &mut Driver,
         rest: &mut Rest,
     ) -> Result<Poll<bool>, Error> {
-        let (mut left, mut opens) = (TURN_BYTES, TURN_OPENS);
+        let (mut left, mut opens) = (TURN_BYTES, (TURN_OPENS / busy::parts()).max(1));
         driver.n_read = 0;
         if std::mem::take(&mut driver.is_held) {
             driver.n_read = driver.input.len();
             core.receive(&mut driver.input, &mut opens, rest)?;
+            driver.pings.check(core.session.take_pinged())?;
         }
         while left > 0 && opens > 0 {
             if core.session.waiting() > self.max_output_bytes * FLOOD {
                 return Err(Error::Flood);
             }
             match io.poll_take(cx) {
-                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Pending => {
+                    driver.busy.set(false);
+                    return Ok(Poll::Pending);
+                }
                 Poll::Ready(Ok(None)) => return Ok(Poll::Ready(false)),
                 Poll::Ready(Ok(Some(piece))) => {
                     left = left.saturating_sub(piece.len());
@@ -376,6 +363,7 @@ impl Tunnel {
                     core.heard = Instant::now();
                     driver.append(piece);
                     core.receive(&mut driver.input, &mut opens, rest)?;
+                    driver.pings.check(core.session.take_pinged())?;
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Ok(Poll::Ready(false));
@@ -384,6 +372,7 @@ impl Tunnel {
             }
         }
         driver.is_held = opens == 0;
+        driver.busy.set(driver.is_held);
         Ok(Poll::Ready(true))
     }
 
@@ -454,24 +443,6 @@ impl Tunnel {
         };
         let _late: Result<(), _> = timeout(GOODBYE, goodbye).await;
         end.map_err(Error::Lost)
-    }
-}
-
-impl Driver {
-    /// Puts a piece behind what is there: a part of a frame, if anything.
-    fn append(&mut self, piece: BytesMut) {
-        if self.input.is_empty() {
-            self.input = piece;
-        } else {
-            self.input.extend_from_slice(&piece);
-        }
-    }
-
-    /// A tunnel that waits keeps no memory.
-    fn shrink(&mut self) {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
     }
 }
 

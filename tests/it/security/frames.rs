@@ -120,8 +120,14 @@ fn frames_of_a_peer_that_cost_much_hold_up_nobody() {
 
 /// A client without identity: says `first`, and reads whatever comes, for as long as it is there.
 fn visitor(from: &Pod, to: SocketAddr, first: &[u8]) -> TcpStream {
-    let mut stream = from.netns().run(|| TcpStream::connect(to)).unwrap().unwrap();
+    let mut stream = reader(from, to);
     stream.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", first].concat()).unwrap();
+    stream
+}
+
+/// A connection of which whatever comes is read.
+fn reader(from: &Pod, to: SocketAddr) -> TcpStream {
+    let stream = from.netns().run(|| TcpStream::connect(to)).unwrap().unwrap();
     let mut reading = stream.try_clone().unwrap();
     thread::spawn(move || {
         let mut bytes = [0; 1 << 14];
@@ -184,4 +190,41 @@ fn frames_of_a_stranger_that_cost_much_hold_up_nobody() {
         end(attackers);
         format!("{} requests, and nobody waits", CONNECTIONS * FRAMES / 20)
     });
+    // Each of these is within its turn; what they do together is bounded too.
+    let denied = h1("DELETE", "/status/200").repeat(FRAMES / 10);
+    let taken_back = taken_back(&get("/status/200"), FRAMES / 20);
+    for (name, first, flood) in [
+        ("requests of many connections that are denied, by HTTP/1.1", true, &denied),
+        ("requests with trailers that are taken back, by HTTP/2", false, &taken_back),
+    ] {
+        arena.within(bounds).attack(name, Trace::Told, || {
+            let connect = |_| if first { reader(&outside, to) } else { visitor(&outside, to, &[]) };
+            let mut attackers: Vec<_> = (0..MANY).map(connect).collect();
+            all(
+                &mut attackers,
+                |attacker| drop(attacker.write_all(flood)),
+                || {
+                    bystander.served();
+                },
+            );
+            end(attackers);
+            format!("{MANY} connections, and nobody waits")
+        });
+    }
+}
+
+/// Connections of an attacker whose turns would add up.
+const MANY: usize = 24;
+
+/// A request of HTTP/1.1, of which many come at once.
+fn h1(method: &str, path: &str) -> Vec<u8> {
+    format!("{method} {path} HTTP/1.1\r\nHost: echo\r\n\r\n").into_bytes()
+}
+
+/// Requests that are begun, have trailers, and are taken back.
+fn taken_back(head: &[u8], count: usize) -> Vec<u8> {
+    let trailers = b"\x00\x01x\x01y";
+    let one =
+        |id| [h2(1, 4, id, head), h2(1, 5, id, trailers), h2(3, 0, id, &[0, 0, 0, 8])].concat();
+    (1..).step_by(2).take(count).flat_map(one).collect()
 }

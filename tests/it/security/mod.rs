@@ -19,6 +19,7 @@ mod frames;
 mod peers;
 mod pods;
 mod readings;
+mod relayed;
 mod requests;
 mod strangers;
 mod trust_domains;

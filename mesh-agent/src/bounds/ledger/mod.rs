@@ -33,9 +33,6 @@ const WITHIN: usize = 4;
 /// Of what is over in the first half of a limit, one gets a part.
 const PARTS: usize = 4;
 
-/// One of so many is kept for those who hold few.
-const RESERVED: usize = 8;
-
 /// How much there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Most {
@@ -43,19 +40,21 @@ pub(super) struct Most {
     pub(super) all: usize,
     /// For tunnels of one workload, without those that come from the reserve.
     pub(super) tunnels: usize,
-    /// A client that holds less for a use of a workload may take from the reserve.
+    /// One of so many is kept for those who hold few.
+    pub(super) reserved: usize,
+    /// Who holds less for a use of a workload is one of them.
     pub(super) few: usize,
 }
 
 impl Most {
     /// What everybody has together.
     fn shared(self) -> usize {
-        self.all - self.all / RESERVED
+        self.all - self.all / self.reserved
     }
 
     /// What those who hold few have of each use.
     fn reserved(self) -> usize {
-        self.all / RESERVED / Use::ALL.len()
+        self.all / self.reserved / Use::ALL.len()
     }
 
     fn of(self, used: Use) -> usize {

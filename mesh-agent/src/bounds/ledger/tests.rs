@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::spiffe::SpiffeId;
 
-const MOST: Most = Most { all: 4000, tunnels: 100, few: 8 };
+const MOST: Most = Most { all: 4000, tunnels: 100, reserved: 8, few: 8 };
 
 fn identity(n: usize) -> Client {
     Client::Identity(SpiffeId::new("cluster.local", "demo", &format!("w{n}")).unwrap())

@@ -9,6 +9,7 @@ use hyper::http::request;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::balance;
@@ -44,6 +45,10 @@ pub async fn run(
     let answered = Box::pin(answered(&site, version, request, &heads, (began, &mut client))).await;
     if let Some(client) = client {
         unmet.keep(client);
+    }
+    if !matches!(answered, Ok((_, Some(_)))) {
+        // Nobody was waited for, and the next request may be there already.
+        yield_now().await;
     }
     match answered {
         Ok((response, Some(to))) => counting::counted(&site, &to, is_grpc, began, response),

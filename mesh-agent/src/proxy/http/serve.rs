@@ -152,7 +152,7 @@ async fn run(
     match version {
         Version::Http1 => {
             let served = {
-                let serving = setup::http1_server(HEAD_TIMEOUT)
+                let serving = setup::http1_server(HEAD_TIMEOUT, most)
                     .serve_connection(TokioIo::new(front), service);
                 let mut serving = pin!(serving.with_upgrades());
                 let early = tokio::select! {

@@ -19,6 +19,9 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest head of a request or an answer.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 
+/// The least of it, of a client that has used up what it may have of memory.
+const LEAST_BUFFER_BYTES: u32 = 16 * 1024;
+
 /// How many fields it has at most.
 pub const MAX_FIELDS: usize = 200;
 
@@ -71,6 +74,8 @@ pub struct Http2 {
     window: u32,
     streams: u32,
     send: u32,
+    /// Of HTTP/1.1: what a head may have.
+    buffer: u32,
 }
 
 impl Http2 {
@@ -85,8 +90,10 @@ impl Http2 {
     const SHARED: Wanted =
         Wanted { least: Self::WANTED.least, most: SHARED_WINDOW_BYTES + (2 << 20) };
 
-    /// Of a connection of `client` to a workload, for as long as the promise is kept. What HTTP/1.1
-    /// keeps has a bound of its own.
+    /// The bytes that a connection of HTTP/1.1 wants: a head of the client's, and one of an answer.
+    const HTTP1: Wanted = Wanted { least: LEAST_BUFFER_BYTES * 2, most: MAX_LIST_BYTES * 2 };
+
+    /// Of a connection of `client` to a workload, for as long as the promise is kept.
     ///
     /// # Errors
     ///
@@ -96,12 +103,14 @@ impl Http2 {
         local: &Local,
         used: Use,
         client: Option<Client>,
-    ) -> Result<(Self, Option<Promise>), Refused> {
+    ) -> Result<(Self, Promise), Refused> {
         if version == Version::Http1 {
-            return Ok((Self::default(), None));
+            let promise = places::promise(local, used, client, Self::HTTP1)?;
+            let buffer = (promise.bytes() / 2).min(MAX_LIST_BYTES);
+            return Ok((Self { buffer, ..Self::default() }, promise));
         }
         let promise = places::promise(local, used, client, Self::WANTED)?;
-        Ok((Self::within(promise.bytes()), Some(promise)))
+        Ok((Self::within(promise.bytes()), promise))
     }
 
     /// Of a connection to a server that the requests of several clients share.
@@ -114,7 +123,7 @@ impl Http2 {
         let window = SHARED_WINDOW_BYTES.min(promise.bytes() / 5 * 4).max(LEAST_WINDOW_BYTES);
         let send =
             (promise.bytes() / 5 / SHARED_STREAMS).clamp(*SEND_BYTES.start(), *SEND_BYTES.end());
-        Ok((Self { window, streams: SHARED_STREAMS, send }, promise))
+        Ok((Self { window, streams: SHARED_STREAMS, send, buffer: MAX_LIST_BYTES }, promise))
     }
 
     /// Of a connection that was promised so many bytes.
@@ -123,7 +132,7 @@ impl Http2 {
         let (least, most) = SEND_BYTES.into_inner();
         let streams = (window / STREAM_BYTES).clamp(LEAST_STREAMS, MAX_STREAMS);
         let send = (window / streams).clamp(least, most);
-        Self { window, streams, send }
+        Self { window, streams, send, buffer: MAX_LIST_BYTES }
     }
 
     /// How many requests it carries at once.
@@ -149,6 +158,10 @@ impl Http2 {
     /// What the heads of all requests that wait may take.
     pub fn head_bytes(self) -> usize {
         usize::try_from(self.window.max(LEAST_HEAD_BYTES)).unwrap_or(usize::MAX)
+    }
+
+    fn buffer_bytes(self) -> usize {
+        usize::try_from(self.buffer).unwrap_or(usize::MAX)
     }
 
     fn send_bytes(self) -> usize {
@@ -180,8 +193,8 @@ where
 }
 
 /// A server of HTTP/1.1, whose clients may take so long until the head of their next request is there,
-/// from the end of the last one on.
-pub fn http1_server(patience: Duration) -> server::conn::http1::Builder {
+/// from the end of the last one on, and which keeps no more than `most`.
+pub fn http1_server(patience: Duration, most: Http2) -> server::conn::http1::Builder {
     let mut builder = server::conn::http1::Builder::new();
     builder
         .preserve_header_case(true)
@@ -190,7 +203,7 @@ pub fn http1_server(patience: Duration) -> server::conn::http1::Builder {
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_headers(MAX_FIELDS)
-        .max_buf_size(MAX_HEAD_BYTES);
+        .max_buf_size(most.buffer_bytes());
     builder
 }
 

@@ -24,6 +24,7 @@ use hyper::{Method, Request, Response, Version as HttpVersion};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use crate::authz::path::{self, Readings};
@@ -239,8 +240,8 @@ where
         Version::Http1 => {
             // Who waits for an answer reads nothing, and would not see that nobody waits for it.
             let (client, mut failing) = ahead::watched(client);
-            let serving =
-                setup::http1_server(PATIENCE).serve_connection(TokioIo::new(client), service);
+            let serving = setup::http1_server(PATIENCE, point.most)
+                .serve_connection(TokioIo::new(client), service);
             let mut serving = pin!(serving.with_upgrades());
             let mut is_stopping = false;
             loop {
@@ -347,7 +348,10 @@ async fn answered(
         Ok(judged) => judged,
         Err(refusal) => {
             point.keep(client);
-            return Ok(refused(&refusal));
+            let answer = refused(&refusal);
+            // Nobody was waited for, and the next request may be there already.
+            yield_now().await;
+            return Ok(answer);
         }
     };
     let mut turn = point.application.turn().await;

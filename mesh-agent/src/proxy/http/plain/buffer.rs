@@ -9,11 +9,10 @@ use bytes::BufMut as _;
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
+use crate::io::chunk::{self, Large};
+
 /// The room of a buffer at first: a request or an answer of usual size in one read.
 pub const FIRST_BYTES: usize = 16 * 1024;
-
-/// The most room a body is read with; see `io::chunk`.
-const MOST_BYTES: usize = 256 * 1024;
 
 /// Spare buffers of one thread.
 const MAX_SPARE: usize = 64;
@@ -30,6 +29,8 @@ pub struct Buffer {
     start: usize,
     /// The room that is made next; 0: what a spare one has.
     wide: usize,
+    /// It is one that reads much at once.
+    large: Option<Large>,
 }
 
 impl Buffer {
@@ -91,7 +92,7 @@ impl Buffer {
         if self.bytes.capacity() == 0 {
             let spare = || SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten();
             let spare = if self.wide == 0 { spare() } else { None };
-            let room = self.wide.max(FIRST_BYTES);
+            let room = self.wide.min(chunk::most()).max(FIRST_BYTES);
             self.bytes = spare.unwrap_or_else(|| Vec::with_capacity(room));
         }
         if self.bytes.len() == self.bytes.capacity() && self.start > 0 {
@@ -107,12 +108,16 @@ impl Buffer {
     /// the room gets more, one that needs little gets less.
     pub fn passed(&mut self, count: usize) {
         let room = self.bytes.capacity();
-        if count == room && room < MOST_BYTES {
+        if count == room && room < chunk::most() {
             self.give_back();
             self.wide = room * 2;
+            self.large.get_or_insert_with(Large::count);
         } else if count < room / 4 && self.wide > 0 {
             self.give_back();
             self.wide = if room / 2 > FIRST_BYTES { room / 2 } else { 0 };
+            if self.wide == 0 {
+                self.large = None;
+            }
         } else {
             self.bytes.clear();
             self.start = 0;

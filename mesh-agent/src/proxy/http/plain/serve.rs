@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use crate::io::leg::{Leg, Linger};
@@ -45,6 +46,8 @@ pub async fn run(site: &Arc<Site>, leg: &mut Leg) -> io::Result<Option<Vec<u8>>>
             Next::End => break,
         };
         match exchange::run(site, leg.stream(), &mut buffer, &asked, way).await? {
+            // The next one is there already: others have their turn first.
+            After::Next if !buffer.filled().is_empty() => yield_now().await,
             After::Next => {}
             After::Close => break,
             After::Linger => {
