@@ -1,27 +1,24 @@
 //! How many pings a peer may send: each has an answer, which waits until the peer reads it.
 
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::native::Error;
+use crate::task::allowance::Allowance;
 
 /// How many may come at once.
 const BURST: u32 = 64;
 
-/// Time in which one more may come. Ours come each 10 s.
-const EACH: Duration = Duration::from_millis(100);
+/// Milliseconds in which one more may come. Ours come each 10 s.
+const EACH_MS: u64 = 100;
 
 /// How many may still come.
 #[derive(Debug)]
-pub(super) struct Pings {
-    left: u32,
-    /// Until when time has bought something.
-    since: Instant,
-}
+pub(super) struct Pings(Allowance<BURST, EACH_MS>);
 
 impl Pings {
     /// As many as may come at once.
     pub(super) const fn new(now: Instant) -> Self {
-        Self { left: BURST, since: now }
+        Self(Allowance::new(now))
     }
 
     /// So many have come.
@@ -34,18 +31,17 @@ impl Pings {
     }
 
     fn take(&mut self, count: u32, now: Instant) -> Result<(), Error> {
-        let passed = now.saturating_duration_since(self.since).as_millis();
-        let bought = u32::try_from(passed / EACH.as_millis()).unwrap_or(u32::MAX);
-        self.since += EACH * bought;
-        self.left = BURST.min(self.left.saturating_add(bought));
-        self.left = self.left.checked_sub(count).ok_or(Error::Flood)?;
-        Ok(())
+        if self.0.take(count, now) { Ok(()) } else { Err(Error::Flood) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Duration;
+
     use super::*;
+
+    const EACH: Duration = Duration::from_millis(EACH_MS);
 
     #[test]
     fn pings_are_bounded_by_time() {

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod batch;
+pub mod allowance;
 pub mod busy;
 pub mod clock;
 pub mod ready;

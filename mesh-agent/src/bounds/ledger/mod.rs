@@ -9,11 +9,11 @@
 //! workloads of the node, the [`Use`]s of a workload, and the clients of a use; to networks of IPv6
 //! before the addresses in them.
 //!
-//! What others take later lowers a limit that is used up already. A part is therefore kept for those
+//! A limit that is used up already falls when others take more. A part is therefore kept for those
 //! that hold few: what the shared part refuses them, they get there.
 //!
-//! Whoever would like more than the least, as memory, gets a quarter of what is left of the first half of
-//! what it may hold: the second half is for the least of those that come later.
+//! A holder that would like more than the least, as memory, gets a quarter of what is left of the first
+//! half of what it may hold: the second half is for the least of those that come later.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -30,7 +30,7 @@ const ANYWHERE: usize = 2;
 /// fifths, so that one client of one workload comes to 2/3 × 4/5 × 4/5 = 43 % of all.
 const WITHIN: usize = 4;
 
-/// Of what is over in the first half of a limit, one gets a part.
+/// The part of what is over in the first half of a limit that one gets.
 const PARTS: usize = 4;
 
 /// How much there may be.
@@ -42,17 +42,17 @@ pub(super) struct Most {
     pub(super) tunnels: usize,
     /// One of so many is kept for those who hold few.
     pub(super) reserved: usize,
-    /// Who holds less for a use of a workload is one of them.
+    /// The amount below which a client, of a use of a workload, is one of them.
     pub(super) few: usize,
 }
 
 impl Most {
-    /// What everybody has together.
+    /// The part that everybody has together.
     fn shared(self) -> usize {
         self.all - self.all / self.reserved
     }
 
-    /// What those who hold few have of each use.
+    /// The part of those who hold few, of each use.
     fn reserved(self) -> usize {
         self.all / self.reserved / Use::ALL.len()
     }
@@ -249,7 +249,7 @@ impl Ledger {
         }
     }
 
-    /// What is held, and what was refused, beside the ledger of memory.
+    /// Counts of what is held and was refused, with those of memory.
     pub(super) fn counts(&self, memory: Memory) -> Counts {
         let ((most, held), refused) = (self.held(), self.refused);
         Counts { most, held, refused, accept_failures: self.accept_failures, memory }
@@ -307,7 +307,7 @@ impl Ledger {
     }
 }
 
-/// What is held around what may come.
+/// Amounts that are held around what may come.
 #[derive(Clone, Copy, Debug)]
 struct Within {
     /// Free in the shared part.

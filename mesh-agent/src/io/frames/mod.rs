@@ -191,6 +191,12 @@ impl<Io> Paced<Io> {
         }
         given
     }
+
+    /// Gives h2 nothing more than [`FAREWELL`] after what is held.
+    fn say_farewell(&mut self) {
+        self.held.extend_from_slice(&FAREWELL);
+        self.cleared = self.held.len();
+    }
 }
 
 impl<Io: AsyncRead + Unpin> Paced<Io> {
@@ -206,8 +212,7 @@ impl<Io: AsyncRead + Unpin> Paced<Io> {
             self.held = held;
             if self.is_over {
                 self.held.truncate(self.cleared);
-                self.held.extend_from_slice(&FAREWELL);
-                self.cleared = self.held.len();
+                self.say_farewell();
             } else if self.cleared == 0 {
                 self.held.reserve(READ_BYTES);
                 if ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.held))? == 0 {
@@ -237,8 +242,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Paced<Io> {
             }
             let given = this.clear(cx, read);
             if this.is_over {
-                this.held.extend_from_slice(&FAREWELL);
-                this.cleared = this.held.len();
+                this.say_farewell();
             } else {
                 this.held.extend_from_slice(read.get(given..).unwrap_or_default());
             }

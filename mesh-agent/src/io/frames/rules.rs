@@ -3,13 +3,14 @@
 use tokio::time::{Duration, Instant};
 
 use crate::io::frames::{ACK, Head, kind};
+use crate::task::allowance::Allowance;
 
 /// How many SETTINGS may come at once. gRPC's libraries change their window after some round trips, ten
 /// times a second at the most.
-const SETTINGS_BURST: u64 = 64;
+const SETTINGS_BURST: u32 = 64;
 
-/// Time in which one more may come.
-pub(super) const SETTINGS_EACH: Duration = Duration::from_millis(100);
+/// Milliseconds in which one more may come.
+pub(super) const SETTINGS_EACH_MS: u64 = 100;
 
 /// How many requests a client may take back in [`RESETS_TIME`], if they are more than half of those that
 /// it has sent (CVE-2023-44487; Envoy's `premature_reset_total_stream_count` is as many).
@@ -29,24 +30,15 @@ pub(super) enum Excess {
 
 /// How many SETTINGS may still come.
 #[derive(Debug)]
-pub(super) struct Settings {
-    left: u64,
-    /// Until when time has bought something.
-    since: Instant,
-}
+pub(super) struct Settings(Allowance<SETTINGS_BURST, SETTINGS_EACH_MS>);
 
 impl Settings {
     pub(super) const fn new(now: Instant) -> Self {
-        Self { left: SETTINGS_BURST, since: now }
+        Self(Allowance::new(now))
     }
 
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Excess> {
-        let passed = now.saturating_duration_since(self.since).as_millis();
-        let bought = u32::try_from(passed / SETTINGS_EACH.as_millis()).unwrap_or(u32::MAX);
-        self.since += SETTINGS_EACH * bought;
-        self.left = SETTINGS_BURST.min(self.left + u64::from(bought));
-        self.left = self.left.checked_sub(1).ok_or(Excess::Settings)?;
-        Ok(())
+        if self.0.take(1, now) { Ok(()) } else { Err(Excess::Settings) }
     }
 }
 

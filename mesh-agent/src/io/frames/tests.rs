@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use tokio::time::Duration;
 
-use super::rules::{Resets, SETTINGS_EACH, Settings};
+use super::rules::{Resets, SETTINGS_EACH_MS, Settings};
 use super::*;
 
 /// A connection that gives pieces as they are, and then ends.
@@ -91,7 +91,7 @@ fn settings_are_bounded_by_time() {
         std::iter::repeat_with(|| settings.take(now)).take_while(Result::is_ok).count()
     };
     assert_eq!(most(&mut settings, now), 64);
-    now += SETTINGS_EACH * 3;
+    now += Duration::from_millis(SETTINGS_EACH_MS * 3);
     assert_eq!(most(&mut settings, now), 3);
     now += Duration::from_hours(100);
     assert_eq!(most(&mut settings, now), 64);
