@@ -219,6 +219,36 @@ impl Tunnel {
         Ok(None)
     }
 
+    /// Asks for `count` streams to `to` and takes them back at once, and reads what has come until
+    /// then.
+    ///
+    /// # Errors
+    ///
+    /// The tunnel ended.
+    pub fn take_back(&mut self, to: SocketAddr, count: usize) -> Result<()> {
+        let mut frames = Vec::new();
+        for _ in 0..count {
+            self.opened += 1;
+            frames.extend(self.request(to)?);
+            frames.extend(match self.transport {
+                Transport::Hbone => self.transport.frame(3, 0, 2 * self.opened - 1, &[0, 0, 0, 8]),
+                Transport::Native => self.transport.frame(0x86, 0, self.opened, &[0, 0, 0, 1]),
+            });
+        }
+        self.say(&frames)?;
+        self.tls.sock.set_nonblocking(true)?;
+        let read = loop {
+            match self.tls.read(&mut [0; 16 << 10]) {
+                Ok(0) => break Err(anyhow::anyhow!("the tunnel has ended")),
+                Ok(_count) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(error.into()),
+            }
+        };
+        self.tls.sock.set_nonblocking(false)?;
+        read
+    }
+
     /// Sends bytes as they are, as far as the server takes them.
     pub fn send(&mut self, bytes: &[u8]) {
         // It may have ended the tunnel before it has all of them.

@@ -297,7 +297,7 @@ impl Client {
 
     /// What it is a part of: of an address of IPv6 its /64, all of which one host may have (RFC
     /// 4291, section 2.5.1), or the pods of one node.
-    fn around(&self) -> Option<Self> {
+    pub fn around(&self) -> Option<Self> {
         let Self::Address(IpAddr::V6(address)) = self else { return None };
         let [a, b, c, d, ..] = address.segments();
         Some(Self::Network(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))

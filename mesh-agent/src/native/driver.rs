@@ -5,7 +5,6 @@ use tokio::time::Instant;
 
 use crate::native::pings::Pings;
 use crate::native::sync::Receiver;
-use crate::task::busy::Busy;
 
 /// The state of a tunnel's task.
 #[derive(Debug)]
@@ -15,8 +14,6 @@ pub(super) struct Driver {
     pub(super) input: BytesMut,
     /// That is more: the peer has asked for as many streams as it may in one turn.
     pub(super) is_held: bool,
-    /// Whether there is.
-    pub(super) busy: Busy,
     /// How many pings may still come.
     pub(super) pings: Pings,
     /// Something waits to be written.

@@ -32,7 +32,6 @@ use crate::native::shared::{Core, Rest};
 use crate::native::stream::{Asked, Stream};
 use crate::native::sync::{AtomicUsize, AtomicWaker, Mutex, MutexGuard, Sender, channel, register};
 use crate::native::{Error, Options};
-use crate::task::busy::{self, Busy};
 use crate::task::ending::Ending;
 use crate::task::scope::Scope;
 use crate::telemetry::OpenTunnel;
@@ -99,7 +98,6 @@ impl Tunnel {
             released: taken,
             input: BytesMut::new(),
             is_held: false,
-            busy: Busy::default(),
             pings: Pings::new(Instant::now()),
             is_dirty: false,
             slices: Vec::new(),
@@ -340,7 +338,7 @@ impl Tunnel {
         driver: &mut Driver,
         rest: &mut Rest,
     ) -> Result<Poll<bool>, Error> {
-        let (mut left, mut opens) = (TURN_BYTES, (TURN_OPENS / busy::parts()).max(1));
+        let (mut left, mut opens) = (TURN_BYTES, TURN_OPENS);
         driver.n_read = 0;
         if std::mem::take(&mut driver.is_held) {
             driver.n_read = driver.input.len();
@@ -352,10 +350,7 @@ impl Tunnel {
                 return Err(Error::Flood);
             }
             match io.poll_take(cx) {
-                Poll::Pending => {
-                    driver.busy.set(false);
-                    return Ok(Poll::Pending);
-                }
+                Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Ok(None)) => return Ok(Poll::Ready(false)),
                 Poll::Ready(Ok(Some(piece))) => {
                     left = left.saturating_sub(piece.len());
@@ -372,7 +367,6 @@ impl Tunnel {
             }
         }
         driver.is_held = opens == 0;
-        driver.busy.set(driver.is_held);
         Ok(Poll::Ready(true))
     }
 

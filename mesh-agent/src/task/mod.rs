@@ -1,12 +1,12 @@
 //! Tasks and time: nothing runs unowned.
 
+pub mod allowance;
 pub mod backoff;
 pub mod batch;
-pub mod allowance;
-pub mod busy;
 pub mod clock;
-pub mod ready;
 pub mod ending;
+pub mod fair;
+pub mod ready;
 pub mod scope;
 pub mod turns;
 pub mod units;

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
+use crate::task::fair::Seat;
 use crate::task::turns;
 
 /// The most memory one task may hold before it allocates anything, with all that a scope adds.
@@ -88,7 +89,8 @@ impl Scope {
             let bytes = size_of::<Owned<F>>();
             assert!(bytes <= MAX_TASK_BYTES, "task too large: Box::pin a branch");
         }
-        let task = Owned { stopped: Signal::wait(&self.stopping), scope: self.name, task };
+        let (stopped, seat) = (Signal::wait(&self.stopping), Seat::inherited());
+        let task = Owned { stopped, scope: self.name, seat, task };
         drop(runtime.spawn(self.tasks.track_future(task)));
     }
 
@@ -193,6 +195,7 @@ pin_project! {
         #[pin]
         stopped: Signaled,
         scope: &'static str,
+        seat: Seat,
         #[pin]
         task: F,
     }
@@ -202,14 +205,18 @@ impl<F: Future<Output = ()>> Future for Owned<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let address = std::ptr::from_ref(&*self).addr();
         let this = self.project();
-        if this.stopped.poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
         turns::polled();
+        // Also one that is to stop waits for the turn that it has asked for.
+        let Some(turn) = this.seat.enter(address, cx) else { return Poll::Pending };
+        if this.stopped.poll(cx).is_ready() {
+            return this.seat.have(&turn, || Poll::Ready(()));
+        }
         // After a panic the task is never polled again, and what it shares with others is behind
         // mutexes that recover from poison, channels and atomics: nothing broken is seen.
-        catch_unwind(AssertUnwindSafe(|| this.task.poll(cx))).unwrap_or_else(|_payload| {
+        let poll = || catch_unwind(AssertUnwindSafe(|| this.task.poll(cx)));
+        this.seat.have(&turn, poll).unwrap_or_else(|_payload| {
             PANICS.fetch_add(1, Ordering::Relaxed);
             tracing::error!(scope = *this.scope, "a task panicked; the others go on");
             Poll::Ready(())

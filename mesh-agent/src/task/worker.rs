@@ -12,6 +12,8 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::task::fair;
+
 /// How many tasks are polled before sockets and times are looked at. Tokio's 61 are 4 ms where each of
 /// them connects to an application, in which nobody who has been written to has a turn.
 const POLLS: u32 = 16;
@@ -88,6 +90,7 @@ impl Worker {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name(name).spawn(move || {
+            fair::share_this_thread();
             // Ends when the sender is dropped; nothing is ever sent.
             let _ended: Result<(), _> = runtime.block_on(stopped);
         })?;

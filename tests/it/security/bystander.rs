@@ -19,6 +19,9 @@ const SOON: Duration = Duration::from_millis(100);
 /// chance, but not all.
 const EXCHANGES: u64 = 5;
 
+/// The same, for a median.
+const MEANWHILE: u64 = 25;
+
 /// A workload of one node that asks one of another node, each with an identity of its own, in a
 /// namespace that no attack is about. Both demand mutual TLS: whatever is exchanged has gone through
 /// the agents of both nodes.
@@ -72,6 +75,20 @@ impl Bystander {
         };
         let served = eventually("a bystander's exchange", DEADLINE, soon);
         served.unwrap_or_else(|error| panic!("{error}: it takes {best:?} at its best"))
+    }
+
+    /// Asserts that exchanges succeed while an attack goes on, and that half of them are over [`SOON`].
+    /// Returns their median.
+    #[track_caller]
+    pub(super) fn served_meanwhile(&self) -> Duration {
+        let client = Client::to(self.to).echo("hello").times(MEANWHILE, 1);
+        let outcome = client.run(&self.client).unwrap();
+        assert!(outcome.totals.errors.is_empty(), "{:?}", outcome.totals.errors);
+        let mut all: Vec<_> = outcome.connections.iter().map(|one| one.total_us).collect();
+        all.sort_unstable();
+        let median = Duration::from_micros(all[all.len() / 2]);
+        assert!(median <= SOON, "half of the bystander's exchanges take more than {median:?}");
+        median
     }
 
     /// Connects and has something echoed so many times. Returns how long the fastest took, and what

@@ -24,6 +24,7 @@ mod requests;
 mod strangers;
 mod trust_domains;
 mod tunnels;
+mod turns;
 mod units;
 mod unread;
 mod users;

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use self::rules::{Excess, Resets, Rules, Settings};
-use crate::task::busy::{self, Busy};
 use crate::task::units;
 
 /// The length of a frame's head (RFC 9113, section 4.1).
@@ -53,9 +52,6 @@ const UNIT_BYTES: usize = 64;
 /// Units of SETTINGS: each may change the windows of all streams, of which there are a hundred or more.
 const SETTINGS_UNITS: usize = 8;
 
-/// A frame takes no more than a whole turn, however many connections wait.
-const MOST_PARTS: usize = 16;
-
 /// What h2 is given after too much of something, so that it says goodbye: DATA of the connection, which is
 /// a connection error of type `PROTOCOL_ERROR` wherever it comes (RFC 9113, section 6.1).
 const FAREWELL: [u8; HEAD_BYTES] = [0; HEAD_BYTES];
@@ -73,8 +69,6 @@ pub struct Paced<Io> {
     held: BytesMut,
     /// As much of it as may be given.
     cleared: usize,
-    /// Whether it has frames that wait for another turn.
-    busy: Busy,
     /// It was too much of something: nothing more is read.
     is_over: bool,
 }
@@ -100,15 +94,7 @@ impl<Io> Paced<Io> {
     fn after(io: Io, preface: u32) -> Self {
         let rules = Rules { settings: Settings::new(Instant::now()), resets: None };
         let frames = Frames { before: preface };
-        Self {
-            io,
-            frames,
-            rules,
-            held: BytesMut::new(),
-            cleared: 0,
-            busy: Busy::default(),
-            is_over: false,
-        }
+        Self { io, frames, rules, held: BytesMut::new(), cleared: 0, is_over: false }
     }
 }
 
@@ -168,7 +154,7 @@ fn room(
             // Without the head: what was before it is given.
             return (bytes.len() - rest.len() - HEAD_BYTES, Err(excess));
         }
-        units::spend(cx, head.units() * busy::parts().min(MOST_PARTS));
+        units::spend(cx, head.units());
         let is_last = usize::try_from(head.length).is_ok_and(|length| length > rest.len());
         // Of the next one nothing is there that h2 could deal with.
         let is_light = head.kind == kind::DATA && is_last;
@@ -183,8 +169,6 @@ impl<Io> Paced<Io> {
     /// What may be given of what is there; the rest is for later.
     fn clear(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> usize {
         let (given, excess) = room((&mut self.frames, &mut self.rules), cx, bytes);
-        // The beginning of a head waits for the rest of it.
-        self.busy.set(bytes.len() - given >= HEAD_BYTES);
         if let Err(excess) = excess {
             tracing::debug!(%excess, "a peer's connection is ended");
             self.is_over = true;

@@ -139,22 +139,6 @@ fn most_requests_may_not_be_taken_back() {
     check(100, 100, Duration::from_millis(100), Some(6));
 }
 
-#[tokio::test]
-async fn where_many_wait_each_has_less_of_a_turn() {
-    let one = frame(kind::HEADERS, 4, 5);
-    let mut all = Vec::new();
-    let mut counts = Vec::new();
-    for _ in 0..300 {
-        let mut paced = Paced::of_server(Pieces(vec![one.repeat(100)]));
-        counts.push(turn(&mut paced).await.unwrap().len().div_ceil(one.len()));
-        all.push(paced);
-    }
-    assert!(counts[0] >= 10 && counts[299] == 1, "{counts:?}");
-    assert!(counts.iter().sum::<usize>() < 1_500, "{counts:?}");
-    drop(all);
-    assert_eq!(busy::parts(), 1);
-}
-
 proptest! {
     /// Whatever the frames are and however they are cut: all bytes come, in order, and no turn has
     /// more than its frames.

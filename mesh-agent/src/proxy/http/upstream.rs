@@ -26,6 +26,7 @@ use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::outbound::same_node::{self, Opened};
 use crate::proxy::places::Refused;
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
+use crate::task::fair::{self, Party};
 use crate::telemetry::{Parties, Peer, Reporter, RequestSeries};
 use crate::tunnels::{Io, Lease};
 
@@ -247,6 +248,8 @@ where
 {
     let (site, key, scope) = (site.clone(), key.clone(), site.local.scope.clone());
     scope.spawn(Box::pin(async move {
+        // Not the one's who had it opened: others use it too.
+        fair::run_for(Party::own());
         let mut driving = std::pin::pin!(driving);
         let mut carried = 0;
         loop {

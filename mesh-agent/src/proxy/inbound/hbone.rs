@@ -21,12 +21,14 @@ use crate::proxy::conn::Conn;
 use crate::proxy::inbound::admission::Place;
 use crate::proxy::inbound::admission::budget::Node;
 use crate::proxy::inbound::last_hop::{self, Inbound};
+use crate::proxy::party;
 use crate::proxy::places;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::server_name;
 use crate::sys::socket;
 use crate::task::clock;
 use crate::task::ending::Ending;
+use crate::task::fair;
 use crate::telemetry::{Peer, Protocol, Reporter, Role, Security};
 use crate::tunnels::{self, Incoming};
 
@@ -69,6 +71,7 @@ pub fn accept(
 /// Serves its tunnel.
 pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, accepted: Accepted) {
     let Accepted { client, mut local, under_way, held } = accepted;
+    fair::run_for(party::stranger(client.ip()));
     let handshake = handshake(&context, &realm, &mut local, stream).await;
     drop(under_way);
     match handshake {
@@ -85,6 +88,7 @@ pub async fn run(context: Arc<Context>, realm: Arc<Realm>, stream: TcpStream, ac
                 }
             };
             drop(held);
+            fair::run_for(party::peer(&peer, client.ip()));
             let ends = Ends { peer, local: local.workload.name.clone() };
             let tunnel = Shaken { context, realm, local, client, ends, standing, _place: place };
             Box::pin(tunnel.serve(tls, protocol)).await;

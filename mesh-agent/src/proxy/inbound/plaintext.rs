@@ -17,8 +17,10 @@ use crate::proxy::http::front::Front;
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::proxy::inbound::requests;
 use crate::proxy::outbound::tcp::relay;
+use crate::proxy::party;
 use crate::proxy::places;
 use crate::proxy::realm::{Realm, Resident};
+use crate::task::fair;
 use crate::task::scope::Scope;
 use crate::telemetry::{Peer, Reporter};
 
@@ -80,6 +82,7 @@ pub fn accept(
 /// Serves it.
 pub async fn run(context: Arc<Context>, stream: TcpStream, accepted: Accepted) {
     let Accepted { mut conn, arrival, scrutiny, held } = accepted;
+    fair::run_for(party::stranger(arrival.client.ip()));
     let leg = Leg::holding(stream, Some(held));
     let result = match scrutiny {
         Scrutiny::Nothing => serve(&context, &arrival, leg, &mut conn).await,

@@ -18,9 +18,11 @@ use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::http;
 use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
+use crate::proxy::party;
 use crate::proxy::places;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::upstream::{self, Reach, Upstream, reach};
+use crate::task::fair;
 use crate::task::scope::Scope;
 use crate::telemetry::{Peer, Reporter};
 use crate::tunnels::{Counts, Ended};
@@ -69,6 +71,7 @@ pub async fn run(
     stream: TcpStream,
     mut accepted: Box<Accepted>,
 ) {
+    fair::run_for(party::workload(&accepted.origin.local.workload.name));
     let leg = Leg::holding(stream, accepted.held.take());
     let Accepted { conn, origin, .. } = &mut *accepted;
     let result = serve(&context, &realm, worker, leg, origin, conn).await;
