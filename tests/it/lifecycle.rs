@@ -47,14 +47,13 @@ fn stopping(agent: &mut Agent) {
     .unwrap();
 }
 
-/// An agent that drains: what is open goes on, nothing is added, it ends with the last one.
-fn check_drain(draining: impl Fn(&mut Agent, &mut Agent) -> bool, refused: &[&str]) {
+/// An agent that stops: it serves as before as long as something is open, and ends with the last one.
+fn check_drain(draining: impl Fn(&mut Agent, &mut Agent) -> bool) {
     let (pair, mut a, mut b, _server) = start(&[]);
     let (mut held, opened) = hello().hold(&pair.client).unwrap();
     assert_eq!((opened.connections, opened.failed), (1, 0));
     let source = draining(&mut a, &mut b);
-    let error = error(&pair).unwrap();
-    assert!(refused.contains(&error.as_str()), "{error}");
+    works(&pair);
     assert_eq!(held.mark().unwrap().failed, 0);
     let agent = if source { &mut a } else { &mut b };
     let missing = agent.get("/readyz").unwrap().1;
@@ -75,7 +74,7 @@ fn the_sources_agent_drains() {
         stopping(a);
         true
     };
-    check_drain(drain, &["connect EPERM"]);
+    check_drain(drain);
 }
 
 #[test]
@@ -84,7 +83,7 @@ fn the_destinations_agent_drains() {
         stopping(b);
         false
     };
-    check_drain(drain, &["connect ECONNRESET", "banner ECONNRESET"]);
+    check_drain(drain);
 }
 
 #[test]

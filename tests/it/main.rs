@@ -41,6 +41,8 @@ mod direct;
 #[cfg(test)]
 mod failure_modes;
 #[cfg(test)]
+mod handover;
+#[cfg(test)]
 mod authorities;
 #[cfg(test)]
 mod authorization;

@@ -83,6 +83,18 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// Starts another agent of `node`, and does not wait: the one that runs answers at its address.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn successor(&self, node: &Node, args: &[&str]) -> Result<Agent> {
+        let ca = self.lab.state().join("ca").join(node.name());
+        Agent::spawn(node, &Options { ca: &ca, config: self.config.path(), args })
+    }
+}
+
 /// A client of the service, that expects the banner of `Server::echo`.
 pub fn hello() -> Client {
     Client::to(ECHO).echo("hello")

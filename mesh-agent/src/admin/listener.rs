@@ -3,7 +3,9 @@
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -23,17 +25,39 @@ pub enum Listener {
     Unix(UnixFile, UnixListener),
 }
 
-/// A socket's file, which is removed with this, and its folder if that was made for it.
+/// A socket's file, which is removed with this, and its folder if that was made for it. One that a
+/// successor has put in its place stays.
 #[derive(Debug)]
 pub struct UnixFile {
     path: PathBuf,
+    inode: u64,
     made: Option<PathBuf>,
+}
+
+/// A socket's file that is not where it is looked for yet.
+#[derive(Debug)]
+pub struct Unpublished {
+    path: PathBuf,
+    to: PathBuf,
+}
+
+impl Unpublished {
+    /// Puts it there, in the place of a predecessor's.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be moved.
+    pub fn publish(&self) -> io::Result<()> {
+        fs::rename(&self.path, &self.to)
+    }
 }
 
 impl Drop for UnixFile {
     fn drop(&mut self) {
         // They may have been removed or replaced, and the folder may hold more: nothing is owed.
-        drop(fs::remove_file(&self.path));
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+            drop(fs::remove_file(&self.path));
+        }
         if let Some(folder) = &self.made {
             drop(fs::remove_dir(folder));
         }
@@ -48,6 +72,15 @@ impl Listener {
     /// It is not this machine's, or taken.
     pub fn tcp(address: SocketAddr, peer_timeout: PeerTimeout) -> io::Result<Self> {
         socket::listen_all(address, peer_timeout).map(Self::Tcp)
+    }
+
+    /// Listens at an address at which a predecessor, who allows it, still does.
+    ///
+    /// # Errors
+    ///
+    /// It is not this machine's, or taken by somebody else.
+    pub fn tcp_beside(address: SocketAddr, peer_timeout: PeerTimeout) -> io::Result<Self> {
+        socket::listen_beside(address, peer_timeout).map(Self::Tcp)
     }
 
     /// Listens on a Unix socket that only its owner may open. Its folder is made if it is missing.
@@ -71,8 +104,23 @@ impl Listener {
         };
         // Until here the folder's mode and the umask protect it; nobody is answered yet.
         fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-        let file = UnixFile { path: path.to_owned(), made: missing.map(Path::to_owned) };
+        let inode = fs::symlink_metadata(path)?.ino();
+        let file = UnixFile { path: path.to_owned(), inode, made: missing.map(Path::to_owned) };
         Ok(Self::Unix(file, listener))
+    }
+
+    /// Listens on a Unix socket beside that of a predecessor, which is to be replaced.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::unix`].
+    pub fn unix_beside(path: &Path) -> io::Result<(Self, Unpublished)> {
+        let beside = path.with_extension(format!("sock.{}", std::process::id()));
+        let mut listener = Self::unix(&beside)?;
+        if let Self::Unix(file, _) = &mut listener {
+            path.clone_into(&mut file.path);
+        }
+        Ok((listener, Unpublished { path: beside, to: path.to_owned() }))
     }
 }
 

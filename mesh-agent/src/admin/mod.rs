@@ -22,7 +22,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::task::ready::Ready;
 use crate::telemetry::Telemetry;
 
-pub use self::listener::{Listener, UnixFile};
+pub use self::listener::{Listener, UnixFile, Unpublished};
 pub use self::server::{Surface, serve};
 
 /// What the server shows. Cheap to clone.

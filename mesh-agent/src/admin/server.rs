@@ -32,6 +32,9 @@ const MAX_CONNECTIONS: usize = 64;
 /// Answers of the size of the mesh that are kept at one time, until their clients have read them.
 const MAX_LARGE: usize = 2;
 
+/// Connections that are taken at most once the scope drains.
+const MAX_LAST: u32 = 64;
+
 /// A client that sends no complete header for so long is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -134,17 +137,20 @@ async fn accept_all<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    loop {
+    let mut last = MAX_LAST;
+    while last > 0 {
         let accepted = async {
             let permit = Arc::clone(&permits).acquire_owned().await;
             let permit = permit.expect("invariant: the semaphore is never closed");
             poll_fn(&accept).await.map(|stream| (stream, permit))
         };
+        // Those that wait already are answered: a successor listens at the same place.
         let accepted = tokio::select! {
             biased;
-            () = scope.draining() => return,
             accepted = accepted => accepted,
+            () = scope.draining() => return,
         };
+        last -= u32::from(scope.is_draining());
         match accepted {
             Ok((stream, permit)) => {
                 let state = Arc::clone(&state);

@@ -3,22 +3,26 @@
 mod certificates;
 mod coverage;
 mod files;
+mod handover;
 mod logs;
 mod memory;
 mod shutdown;
+mod stopping;
 mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::admin::{self, Listener, Surface};
+use crate::admin::{self, Listener, Surface, Unpublished};
+use crate::app::handover::{Office, Predecessor};
+use crate::app::stopping::{End, Ending};
 use crate::bounds;
 use crate::datapath::sync::{self, Applied};
-
 use crate::datapath::{self, Kernel};
 use crate::flows;
 use crate::flows::enforce::Enforcer;
@@ -36,6 +40,7 @@ use crate::store::{self, Reader};
 use crate::sys::memory::available as available_memory;
 use crate::sys::{cgroup, confine, socket};
 use crate::task::clock;
+use crate::task::duty::Duty;
 use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
 use crate::task::turns::Turns;
@@ -44,6 +49,12 @@ use crate::telemetry::{KernelCounters, Source, Telemetry, log};
 
 /// How long the control tasks may take to end once the connections have.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
+
+/// How long answers of the admin server may take once a successor gives them.
+const ADMIN_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long it may take until everything that a predecessor serves is served by its successor.
+const TAKE_OVER: Duration = Duration::from_mins(1);
 
 /// Runs the agent until it is asked to stop, on a runtime of its own.
 ///
@@ -62,7 +73,11 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let files = files::raise_limit().context("reading the limit of open files")?;
     let mut stop = shutdown::Signals::new().context("listening for signals")?;
-    let admin = admin_listeners(settings)?;
+    // From here on, one that runs changes nothing in the kernel, and serves.
+    let predecessor = handover::find(settings).await?;
+    let lock = handover::lock(settings).await?;
+    let (admin, unpublished) = admin_listeners(settings, predecessor.is_some())?;
+    let (office, unpublished_office) = handover_listener(settings, predecessor.is_some())?;
     let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
     let (publisher, mesh) = store::channel();
     let identities = identities(settings, &mesh)?;
@@ -79,6 +94,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
     let ready = Ready::new();
     let (control, connections) = (Scope::new("control"), Scope::new("connections"));
+    let (listening, duty) = (Scope::new("listeners"), Duty::default());
     let options = settings.proxy();
     let available = available_memory().context("reading how much memory there may be")?;
     let memory = settings.memory(available);
@@ -118,7 +134,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     telemetry.register_source(Source::Threads(Box::new(move || turns.stalled())));
     let earlier = loaded.earlier();
     let (findings_tx, findings) = watch::channel(Arc::default());
-    let syncing = sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, control.clone());
+    let changing = (duty.clone(), control.clone());
+    let syncing = sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, changing.clone());
     control.spawn_on(config.runtimes().next(), Box::pin(syncing));
     let node: Arc<str> = settings.node().into();
     control.spawn(Box::pin(flows::summary::run(
@@ -126,18 +143,18 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         mesh.clone(),
         Arc::clone(&node),
         telemetry.clone(),
-        control.clone(),
+        changing.clone(),
     )));
     control.spawn(Box::pin(flows::report::run(
         reports.events,
         mesh.clone(),
         Arc::clone(&node),
         telemetry.clone(),
-        control.clone(),
+        changing,
     )));
     let enforcer = Enforcer {
         mesh: mesh.clone(),
-        node,
+        node: Arc::clone(&node),
         kernel,
         namespaces,
         applied: applied.clone(),
@@ -146,9 +163,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     control.spawn(Box::pin(enforcer.run(control.clone())));
     control.spawn(identities.clone().rotate(control.clone()));
     control.spawn(review_peers(identities.clone(), mesh.clone(), control.clone()));
+    let generation = predecessor.as_ref().map_or(0, |it| it.generation.wrapping_add(1));
     let pods = Pods {
-        options: settings.pods(&cgroup_root),
-        context,
+        options: settings.pods(&cgroup_root, generation),
+        context: Arc::clone(&context),
         identities: identities.clone(),
         enrolled: enrolled_tx,
         namespaces: namespaces_tx,
@@ -156,6 +174,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         earlier,
         findings: findings_tx,
         scope: connections.clone(),
+        listening: listening.clone(),
+        duty: duty.clone(),
+        expected: predecessor.as_ref().map(|it| it.workloads.clone()),
     };
     let tried = ready.gate("workloads enrolled");
     control.spawn(Box::pin(pods.run(tried)));
@@ -169,10 +190,15 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         let node = settings.node().to_owned();
         move || coverage::shown(&observed, &mesh.load(), &telemetry, &node)
     };
-    let watched = Watched { coverage: Arc::new(covered), applied, findings };
+    let watched = Watched { coverage: Arc::new(covered), applied: applied.clone(), findings };
     let state = admin_state(&mesh, &identities, &telemetry, &ready, watched);
+    let asked = control.child("admin");
+    let mut shared = Vec::new();
     for (listener, surface) in admin {
-        control.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), control.clone()))));
+        if let Listener::Tcp(listener) = &listener {
+            shared.push(listener.try_clone().context("keeping the admin server's address")?);
+        }
+        asked.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), asked.clone()))));
     }
     confine::forbid_system_calls().context("giving up system calls")?;
     tracing::info!(
@@ -184,11 +210,46 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         "started"
     );
 
-    let signal = stop.received().await;
+    if let Some(predecessor) = predecessor {
+        let taking = take_over(predecessor, applied, [unpublished, unpublished_office]);
+        tokio::select! {
+            taken = taking => taken?,
+            signal = stop.received() => {
+                anyhow::bail!("{signal} before this agent had taken over; the other one goes on");
+            }
+        }
+    }
+    let (replaced_tx, mut replaced) = watch::channel(false);
+    let office_keeper = Office {
+        node,
+        bpffs: settings.bpffs().to_owned(),
+        generation,
+        lock,
+        duty,
+        workloads: Box::new(move || context.locals.names()),
+        shared,
+    };
+    control.spawn(Box::pin(serve_successors(office, office_keeper, replaced_tx, control.clone())));
+
+    let end = stopping::reason(&mut stop, &mut replaced).await;
     staying.close();
-    let open = telemetry.open_connections();
-    tracing::info!(signal, open_connections = open, "stopping: no new connections are taken");
-    let _scopes = connections.drain(settings.drain_timeout()).await;
+    let open_connections = telemetry.open_connections();
+    match end {
+        End::Signal(signal) => tracing::info!(signal, open_connections, "stopping"),
+        End::Replaced => {
+            // Its addresses are the successor's.
+            let _cut = asked.drain(ADMIN_DRAIN).await;
+            tracing::info!(open_connections, "draining");
+        }
+    }
+    let ending = Ending {
+        connections: &connections,
+        listening: &listening,
+        telemetry: &telemetry,
+        replaced,
+        timeout: settings.drain_timeout(),
+    };
+    ending.end(end, &mut stop).await;
     drop(watchdog);
     // What is still open now was cut; its report is made as its task is dropped.
     let cut = control.drain(CONTROL_DRAIN).await;
@@ -212,22 +273,88 @@ fn count_turns(workers: &Workers, config: &Workers, control: &Scope) -> Turns {
     turns
 }
 
-/// Everything that the admin server listens on.
-fn admin_listeners(settings: &Settings) -> anyhow::Result<Vec<(Listener, Surface)>> {
+/// Takes over from `predecessor` when what it serves is served here, and puts this agent's sockets in
+/// the place of its own.
+async fn take_over(
+    predecessor: Predecessor,
+    mut applied: watch::Receiver<Applied>,
+    sockets: [Option<Unpublished>; 2],
+) -> anyhow::Result<()> {
+    tracing::info!("taking over from the agent that runs");
+    let served = applied.wait_for(|applied| applied.revision > 0 && applied.refused.is_empty());
+    match timeout(TAKE_OVER, served).await {
+        Ok(served) => drop(served.context("the configuration's thread has ended")?),
+        Err(_elapsed) => anyhow::bail!(
+            "not all workloads of the agent that runs could be enrolled within {TAKE_OVER:?} (the \
+             log says why): it goes on"
+        ),
+    }
+    for socket in sockets.iter().flatten() {
+        socket.publish().context("replacing a socket of the agent that runs")?;
+    }
+    if let Err(error) = predecessor.replace().await {
+        tracing::warn!(error = &*error, "the agent that was replaced does not answer");
+    }
+    Ok(())
+}
+
+/// The socket at which successors ask.
+fn handover_listener(
+    settings: &Settings,
+    beside: bool,
+) -> anyhow::Result<(Listener, Option<Unpublished>)> {
+    let path = handover::socket(settings.admin_socket());
+    let opened = if beside {
+        Listener::unix_beside(&path).map(|(listener, unpublished)| (listener, Some(unpublished)))
+    } else {
+        Listener::unix(&path).map(|listener| (listener, None))
+    };
+    opened.with_context(|| format!("opening the hand-over's socket {}", path.display()))
+}
+
+async fn serve_successors(
+    listener: Listener,
+    office: Office,
+    replaced: watch::Sender<bool>,
+    scope: Scope,
+) {
+    // The file goes with it.
+    let Listener::Unix(_file, listener) = listener else { return };
+    let opened = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+    match opened {
+        Ok(listener) => office.serve(listener, replaced, scope).await,
+        Err(error) => tracing::error!(%error, "this agent cannot hand over"),
+    }
+}
+
+/// A listener of the admin server, and what it serves there.
+type Served = (Listener, Surface);
+
+/// Everything that the admin server listens on; `beside`: a predecessor does so too.
+fn admin_listeners(
+    settings: &Settings,
+    beside: bool,
+) -> anyhow::Result<(Vec<Served>, Option<Unpublished>)> {
     let path = settings.admin_socket();
-    let socket = Listener::unix(path)
-        .with_context(|| format!("opening the admin socket {}", path.display()))?;
+    let opened = if beside {
+        Listener::unix_beside(path).map(|(listener, unpublished)| (listener, Some(unpublished)))
+    } else {
+        Listener::unix(path).map(|listener| (listener, None))
+    };
+    let (socket, unpublished) =
+        opened.with_context(|| format!("opening the admin socket {}", path.display()))?;
+    let open = if beside { Listener::tcp_beside } else { Listener::tcp };
     let mut all = vec![(socket, Surface::All)];
     for (address, surface) in
         [(settings.admin(), Surface::All), (settings.metrics(), Surface::Probes)]
     {
         if let Some(address) = address {
-            let listener = Listener::tcp(address, settings.peer_timeout())
+            let listener = open(address, settings.peer_timeout())
                 .with_context(|| format!("binding the admin server to {address}"))?;
             all.push((listener, surface));
         }
     }
-    Ok(all)
+    Ok((all, unpublished))
 }
 
 async fn serve_admin(listener: Listener, surface: Surface, (state, scope): (admin::State, Scope)) {

@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app;
 use crate::datapath::load;
+use crate::datapath::lock::NodeLock;
 use crate::settings::args::AuthorityArgs;
 use crate::settings::{self, RunArgs, Settings, VERSION, defaults};
 
@@ -43,8 +44,8 @@ The agent answers on a Unix socket that its owner alone may open: run this as th
 
 const UNINSTALL_HELP: &str = "\
 Detaches the kernel programs of one node's agent and removes what it left in the BPF filesystem.
-Connections that go through an agent end; new ones go to their destinations directly, in plaintext.
-Stop the agent first.";
+New connections go to their destinations directly, in plaintext, and past every policy.
+Stop the agent first: while it runs, nothing is removed without --force.";
 
 /// A service mesh without sidecars: one agent on each node.
 #[derive(Clone, Debug, Parser)]
@@ -133,6 +134,10 @@ pub struct UninstallArgs {
     /// Where the BPF filesystem is
     #[arg(long, value_name = "PATH", env = "MESH_BPFFS", default_value = defaults::BPFFS)]
     pub bpffs: PathBuf,
+
+    /// Removes it also while an agent of the node runs
+    #[arg(long, env = "MESH_FORCE")]
+    pub force: bool,
 }
 
 /// Does what the command line says.
@@ -161,6 +166,16 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
     let node = settings::node_name(args.node)?;
+    let is_there = load::node_folder(&args.bpffs, &node).exists();
+    // Held until all is removed: no agent starts meanwhile.
+    let _lock = match is_there.then(|| NodeLock::take(&args.bpffs, &node)).transpose() {
+        Ok(Some(None)) if !args.force => anyhow::bail!(
+            "an agent of the node {node} runs: stop it first. With --force its workloads are open to \
+             everybody, in plaintext, from now on"
+        ),
+        Ok(lock) => lock.flatten(),
+        Err(error) => return Err(error).context("locking the node's folder"),
+    };
     let removed = load::uninstall(&args.bpffs, &node).context("removing the pins")?;
     let done = if removed { "removed" } else { "nothing is there" };
     let folder = load::node_folder(&args.bpffs, &node);

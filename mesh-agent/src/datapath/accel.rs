@@ -67,6 +67,13 @@ impl Acceleration {
         })
     }
 
+    /// Takes the programs' links back, after another process had them.
+    ///
+    /// Those of acceleration itself stay that process's: they use the same maps.
+    pub(super) fn restore(&self, ebpf: &Ebpf) {
+        links::restore(ebpf, &self.cgroup, &self.folder);
+    }
+
     /// Turns acceleration on if `wanted`, and otherwise off: connections that use it go on by TCP,
     /// in order, and new ones are not given it. Returns why it cannot be turned on, if so.
     pub(super) fn turn(&mut self, ebpf: &mut Ebpf, wanted: bool) -> Option<Arc<str>> {

@@ -1,13 +1,16 @@
 //! Reads what the kernel programs report of the connections that they decide alone.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Map, MapData, RingBuf};
 use mesh_common::event::Event;
 use mesh_common::maps;
 
 use crate::sys::bpf;
 use crate::sys::readable::Readable;
+use crate::task::duty::Duty;
 use crate::task::scope::Scope;
 
 /// How long the reader rests when it has read all there is. While it rests the kernel wakes nobody:
@@ -21,6 +24,8 @@ const BATCH: usize = 256;
 /// a successor goes on where a predecessor has stopped.
 pub struct Events {
     ring: RingBuf<MapData>,
+    /// Where the map is pinned.
+    pin: PathBuf,
 }
 
 /// What was read at once.
@@ -39,28 +44,44 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// Reads `EVENTS`.
-    pub(super) const fn new(ring: RingBuf<MapData>) -> Self {
-        Self { ring }
+    /// Reads `EVENTS`, which is pinned at `pin`.
+    pub(super) const fn new(ring: RingBuf<MapData>, pin: PathBuf) -> Self {
+        Self { ring, pin }
     }
 
-    /// Gives `each` what comes, until `scope` drains; then once more what is there. Needs a runtime.
+    /// Begins anew where another process has stopped: how far it has read is looked up once.
+    fn open_again(&mut self) -> io::Result<()> {
+        let map = MapData::from_pin(&self.pin).map_err(io::Error::other)?;
+        self.ring = RingBuf::try_from(Map::RingBuf(map)).map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    /// Gives `each` what comes while it is this process's duty, until `scope` drains; then once more
+    /// what is there. Needs a runtime.
     ///
     /// # Errors
     ///
     /// The ring buffer cannot be polled.
     pub async fn run(
         mut self,
+        duty: Duty,
         scope: Scope,
         mut each: impl FnMut(Batch<'_>) + Send,
-    ) -> std::io::Result<()> {
-        let readable = Readable::new(&self.ring)?;
+    ) -> io::Result<()> {
+        let mut readable = Readable::new(&self.ring)?;
+        let mut returns = 0;
         let mut events = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
                 () = scope.draining() => {}
                 ready = readable.wait() => ready?,
+            }
+            let Some(work) = duty.work(&scope).await else { return Ok(()) };
+            if std::mem::replace(&mut returns, work.returns) != work.returns {
+                drop(readable);
+                self.open_again()?;
+                readable = Readable::new(&self.ring)?;
             }
             let mut last_turns = maps::EVENT_BYTES / size_of::<Event>() / BATCH;
             // Until nothing is left: what is left would not wake us again.
@@ -71,6 +92,7 @@ impl Events {
             if scope.is_draining() {
                 return Ok(());
             }
+            drop(work);
             tokio::select! {
                 biased;
                 () = scope.draining() => {}

@@ -109,6 +109,20 @@ pub(crate) fn attach_all(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Resul
     Ok(())
 }
 
+/// Gives the links in `folder` the programs of `ebpf` again, after another process had them.
+pub(crate) fn restore(ebpf: &Ebpf, cgroup: &Path, folder: &Path) {
+    let Ok(id) = cgroup::id(cgroup) else { return };
+    for hook in HOOKS {
+        let fd = match ebpf.program(hook.program) {
+            Some(Program::SockOps(program)) => program.fd(),
+            Some(Program::CgroupSockAddr(program)) => program.fd(),
+            _ => continue,
+        };
+        // Those of the other process do the same, and stay.
+        let _taken: bool = fd.is_ok_and(|fd| take_over(&folder.join(hook.link), fd, id, hook));
+    }
+}
+
 /// Loads one program, and returns its descriptor.
 fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a ProgramFd, Error> {
     let refused = |source| Error::Program { name, source: Box::new(source) };

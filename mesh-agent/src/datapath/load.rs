@@ -113,7 +113,7 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
 
     let reports = Reports {
-        events: Events::new(take(&mut ebpf, maps::EVENTS)?),
+        events: Events::new(take(&mut ebpf, maps::EVENTS)?, folder.join(maps::EVENTS)),
         summaries: Summaries::new(take(&mut ebpf, maps::SUMS)?, take(&mut ebpf, maps::INTERVAL)?),
     };
     let acceleration = Acceleration::new(&ebpf, &options.cgroup, &folder)?;

@@ -7,6 +7,7 @@ pub mod object;
 pub mod observe;
 pub mod load;
 pub mod links;
+pub mod lock;
 pub mod accel;
 pub mod kernel;
 pub mod events;

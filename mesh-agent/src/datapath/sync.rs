@@ -19,8 +19,10 @@ use crate::datapath::desired::{Entries, Places, SetIds, entries};
 use crate::datapath::load::{Loaded, Predecessors};
 use crate::datapath::tables::{Refused, SetTable, Table, Trie};
 use crate::model::condition::Finding;
+use crate::model::snapshot::Snapshot;
 use crate::store::Reader;
 use crate::task::backoff::Backoff;
+use crate::task::duty::Duty;
 use crate::task::scope::Scope;
 
 /// The delays after which what the kernel refused is tried again: the first, and the longest.
@@ -80,26 +82,21 @@ pub async fn run(
     mut mesh: Reader,
     mut enrolled: watch::Receiver<Found>,
     applied: watch::Sender<Applied>,
-    scope: Scope,
+    (duty, scope): (Duty, Scope),
 ) {
     let (mut tables, mut ebpf, mut acceleration, predecessors) = Tables::adopt(loaded);
     let mut predecessors = Some(predecessors);
     let mut sets = SetIds::after(tables.last_set());
+    let mut returns = 0;
     loop {
-        let late = Instant::now() + PATIENCE;
-        let (snapshot, found) = loop {
-            let (snapshot, found) = (mesh.load(), enrolled.borrow_and_update().clone());
-            let is_behind = found.as_ref().is_some_and(|it| it.revision() < snapshot.revision);
-            if !is_behind || Instant::now() >= late {
-                break (snapshot, found);
-            }
-            tokio::select! {
-                biased;
-                () = scope.draining() => return,
-                more = enrolled.changed() => if more.is_err() { return },
-                () = sleep_until(late) => {}
-            }
-        };
+        let Some((snapshot, found)) = together(&mesh, &mut enrolled, &scope).await else { return };
+        let Some(mut work) = duty.work(&scope).await else { return };
+        if std::mem::replace(&mut returns, work.returns) != work.returns {
+            // Another process had them meanwhile.
+            tables.read_again();
+            sets = SetIds::after(tables.last_set());
+            acceleration.restore(&ebpf);
+        }
         // Until the first snapshot, and until its workloads were looked for, nothing is known, and
         // what a predecessor left stays in force.
         let known = found.filter(|_| snapshot.revision > 0);
@@ -129,13 +126,43 @@ pub async fn run(
                     }
                 });
             }
+            drop(work);
             tokio::select! {
                 biased;
                 () = scope.draining() => return,
                 more = mesh.changed() => if more { break } else { return },
                 more = enrolled.changed() => if more.is_ok() { break } else { return },
+                () = duty.returned(returns) => break,
                 () = sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             }
+            work = match duty.work(&scope).await {
+                Some(work) if work.returns == returns => work,
+                Some(_) => break,
+                None => return,
+            };
+        }
+    }
+}
+
+/// The latest snapshot, and the places of its workloads, or what is known of them after [`PATIENCE`].
+/// `None`: nothing more is wanted.
+async fn together(
+    mesh: &Reader,
+    enrolled: &mut watch::Receiver<Found>,
+    scope: &Scope,
+) -> Option<(Arc<Snapshot>, Found)> {
+    let late = Instant::now() + PATIENCE;
+    loop {
+        let (snapshot, found) = (mesh.load(), enrolled.borrow_and_update().clone());
+        let is_behind = found.as_ref().is_some_and(|it| it.revision() < snapshot.revision);
+        if !is_behind || Instant::now() >= late {
+            return Some((snapshot, found));
+        }
+        tokio::select! {
+            biased;
+            () = scope.draining() => return None,
+            more = enrolled.changed() => if more.is_err() { return None },
+            () = sleep_until(late) => {}
         }
     }
 }
@@ -176,6 +203,20 @@ impl Tables {
             externals: Trie::adopt(loaded.externals, "EXTERNALS"),
         };
         (tables, loaded.ebpf, loaded.acceleration, loaded.predecessors)
+    }
+
+    /// Looks again at what the maps hold.
+    fn read_again(&mut self) {
+        self.sources.read_again();
+        self.workloads.read_again();
+        self.destinations.read_again();
+        self.consumers.read_again();
+        self.sets.read_again();
+        self.verdicts.read_again();
+        self.ports.read_again();
+        self.inbound.read_again();
+        self.probes.read_again();
+        self.externals.read_again();
     }
 
     /// The largest number of a set that an entry names.

@@ -69,9 +69,15 @@ pub(super) struct Trie<K: Pod> {
 impl<K: Pod + Ord> Trie<K> {
     /// Takes over what the map holds.
     pub(super) fn adopt(map: LpmTrie<MapData, K, u32>, name: &'static str) -> Self {
-        let keys = map.keys().filter_map(Result::ok);
-        let have = keys.map(|key| (key.data(), key.prefix_len())).collect();
-        Self { map, have, name }
+        let mut trie = Self { map, have: BTreeSet::new(), name };
+        trie.read_again();
+        trie
+    }
+
+    /// As [`Table::read_again`].
+    pub(super) fn read_again(&mut self) {
+        let keys = self.map.keys().filter_map(Result::ok);
+        self.have = keys.map(|key| (key.data(), key.prefix_len())).collect();
     }
 
     /// Makes the map hold `want`.
@@ -117,8 +123,14 @@ struct Held {
 impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
     /// Takes over what the map holds.
     pub(super) fn adopt(map: HashMap<MapData, K, V>, name: &'static str) -> Self {
-        let have = map.iter().filter_map(Result::ok).collect();
-        Self { map, have, name }
+        let mut table = Self { map, have: BTreeMap::new(), name };
+        table.read_again();
+        table
+    }
+
+    /// Looks again at what the map holds: another process may have written it.
+    pub(super) fn read_again(&mut self) {
+        self.have = self.map.iter().filter_map(Result::ok).collect();
     }
 
     /// What it holds.
@@ -175,12 +187,19 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
 impl SetTable {
     /// Takes over what the map holds. Nobody wants any of it: numbers of ours are others.
     pub(super) fn adopt(map: HashMap<MapData, ChunkKey, Chunk>) -> Self {
+        let mut table = Self { map, have: BTreeMap::new() };
+        table.read_again();
+        table
+    }
+
+    /// As [`Table::read_again`].
+    pub(super) fn read_again(&mut self) {
         let mut have = BTreeMap::<u32, Held>::new();
-        for key in map.keys().filter_map(Result::ok) {
+        for key in self.map.keys().filter_map(Result::ok) {
             let held = have.entry(key.set).or_default();
             held.chunks = held.chunks.max(key.chunk.saturating_add(1));
         }
-        Self { map, have }
+        self.have = have;
     }
 
     /// The largest number that is in use.

@@ -22,6 +22,7 @@ use crate::model::workload::Workload;
 use crate::route;
 use crate::store::Reader;
 use crate::task::clock;
+use crate::task::duty::Duty;
 use crate::task::scope::Scope;
 use crate::telemetry::{
     ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Said, Security, Telemetry,
@@ -50,7 +51,7 @@ pub async fn run(
     mut mesh: Reader,
     node: Arc<str>,
     telemetry: Telemetry,
-    scope: Scope,
+    (duty, scope): (Duty, Scope),
 ) {
     while mesh.load().revision == 0 {
         tokio::select! {
@@ -61,7 +62,7 @@ pub async fn run(
     }
     let mut names = Names::default();
     let mut revision = 0;
-    let done = events.run(scope, move |batch| {
+    let done = events.run(duty, scope, move |batch| {
         let snapshot = mesh.load();
         if snapshot.revision != revision {
             names.refresh(&snapshot, &node, Instant::now());

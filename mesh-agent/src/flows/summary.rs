@@ -12,6 +12,7 @@ use crate::flows::names::Names;
 use crate::flows::report::{Alike, tell};
 use crate::store::Reader;
 use crate::task::clock;
+use crate::task::duty::Duty;
 use crate::task::scope::Scope;
 use crate::telemetry::Telemetry;
 
@@ -24,7 +25,7 @@ pub async fn run(
     mesh: Reader,
     node: Arc<str>,
     telemetry: Telemetry,
-    scope: Scope,
+    (duty, scope): (Duty, Scope),
 ) {
     let mut names = Names::default();
     let mut revision = 0;
@@ -47,6 +48,7 @@ pub async fn run(
             revision = snapshot.revision;
         }
         let now = clock::now();
+        let Some(_work) = duty.work(&scope).await else { return };
         match summaries.take() {
             Ok(sums) => {
                 failed = false;

@@ -3,6 +3,7 @@
 use std::io;
 use std::iter;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use mesh_common::maps::{self, ListenerKey};
@@ -16,7 +17,8 @@ use crate::proxy::realm::Realm;
 use crate::proxy::{Context, accept};
 use crate::sys::socket::{self, ListenerOptions, listen};
 
-/// Makes the listeners in the realm's namespace and starts to accept.
+/// Makes the listeners in the realm's namespace and starts to accept. The kernel gives them nothing
+/// yet.
 ///
 /// Outbound and for plaintext, each data thread has a listener of its own, and the kernel spreads the
 /// connections; those of applications are spread once more ([`spread`]). Inbound tunnels are few and
@@ -32,7 +34,7 @@ use crate::sys::socket::{self, ListenerOptions, listen};
 ///
 /// A port is in use in the namespace of a pod: another agent or mesh serves it. In the node's own,
 /// where everybody can take a port, another one does as well.
-pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
+pub fn start(context: &Arc<Context>, realm: &Arc<Realm>, generation: u8) -> io::Result<()> {
     let (backlog, peer_timeout) = (context.options.backlog, context.options.peer_timeout);
     let options = ListenerOptions { backlog, peer_timeout };
     let any_port = realm.netns().is_none();
@@ -41,7 +43,7 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
     let [inbound, plaintext, outbound] = realm.enter(|| {
         let has_v6 = has_v6()?;
         let of_thread = |port, thread| {
-            let (v4, v6) = addresses(thread)?;
+            let (v4, v6) = addresses(generation, thread)?;
             let bind = |ip| listen_at(SocketAddr::new(ip, port), any_port, options);
             let v6 = has_v6.then(|| bind(v6.into())).transpose()?;
             Ok(iter::once(bind(v4.into())?).chain(v6).collect())
@@ -55,7 +57,7 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
     for (kind, listeners) in
         [(maps::TUNNELS, &inbound), (maps::PLAINTEXT, &plaintext), (maps::OUTBOUND, &outbound)]
     {
-        give(context, realm.cookie, kind, listeners)?;
+        note(realm, kind, listeners)?;
     }
     for (worker, listeners) in outbound.into_iter().enumerate() {
         for listener in listeners {
@@ -73,25 +75,28 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the kernel give connections of a kind to the listeners of each data thread.
-fn give(context: &Context, netns: u64, kind: u16, threads: &[Vec<TcpListener>]) -> io::Result<()> {
+/// Notes the listeners of each data thread for connections of a kind.
+fn note(realm: &Realm, kind: u16, threads: &[Vec<TcpListener>]) -> io::Result<()> {
     // The first thread's last: where it is there all are.
     for (thread, listeners) in threads.iter().enumerate().rev() {
         let thread = u32::try_from(thread).map_err(io::Error::other)?;
         for listener in listeners {
             let family = if listener.local_addr()?.is_ipv4() { 4 } else { 6 };
-            context.kernel.give_to(ListenerKey { netns, kind, family, thread }, listener)?;
+            let key = ListenerKey { netns: realm.cookie, kind, family, thread };
+            realm.listening.note(key, listener.as_fd())?;
         }
     }
     Ok(())
 }
 
 /// The addresses of a data thread's listeners. Nothing is delivered there: IPv4's are reserved
-/// (`240.0.0.0/4`, RFC 1112), IPv6's are discarded (`100::/64`, RFC 6666).
-fn addresses(thread: usize) -> io::Result<(Ipv4Addr, Ipv6Addr)> {
+/// (`240.0.0.0/4`, RFC 1112), IPv6's are discarded (`100::/64`, RFC 6666). Each generation of agents has
+/// its own, so that one that still drains has its listeners beside its successor's.
+fn addresses(generation: u8, thread: usize) -> io::Result<(Ipv4Addr, Ipv6Addr)> {
     let number = u16::try_from(thread).map_err(io::Error::other)?.saturating_add(1);
     let [high, low] = number.to_be_bytes();
-    Ok((Ipv4Addr::new(240, 0, high, low), Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, number)))
+    let v4 = Ipv4Addr::new(240, generation, high, low);
+    Ok((v4, Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, generation.into(), number)))
 }
 
 /// A listener at an address; at any port of it if the one asked for is in use, and `any_port`.
@@ -127,10 +132,10 @@ fn has_v6() -> io::Result<bool> {
 fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, listener: TcpListener) {
     let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
     let (context, realm) = (Arc::clone(context), Arc::clone(realm));
-    let scope = realm.scope.clone();
-    scope.clone().spawn_on(&handle, async move {
+    let listening = realm.listening.scope().clone();
+    listening.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
-        accept::run(listener, &scope, &context.sockets, |stream, client| {
+        accept::run(listener, &listening, &context.sockets, |stream, client| {
             let Some(accepted) = tcp::accept(&context, &realm, client) else {
                 return close(&stream);
             };
@@ -167,18 +172,21 @@ fn take_plaintext(
 ) {
     let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
     let (context, realm) = (Arc::clone(context), Arc::clone(realm));
-    let scope = realm.scope.clone();
-    scope.clone().spawn_on(&handle, async move {
+    let listening = realm.listening.scope().clone();
+    listening.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
-        accept::run(listener, &scope, &context.sockets, |stream, client| {
-            match plaintext::accept(&context, &realm, &stream, client) {
+        accept::run(
+            listener,
+            &listening,
+            &context.sockets,
+            |stream, client| match plaintext::accept(&context, &realm, &stream, client) {
                 Some(accepted) => {
                     let scope = accepted.scope().clone();
                     scope.spawn(plaintext::run(Arc::clone(&context), stream, accepted));
                 }
                 None => close(&stream),
-            }
-        })
+            },
+        )
         .await;
     });
 }
@@ -186,10 +194,10 @@ fn take_plaintext(
 fn take_inbound(context: &Arc<Context>, realm: &Arc<Realm>, listener: TcpListener) {
     let handle = context.runtimes.next().clone();
     let (context, realm) = (Arc::clone(context), Arc::clone(realm));
-    let scope = realm.scope.clone();
-    scope.clone().spawn_on(&handle, async move {
+    let listening = realm.listening.scope().clone();
+    listening.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
-        accept::run(listener, &scope, &context.sockets, |stream, client| {
+        accept::run(listener, &listening, &context.sockets, |stream, client| {
             let Some(accepted) = hbone::accept(&context, &realm, &stream, client) else {
                 return close(&stream);
             };
@@ -197,7 +205,7 @@ fn take_inbound(context: &Arc<Context>, realm: &Arc<Realm>, listener: TcpListene
             let Ok(stream) = stream.into_std() else { return };
             let runtime = context.runtimes.next().clone();
             let (context, realm) = (Arc::clone(&context), Arc::clone(&realm));
-            scope.spawn_on(&runtime, async move {
+            realm.scope.clone().spawn_on(&runtime, async move {
                 match TcpStream::from_std(stream) {
                     Ok(stream) => Box::pin(hbone::run(context, realm, stream, accepted)).await,
                     Err(error) => tracing::warn!(%error, "a tunnel cannot be registered"),

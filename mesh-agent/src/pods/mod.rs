@@ -8,6 +8,7 @@ pub mod finder;
 pub mod listeners;
 pub mod place;
 pub mod run;
+mod set;
 
 use std::time::Duration;
 
@@ -20,4 +21,6 @@ pub struct Options {
     pub cgroup_root: std::path::PathBuf,
     /// The delays between attempts to start a workload: the first, and the longest.
     pub retry: (Duration, Duration),
+    /// The number of agents of this node that have handed over to the next, modulo 256.
+    pub generation: u8,
 }

@@ -22,15 +22,16 @@ use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Place, Workload};
-use crate::pods::claims::{self, Claims, Conflicts};
-use crate::pods::finder::Finder;
+use crate::pods::claims;
 use crate::pods::place::{Spot, SpotId};
+use crate::pods::set::{Pod, Set};
 use crate::pods::{Options, listeners};
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::sys::netns::Netns;
 use crate::sys::{cgroup, socket};
 use crate::task::backoff::Backoff;
+use crate::task::duty::Duty;
 use crate::task::ready::Gate;
 use crate::task::scope::Scope;
 
@@ -55,16 +56,14 @@ pub struct Pods {
     pub earlier: BTreeMap<SourceKey, u64>,
     /// The conditions of this node's workloads.
     pub findings: watch::Sender<Arc<[Finding]>>,
-    /// The scope of all connections.
+    /// The scope of all connections, and that of listeners.
     pub scope: Scope,
-}
-
-/// One enrolled workload.
-struct Pod {
-    workload: Arc<Workload>,
-    found: Spot,
-    local: Arc<Local>,
-    realm: Arc<Realm>,
+    /// The same of listeners.
+    pub listening: Scope,
+    /// Whether this process changes what the kernel does.
+    pub duty: Duty,
+    /// The workloads that a predecessor still serves: all of them are taken over at one time.
+    pub expected: Option<BTreeSet<ResourceName>>,
 }
 
 /// Where a workload's sockets are.
@@ -76,37 +75,24 @@ struct Located {
     netns: Option<Arc<Netns>>,
 }
 
-/// The task's own state.
-#[derive(Default)]
-struct Set {
-    pods: BTreeMap<ResourceName, Pod>,
-    /// Those that were found and could not be started: their failure mode is in force.
-    waiting: BTreeMap<ResourceName, Enrolled>,
-    /// The agent's own namespace, once a workload lives in it.
-    host: Option<Arc<Realm>>,
-    finder: Finder,
-    /// Where each workload was last found.
-    spots: BTreeMap<ResourceName, Spot>,
-    /// Whose each of those is.
-    claims: Claims,
-    /// The workloads that are not enrolled, because others have their places.
-    conflicts: Conflicts,
-    /// When to try again what could not be started.
-    failing: HashMap<ResourceName, (Backoff, Instant)>,
-}
-
 impl Pods {
     /// Runs until the scope drains. Passes `ready` when every workload of the first snapshot is
     /// enrolled, or has been tried.
     pub async fn run(mut self, ready: Gate) {
         let mut set = Set::default();
         let mut mesh = self.context.mesh.clone();
+        let mut returns = 0;
         loop {
+            let Some(work) = self.duty.work(&self.scope).await else { return };
+            if std::mem::replace(&mut returns, work.returns) != work.returns {
+                self.take_back(&set);
+            }
             let snapshot = mesh.load();
             if snapshot.revision > 0 {
                 self.reconcile(&mut set, &snapshot).await;
                 ready.pass();
             }
+            drop(work);
             // Namespaces are made anew under old names, and units restart: looked at now and then.
             let look = Instant::now() + self.options.retry.1;
             let next = set.failing.values().map(|(_, at)| *at).fold(look, Instant::min);
@@ -114,6 +100,7 @@ impl Pods {
                 biased;
                 () = self.scope.draining() => return,
                 more = mesh.changed() => if !more { return },
+                () = self.duty.returned(returns) => {}
                 () = sleep_until(next) => {}
             }
         }
@@ -133,6 +120,7 @@ impl Pods {
         let gone = set.take_gone(&wanted);
         if !gone.is_empty() {
             set.keep_places(&gone, &wanted);
+            self.tell_connections(set);
             self.publish(set, mesh.revision, false);
             self.release(set, gone).await;
         }
@@ -143,6 +131,10 @@ impl Pods {
             tokio::task::yield_now().await;
         }
         set.refresh_host();
+        self.tell_connections(set);
+        if !self.take_over(set, mesh) {
+            return;
+        }
         self.publish(set, mesh.revision, true);
         // As long as connections are captured, nobody else may have them.
         let applied = Arc::clone(&self.applied.borrow().enrolled);
@@ -237,6 +229,9 @@ impl Pods {
         }
         set.refresh_host();
         for pod in gone {
+            if pod.realm.netns().is_some() {
+                pod.realm.listening.stop();
+            }
             let cut = pod.local.scope.drain(Duration::ZERO).await;
             tracing::info!(workload = %pod.workload.name, connections_cut = cut, "released");
         }
@@ -363,7 +358,8 @@ impl Pods {
     }
 
     fn realm(&self, netns: Option<Arc<Netns>>, name: &'static str) -> io::Result<Arc<Realm>> {
-        Ok(Arc::new(Realm::new(netns, &self.context, self.scope.child(name))?))
+        let scopes = (self.scope.child(name), self.listening.child(name));
+        Ok(Arc::new(Realm::new(netns, &self.context, scopes)?))
     }
 
     /// The agent's own namespace, with its listeners.
@@ -379,7 +375,16 @@ impl Pods {
 
     /// Starts the listeners of a realm, or gives it up.
     fn listen(&self, realm: &Arc<Realm>) -> io::Result<()> {
-        listeners::start(&self.context, realm).inspect_err(|_error| realm.scope.stop())
+        let started = listeners::start(&self.context, realm, self.options.generation);
+        // Those of a predecessor have their places until all of them are taken over.
+        let given = started.and_then(|()| match self.expected {
+            Some(_) => Ok(()),
+            None => realm.listening.give(&self.context.kernel),
+        });
+        given.inspect_err(|_error| {
+            realm.scope.stop();
+            realm.listening.stop();
+        })
     }
 
     /// The agent's own connections must never be captured.
@@ -395,12 +400,52 @@ impl Pods {
         Ok(())
     }
 
-    /// Says to connections and to the datapath who is here.
-    fn publish(&self, set: &Set, revision: u64, is_last: bool) {
+    /// Takes over what a predecessor serves, when all of it is enrolled here too. False: it is not yet.
+    fn take_over(&mut self, set: &Set, mesh: &Snapshot) -> bool {
+        let Some(expected) = &self.expected else { return true };
+        let node = &self.options.node;
+        let is_missing = |workload: &&Arc<Workload>| {
+            expected.contains(&workload.name) && !set.pods.contains_key(&workload.name)
+        };
+        let missing = mesh.on_node(node).filter(is_missing).count();
+        if missing > 0 {
+            tracing::info!(
+                missing,
+                "a predecessor goes on serving until its workloads are enrolled"
+            );
+            return false;
+        }
+        self.give_all(set);
+        self.expected = None;
+        true
+    }
+
+    /// Goes on after another process had the duty, and gave it back.
+    fn take_back(&self, set: &Set) {
+        self.give_all(set);
+    }
+
+    fn give_all(&self, set: &Set) {
+        for realm in set.realms() {
+            if let Err(error) = realm.listening.give(&self.context.kernel) {
+                tracing::error!(%error, "the kernel does not give connections to a listener");
+            }
+        }
+    }
+
+    /// Says to connections who is here.
+    fn tell_connections(&self, set: &Set) {
         let resident =
             |pod: &Pod| Resident { realm: Arc::clone(&pod.realm), local: Arc::clone(&pod.local) };
         let residents = set.pods.iter().map(|(name, pod)| (name.clone(), resident(pod)));
         self.context.locals.set(residents.collect());
+    }
+
+    /// Says to the datapath who is here.
+    fn publish(&self, set: &Set, revision: u64, is_last: bool) {
+        if self.expected.is_some() {
+            return;
+        }
         self.namespaces.send_if_modified(|current| {
             let namespaces = set.namespaces();
             let same = |a: &LocalNetns, b: &LocalNetns| a.cookie == b.cookie;
@@ -429,71 +474,5 @@ impl Located {
     fn enrolled(&self, name: &ResourceName) -> Enrolled {
         let (source, netns) = (self.source, self.cookie);
         Enrolled { name: name.clone(), source, netns, ready: false }
-    }
-}
-
-impl Pod {
-    /// Takes over what changed of the workload without touching its connections.
-    fn refresh(&mut self, workload: &Arc<Workload>) {
-        self.workload = Arc::clone(workload);
-        self.local = Arc::new(self.local.changed(Arc::clone(workload)));
-        if matches!(self.found, Spot::Netns { .. }) {
-            self.realm.set_locals(vec![Arc::clone(&self.local)]);
-        }
-    }
-}
-
-impl Set {
-    /// The namespaces of the workloads, each once.
-    fn namespaces(&self) -> Arc<[LocalNetns]> {
-        let of = |pod: &Pod| {
-            let (cookie, netns) = (pod.realm.cookie, pod.realm.netns().cloned());
-            (cookie, LocalNetns { cookie, netns })
-        };
-        self.pods.values().map(of).collect::<BTreeMap<_, _>>().into_values().collect()
-    }
-
-    /// Takes out what is not wanted any more, or is elsewhere or someone else now.
-    fn take_gone(&mut self, wanted: &BTreeMap<&ResourceName, &Arc<Workload>>) -> Vec<Pod> {
-        let stays = |name: &ResourceName, pod: &Pod| {
-            wanted.get(name).is_some_and(|workload| {
-                workload.identity == pod.workload.identity
-                    && self.spots.get(name) == Some(&pod.found)
-            })
-        };
-        let gone = self.pods.iter().filter(|(name, pod)| !stays(name, pod));
-        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
-        gone.iter().filter_map(|name| self.pods.remove(name)).collect()
-    }
-
-    /// Keeps the places of those that are gone for who is to be started there now: the same workload
-    /// with another identity, or one of another name. Until it is, its failure mode is in force; without
-    /// an entry the kernel would let everything pass.
-    fn keep_places(&mut self, gone: &[Pod], wanted: &BTreeMap<&ResourceName, &Arc<Workload>>) {
-        for pod in gone {
-            let next = wanted.keys().find(|name| self.spots.get(**name) == Some(&pod.found));
-            let Some(name) = next.map(|name| (*name).clone()) else { continue };
-            let (source, netns) = (pod.local.source, pod.realm.cookie);
-            self.waiting.insert(name.clone(), Enrolled { name, source, netns, ready: false });
-        }
-    }
-
-    /// Whether a workload may be started now: it has not just failed.
-    fn is_due(&self, name: &ResourceName, now: Instant) -> bool {
-        self.failing.get(name).is_none_or(|(_, at)| now >= *at)
-    }
-
-    /// Whether a workload is in the namespace with this cookie.
-    fn is_used(&self, cookie: u64) -> bool {
-        self.pods.values().any(|pod| pod.realm.cookie == cookie)
-            || self.waiting.values().any(|waiting| waiting.netns == cookie)
-    }
-
-    /// Tells the agent's own namespace which workloads live in it.
-    fn refresh_host(&self) {
-        if let Some(host) = &self.host {
-            let inside = self.pods.values().filter(|pod| Arc::ptr_eq(&pod.realm, host));
-            host.set_locals(inside.map(|pod| Arc::clone(&pod.local)).collect());
-        }
     }
 }

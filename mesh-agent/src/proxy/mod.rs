@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod breaker;
 pub mod conn;
+pub mod listening;
 pub mod party;
 pub mod places;
 pub mod realm;

@@ -27,6 +27,7 @@ use crate::proxy::breaker::Breaker;
 use crate::proxy::http;
 use crate::proxy::http::plain::wires::Wires;
 use crate::proxy::inbound::admission::Admission;
+use crate::proxy::listening::Listening;
 use crate::proxy::spread::Spread;
 use crate::sys::netns::Netns;
 use crate::sys::socket::{self, Peer};
@@ -56,6 +57,8 @@ pub struct Local {
 pub struct Realm {
     /// Its tasks, and within it those of the connections of each workload.
     pub scope: Scope,
+    /// Its listeners.
+    pub listening: Listening,
     /// The namespace's cookie.
     pub cookie: u64,
     /// Which peers may begin a handshake.
@@ -102,6 +105,11 @@ impl Locals {
     /// Replaces all of them.
     pub fn set(&self, all: HashMap<ResourceName, Resident>) {
         self.0.store(Arc::new(all));
+    }
+
+    /// Their names, `<namespace>/<name>`.
+    pub fn names(&self) -> Vec<String> {
+        self.0.load().keys().map(ToString::to_string).collect()
     }
 
     /// The one with this name.
@@ -155,7 +163,11 @@ impl Realm {
     /// # Errors
     ///
     /// The namespace cannot be entered.
-    pub fn new(netns: Option<Arc<Netns>>, context: &Context, scope: Scope) -> io::Result<Self> {
+    pub fn new(
+        netns: Option<Arc<Netns>>,
+        context: &Context,
+        (scope, listening): (Scope, Scope),
+    ) -> io::Result<Self> {
         let cookie = within(netns.as_deref(), socket::current_netns_cookie)?;
         let tunnels = context.options.tunnels;
         let quotas = quota::Quotas::within(Arc::clone(&context.unread));
@@ -163,6 +175,7 @@ impl Realm {
         let pool =
             || Pool::new(&tunnels, scope.clone(), context.telemetry.clone(), Arc::clone(&quotas));
         Ok(Self {
+            listening: Listening::new(listening),
             cookie,
             admission: Mutex::new(Admission::new(context.options.handshakes)),
             breaker: Mutex::new(Breaker::new(context.options.breaker)),
@@ -277,9 +290,10 @@ impl Realm {
 }
 
 /// What a namespace costs with so many data threads: itself, and for both families a listener for
-/// tunnels, and on each thread one for what goes out and one for plaintext.
+/// tunnels, and on each thread one for what goes out and one for plaintext, each with a copy of its
+/// descriptor.
 const fn descriptors(workers: usize) -> usize {
-    1 + 2 * (1 + 2 * workers)
+    1 + 2 * 2 * (1 + 2 * workers)
 }
 
 /// Whether a connection to `to` may be for `workload`. `alone`: no other workload is in its

@@ -22,7 +22,8 @@ Examples:
     MESH_NODE=node-a MESH_CONFIG=/etc/mesh/config mesh-agent run
 
 The agent needs root, or the capabilities CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN.
-SIGTERM and SIGINT drain: no new connections, and up to --drain-timeout for open ones.";
+Another agent of the same node takes over: this one drains, and ends. SIGTERM and SIGINT: connections
+are served until none is open, for up to --drain-timeout; then they are cut.";
 
 /// Flags of `run`.
 #[derive(Args, Clone, Debug)]

@@ -250,12 +250,14 @@ impl Settings {
         }
     }
 
-    /// For the set of enrolled workloads; `cgroup_root` is where cgroup v2 is mounted.
-    pub fn pods(&self, cgroup_root: &Path) -> pods::Options {
+    /// For the set of enrolled workloads; `cgroup_root` is where cgroup v2 is mounted, and `generation`
+    /// this agent's number among those of the node that have handed over.
+    pub fn pods(&self, cgroup_root: &Path, generation: u8) -> pods::Options {
         pods::Options {
             node: self.node.clone(),
             cgroup_root: cgroup_root.to_owned(),
             retry: defaults::WORKLOAD_RETRY,
+            generation,
         }
     }
 

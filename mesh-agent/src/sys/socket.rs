@@ -174,6 +174,23 @@ pub fn listen_all(addr: SocketAddr, timeout: PeerTimeout) -> io::Result<std::net
     Ok(listener)
 }
 
+/// As [`listen_all`], where a process of the same user may listen already that allows it
+/// (`SO_REUSEPORT`).
+///
+/// # Errors
+///
+/// The address is in use by somebody else, or not this machine's.
+pub fn listen_beside(addr: SocketAddr, timeout: PeerTimeout) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&addr.into())?;
+    // As that of `std::net::TcpListener`.
+    socket.listen(128)?;
+    watch_peer(&socket, timeout)?;
+    Ok(socket.into())
+}
+
 /// Ends a connection when data has been under way for `timeout`, or the peer's window closed, also
 /// if the peer answers (`TCP_USER_TIMEOUT`): for tunnels, whose agents always read.
 ///

@@ -4,6 +4,7 @@ pub mod allowance;
 pub mod backoff;
 pub mod batch;
 pub mod clock;
+pub mod duty;
 pub mod ending;
 pub mod fair;
 pub mod ready;

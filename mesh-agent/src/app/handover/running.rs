@@ -1,0 +1,156 @@
+//! The side of the agent that runs.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt::ReusePort};
+use tokio::io::BufReader;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::app::handover::message::{Answer, Request, VERSION, receive, send};
+use crate::datapath::lock::NodeLock;
+use crate::task::duty::{Duty, Pause};
+use crate::task::scope::Scope;
+
+/// How long a successor may take to say what it wants.
+const ASK: Duration = Duration::from_secs(5);
+
+/// The time between two tries to get back the lock of a successor that has ended.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How long to wait after a failed accept.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a successor serves the node.
+pub(in crate::app) type Replaced = watch::Receiver<bool>;
+
+/// Everything that is handed over.
+pub(in crate::app) struct Office {
+    /// The node's name.
+    pub(in crate::app) node: Arc<str>,
+    /// The BPF file system.
+    pub(in crate::app) bpffs: PathBuf,
+    /// This agent's number among those of the node that have handed over.
+    pub(in crate::app) generation: u8,
+    /// The right to change what the kernel does.
+    pub(in crate::app) lock: NodeLock,
+    /// The work of those who do.
+    pub(in crate::app) duty: Duty,
+    /// The workloads that are served, `<namespace>/<name>`.
+    pub(in crate::app) workloads: Box<dyn Fn() -> Vec<String> + Send>,
+    /// Listeners at addresses that a successor listens at as well.
+    pub(in crate::app) shared: Vec<std::net::TcpListener>,
+}
+
+impl Office {
+    /// Serves successors, one at a time, until one of them has taken over or `scope` drains. Says so in
+    /// `replaced`.
+    pub(in crate::app) async fn serve(
+        mut self,
+        listener: UnixListener,
+        replaced: watch::Sender<bool>,
+        scope: Scope,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = scope.draining() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => BufReader::new(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a successor");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            self = match self.hand_over(stream).await {
+                Ok(office) => office,
+                Err(pause) => {
+                    replaced.send_replace(true);
+                    // Until the process ends.
+                    scope.draining().await;
+                    return drop(pause);
+                }
+            };
+        }
+    }
+
+    /// Hands over to one successor. An error: it has taken over, and this agent's work stays paused.
+    async fn hand_over(self, mut stream: BufReader<UnixStream>) -> Result<Self, Pause> {
+        let refused = match timeout(ASK, receive(&mut stream)).await {
+            Ok(Ok(Some(Request::TakeOver { version, node, agent }))) => {
+                if version == VERSION && *node == *self.node {
+                    return self.pause(stream, &agent).await;
+                }
+                format!(
+                    "this is the agent of the node {}, and speaks version {VERSION} of the hand-over",
+                    self.node
+                )
+            }
+            Ok(Ok(Some(Request::Done))) => "nothing was taken over".to_owned(),
+            Ok(Ok(None)) | Err(_) => return Ok(self),
+            Ok(Err(error)) => error.to_string(),
+        };
+        tracing::warn!(reason = %refused, "a successor is refused");
+        drop(send(&mut stream, &Answer::Refused { reason: refused }).await);
+        Ok(self)
+    }
+
+    async fn pause(self, mut stream: BufReader<UnixStream>, agent: &str) -> Result<Self, Pause> {
+        tracing::info!(version = agent, "a successor starts: this agent serves until it does");
+        let Self { node, bpffs, generation, lock, duty, workloads, shared } = self;
+        let pause = duty.pause().await;
+        drop(lock);
+        share(&shared, true);
+        let answer = Answer::Paused { generation, workloads: workloads() };
+        let paused = send(&mut stream, &answer).await;
+        let asked = match paused {
+            Ok(()) => receive(&mut stream).await,
+            Err(error) => Err(error),
+        };
+        if let Ok(Some(Request::Done)) = asked {
+            tracing::info!("a successor serves the node: this agent drains");
+            // It has taken over, whether it hears that or not.
+            drop(send(&mut stream, &Answer::Draining).await);
+            return Err(pause);
+        }
+        tracing::warn!("the successor has gone before it served: this agent goes on");
+        let lock = lock_again(&bpffs, &node).await;
+        share(&shared, false);
+        drop(pause);
+        Ok(Self { node, bpffs, generation, lock, duty, workloads, shared })
+    }
+}
+
+/// Lets another process of the same user listen at the same addresses, or no longer.
+fn share(listeners: &[std::net::TcpListener], allow: bool) {
+    for listener in listeners {
+        if let Err(error) = setsockopt(&listener.as_fd(), ReusePort, &allow) {
+            tracing::warn!(%error, "an address of the admin server cannot be handed over");
+        }
+    }
+}
+
+/// Waits for the lock of a process that ends.
+async fn lock_again(bpffs: &std::path::Path, node: &str) -> NodeLock {
+    let mut said = false;
+    loop {
+        match NodeLock::take(bpffs, node) {
+            Ok(Some(lock)) => return lock,
+            other => {
+                if !std::mem::replace(&mut said, true) {
+                    let error = other.err().unwrap_or_else(|| io::Error::other("it is held"));
+                    tracing::warn!(%error, "the node's lock is not free yet: nothing in the kernel changes");
+                }
+                sleep(AGAIN).await;
+            }
+        }
+    }
+}

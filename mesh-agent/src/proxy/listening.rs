@@ -1,0 +1,62 @@
+//! The listeners of a namespace. They go on while the connections drain, so that nothing is refused until
+//! the agent ends or a successor has their places.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mesh_common::maps::ListenerKey;
+
+use crate::datapath::Kernel;
+use crate::task::scope::Scope;
+
+/// Listeners, and the tasks that accept.
+#[derive(Debug)]
+pub struct Listening {
+    scope: Scope,
+    /// Descriptors of them.
+    noted: Mutex<Vec<(ListenerKey, OwnedFd)>>,
+}
+
+impl Listening {
+    /// None yet; their tasks are those of `scope`.
+    pub fn new(scope: Scope) -> Self {
+        Self { scope, noted: Mutex::default() }
+    }
+
+    /// Their tasks.
+    pub const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Notes listeners, in the order in which they are to be given to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn note(&self, key: ListenerKey, listener: BorrowedFd<'_>) -> io::Result<()> {
+        let kept = listener.try_clone_to_owned()?;
+        self.noted().push((key, kept));
+        Ok(())
+    }
+
+    /// Has the kernel give connections to them, instead of to those of another process.
+    ///
+    /// # Errors
+    ///
+    /// The map is full.
+    pub fn give(&self, kernel: &Kernel) -> io::Result<()> {
+        self.noted().iter().try_for_each(|(key, kept)| kernel.give_to(*key, kept.as_fd()))
+    }
+
+    /// Takes no more connections.
+    pub fn stop(&self) {
+        self.scope.stop();
+        self.noted().clear();
+    }
+
+    /// No code panics while it holds the lock.
+    fn noted(&self) -> MutexGuard<'_, Vec<(ListenerKey, OwnedFd)>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

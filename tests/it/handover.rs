@@ -1,0 +1,218 @@
+//! Agents that are replaced by another one of the same node, without a moment in which nobody serves.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use mesh_tests::agent::{self, Agent};
+use mesh_tests::apps::{Client, Server};
+use mesh_tests::capture::Capture;
+use mesh_tests::expect::eventually;
+use mesh_tests::mesh::{Mesh, MeshPolicy, Service, Workload};
+use mesh_tests::node::Node;
+use mesh_tests::pair::{ECHO, PORT, Pair, hello};
+use mesh_tests::pod::Pod;
+use mesh_tests::process::{self, DEADLINE};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+/// Agents that follow one another, on each node.
+const SUCCESSORS: usize = 10;
+
+/// What must not be seen between the nodes.
+const SECRET: &str = "never in the open";
+
+/// An agent says so when a successor has taken over.
+const REPLACED: &str = "a successor serves the node: this agent drains";
+
+/// The usual mesh, in which a second server is on the client's node.
+fn mesh(pair: &Pair, near: &Pod, mode: &str) -> Mesh {
+    let workload = Workload::of(near).account("near").label("app", "near").port(PORT);
+    pair.mesh().workload(&workload).policy(&MeshPolicy::new("all").mtls(mode))
+}
+
+/// Waits until agents of a node have been replaced so many times.
+#[track_caller]
+fn replaced(agent: &Agent, count: usize) {
+    let found = || (agent.log().matches(REPLACED).count() >= count).then_some(());
+    eventually("the agent to be replaced", DEADLINE, found)
+        .unwrap_or_else(|error| panic!("{error}: {}", agent.log()));
+}
+
+/// Has agents follow one another on both nodes while connections are opened from the client to
+/// servers of its node and of the other: none fails, and nothing is in plaintext between the nodes.
+fn check_replaced(mode: &str) {
+    let pair = Pair::new().unwrap();
+    let near = pair.a.pod("near").unwrap();
+    pair.config.write(&mesh(&pair, &near, mode)).unwrap();
+    // Longer than all of them take on a busy machine.
+    let args = ["--drain-timeout", "300"];
+    let start = |node: &Node| pair.agent(node, &args).unwrap();
+    let (mut a, mut b) = (vec![start(&pair.a)], vec![start(&pair.b)]);
+    let servers = [&pair.echo, &near].map(|pod| Server::echo(pod, PORT, "v1").unwrap());
+    let wire = Capture::start(pair.lab.fabric()).unwrap();
+    let far = Client::to(ECHO).echo(SECRET).times(10_000_000, 4);
+    let beside = Client::to(near.at(PORT)).echo(SECRET).times(10_000_000, 4);
+    let traffic = [far, beside].map(|client| client.traffic(&pair.client).unwrap());
+    let (mut held, _) = Client::to(ECHO).echo("held").hold(&pair.client).unwrap();
+    for count in 1..=SUCCESSORS {
+        for (agents, node) in [(&mut a, &pair.a), (&mut b, &pair.b)] {
+            agents.push(pair.successor(node, &args).unwrap());
+            replaced(&agents[0], count);
+        }
+    }
+    // The first ones still carry what was opened before.
+    assert_eq!(held.mark().unwrap().failed, 0);
+    for mut traffic in traffic {
+        assert!(traffic.mark().unwrap().connections > 0);
+        let totals = traffic.stop().unwrap();
+        assert_eq!((totals.failed, totals.errors.into_keys().next()), (0, None));
+    }
+    assert_eq!(held.stop().unwrap().failed, 0);
+    for agents in [&mut a, &mut b] {
+        let last = agents.pop().unwrap();
+        for agent in agents {
+            assert_eq!(agent.ended().unwrap().code(), Some(0));
+        }
+        assert!(!last.log().contains("panicked"), "{}", last.log());
+        assert!(last.ready(), "{}", last.log());
+        last.terminate().unwrap();
+    }
+    let wire = wire.stop().unwrap();
+    assert!(!wire.shows(SECRET.as_bytes()));
+    drop(servers);
+}
+
+#[test]
+fn agents_follow_one_another_and_no_connection_fails() {
+    check_replaced("STRICT");
+}
+
+#[test]
+fn agents_follow_one_another_where_plaintext_would_be_taken() {
+    check_replaced("PERMISSIVE");
+}
+
+/// A successor that is nothing but its side of the hand-over.
+struct Fake(BufReader<UnixStream>);
+
+impl Fake {
+    fn ask(agent: &Agent, message: &Value) -> (Self, Value) {
+        let path = agent.admin_socket().with_file_name("handover.sock");
+        let mut fake = Self(BufReader::new(UnixStream::connect(path).unwrap()));
+        let answer = fake.say(message);
+        (fake, answer)
+    }
+
+    fn say(&mut self, message: &Value) -> Value {
+        self.0.get_mut().write_all(format!("{message}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+fn take_over(node: &str, version: u32) -> Value {
+    json!({"request": "take-over", "version": version, "node": node, "agent": "test"})
+}
+
+#[test]
+fn a_successor_that_fails_leaves_all_as_it_was() {
+    let pair = Pair::new().unwrap();
+    let [a, _b] = [&pair.a, &pair.b].map(|node| pair.agent(node, &[]).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let met = || hello().run(&pair.client).unwrap().totals.errors.into_keys().next();
+    assert_eq!(met(), None);
+    let (fake, answer) = Fake::ask(&a, &take_over(a.node().name(), 1));
+    assert_eq!(answer, json!({"answer": "paused", "generation": 0, "workloads": ["demo/client"]}));
+    // It serves, and what documents say now is in force when its successor has gone.
+    assert_eq!(met(), None);
+    let other = Service::new("other").at([10, 96, 0, 11]).select("app", "echo");
+    pair.config.write(&pair.mesh().service(&other.port(ECHO.port(), PORT))).unwrap();
+    let elsewhere = Client::to("10.96.0.11:80".parse().unwrap()).echo("hello");
+    let reaches = || elsewhere.run(&pair.client).unwrap().totals.failed == 0;
+    assert!(!reaches());
+    drop(fake);
+    eventually("the new service", DEADLINE, || reaches().then_some(())).unwrap();
+    assert!(a.ready(), "{}", a.log());
+    assert_eq!(met(), None);
+    // One that is killed in the middle of its start.
+    for _ in 0..5 {
+        let successor = pair.successor(&pair.a, &[]).unwrap();
+        eventually("the successor to begin", DEADLINE, || {
+            let begun = a.log().matches("this agent serves until it does").count();
+            let ended = a.log().matches("this agent goes on").count();
+            (begun > ended).then_some(())
+        })
+        .unwrap();
+        successor.kill();
+        eventually("the agent to go on", DEADLINE, || {
+            let gone = a.log().matches("this agent goes on").count();
+            let taken = a.log().matches(REPLACED).count();
+            (gone + taken >= a.log().matches("a successor starts").count()).then_some(())
+        })
+        .unwrap();
+        assert_eq!(met(), None, "{}", a.log());
+        assert_eq!(a.log().matches(REPLACED).count(), 0, "{}", a.log());
+    }
+}
+
+#[test]
+fn who_is_no_successor_is_refused() {
+    let pair = Pair::new().unwrap();
+    let a = pair.agent(&pair.a, &[]).unwrap();
+    let refused = |message: &Value, words: &str| {
+        let (_fake, answer) = Fake::ask(&a, message);
+        assert_eq!(answer["answer"], "refused");
+        assert!(answer["reason"].as_str().unwrap().contains(words), "{answer}");
+    };
+    refused(&take_over("another", 1), "the node a");
+    refused(&take_over(a.node().name(), 2), "version 1");
+    refused(&json!({"request": "done"}), "nothing was taken over");
+    refused(&json!("x"), "");
+    // Without the socket it cannot ask, and there is one agent of a node at a time.
+    let elsewhere = pair.lab.state().join("elsewhere/admin.sock");
+    let mut second = Command::new(agent::binary().unwrap());
+    second.args(["run", "--node", pair.a.name(), "--admin-socket"]).arg(&elsewhere);
+    second.arg("--config").arg(pair.config.path()).arg("--cgroup").arg(pair.a.cgroup());
+    second.arg("--ca").arg(pair.lab.state().join("ca").join(pair.a.name()));
+    let said = process::run(&mut second).unwrap_err().to_string();
+    assert!(said.contains("another agent of the node"), "{said}");
+    assert!(a.ready(), "{}", a.log());
+}
+
+#[test]
+fn what_a_running_agent_has_pinned_is_not_removed_unless_forced() {
+    let pair = Pair::new().unwrap();
+    let [a, _b] = [&pair.a, &pair.b].map(|node| pair.agent(node, &[]).unwrap());
+    let uninstall = |args: &[&str]| {
+        let mut command = Command::new(agent::binary().unwrap());
+        process::run(command.args(["uninstall", "--node", pair.a.name()]).args(args))
+    };
+    let refused = uninstall(&[]).unwrap_err().to_string();
+    assert!(refused.contains("stop it first"), "{refused}");
+    assert!(a.ready(), "{}", a.log());
+    assert!(uninstall(&["--force"]).unwrap().ends_with(": removed\n"));
+}
+
+#[test]
+fn an_agent_that_stops_serves_until_what_is_open_has_ended() {
+    let pair = Pair::new().unwrap();
+    let [mut a, mut b] = [&pair.a, &pair.b].map(|node| pair.agent(node, &[]).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let (mut held, opened) = hello().hold(&pair.client).unwrap();
+    assert_eq!(opened.failed, 0);
+    for agent in [&mut a, &mut b] {
+        agent.signal(Signal::SIGTERM).unwrap();
+        let stopping = || matches!(agent.get("/readyz"), Ok((503, _body))).then_some(());
+        eventually("the agent to stop", DEADLINE, stopping).unwrap();
+    }
+    for _ in 0..20 {
+        assert_eq!(hello().run(&pair.client).unwrap().totals.errors.into_keys().next(), None);
+    }
+    assert_eq!(held.mark().unwrap().failed, 0);
+    assert_eq!(held.stop().unwrap().failed, 0);
+    for agent in [&mut a, &mut b] {
+        assert_eq!(agent.ended().unwrap().code(), Some(0));
+    }
+}
