@@ -120,12 +120,14 @@ impl Seat {
         })
     }
 
-    /// Has the task polled in its turn, and gives the next one of its group theirs.
+    /// Has the task polled in its turn, and gives the next one of its group theirs: of the group whose turn it
+    /// was, also if the task belongs to another one from now on.
     pub(super) fn have<T>(&mut self, turn: &Turn, poll: impl FnOnce() -> T) -> T {
-        let before = CURRENT.replace(self.party);
+        let entered = self.party;
+        let before = CURRENT.replace(entered);
         let polled = poll();
         self.party = CURRENT.replace(before);
-        if let (Some(party), Some(began)) = (self.party, turn.began) {
+        if let (Some(party), Some(began)) = (entered, turn.began) {
             GROUPS.with_borrow_mut(|groups| {
                 if let Some(groups) = groups {
                     groups.of(party.group).had(began.elapsed(), turn.is_next);
@@ -391,6 +393,37 @@ mod tests {
                 yield_now().await;
             }
             assert_eq!(scope.drain(Duration::ZERO).await, 100);
+        });
+    }
+
+    #[test]
+    fn tasks_that_change_their_party_leave_nobody_waiting() {
+        shared(async |scope| {
+            for n in 0..200_u64 {
+                scope.spawn(async move {
+                    // As a handshake does, whose client is known by its address first.
+                    run_for(Party::of(&1, &(n % 3)));
+                    turn().await;
+                    work(Duration::from_micros(100));
+                    turn().await;
+                    run_for(Party::of(&(2 + n % 2), &n));
+                    work(Duration::from_micros(100));
+                    turn().await;
+                    if n % 5 == 0 {
+                        run_for(Party::of(&1, &n));
+                    }
+                    turn().await;
+                });
+            }
+            // They wait for nothing but their turns.
+            for _ in 0..10_000 {
+                yield_now().await;
+            }
+            assert_eq!(scope.count(), 0);
+            GROUPS.with_borrow(|groups| {
+                let all = &groups.as_ref().unwrap().all;
+                assert!(all.values().all(|group| !group.is_waited_for()));
+            });
         });
     }
 

@@ -20,6 +20,9 @@ use crate::task::turns;
 /// The most memory one task may hold before it allocates anything, with all that a scope adds.
 const MAX_TASK_BYTES: usize = 4096;
 
+/// How long tasks that are stopped may take to end.
+const STOPPING: Duration = Duration::from_secs(5);
+
 /// Tasks that panicked since the process started. The agent goes on; its metrics say so.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
@@ -126,7 +129,11 @@ impl Scope {
         }
         let cut = self.tasks.len();
         self.stopping.set();
-        self.tasks.wait().await;
+        // Each of them ends with its next turn. Should one have none, nobody waits for it for ever.
+        if timeout(STOPPING, self.tasks.wait()).await.is_err() {
+            let tasks = self.tasks.len();
+            tracing::error!(scope = self.name, tasks, "tasks that were stopped have not ended");
+        }
         cut
     }
 }
