@@ -4,6 +4,22 @@ use crate::addr::Addr;
 use crate::source::{ENROLLED, Source};
 use crate::workload::{CAPTURE, GUARDED, Inbound};
 
+abi! {
+    /// Value of `OWN`: what a copy of the program that sees arrivals is told of its namespace.
+    pub struct Own[24] {
+        /// The namespace's cookie.
+        pub netns: u64,
+        /// 1 if it is the node's own, which several workloads share: there loopback is no privilege.
+        pub is_shared: u32,
+        /// How many data threads the agent has, each with listeners of its own.
+        pub threads: u32,
+        /// A secret of the agent that spreads connections over them.
+        pub seed: u32,
+        /// Explicit padding; always zero.
+        pub pad: u32,
+    }
+}
+
 /// What holds for a port of a namespace of which `INBOUND` has no entry: nothing, unless the namespace
 /// is a workload's. Then it is not known what the policies say, and the agent has to.
 #[inline(always)]
@@ -43,7 +59,7 @@ mod tests {
     #[test]
     fn a_workload_without_an_entry_is_not_open() {
         let check = |flags: u32, expect: Option<u64>| {
-            let found = without_entry(&Source { workload: 7, namespace: 1, flags, pad: 0 });
+            let found = without_entry(&Source { workload: 7, namespace: 1, flags, made: 0 });
             assert_eq!(found.map(|inbound| inbound.workload), expect, "{flags:#x}");
             if let Some(inbound) = found {
                 assert_eq!(inbound.flags, CAPTURE | GUARDED);

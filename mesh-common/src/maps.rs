@@ -2,6 +2,9 @@
 
 /// Hash: [`SourceKey`](crate::source::SourceKey) to [`Source`](crate::source::Source).
 pub const SOURCES: &str = "SOURCES";
+/// Hash: [`PathKey`](crate::source::PathKey) to the [`Source`](crate::source::Source) of a cgroup that is
+/// made there.
+pub const PLACES: &str = "PLACES";
 /// Hash: a workload's [id](crate::workload::id) to [`Workload`](crate::workload::Workload).
 pub const WORKLOADS: &str = "WORKLOADS";
 /// Hash: [`DestinationKey`](crate::destination::DestinationKey) to
@@ -63,9 +66,14 @@ pub const SWITCH: &str = "SWITCH";
 /// Per-CPU hash: [`CoverKey`](crate::coverage::CoverKey) to a count. Not pinned: it counts for one agent.
 pub const COVERAGE: &str = "COVERAGE";
 
+/// Array of one: [`Own`](crate::arrival::Own). Not pinned: each copy of the program that sees arrivals has its
+/// own.
+pub const OWN: &str = "OWN";
+
 /// Every map that is pinned.
 pub const ALL: &[&str] = &[
     SOURCES,
+    PLACES,
     WORKLOADS,
     DESTINATIONS,
     CONSUMERS,

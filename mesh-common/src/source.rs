@@ -21,8 +21,19 @@ abi! {
         pub namespace: u64,
         /// A set of [`ENROLLED`], [`BY_CGROUP`], [`NODE`], [`WAITING`], and of `workload`'s flags.
         pub flags: u32,
-        /// Explicit padding; always zero.
-        pub pad: u32,
+        /// 1 if the kernel has made the entry, by `PLACES`; otherwise 0.
+        pub made: u32,
+    }
+}
+
+/// The longest path of a cgroup that the kernel knows before it is there, with the zero at its end.
+pub const PATH_BYTES: usize = 256;
+
+abi! {
+    /// Key of `PLACES`: the path of a cgroup from the root of the hierarchy on, with zeros at its end.
+    pub struct PathKey[256] {
+        /// `/system.slice/web.service`.
+        pub path: [u8; PATH_BYTES],
     }
 }
 
@@ -51,6 +62,17 @@ pub const DENY_OUTSIDE: u32 = 1 << 5;
 /// The deepest cgroup that is looked at, counted from the root (0). systemd nests 4 to 6 levels,
 /// Kubernetes 5; the kernel's loop needs a bound.
 pub const MAX_CGROUP_LEVEL: u32 = 12;
+
+impl PathKey {
+    /// Of a path. `None`: it is too long.
+    pub fn new(path: &[u8]) -> Option<Self> {
+        let mut key = Self { path: [0; PATH_BYTES] };
+        // The last one is zero.
+        let room = key.path.split_last_mut()?.1.get_mut(..path.len())?;
+        room.copy_from_slice(path);
+        Some(key)
+    }
+}
 
 impl SourceKey {
     /// The key of a network namespace.

@@ -3,10 +3,9 @@
 //! The hook knows neither the namespace nor a socket, so that each namespace has a copy of its own
 //! with its cookie in it.
 
-use aya_ebpf::Global;
 use aya_ebpf::programs::SkLookupContext;
 use mesh_common::addr::{is_listener_loopback, is_loopback};
-use mesh_common::arrival::{thread_of, without_entry};
+use mesh_common::arrival::{Own, thread_of, without_entry};
 use mesh_common::destination::TCP;
 use mesh_common::maps::{ListenerKey, OUTBOUND, PLAINTEXT, TUNNELS};
 use mesh_common::record::{AGENT, FlowKey};
@@ -16,20 +15,7 @@ use mesh_common::{HBONE_PORT, OUTBOUND_PORT, stats};
 
 use crate::agent;
 use crate::ctx::{self, End};
-use crate::maps::{FLOWS, INBOUND, LISTENERS, SOURCES, count};
-
-/// The namespace's cookie.
-#[unsafe(no_mangle)]
-static NETNS: Global<u64> = Global::new(0);
-/// Whether it is the node's own, which several workloads share: there loopback is no privilege.
-#[unsafe(no_mangle)]
-static SHARED: Global<u8> = Global::new(0);
-/// How many data threads the agent has, each with listeners of its own.
-#[unsafe(no_mangle)]
-static THREADS: Global<u32> = Global::new(1);
-/// A secret of the agent that spreads connections over them.
-#[unsafe(no_mangle)]
-static SEED: Global<u32> = Global::new(0);
+use crate::maps::{FLOWS, INBOUND, LISTENERS, OWN, SOURCES, count};
 
 /// `SK_PASS`: the usual look-up goes on, or the assigned socket is taken.
 const PASS: u32 = 1;
@@ -41,11 +27,13 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
         return PASS;
     }
     let (local, remote) = (ctx::lookup_local(context), ctx::lookup_remote(context));
-    let (netns, shared) = (NETNS.load(), SHARED.load() != 0);
+    // It is there: an array has all of its values.
+    let Some(own) = OWN.get(0) else { return DROP };
+    let (netns, shared) = (own.netns, own.is_shared != 0);
     // Without a listener of the agent there is nothing to reach: whoever else listens at its ports is
     // not the agent.
     if local.port_be == OUTBOUND_PORT.to_be() && is_listener_loopback(local.addr) {
-        return if assign(context, netns, OUTBOUND, thread(remote)) { PASS } else { DROP };
+        return if assign(context, netns, OUTBOUND, thread(own, remote)) { PASS } else { DROP };
     }
     if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {
         return if assign(context, netns, TUNNELS, 0) { PASS } else { DROP };
@@ -57,7 +45,7 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     if inbound.flags & CAPTURE == 0 || authorized(netns, local, remote, &inbound) {
         return PASS;
     }
-    if agent::beats() && assign(context, netns, PLAINTEXT, thread(remote)) {
+    if agent::beats() && assign(context, netns, PLAINTEXT, thread(own, remote)) {
         count(stats::CAPTURED);
         return PASS;
     }
@@ -106,8 +94,8 @@ fn authorized(netns: u64, local: End, remote: End, inbound: &Inbound) -> bool {
 
 /// Picks the data thread for the connection of a client.
 #[inline(always)]
-fn thread(remote: End) -> u32 {
-    thread_of(remote.addr, remote.port_be, SEED.load(), THREADS.load())
+fn thread(own: &Own, remote: End) -> u32 {
+    thread_of(remote.addr, remote.port_be, own.seed, own.threads)
 }
 
 /// Gives the connection to a listener of the agent: that of a data thread, or of the first one if that

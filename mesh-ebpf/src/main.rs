@@ -20,6 +20,7 @@ mod maps;
 mod observe;
 mod owner;
 mod peername;
+mod places;
 mod sockops;
 mod summary;
 
@@ -94,6 +95,20 @@ fn mesh_skmsg(ctx: SkMsgContext) -> u32 {
 #[btf_tracepoint(function = "sock_recv_length")]
 fn mesh_recv(ctx: BtfTracePointContext) -> i32 {
     accel::received(&ctx);
+    0
+}
+
+/// Runs when a cgroup has been made, before a process can be in it.
+#[btf_tracepoint(function = "cgroup_mkdir")]
+fn mesh_cgroup_made(ctx: BtfTracePointContext) -> i32 {
+    places::made(&ctx);
+    0
+}
+
+/// Runs when a cgroup has been removed.
+#[btf_tracepoint(function = "cgroup_rmdir")]
+fn mesh_cgroup_removed(ctx: BtfTracePointContext) -> i32 {
+    places::removed(&ctx);
     0
 }
 

@@ -8,6 +8,7 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use mesh_common::accel::{Fast, Tally};
+use mesh_common::arrival::Own;
 use mesh_common::backend::{Chunk, ChunkKey};
 use mesh_common::budget::Budget;
 use mesh_common::coverage::CoverKey;
@@ -20,7 +21,7 @@ use mesh_common::maps::{
     MOST_CHUNKS,
 };
 use mesh_common::record::{ConnKey, FlowKey, Record};
-use mesh_common::source::{Source, SourceKey};
+use mesh_common::source::{PathKey, Source, SourceKey};
 use mesh_common::stats;
 use mesh_common::summary::{Sum, SumKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
@@ -31,6 +32,12 @@ const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 pub(crate) static SOURCES: HashMap<SourceKey, Source, MAX_SOURCES> = HashMap::new();
+
+#[btf_map]
+pub(crate) static PLACES: HashMap<PathKey, Source, MAX_SOURCES, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static OWN: Array<Own, 1> = Array::new();
 
 #[btf_map]
 pub(crate) static WORKLOADS: HashMap<u64, Workload, MAX_SOURCES> = HashMap::new();

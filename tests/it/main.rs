@@ -21,6 +21,8 @@ mod outbound_tcp;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod restarts;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod routes;

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::expect::eventually;
 use crate::netns::Netns;
 use crate::node::{Node, tune};
-use crate::process::Process;
+use crate::process::{DEADLINE, Process};
 use crate::sweep;
 
 /// A pod of a node.
 #[derive(Clone, Debug)]
 pub struct Pod {
     name: String,
+    number: u16,
     node: Node,
     netns: Netns,
     cgroup: PathBuf,
@@ -27,8 +29,17 @@ impl Pod {
         let cgroup = node.cgroup().join("pods").join(name);
         fs::create_dir(&cgroup).with_context(|| format!("cannot make the cgroup of {name}"))?;
         let netns = Netns::create(&format!("{}{name}", sweep::netns_prefix(node.lab().id())))?;
-        tune(&netns)?;
         let (v4, v6) = (node.v4(number), node.v6(number));
+        let (name, node) = (name.to_owned(), node.clone());
+        let pod = Self { name, number, node, netns, cgroup, v4, v6 };
+        pod.connect()?;
+        Ok(pod)
+    }
+
+    /// Connects its namespace to the node.
+    fn connect(&self) -> Result<()> {
+        let Self { number, node, netns, v4, v6, .. } = self;
+        tune(netns)?;
         node.netns().ip(&format!(
             "link add p{number} type veth peer name eth0 netns {}\n\
              link set p{number} master br0 up\n",
@@ -42,8 +53,22 @@ impl Pod {
              route add default via {}\n",
             node.v4(1),
             node.v6(1),
-        ))?;
-        Ok(Self { name: name.to_owned(), node: node.clone(), netns, cgroup, v4, v6 })
+        ))
+    }
+
+    /// Removes its namespace, waits until nobody holds it, and makes another of the same name and
+    /// addresses.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses, or the namespace is held for longer than [`DEADLINE`].
+    pub fn restart(&self) -> Result<()> {
+        Netns::remove(self.netns.name())?;
+        let link = format!("link show dev p{}\n", self.number);
+        let gone = || self.node.netns().ip(&link).is_err().then_some(());
+        eventually("the namespace to be let go", DEADLINE, gone)?;
+        Netns::create(self.netns.name())?;
+        self.connect()
     }
 
     /// The short name it was made with.

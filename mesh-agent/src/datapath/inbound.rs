@@ -1,13 +1,17 @@
 //! The program that sees what arrives in a namespace: one copy a namespace, with its cookie in it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::programs::SkLookup;
+use aya::maps::{Array, MapData};
+use aya::programs::{ProgramFd, SkLookup};
+use mesh_common::arrival::Own;
+use mesh_common::maps;
 
 use crate::datapath::{links, load, object};
 
@@ -38,15 +42,59 @@ pub struct Arrivals {
 #[derive(Debug)]
 pub(super) struct Copies {
     folder: PathBuf,
-    /// The cookies of namespaces that this process has attached one to. Workloads share namespaces,
-    /// units of one host all do, and a copy takes the verifier a tenth of a second.
-    done: Mutex<BTreeSet<u64>>,
+    /// Those that this process has attached, by their namespaces' cookies. Workloads share namespaces,
+    /// and units of one host all do.
+    done: Mutex<BTreeMap<u64, Copy>>,
+    /// Copies that are loaded and not attached: a copy takes the verifier a tenth of a second, in which a
+    /// namespace that is made anew would be open.
+    spare: Mutex<Vec<Copy>>,
+    /// Held by the one who loads them.
+    loading: Mutex<()>,
 }
+
+/// A copy of the program that is loaded.
+struct Copy {
+    program: ProgramFd,
+    own: Array<MapData, Own>,
+}
+
+impl fmt::Debug for Copy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Copy").field("program", &self.program).finish_non_exhaustive()
+    }
+}
+
+/// Copies that are kept ready.
+const SPARE: usize = 4;
 
 impl Copies {
     /// Links are pinned in `folder`, beside the maps.
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), done: Mutex::default() }
+        Self {
+            folder: folder.to_owned(),
+            done: Mutex::default(),
+            spare: Mutex::default(),
+            loading: Mutex::default(),
+        }
+    }
+
+    /// Whether there are copies for namespaces that come later.
+    pub(super) fn has_spare(&self) -> bool {
+        lock(&self.spare).len() >= SPARE
+    }
+
+    /// Loads them, unless somebody does already.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the program.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        let Ok(_loading) = self.loading.try_lock() else { return Ok(()) };
+        while !self.has_spare() {
+            let copy = self.load()?;
+            lock(&self.spare).push(copy);
+        }
+        Ok(())
     }
 
     /// Attaches a copy to the namespace `netns`, or gives the link that is there the new program.
@@ -58,14 +106,26 @@ impl Copies {
         let Arrivals { cookie, shared, threads } = arrivals;
         let path = self.folder.join(format!("{PREFIX}{cookie}"));
         // Held until it is attached: nobody is told that it is before. Taken by one task.
-        let mut done = self.done();
-        if done.contains(&cookie) && path.exists() {
+        let mut done = lock(&self.done);
+        if done.contains_key(&cookie) && path.exists() {
             return Ok(());
         }
+        let spare = lock(&self.spare).pop();
+        let mut copy = match spare {
+            Some(spare) => spare,
+            None => self.load()?,
+        };
+        let (is_shared, seed) = (u32::from(shared), rand::random());
+        let own = Own { netns: cookie, is_shared, threads, seed, pad: 0 };
+        copy.own.set(0, own, 0).map_err(io::Error::other)?;
+        links::put(&path, &copy.program, netns, SK_LOOKUP)?;
+        done.insert(cookie, copy);
+        Ok(())
+    }
+
+    /// Loads a copy.
+    fn load(&self) -> io::Result<Copy> {
         let mut loader = load::loader(&self.folder);
-        let (shared, seed) = (u8::from(shared), rand::random::<u32>());
-        loader.override_global("NETNS", &cookie, true).override_global("SHARED", &shared, true);
-        loader.override_global("THREADS", &threads, true).override_global("SEED", &seed, true);
         let bytes = object::bytes().map_err(io::Error::other)?;
         let mut ebpf = loader.load(bytes).map_err(io::Error::other)?;
         let program: &mut SkLookup = ebpf
@@ -73,21 +133,14 @@ impl Copies {
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| io::Error::other("the object has no program for arrivals"))?;
         program.load().map_err(io::Error::other)?;
-        let fd = program.fd().map_err(io::Error::other)?;
-        links::put(&path, fd, netns, SK_LOOKUP)?;
-        done.insert(cookie);
-        Ok(())
-    }
-
-    /// No code panics while it holds the lock.
-    fn done(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+        let program = program.fd().map_err(io::Error::other)?.try_clone()?;
+        let own = load::take(&mut ebpf, maps::OWN).map_err(io::Error::other)?;
+        Ok(Copy { program, own })
     }
 
     /// Detaches the copies of namespaces for which `wanted` is false, also those that a predecessor
     /// left.
     pub(super) fn retain(&self, wanted: impl Fn(u64) -> bool) {
-        self.done().retain(|cookie| wanted(*cookie));
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -99,5 +152,15 @@ impl Copies {
                 }
             }
         }
+        let gone: Vec<_> = lock(&self.done).extract_if(.., |cookie, _| !wanted(*cookie)).collect();
+        // Whoever restarts is guarded by what it was before.
+        let mut spare = lock(&self.spare);
+        let room = SPARE.saturating_sub(spare.len());
+        spare.extend(gone.into_iter().map(|(_, copy)| copy).take(room));
     }
+}
+
+/// No code panics while it holds one of the locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -100,6 +100,20 @@ impl Kernel {
         self.copies.attach(netns, arrivals)
     }
 
+    /// Whether programs are ready for what arrives in namespaces that come later.
+    pub fn has_spare_arrivals(&self) -> bool {
+        self.copies.has_spare()
+    }
+
+    /// Makes them ready. Takes the verifier's time.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the program.
+    pub fn prepare_arrivals(&self) -> io::Result<()> {
+        self.copies.prepare()
+    }
+
     /// Stops to look at what arrives in the namespaces for whose cookies `wanted` is false.
     pub fn retain_arrivals(&self, wanted: impl Fn(u64) -> bool) {
         self.copies.retain(wanted);

@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use mesh_common::backend::{Chunk, ChunkKey};
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::external::ExternalKey;
-use mesh_common::source::{Source, SourceKey};
+use mesh_common::source::{PathKey, Source, SourceKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{Inbound, PortKey, Workload};
 use mesh_common::{ABI_VERSION, maps};
@@ -21,8 +21,9 @@ use crate::datapath::accel::Acceleration;
 use crate::datapath::events::Events;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::observe::Coverage;
+use crate::datapath::places::Offsets;
 use crate::datapath::summaries::Summaries;
-use crate::datapath::{Error, Options, accel, inbound, links, object};
+use crate::datapath::{Error, Options, accel, inbound, links, object, places};
 use crate::sys::{bpffs, caps, cgroup};
 
 /// The loaded kernel side, for the one task that writes its maps. The maps by their names.
@@ -30,6 +31,8 @@ use crate::sys::{bpffs, caps, cgroup};
 pub struct Loaded {
     /// `SOURCES`.
     pub sources: HashMap<MapData, SourceKey, Source>,
+    /// `PLACES`.
+    pub places: HashMap<MapData, PathKey, Source>,
     /// `WORKLOADS`.
     pub workloads: HashMap<MapData, u64, Workload>,
     /// `DESTINATIONS`.
@@ -109,8 +112,15 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
     // Its connections are not a workload's.
     let own = cgroup::own(&options.cgroup_root).and_then(|own| cgroup::id(&own)).unwrap_or(0);
     loader.override_global("AGENT_CGROUP", &own, true);
+    let offsets = Offsets::of_kernel();
+    if let Some(offsets) = &offsets {
+        offsets.tell(&mut loader);
+    }
     let mut ebpf = loader.load(bytes).map_err(Box::new)?;
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
+    if offsets.is_some() {
+        places::attach(&mut ebpf, &folder);
+    }
 
     let reports = Reports {
         events: Events::new(take(&mut ebpf, maps::EVENTS)?, folder.join(maps::EVENTS)),
@@ -122,6 +132,7 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
     Ok((
         Loaded {
             sources: take(&mut ebpf, maps::SOURCES)?,
+            places: take(&mut ebpf, maps::PLACES)?,
             workloads: take(&mut ebpf, maps::WORKLOADS)?,
             destinations: take(&mut ebpf, maps::DESTINATIONS)?,
             consumers: take(&mut ebpf, maps::CONSUMERS)?,

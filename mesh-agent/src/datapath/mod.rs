@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod events;
 pub mod summaries;
 pub mod desired;
+mod places;
 pub mod plan;
 pub mod tables;
 pub mod sync;

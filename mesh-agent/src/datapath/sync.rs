@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::external::ExternalKey;
-use mesh_common::source::{Source, SourceKey};
+use mesh_common::source::{PathKey, Source, SourceKey};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{ACCELERATE, Inbound, PortKey, Workload};
 use tokio::sync::watch;
@@ -176,6 +176,7 @@ fn wants_acceleration(want: &Entries) -> bool {
 /// All maps that follow the configuration.
 struct Tables {
     sources: Table<SourceKey, Source>,
+    places: Table<PathKey, Source>,
     workloads: Table<u64, Workload>,
     destinations: Table<DestinationKey, Destination>,
     consumers: Table<ConsumerKey, u32>,
@@ -192,6 +193,7 @@ impl Tables {
     fn adopt(loaded: Loaded) -> (Self, aya::Ebpf, Acceleration, Predecessors) {
         let tables = Self {
             sources: Table::adopt(loaded.sources, "SOURCES"),
+            places: Table::adopt(loaded.places, "PLACES"),
             workloads: Table::adopt(loaded.workloads, "WORKLOADS"),
             destinations: Table::adopt(loaded.destinations, "DESTINATIONS"),
             consumers: Table::adopt(loaded.consumers, "CONSUMERS"),
@@ -208,6 +210,7 @@ impl Tables {
     /// Looks again at what the maps hold.
     fn read_again(&mut self) {
         self.sources.read_again();
+        self.places.read_again();
         self.workloads.read_again();
         self.destinations.read_again();
         self.consumers.read_again();
@@ -260,6 +263,7 @@ impl Tables {
         // A source that is captured must find the workloads; one that is not captured any more may
         // find some that are gone.
         self.sources.bring_to(&want.sources, &mut refused);
+        self.places.bring_to(&want.places, &mut refused);
         // What is not all there yet may still need what it replaces.
         if refused.is_empty() {
             self.consumers.bring_to(&want.consumers, &mut refused);

@@ -3,19 +3,23 @@
 //! Documents name the paths of network namespaces, and a path may lead through a file system that does
 //! not answer, as one of FUSE or NFS: whoever looks there is stuck for as long as it likes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mesh_common::source::PathKey;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::model::id::ResourceName;
 use crate::model::workload::Place;
+use crate::pods::changes;
 use crate::pods::place::{self, Spot};
 use crate::sys::cgroup::{self, Units};
 use crate::sys::netns::Netns;
@@ -32,6 +36,9 @@ const MAX_STUCK: usize = 4;
 
 /// The same, of all namespaces.
 const MAX_ALL_STUCK: usize = 64;
+
+/// The slice of services that name no other (`systemd.slice(5)`).
+const SYSTEM_SLICE: &str = "system.slice";
 
 /// What a path has led to.
 type Opened = io::Result<(Spot, Netns)>;
@@ -65,6 +72,48 @@ impl Finder {
     pub fn begin(&mut self) {
         self.taken.clear();
         self.units = None;
+    }
+
+    /// The folders in which the places of `workloads` are made: those of cgroups below `cgroup_root`.
+    pub fn folders(&self, places: &[&Place], cgroup_root: &Path) -> BTreeSet<PathBuf> {
+        let mut folders = BTreeSet::new();
+        for place in places {
+            match place {
+                Place::Cgroup(path) => {
+                    folders.insert(changes::parent(&place::below(cgroup_root, path)));
+                }
+                Place::SystemdUnit(unit) => {
+                    let units = self.units.as_ref();
+                    let found = units.and_then(|units| units.get(OsStr::new(unit)));
+                    folders.extend(found.map(|folder| changes::parent(folder)));
+                    // Where one is made that does not run.
+                    folders.extend([cgroup_root.to_owned(), cgroup_root.join(SYSTEM_SLICE)]);
+                }
+                Place::Netns(_) | Place::Unplaced => {}
+            }
+        }
+        folders
+    }
+
+    /// The paths at which the cgroup of a workload may be made; those that are too long for the kernel
+    /// are left out. None of a namespace.
+    pub fn paths(&self, place: &Place, cgroup_root: &Path) -> Vec<PathKey> {
+        let of = |path: &Path| {
+            let below = path.strip_prefix(cgroup_root).ok()?;
+            PathKey::new(Path::new("/").join(below).as_os_str().as_bytes())
+        };
+        match place {
+            Place::Cgroup(path) => of(&place::below(cgroup_root, path)).into_iter().collect(),
+            Place::SystemdUnit(unit) => {
+                let units = self.units.as_ref();
+                let found = units.and_then(|units| units.get(OsStr::new(unit)));
+                let usual = cgroup_root.join(SYSTEM_SLICE).join(unit);
+                let mut paths: Vec<_> = found.and_then(|path| of(path)).into_iter().collect();
+                paths.extend(of(&usual).filter(|usual| !paths.contains(usual)));
+                paths
+            }
+            Place::Netns(_) | Place::Unplaced => Vec::new(),
+        }
     }
 
     /// Finds the place of the workload `name`; cgroups are named below `cgroup_root`.

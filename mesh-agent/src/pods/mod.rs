@@ -3,8 +3,10 @@
 //! One task owns the set. A workload is captured only when its listeners are there and its
 //! certificate is made, and its listeners go only after it is not captured any more.
 
+pub mod changes;
 pub mod claims;
 pub mod finder;
+mod guard;
 pub mod listeners;
 pub mod place;
 pub mod run;

@@ -1,7 +1,7 @@
 //! Finds a workload's sockets on this node.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mesh_common::source::SourceKey;
 
@@ -57,6 +57,11 @@ impl Spot {
     }
 }
 
+/// The folder of a cgroup that is named from `cgroup_root` on.
+pub fn below(cgroup_root: &Path, path: &Path) -> PathBuf {
+    cgroup_root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
 /// What went wrong at a path.
 pub fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
@@ -83,7 +88,7 @@ pub fn open(path: &Path) -> io::Result<(Spot, Netns)> {
 pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Spot> {
     match place {
         Place::Cgroup(path) => {
-            let path = cgroup_root.join(path.strip_prefix("/").unwrap_or(path));
+            let path = below(cgroup_root, path);
             cgroup::id(&path).map(Spot::Cgroup).map_err(|error| named(&path, &error))
         }
         Place::SystemdUnit(unit) => {

@@ -1,18 +1,16 @@
 //! The task that owns the set of enrolled workloads. It ends when its scope drains.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::source::SourceKey;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::datapath::desired::{Enrolled, Places};
-use crate::datapath::inbound::Arrivals;
 use crate::datapath::sync::{Applied, Found};
 use crate::failure::chain;
 use crate::flows::enforce::LocalNetns;
@@ -22,21 +20,27 @@ use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Place, Workload};
+use crate::pods::changes::Changes;
 use crate::pods::claims;
-use crate::pods::place::{Spot, SpotId};
+use crate::pods::guard::Guarded;
+use crate::pods::place::SpotId;
 use crate::pods::set::{Pod, Set};
 use crate::pods::{Options, listeners};
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::sys::netns::Netns;
-use crate::sys::{cgroup, socket};
 use crate::task::backoff::Backoff;
+use crate::task::clock;
 use crate::task::duty::Duty;
 use crate::task::ready::Gate;
 use crate::task::scope::Scope;
 
 /// How long the kernel may take to let a workload go before its listeners close.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// So many times as long as it has worked on looking at all places, the task rests before it does so because of a
+/// change.
+const RESTS: u32 = 4;
 
 /// What the task works with.
 pub struct Pods {
@@ -66,23 +70,15 @@ pub struct Pods {
     pub expected: Option<BTreeSet<ResourceName>>,
 }
 
-/// Where a workload's sockets are.
-struct Located {
-    source: SourceKey,
-    /// Of the namespace.
-    cookie: u64,
-    /// `None`: the agent's own.
-    netns: Option<Arc<Netns>>,
-}
-
 impl Pods {
     /// Runs until the scope drains. Passes `ready` when every workload of the first snapshot is
     /// enrolled, or has been tried.
     pub async fn run(mut self, ready: Gate) {
         let mut set = Set::default();
         let mut mesh = self.context.mesh.clone();
-        let mut returns = 0;
+        let (mut returns, mut changes) = (0, Changes::new());
         loop {
+            let began = clock::of_thread();
             let Some(work) = self.duty.work(&self.scope).await else { return };
             if std::mem::replace(&mut returns, work.returns) != work.returns {
                 self.take_back(&set);
@@ -91,9 +87,20 @@ impl Pods {
             if snapshot.revision > 0 {
                 self.reconcile(&mut set, &snapshot).await;
                 ready.pass();
+                let here = snapshot.on_node(&self.options.node);
+                let places: Vec<_> = here.map(|workload| &workload.place).collect();
+                changes.watch(&set.finder.folders(&places, &self.options.cgroup_root));
             }
+            self.prepare(&snapshot);
             drop(work);
-            // Namespaces are made anew under old names, and units restart: looked at now and then.
+            // Namespaces are made anew under old names, and units restart. Whoever makes cgroups and
+            // mounts without end takes a fifth of this thread.
+            let used = clock::of_thread().saturating_sub(began);
+            let rested = Instant::now() + used * RESTS;
+            let changed = async {
+                sleep_until(rested).await;
+                changes.wait().await;
+            };
             let look = Instant::now() + self.options.retry.1;
             let next = set.failing.values().map(|(_, at)| *at).fold(look, Instant::min);
             tokio::select! {
@@ -101,6 +108,7 @@ impl Pods {
                 () = self.scope.draining() => return,
                 more = mesh.changed() => if !more { return },
                 () = self.duty.returned(returns) => {}
+                () = changed => {}
                 () = sleep_until(next) => {}
             }
         }
@@ -118,15 +126,20 @@ impl Pods {
         set.failing.retain(|name, _| wanted.contains_key(name));
         set.waiting.retain(|name, _| wanted.contains_key(name));
         let gone = set.take_gone(&wanted);
-        if !gone.is_empty() {
-            set.keep_places(&gone, &wanted);
+        set.keep_places(&gone, &wanted);
+        self.await_cgroups(set, &wanted);
+        let mut guarded = self.guard(set, &wanted).await;
+        if !(gone.is_empty() && guarded.is_empty()) {
             self.tell_connections(set);
             self.publish(set, mesh.revision, false);
+        }
+        if !gone.is_empty() {
             self.release(set, gone).await;
         }
-        let refused = self.obtain(set, &wanted).await;
+        let refused = self.obtain(&guarded, &wanted).await;
         for (name, workload) in wanted {
-            self.start_or_refresh(set, name, (workload, &refused)).await;
+            let guarded = guarded.remove(name);
+            self.start_or_refresh(set, name, (workload, guarded, &refused)).await;
             // Hundreds of them take seconds, and each alone milliseconds.
             tokio::task::yield_now().await;
         }
@@ -150,23 +163,23 @@ impl Pods {
         self.context.telemetry.set_snapshot(mesh.revision, n_conditions);
     }
 
-    /// Looks where the workloads are, those excepted that have just failed to start.
+    /// Looks where the workloads are. One that is elsewhere than before is tried anew.
     async fn find(&self, set: &mut Set, wanted: &BTreeMap<&ResourceName, &Arc<Workload>>) {
-        let now = Instant::now();
         set.finder.begin();
         let mut spots = BTreeMap::new();
         for (name, workload) in wanted {
             let former = set.spots.remove(*name);
-            let spot = if set.is_due(name, now) {
-                set.finder.spot(name, &workload.place, &self.options.cgroup_root, former).await
-            } else {
-                former
-            };
+            let root = &self.options.cgroup_root;
+            let spot = set.finder.spot(name, &workload.place, root, former.clone()).await;
+            if spot != former {
+                set.failing.remove(*name);
+            }
             spots.extend(spot.map(|spot| ((*name).clone(), spot)));
             // Thousands that are not there are looked for as well.
             tokio::task::yield_now().await;
         }
         set.spots = spots;
+        set.absent.retain(|name| wanted.contains_key(name) && !set.spots.contains_key(name));
     }
 
     /// Takes those out of `wanted` whose places other workloads have, and reports them.
@@ -200,19 +213,26 @@ impl Pods {
         set.conflicts = conflicts;
     }
 
+    /// Tries a workload again some time later.
+    pub(super) fn put_off(&self, set: &mut Set, name: &ResourceName, error: &io::Error) {
+        let (first, most) = self.options.retry;
+        let now = Instant::now();
+        let (backoff, at) = set.failing.entry(name.clone()).or_insert_with(|| {
+            // Said once: what follows is the same again.
+            tracing::warn!(workload = %name, %error, "cannot be enrolled yet");
+            (Backoff::new(first, most), now)
+        });
+        *at = now + backoff.next(rand::random());
+    }
+
     /// Has certificates made for those that are to be started now, all at one time: an authority
     /// that is elsewhere, or down, delays each of them as long as one. Returns why some have none.
     async fn obtain(
         &self,
-        set: &Set,
+        guarded: &HashMap<ResourceName, Guarded>,
         wanted: &BTreeMap<&ResourceName, &Arc<Workload>>,
     ) -> HashMap<SpiffeId, identity::Error> {
-        let now = Instant::now();
-        let new = wanted.iter().filter(|(name, _)| {
-            !set.pods.contains_key(**name)
-                && set.is_due(name, now)
-                && set.spots.contains_key(**name)
-        });
+        let new = wanted.iter().filter(|(name, _)| guarded.contains_key(**name));
         let ids = new.map(|(_name, workload)| workload.identity.clone()).collect();
         self.identities.ensure_all(ids).await
     }
@@ -241,7 +261,11 @@ impl Pods {
         &self,
         set: &mut Set,
         name: &ResourceName,
-        (workload, refused): (&Arc<Workload>, &HashMap<SpiffeId, identity::Error>),
+        (workload, guarded, refused): (
+            &Arc<Workload>,
+            Option<Guarded>,
+            &HashMap<SpiffeId, identity::Error>,
+        ),
     ) {
         if let Some(pod) = set.pods.get_mut(name) {
             if !Arc::ptr_eq(&pod.workload, workload) && *pod.workload != **workload {
@@ -249,27 +273,15 @@ impl Pods {
             }
             return;
         }
-        let now = Instant::now();
-        if !set.is_due(name, now) {
-            return;
-        }
-        match self.start(set, workload, refused).await {
+        let Some(guarded) = guarded else { return };
+        match self.start(set, workload, guarded, refused).await {
             Ok(pod) => {
                 tracing::info!(workload = %name, identity = %workload.identity, "enrolled");
                 set.failing.remove(name);
                 set.waiting.remove(name);
                 set.pods.insert(name.clone(), pod);
             }
-            Err(error) => {
-                let (first, most) = self.options.retry;
-                let entry = set.failing.entry(name.clone());
-                let (backoff, at) = entry.or_insert_with(|| {
-                    // Said once: what follows is the same again.
-                    tracing::warn!(workload = %name, %error, "cannot be enrolled yet");
-                    (Backoff::new(first, most), now)
-                });
-                *at = now + backoff.next(rand::random());
-            }
+            Err(error) => self.put_off(set, name, &error),
         }
     }
 
@@ -277,24 +289,9 @@ impl Pods {
         &self,
         set: &mut Set,
         workload: &Arc<Workload>,
+        (found, located): Guarded,
         refused: &HashMap<SpiffeId, identity::Error>,
     ) -> io::Result<Pod> {
-        let is_new = !set.waiting.contains_key(&workload.name);
-        let root = &self.options.cgroup_root;
-        let (found, netns) = set.finder.find(&workload.name, &workload.place, root).await?;
-        if !set.claims.is_holder(found.id(), &workload.name) {
-            return Err(io::Error::other("its place has just changed"));
-        }
-        let located = self.locate(&found, netns)?;
-        let enrolled = located.enrolled(&workload.name);
-        if is_new && let Err(error) = self.count_earlier(&workload.name, &located) {
-            tracing::warn!(
-                workload = %workload.name, error = %chain(&error),
-                "the connections that were open before it was enrolled are not counted"
-            );
-        }
-        // From here on it is known whose sockets these are.
-        set.waiting.insert(workload.name.clone(), enrolled);
         if let Some(error) = refused.get(&workload.identity) {
             return Err(io::Error::other(chain(error)));
         }
@@ -315,46 +312,6 @@ impl Pods {
             self.listen(&realm)?;
         }
         Ok(Pod { workload: Arc::clone(workload), found, local, realm })
-    }
-
-    /// Where a workload's sockets are. What arrives there is looked at from now on.
-    fn locate(&self, found: &Spot, netns: Option<Netns>) -> io::Result<Located> {
-        let node = socket::current_netns_cookie()?;
-        let source = found.source();
-        match found {
-            Spot::Cgroup(id) => {
-                self.refuse_own_cgroup(*id)?;
-                let own = File::open("/proc/thread-self/ns/net")?;
-                self.watch_arrivals(own.as_fd(), node, true)?;
-                Ok(Located { source, cookie: node, netns: None })
-            }
-            Spot::Netns { cookie, .. } => {
-                let netns = netns.ok_or_else(|| io::Error::other("its namespace is not open"))?;
-                let (netns, cookie) = (Arc::new(netns), *cookie);
-                if cookie == node {
-                    return Err(io::Error::other(
-                        "its `netns` is the host's; name its `cgroup` or `systemdUnit` instead",
-                    ));
-                }
-                self.watch_arrivals(netns.as_fd(), cookie, false)?;
-                Ok(Located { source, cookie, netns: Some(netns) })
-            }
-        }
-    }
-
-    fn watch_arrivals(&self, netns: BorrowedFd<'_>, cookie: u64, shared: bool) -> io::Result<()> {
-        let threads = self.context.runtimes.all().len();
-        let threads = u32::try_from(threads).map_err(io::Error::other)?;
-        self.context.kernel.watch_arrivals(netns, Arrivals { cookie, shared, threads })
-    }
-
-    /// Counts the connections that a workload has already: the mesh has no part in them.
-    fn count_earlier(&self, workload: &ResourceName, located: &Located) -> io::Result<()> {
-        let count = || self.context.kernel.count_earlier(workload, located.source);
-        match &located.netns {
-            None => count(),
-            Some(netns) => netns.enter(count)?,
-        }
     }
 
     fn realm(&self, netns: Option<Arc<Netns>>, name: &'static str) -> io::Result<Arc<Realm>> {
@@ -385,19 +342,6 @@ impl Pods {
             realm.scope.stop();
             realm.listening.stop();
         })
-    }
-
-    /// The agent's own connections must never be captured.
-    fn refuse_own_cgroup(&self, id: u64) -> io::Result<()> {
-        let root = &self.options.cgroup_root;
-        let own = cgroup::own(root)?;
-        let mut above = own.ancestors().take_while(|path| path.starts_with(root));
-        if above.any(|path| cgroup::id(path).is_ok_and(|other| other == id)) {
-            return Err(io::Error::other(
-                "the agent itself runs in this cgroup; start it in a unit of its own",
-            ));
-        }
-        Ok(())
     }
 
     /// Takes over what a predecessor serves, when all of it is enrolled here too. False: it is not yet.
@@ -433,6 +377,24 @@ impl Pods {
         }
     }
 
+    /// Has programs ready for namespaces that are made anew, if workloads here have any. The verifier
+    /// takes its time, on another thread.
+    fn prepare(&self, mesh: &Snapshot) {
+        let mut here = mesh.on_node(&self.options.node);
+        let kernel = Arc::clone(&self.context.kernel);
+        if kernel.has_spare_arrivals()
+            || !here.any(|workload| matches!(workload.place, Place::Netns(_)))
+        {
+            return;
+        }
+        self.scope.spawn(async move {
+            let prepared = spawn_blocking(move || kernel.prepare_arrivals()).await;
+            if let Ok(Err(error)) = prepared {
+                tracing::warn!(%error, "pods that restart are guarded late");
+            }
+        });
+    }
+
     /// Says to connections who is here.
     fn tell_connections(&self, set: &Set) {
         let resident =
@@ -460,19 +422,12 @@ impl Pods {
             netns: pod.realm.cookie,
             ready: true,
         });
-        let enrolled =
-            ready.chain(set.waiting.values().cloned()).collect::<Places>().of(revision, is_last);
+        let found = ready.chain(set.waiting.values().cloned()).collect::<Places>();
+        let enrolled = found.awaiting(set.awaited.clone()).of(revision, is_last);
         self.enrolled.send_if_modified(|current| {
             let changed = current.as_deref() != Some(&enrolled);
             *current = Some(Arc::new(enrolled));
             changed
         });
-    }
-}
-
-impl Located {
-    fn enrolled(&self, name: &ResourceName) -> Enrolled {
-        let (source, netns) = (self.source, self.cookie);
-        Enrolled { name: name.clone(), source, netns, ready: false }
     }
 }

@@ -1,11 +1,11 @@
 //! The set of enrolled workloads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::datapath::desired::Enrolled;
+use crate::datapath::desired::{Awaited, Enrolled};
 use crate::flows::enforce::LocalNetns;
 use crate::model::id::ResourceName;
 use crate::model::workload::Workload;
@@ -32,8 +32,14 @@ pub(super) struct Set {
     /// The agent's own namespace, once a workload lives in it.
     pub(super) host: Option<Arc<Realm>>,
     pub(super) finder: Finder,
+    /// Where cgroups of workloads may be made at any time.
+    pub(super) awaited: Vec<Awaited>,
+    /// The cookie of the agent's own namespace, where they would be.
+    pub(super) awaited_in: Option<u64>,
     /// Where each workload was last found.
     pub(super) spots: BTreeMap<ResourceName, Spot>,
+    /// Those that are not there, which has been said.
+    pub(super) absent: BTreeSet<ResourceName>,
     /// Whose each of those is.
     pub(super) claims: Claims,
     /// The workloads that are not enrolled, because others have their places.
@@ -112,6 +118,7 @@ impl Set {
     pub(super) fn is_used(&self, cookie: u64) -> bool {
         self.pods.values().any(|pod| pod.realm.cookie == cookie)
             || self.waiting.values().any(|waiting| waiting.netns == cookie)
+            || self.awaited_in == Some(cookie)
     }
 
     /// Tells the agent's own namespace which workloads live in it.

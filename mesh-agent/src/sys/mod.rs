@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod bpffs;
+pub mod btf;
 pub mod caps;
 pub mod cgroup;
 pub mod confine;

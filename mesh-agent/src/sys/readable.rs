@@ -17,11 +17,24 @@ impl Readable {
     ///
     /// No descriptor is left, or it is of a kind that cannot be polled.
     pub fn new(source: impl AsFd) -> io::Result<Self> {
+        Self::watch(source, Interest::READABLE)
+    }
+
+    /// Watches for what is urgent (`POLLPRI`): files of the kernel that change say so.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::new`].
+    pub fn urgent(source: impl AsFd) -> io::Result<Self> {
+        Self::watch(source, Interest::PRIORITY)
+    }
+
+    fn watch(source: impl AsFd, interest: Interest) -> io::Result<Self> {
         let fd = source.as_fd().try_clone_to_owned()?;
         // JUSTIFICATION: the safe constructor is deprecated.
         // SAFETY: an `OwnedFd` always names the same open descriptor, for as long as it lives, and
         // it is moved in here.
-        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        let fd = unsafe { AsyncFd::register_with_interest(fd, interest) }?;
         Ok(Self(fd))
     }
 
@@ -32,7 +45,8 @@ impl Readable {
     ///
     /// The runtime is ending.
     pub async fn wait(&self) -> io::Result<()> {
-        self.0.readable().await?.clear_ready();
+        let any = Interest::READABLE | Interest::PRIORITY;
+        self.0.ready(any).await?.clear_ready();
         Ok(())
     }
 }

@@ -1,17 +1,19 @@
 //! Entries of this node's own workloads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::addr::user::from_ip;
 use mesh_common::destination::DestinationKey;
-use mesh_common::source::{BY_CGROUP, CGROUP, ENROLLED, NODE, Source, SourceKey, WAITING};
+use mesh_common::source::{BY_CGROUP, CGROUP, ENROLLED, NODE, PathKey, Source, SourceKey, WAITING};
 use mesh_common::workload::{BY_PORT, CAPTURE, FAIL_CLOSED, GUARDED, Inbound, PortKey, VIA_AGENT};
 
 use crate::datapath::desired::room::{Shortages, Want, tables};
 use crate::datapath::desired::verdicts::Classes;
-use crate::datapath::desired::{Enrolled, Entries, Places, View, destination, inbound, source};
+use crate::datapath::desired::{
+    Awaited, Enrolled, Entries, Places, View, destination, inbound, source,
+};
 use crate::model::policy::{SameNode, WorkloadPolicy};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
@@ -43,7 +45,40 @@ pub(super) fn within_room(enrolled: &Places, short: &mut Shortages) -> Places {
 
 /// The workloads of this node that there are.
 pub(super) fn all<'a>(view: &'a View<'_>) -> Vec<Local<'a>> {
-    let known = view.enrolled.iter().filter_map(|enrolled| {
+    of(view, view.enrolled)
+}
+
+/// Units that do not run, of the node whose namespace is `node`.
+pub(super) fn missing(mesh: &Snapshot, places: &Places, node: u64) -> Vec<Enrolled> {
+    let found: BTreeSet<_> = places.iter().map(|enrolled| &enrolled.name).collect();
+    let mut missing = BTreeSet::new();
+    for awaited in &places.awaited {
+        if !found.contains(&awaited.name) && mesh.workloads.contains_key(&awaited.name) {
+            missing.insert(awaited.name.clone());
+        }
+    }
+    // No cgroup has this id.
+    let source = SourceKey::cgroup(0);
+    let enrolled = |name| Enrolled { name, source, netns: node, ready: false };
+    missing.into_iter().map(enrolled).collect()
+}
+
+/// The sources of cgroups that are made at the places of units: nobody serves them yet.
+pub(super) fn places(view: &View<'_>, awaited: &[Awaited]) -> BTreeMap<PathKey, Source> {
+    let mut places = BTreeMap::new();
+    for Awaited { name, path } in awaited {
+        let enrolled =
+            [Enrolled { name: name.clone(), source: SourceKey::cgroup(0), netns: 0, ready: false }];
+        if let Some(local) = of(view, &enrolled).first() {
+            places.entry(*path).or_insert_with(|| source(local));
+        }
+    }
+    places
+}
+
+/// Those of `enrolled` that the snapshot has.
+pub(super) fn of<'a>(view: &'a View<'_>, enrolled: &'a [Enrolled]) -> Vec<Local<'a>> {
+    let known = enrolled.iter().filter_map(|enrolled| {
         let workload = view.mesh.workloads.get(&enrolled.name)?;
         let is_unit = enrolled.source.kind == CGROUP;
         let none: &BTreeSet<u16> = &view.no_ports;
@@ -69,7 +104,7 @@ impl<'a> Local<'a> {
 /// Adds what is known of them, `node` being the cookie of the agent's own namespace.
 pub(super) fn add(
     mesh: &Snapshot,
-    (all, gone): (&[Local<'_>], &[&Enrolled]),
+    (all, gone, missing): (&[Local<'_>], &[&Enrolled], &[Local<'_>]),
     node: u64,
     classes: &mut Classes,
     short: &mut Shortages,
@@ -77,32 +112,39 @@ pub(super) fn add(
 ) {
     for local in all {
         wanted.sources.insert(local.enrolled.source, source(local));
-        if local.ports.is_some() {
-            let shared = Source { workload: 0, namespace: 0, flags: BY_CGROUP | NODE, pad: 0 };
-            wanted.sources.insert(SourceKey::netns(local.enrolled.netns), shared);
-        }
+    }
+    for unit in all.iter().chain(missing).filter(|local| local.ports.is_some()) {
+        let shared = Source { workload: 0, namespace: 0, flags: BY_CGROUP | NODE, made: 0 };
+        wanted.sources.insert(SourceKey::netns(unit.enrolled.netns), shared);
     }
     for enrolled in gone {
         // The snapshot is newer than what is known of its place: nothing passes until that is known.
         let flags = ENROLLED | WAITING | FAIL_CLOSED;
-        let source = Source { workload: 0, namespace: 0, flags, pad: 0 };
+        let source = Source { workload: 0, namespace: 0, flags, made: 0 };
         wanted.sources.insert(enrolled.source, source);
         if enrolled.source.kind != CGROUP {
             wanted.inbound.insert(PortKey::new(enrolled.netns, 0), NOBODYS);
         }
     }
-    add_arrivals(mesh, all, short, wanted);
+    add_arrivals(mesh, (all, missing), short, wanted);
     add_probes(mesh, all, short, wanted);
     if !wanted.probes.is_empty() {
-        let own = Source { workload: 0, namespace: 0, flags: NODE, pad: 0 };
+        let own = Source { workload: 0, namespace: 0, flags: NODE, made: 0 };
         wanted.sources.entry(SourceKey::netns(node)).or_insert(own);
     }
     add_workloads(all, classes, short, wanted);
 }
 
 /// Of a pod, the entry for all ports is always there: without one for a port, it stands for it.
-fn add_arrivals(mesh: &Snapshot, all: &[Local<'_>], short: &mut Shortages, wanted: &mut Entries) {
-    let units: Vec<_> = all.iter().filter_map(|local| Some((local, local.ports?))).collect();
+/// Of units, also those that do not run: whoever takes their ports meanwhile is not them.
+fn add_arrivals(
+    mesh: &Snapshot,
+    (all, missing): (&[Local<'_>], &[Local<'_>]),
+    short: &mut Shortages,
+    wanted: &mut Entries,
+) {
+    let units = all.iter().chain(missing);
+    let units: Vec<_> = units.filter_map(|local| Some((local, local.ports?))).collect();
     let pods: Vec<_> = all.iter().filter(|local| local.ports.is_none()).collect();
     let (open, strictest) = (
         "nothing that arrives at the unit is captured",

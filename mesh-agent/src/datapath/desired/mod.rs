@@ -17,7 +17,9 @@ use std::sync::Arc;
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::external::ExternalKey;
-use mesh_common::source::{DENY_OUTSIDE, ENROLLED, REPORT_OUTSIDE, Source, SourceKey, WAITING};
+use mesh_common::source::{
+    DENY_OUTSIDE, ENROLLED, PathKey, REPORT_OUTSIDE, Source, SourceKey, WAITING,
+};
 use mesh_common::verdict::{Verdict, VerdictKey};
 use mesh_common::workload::{
     ACCELERATE, BY_PORT, CAPTURE, FAIL_CLOSED, FAIL_OPEN, GUARDED, Inbound, PortKey, VIA_AGENT,
@@ -53,13 +55,30 @@ pub struct Enrolled {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     all: Vec<Enrolled>,
+    awaited: Vec<Awaited>,
     /// The snapshot's revision for which they were looked for.
     revision: u64,
     /// Enrolled as far as they can be.
     are_settled: bool,
 }
 
+/// A unit of this node, or another workload that is known by its cgroup, whether it runs or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// Which one.
+    pub name: ResourceName,
+    /// A path at which its cgroup is made.
+    pub path: PathKey,
+}
+
 impl Places {
+    /// Cgroups that may be made at any time are to be known at once.
+    #[must_use]
+    pub fn awaiting(mut self, awaited: Vec<Awaited>) -> Self {
+        self.awaited = awaited;
+        self
+    }
+
     /// They were looked for when `revision` was the snapshot's, and, if they `are_settled`, enrolled as
     /// far as they can be.
     #[must_use]
@@ -83,7 +102,7 @@ impl FromIterator<Enrolled> for Places {
     fn from_iter<T: IntoIterator<Item = Enrolled>>(all: T) -> Self {
         let mut taken = BTreeSet::new();
         let all = all.into_iter().filter(|one| taken.insert(one.source)).collect();
-        Self { all, revision: 0, are_settled: false }
+        Self { all, awaited: Vec::new(), revision: 0, are_settled: false }
     }
 }
 
@@ -100,6 +119,8 @@ impl Deref for Places {
 pub struct Entries {
     /// `SOURCES`.
     pub sources: BTreeMap<SourceKey, Source>,
+    /// `PLACES`.
+    pub places: BTreeMap<PathKey, Source>,
     /// `WORKLOADS`.
     pub workloads: BTreeMap<u64, Workload>,
     /// `DESTINATIONS`.
@@ -142,6 +163,8 @@ struct View<'a> {
 pub fn entries(mesh: &Snapshot, enrolled: &Places, node: u64, sets: &mut SetIds) -> Entries {
     let mut wanted = Entries::default();
     let mut short = Shortages::default();
+    let missing = &locals::missing(mesh, enrolled, node);
+    let awaited = &enrolled.awaited;
     let enrolled = &locals::within_room(enrolled, &mut short);
     let view = View {
         mesh,
@@ -151,8 +174,10 @@ pub fn entries(mesh: &Snapshot, enrolled: &Places, node: u64, sets: &mut SetIds)
         no_ports: BTreeSet::new(),
     };
     let locals = locals::all(&view);
+    wanted.places = locals::places(&view, awaited);
     let mut classes = verdicts::Classes::default();
-    locals::add(mesh, (&locals, &locals::gone(&view)), node, &mut classes, &mut short, &mut wanted);
+    let known = (&*locals, &*locals::gone(&view), &*locals::of(&view, missing));
+    locals::add(mesh, known, node, &mut classes, &mut short, &mut wanted);
     classes.verdicts(&locals, &mut short, &mut wanted.verdicts);
     if wanted.sources.values().any(|source| source.flags & (REPORT_OUTSIDE | DENY_OUTSIDE) != 0) {
         wanted.externals = externals::known(mesh, &mut short);
@@ -178,7 +203,7 @@ fn source(local: &Local<'_>) -> Source {
         Egress::Log => REPORT_OUTSIDE,
         Egress::RegistryOnly => DENY_OUTSIDE,
     };
-    Source { workload: id, namespace: id_of(&local.enrolled.name.namespace), flags, pad: 0 }
+    Source { workload: id, namespace: id_of(&local.enrolled.name.namespace), flags, made: 0 }
 }
 
 /// `WORKLOADS` of a workload.
