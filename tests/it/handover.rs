@@ -158,6 +158,18 @@ fn a_successor_that_fails_leaves_all_as_it_was() {
 }
 
 #[test]
+fn a_successor_that_is_late_is_told() {
+    let pair = Pair::new().unwrap();
+    let a = pair.agent(&pair.a, &[]).unwrap();
+    let (fake, answer) = Fake::ask(&a, &take_over(a.node().name(), 1));
+    assert_eq!(answer["answer"], "paused");
+    let late = || a.get("/readyz").ok()?.1.contains("no successor that is late").then_some(());
+    eventually("the agent not to be ready", DEADLINE, late).unwrap();
+    drop(fake);
+    eventually("the agent to be ready", DEADLINE, || a.ready().then_some(())).unwrap();
+}
+
+#[test]
 fn who_is_no_successor_is_refused() {
     let pair = Pair::new().unwrap();
     let a = pair.agent(&pair.a, &[]).unwrap();

@@ -228,7 +228,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         duty,
         workloads: Box::new(move || context.locals.names()),
         shared,
+        in_force: ready.gate("no successor that is late"),
     };
+    office_keeper.in_force.pass();
     control.spawn(Box::pin(serve_successors(office, office_keeper, replaced_tx, control.clone())));
 
     let end = stopping::reason(&mut stop, &mut replaced).await;

@@ -73,6 +73,32 @@ fn streams_that_a_peer_opens_and_resets_have_the_turns_of_one() {
     });
 }
 
+#[test]
+fn tunnels_that_are_opened_at_one_time_all_come() {
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.b, &["--threads", "1"]).unwrap();
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let bystander = Bystander::of_pair(&pair, &agent);
+    let arena =
+        Arena { by: "peer node", agent: &agent, serves: &|| serves(&pair), bystander: &bystander };
+    let bounds = Bounds { descriptors: 500, memory_bytes: 128 << 20, ..Bounds::default() };
+    let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
+    let server = IpAddr::V4(pair.echo.v4());
+    // Each handshake is a stranger's at first, and an identity's then.
+    arena.within(bounds).attack("tunnels that are opened at one time", Trace::Told, || {
+        let opened = thread::scope(|scope| {
+            let open = || {
+                let from = pair.client.netns();
+                Tunnel::open(&caller, from, server, Transport::Native).is_ok()
+            };
+            let all: Vec<_> = (0..TUNNELS).map(|_| scope.spawn(open)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).filter(|it| *it).count()
+        });
+        assert_eq!(opened, TUNNELS);
+        format!("{opened} of {TUNNELS} are served")
+    });
+}
+
 /// Reads all that comes on each of `streams`, as far as there is something.
 fn drain(streams: &mut [TcpStream], buffer: &mut [u8]) {
     for stream in streams {

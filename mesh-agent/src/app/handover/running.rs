@@ -3,10 +3,13 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt::ReusePort};
+use nix::unistd::Pid;
 use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -15,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::app::handover::message::{Answer, Request, VERSION, receive, send};
 use crate::datapath::lock::NodeLock;
 use crate::task::duty::{Duty, Pause};
+use crate::task::ready::Gate;
 use crate::task::scope::Scope;
 
 /// How long a successor may take to say what it wants.
@@ -22,6 +26,13 @@ const ASK: Duration = Duration::from_secs(5);
 
 /// The time between two tries to get back the lock of a successor that has ended.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a successor may take until it serves before this agent is not ready: what documents say now is
+/// not in force meanwhile.
+const LATE: Duration = Duration::from_secs(10);
+
+/// How much longer it may take before it is ended: it gives up by itself before that, unless it hangs.
+const HANGS: Duration = Duration::from_secs(80);
 
 /// How long to wait after a failed accept.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -45,6 +56,8 @@ pub(in crate::app) struct Office {
     pub(in crate::app) workloads: Box<dyn Fn() -> Vec<String> + Send>,
     /// Listeners at addresses that a successor listens at as well.
     pub(in crate::app) shared: Vec<std::net::TcpListener>,
+    /// Closed while a successor is late.
+    pub(in crate::app) in_force: Gate,
 }
 
 impl Office {
@@ -105,14 +118,14 @@ impl Office {
 
     async fn pause(self, mut stream: BufReader<UnixStream>, agent: &str) -> Result<Self, Pause> {
         tracing::info!(version = agent, "a successor starts: this agent serves until it does");
-        let Self { node, bpffs, generation, lock, duty, workloads, shared } = self;
+        let Self { node, bpffs, generation, lock, duty, workloads, shared, in_force } = self;
         let pause = duty.pause().await;
         drop(lock);
         share(&shared, true);
         let answer = Answer::Paused { generation, workloads: workloads() };
         let paused = send(&mut stream, &answer).await;
         let asked = match paused {
-            Ok(()) => receive(&mut stream).await,
+            Ok(()) => wait(&mut stream, &in_force).await,
             Err(error) => Err(error),
         };
         if let Ok(Some(Request::Done)) = asked {
@@ -125,8 +138,31 @@ impl Office {
         let lock = lock_again(&bpffs, &node).await;
         share(&shared, false);
         drop(pause);
-        Ok(Self { node, bpffs, generation, lock, duty, workloads, shared })
+        in_force.pass();
+        Ok(Self { node, bpffs, generation, lock, duty, workloads, shared, in_force })
     }
+}
+
+/// Waits until the successor serves, or has gone. One that hangs is ended: as long as it is there, nobody
+/// changes what the kernel does.
+async fn wait(stream: &mut BufReader<UnixStream>, in_force: &Gate) -> io::Result<Option<Request>> {
+    let pid = stream.get_ref().peer_cred()?.pid().map(Pid::from_raw);
+    let mut asked = pin!(receive(stream));
+    if let Ok(asked) = timeout(LATE, &mut asked).await {
+        return asked;
+    }
+    in_force.close();
+    if let Ok(asked) = timeout(HANGS, &mut asked).await {
+        return asked;
+    }
+    // Not visible from another namespace of processes: then an operator has to.
+    let Some(pid) = pid.filter(|pid| pid.as_raw() > 0) else {
+        tracing::error!("the successor hangs, and keeps the node's lock: end it");
+        return asked.await;
+    };
+    tracing::error!(%pid, "the successor hangs: it is ended");
+    kill(pid, Signal::SIGKILL)?;
+    Ok(None)
 }
 
 /// Lets another process of the same user listen at the same addresses, or no longer.
