@@ -15,8 +15,8 @@ abi! {
         pub threads: u32,
         /// A secret of the agent that spreads connections over them.
         pub seed: u32,
-        /// Explicit padding; always zero.
-        pub pad: u32,
+        /// [`ODD`](crate::maps::ODD), or 0: whose listeners are asked first.
+        pub odd: u32,
     }
 }
 

@@ -141,7 +141,8 @@ abi! {
     pub struct ListenerKey[16] {
         /// The cookie of the network namespace.
         pub netns: u64,
-        /// [`TUNNELS`], [`PLAINTEXT`] or [`OUTBOUND`].
+        /// [`TUNNELS`], [`PLAINTEXT`] or [`OUTBOUND`], with [`ODD`] if the agent's generation is odd: an
+        /// agent and its successor have places of their own.
         pub kind: u16,
         /// 4 or 6.
         pub family: u16,
@@ -149,6 +150,9 @@ abi! {
         pub thread: u32,
     }
 }
+
+/// A part of `ListenerKey::kind`: the agent has followed on an odd number of others.
+pub const ODD: u16 = 1 << 8;
 
 /// `ListenerKey::kind`: tunnels of peers.
 pub const TUNNELS: u16 = 1;

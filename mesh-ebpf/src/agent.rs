@@ -4,7 +4,7 @@ use core::ptr::addr_of;
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release};
 use mesh_common::HEARTBEAT_LIMIT_NS;
-use mesh_common::maps::{ListenerKey, OUTBOUND};
+use mesh_common::maps::{ListenerKey, ODD, OUTBOUND};
 
 use crate::maps::{HEARTBEAT, LISTENERS};
 
@@ -37,7 +37,12 @@ pub(crate) fn answers(netns: u64, v4: bool) -> bool {
 /// Whether the agent has a listener for the connections of a namespace's applications.
 #[inline(always)]
 fn listens(netns: u64, family: u16) -> bool {
-    let key = ListenerKey { netns, kind: OUTBOUND, family, thread: 0 };
+    has(netns, OUTBOUND, family) || has(netns, OUTBOUND | ODD, family)
+}
+
+#[inline(always)]
+fn has(netns: u64, kind: u16, family: u16) -> bool {
+    let key = ListenerKey { netns, kind, family, thread: 0 };
     // SAFETY: the map, and a key of its type.
     let found =
         unsafe { bpf_map_lookup_elem(addr_of!(LISTENERS).cast_mut().cast(), addr_of!(key).cast()) };

@@ -7,7 +7,7 @@ use aya_ebpf::programs::SkLookupContext;
 use mesh_common::addr::{is_listener_loopback, is_loopback};
 use mesh_common::arrival::{Own, thread_of, without_entry};
 use mesh_common::destination::TCP;
-use mesh_common::maps::{ListenerKey, OUTBOUND, PLAINTEXT, TUNNELS};
+use mesh_common::maps::{ListenerKey, ODD, OUTBOUND, PLAINTEXT, TUNNELS};
 use mesh_common::record::{AGENT, FlowKey};
 use mesh_common::source::SourceKey;
 use mesh_common::workload::{CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey};
@@ -33,10 +33,10 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     // Without a listener of the agent there is nothing to reach: whoever else listens at its ports is
     // not the agent.
     if local.port_be == OUTBOUND_PORT.to_be() && is_listener_loopback(local.addr) {
-        return if assign(context, netns, OUTBOUND, thread(own, remote)) { PASS } else { DROP };
+        return if assign(context, own, OUTBOUND, thread(own, remote)) { PASS } else { DROP };
     }
     if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {
-        return if assign(context, netns, TUNNELS, 0) { PASS } else { DROP };
+        return if assign(context, own, TUNNELS, 0) { PASS } else { DROP };
     }
     if !shared && (is_loopback(local.addr) || local.addr == remote.addr) {
         return PASS;
@@ -45,7 +45,7 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     if inbound.flags & CAPTURE == 0 || authorized(netns, local, remote, &inbound) {
         return PASS;
     }
-    if agent::beats() && assign(context, netns, PLAINTEXT, thread(own, remote)) {
+    if agent::beats() && assign(context, own, PLAINTEXT, thread(own, remote)) {
         count(stats::CAPTURED);
         return PASS;
     }
@@ -99,11 +99,17 @@ fn thread(own: &Own, remote: End) -> u32 {
 }
 
 /// Gives the connection to a listener of the agent: that of a data thread, or of the first one if that
-/// has closed its own already. False: there is none.
+/// has closed its own already. Where the agent that attached this has none yet, or no more, it is the one
+/// before it. False: there is none.
 #[inline(always)]
-fn assign(context: &SkLookupContext, netns: u64, kind: u16, thread: u32) -> bool {
-    let family = ctx::lookup_family(context);
-    let to =
-        |thread| ctx::assign(context, &LISTENERS, &ListenerKey { netns, kind, family, thread });
-    to(thread) || (thread != 0 && to(0))
+fn assign(context: &SkLookupContext, own: &Own, kind: u16, thread: u32) -> bool {
+    let (netns, family) = (own.netns, ctx::lookup_family(context));
+    let to = |kind, thread| {
+        ctx::assign(context, &LISTENERS, &ListenerKey { netns, kind, family, thread })
+    };
+    let (first, second) = (kind | own.odd as u16, kind | (own.odd as u16 ^ ODD));
+    to(first, thread)
+        || (thread != 0 && to(first, 0))
+        || to(second, thread)
+        || (thread != 0 && to(second, 0))
 }

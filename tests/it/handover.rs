@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Duration;
 
 use mesh_tests::agent::{self, Agent};
 use mesh_tests::apps::{Client, Server};
@@ -155,6 +156,35 @@ fn a_successor_that_fails_leaves_all_as_it_was() {
         assert_eq!(met(), None, "{}", a.log());
         assert_eq!(a.log().matches(REPLACED).count(), 0, "{}", a.log());
     }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "an attack at every moment")]
+fn a_successor_that_is_killed_leaves_nothing_in_the_open() {
+    let pair = Pair::new().unwrap();
+    let [a, _b] = [&pair.a, &pair.b].map(|node| pair.agent(node, &[]).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let traffic = Client::to(ECHO).echo(SECRET).times(10_000_000, 4).traffic(&pair.client).unwrap();
+    for step in 1..100 {
+        let wire = Capture::start(pair.lab.fabric()).unwrap();
+        let successor = pair.successor(&pair.a, &[]).unwrap();
+        // At every moment of its start, one after the other.
+        std::thread::sleep(Duration::from_millis(25) * step);
+        successor.kill();
+        if a.log().contains(REPLACED) {
+            break;
+        }
+        let on = || {
+            let begun = a.log().matches("this agent serves until it does").count();
+            (a.log().matches("this agent goes on").count() == begun).then_some(())
+        };
+        eventually("the agent to go on", DEADLINE, on).unwrap();
+        let wire = wire.stop().unwrap();
+        assert_eq!(wire.of_port(PORT).count(), 0, "{}", a.log());
+    }
+    // The last one came so far that it served, and the one that was replaced is gone with it.
+    assert!(a.log().contains(REPLACED), "{}", a.log());
+    drop(traffic.stop().unwrap());
 }
 
 #[test]

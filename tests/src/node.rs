@@ -118,6 +118,11 @@ impl Node {
         Ipv6Addr::new(0xfd00, self.0.index.into(), 0, 0, 0, 0, 0, number)
     }
 
+    /// The fabric's end of its link to it.
+    pub fn fabric_link(&self) -> String {
+        format!("n{}", self.0.index)
+    }
+
     /// The node's own addresses on the fabric.
     pub fn addresses(&self) -> [IpAddr; 2] {
         [fabric_v4(self.0.index).into(), fabric_v6(self.0.index).into()]

@@ -40,8 +40,11 @@ impl Pod {
     fn connect(&self) -> Result<()> {
         let Self { number, node, netns, v4, v6, .. } = self;
         tune(netns)?;
+        // The same each time: neighbors remember it.
+        let [high, low] = number.to_be_bytes();
         node.netns().ip(&format!(
-            "link add p{number} type veth peer name eth0 netns {}\n\
+            "link add p{number} type veth peer name eth0 address 02:00:00:00:{high:02x}:{low:02x} \
+             netns {}\n\
              link set p{number} master br0 up\n",
             netns.name()
         ))?;

@@ -60,6 +60,18 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run mixed traffic over two nodes while agents and workloads restart, links are cut and documents
+    /// change (root)
+    ///
+    /// Ends with an account of every connection, request and byte; `--minutes`, `--seed`, `--only` and
+    /// `--json` are explained by `cargo xtask soak --help`. Exit status 1 if something failed that
+    /// nothing explains.
+    #[command(disable_help_flag = true)]
+    Soak {
+        /// What `mesh-soak` is told, as `--minutes 60 --json`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Build the kernel programs
     Ebpf {
         /// Print the size of each program
@@ -198,6 +210,9 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Test { filter } => run::tests(&workspace, filter.as_deref())?,
         Verb::Bench { args } => {
             return run::program(&workspace, "mesh-bench", Build::Release, &args);
+        }
+        Verb::Soak { args } => {
+            return run::program(&workspace, "mesh-soak", Build::Development, &args);
         }
         Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
         Verb::Fuzz(fuzz) => fuzz::run(&workspace, &fuzz)?,

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::admin::{self, Listener, Surface, Unpublished};
-use crate::app::handover::{Office, Predecessor};
+use crate::app::handover::{Office, Predecessor, Successor};
 use crate::app::stopping::{End, Ending};
 use crate::bounds;
 use crate::datapath::sync::{self, Applied};
@@ -219,7 +219,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
             }
         }
     }
-    let (replaced_tx, mut replaced) = watch::channel(false);
+    let (replaced_tx, mut replaced) = watch::channel(Successor::None);
     let office_keeper = Office {
         node,
         bpffs: settings.bpffs().to_owned(),
@@ -239,6 +239,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     match end {
         End::Signal(signal) => tracing::info!(signal, open_connections, "stopping"),
         End::Replaced => {
+            // The kernel is to notice if the successor hangs.
+            watchdog.stop_beating();
             // Its addresses are the successor's.
             let _cut = asked.drain(ADMIN_DRAIN).await;
             tracing::info!(open_connections, "draining");
@@ -317,7 +319,7 @@ fn handover_listener(
 async fn serve_successors(
     listener: Listener,
     office: Office,
-    replaced: watch::Sender<bool>,
+    replaced: watch::Sender<Successor>,
     scope: Scope,
 ) {
     // The file goes with it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::app::handover::Replaced;
+use crate::app::handover::{Replaced, Successor};
 use crate::app::shutdown::Signals;
 use crate::task::scope::Scope;
 use crate::telemetry::Telemetry;
@@ -52,7 +52,7 @@ pub(super) async fn reason(stop: &mut Signals, replaced: &mut Replaced) -> End {
 
 /// Whether it was; never ready where nobody can.
 async fn is_replaced(replaced: &mut Replaced) -> bool {
-    if replaced.wait_for(|it| *it).await.is_err() {
+    if replaced.wait_for(|it| *it == Successor::Serves).await.is_err() {
         std::future::pending::<()>().await;
     }
     true
@@ -76,16 +76,17 @@ impl Ending<'_> {
                 true = is_replaced(&mut replaced) => return self.hand_over(late).await,
             }
         }
-        if end == End::Replaced || *self.replaced.borrow() {
+        if end == End::Replaced || *self.replaced.borrow() == Successor::Serves {
             return self.hand_over(late).await;
         }
         let _listeners = self.listening.drain(Duration::ZERO).await;
         let _scopes = self.connections.drain(late.saturating_duration_since(Instant::now())).await;
     }
 
-    /// Waits until no connection is open.
+    /// Waits until no connection is open, and no successor starts.
     async fn idle(&self) {
-        while self.telemetry.open_connections() > 0 {
+        let starts = || *self.replaced.borrow() == Successor::Starts;
+        while self.telemetry.open_connections() > 0 || starts() {
             sleep(LOOK).await;
         }
     }

@@ -34,6 +34,7 @@ const STACK_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Watchdog {
     is_over: Arc<AtomicBool>,
+    beats: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -61,6 +62,7 @@ struct Watch {
     limit: Option<Duration>,
     log: SyncSender<Event>,
     is_over: Arc<AtomicBool>,
+    beats: Arc<AtomicBool>,
 }
 
 /// Starts to watch `turns`.
@@ -88,10 +90,19 @@ pub(super) fn start(
     let logging = thread::Builder::new().name("watchdog-log".to_owned());
     // It ends when the other one has, unless the log hangs.
     drop(logging.spawn(move || report(&events, &told, limit))?);
-    let watch = Watch { kernel, turns, gates, limit, log, is_over: Arc::clone(&is_over) };
+    let beats = Arc::new(AtomicBool::new(true));
+    let (over, beating) = (Arc::clone(&is_over), Arc::clone(&beats));
+    let watch = Watch { kernel, turns, gates, limit, log, is_over: over, beats: beating };
     let watching = thread::Builder::new().name("watchdog".to_owned()).stack_size(STACK_BYTES);
     let thread = watching.spawn(move || watch.run())?;
-    Ok(Watchdog { is_over, thread: Some(thread) })
+    Ok(Watchdog { is_over, beats, thread: Some(thread) })
+}
+
+impl Watchdog {
+    /// Tells the kernel no more that the agent works: another one does that.
+    pub(super) fn stop_beating(&self) {
+        self.beats.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Watchdog {
@@ -135,7 +146,7 @@ impl Watch {
                 }
             }
             last = now;
-            if !is_stuck {
+            if !is_stuck && self.beats.load(Ordering::Relaxed) {
                 let beaten = self.kernel.beat(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
                 let was_refused = std::mem::replace(&mut is_refused, beaten.is_err());
                 if let Err(error) = beaten

@@ -27,6 +27,11 @@ pub(super) fn is_link(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
 }
 
+/// The part of a listener's kind that tells an agent from the one before it.
+pub fn odd(generation: u8) -> u16 {
+    if generation % 2 == 1 { maps::ODD } else { 0 }
+}
+
 /// What the program is told of a namespace.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrivals {
@@ -36,6 +41,8 @@ pub struct Arrivals {
     pub shared: bool,
     /// Data threads, each with listeners of its own.
     pub threads: u32,
+    /// The agent's generation.
+    pub generation: u8,
 }
 
 /// The copies that are attached: their links are in the folder, and nowhere else.
@@ -103,7 +110,7 @@ impl Copies {
     ///
     /// The kernel refused the program or the link.
     pub(super) fn attach(&self, netns: BorrowedFd<'_>, arrivals: Arrivals) -> io::Result<()> {
-        let Arrivals { cookie, shared, threads } = arrivals;
+        let Arrivals { cookie, shared, threads, generation } = arrivals;
         let path = self.folder.join(format!("{PREFIX}{cookie}"));
         // Held until it is attached: nobody is told that it is before. Taken by one task.
         let mut done = lock(&self.done);
@@ -116,7 +123,7 @@ impl Copies {
             None => self.load()?,
         };
         let (is_shared, seed) = (u32::from(shared), rand::random());
-        let own = Own { netns: cookie, is_shared, threads, seed, pad: 0 };
+        let own = Own { netns: cookie, is_shared, threads, seed, odd: odd(generation).into() };
         copy.own.set(0, own, 0).map_err(io::Error::other)?;
         links::put(&path, &copy.program, netns, SK_LOOKUP)?;
         done.insert(cookie, copy);

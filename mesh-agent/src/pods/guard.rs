@@ -142,7 +142,10 @@ impl Pods {
     fn watch_arrivals(&self, netns: BorrowedFd<'_>, cookie: u64, shared: bool) -> io::Result<()> {
         let threads = self.context.runtimes.all().len();
         let threads = u32::try_from(threads).map_err(io::Error::other)?;
-        self.context.kernel.watch_arrivals(netns, Arrivals { cookie, shared, threads })
+        self.context.kernel.watch_arrivals(
+            netns,
+            Arrivals { cookie, shared, threads, generation: self.options.generation },
+        )
     }
 
     /// Counts the connections that a workload has already: the mesh has no part in them.

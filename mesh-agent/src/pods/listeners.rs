@@ -11,6 +11,7 @@ use mesh_common::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use nix::libc;
 use tokio::net::{TcpListener as AsyncListener, TcpStream};
 
+use crate::datapath::inbound::odd;
 use crate::proxy::inbound::{hbone, plaintext};
 use crate::proxy::outbound::tcp;
 use crate::proxy::realm::Realm;
@@ -57,7 +58,7 @@ pub fn start(context: &Arc<Context>, realm: &Arc<Realm>, generation: u8) -> io::
     for (kind, listeners) in
         [(maps::TUNNELS, &inbound), (maps::PLAINTEXT, &plaintext), (maps::OUTBOUND, &outbound)]
     {
-        note(realm, kind, listeners)?;
+        note(realm, kind | odd(generation), listeners)?;
     }
     for (worker, listeners) in outbound.into_iter().enumerate() {
         for listener in listeners {

@@ -302,6 +302,17 @@ impl Web {
         Self::ready(pod.start(args.chain(listen.iter().map(String::as_str)))?)
     }
 
+    /// The same, of a server that reports no requests.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started or cannot listen.
+    pub fn quiet(pod: &Pod, name: &str, ports: &[u16]) -> Result<Self> {
+        let listen: Vec<_> = ports.iter().map(|port| format!("--listen=[::]:{port}")).collect();
+        let args = ["http-serve", "--name", name].into_iter();
+        Self::ready(pod.start(args.chain(listen.iter().map(String::as_str)))?)
+    }
+
     /// Waits until a server listens.
     pub(crate) fn ready(process: Process) -> Result<Self> {
         match process.event()? {

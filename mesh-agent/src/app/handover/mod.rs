@@ -10,7 +10,7 @@ mod starting;
 
 use std::path::{Path, PathBuf};
 
-pub(super) use self::running::{Office, Replaced};
+pub(super) use self::running::{Office, Replaced, Successor};
 pub(super) use self::starting::{Predecessor, find, lock};
 
 /// The name of the socket, beside the admin socket.

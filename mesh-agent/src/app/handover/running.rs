@@ -37,8 +37,20 @@ const HANGS: Duration = Duration::from_secs(80);
 /// How long to wait after a failed accept.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether a successor serves the node.
-pub(in crate::app) type Replaced = watch::Receiver<bool>;
+/// Whether another agent of the node is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::app) enum Successor {
+    /// None is.
+    #[default]
+    None,
+    /// One starts.
+    Starts,
+    /// One serves in this agent's place.
+    Serves,
+}
+
+/// Whether a successor is there.
+pub(in crate::app) type Replaced = watch::Receiver<Successor>;
 
 /// Everything that is handed over.
 pub(in crate::app) struct Office {
@@ -66,10 +78,11 @@ impl Office {
     pub(in crate::app) async fn serve(
         mut self,
         listener: UnixListener,
-        replaced: watch::Sender<bool>,
+        replaced: watch::Sender<Successor>,
         scope: Scope,
     ) {
         loop {
+            replaced.send_replace(Successor::None);
             let accepted = tokio::select! {
                 biased;
                 () = scope.draining() => return,
@@ -83,10 +96,11 @@ impl Office {
                     continue;
                 }
             };
+            replaced.send_replace(Successor::Starts);
             self = match self.hand_over(stream).await {
                 Ok(office) => office,
                 Err(pause) => {
-                    replaced.send_replace(true);
+                    replaced.send_replace(Successor::Serves);
                     // Until the process ends.
                     scope.draining().await;
                     return drop(pause);
