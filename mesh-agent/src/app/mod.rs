@@ -5,6 +5,7 @@ mod coverage;
 mod files;
 mod logs;
 mod memory;
+mod reload;
 mod shutdown;
 mod watchdog;
 
@@ -31,7 +32,7 @@ use crate::proxy::Context;
 use crate::proxy::inbound::admission::budget::Node;
 use crate::proxy::realm::Locals;
 use crate::settings::{Settings, VERSION, defaults};
-use crate::source::file::FileSource;
+use crate::source::file::{self, FileSource};
 use crate::store::{self, Reader};
 use crate::sys::memory::available as available_memory;
 use crate::sys::{cgroup, confine, socket};
@@ -62,6 +63,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let files = files::raise_limit().context("reading the limit of open files")?;
     let mut stop = shutdown::Signals::new().context("listening for signals")?;
+    let hangup = reload::Hangup::new().context("listening for SIGHUP")?;
     let admin = admin_listeners(settings)?;
     let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
     let (publisher, mesh) = store::channel();
@@ -104,8 +106,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
 
     let (updates, updated) = mpsc::channel(defaults::UPDATE_QUEUE);
+    let (again, asked) = file::channel();
     let (enrolled_tx, enrolled) = watch::channel(None);
-    control.spawn_on(config.runtimes().next(), source.run(updates, control.clone()));
+    control.spawn_on(config.runtimes().next(), source.run(updates, asked, control.clone()));
+    control.spawn(hangup.run(telemetry.clone(), again, control.clone()));
     control.spawn_on(config.runtimes().next(), store::run(publisher, updated));
     let (namespaces_tx, namespaces) = watch::channel(Arc::default());
     let own = socket::current_netns_cookie().context("reading the namespace's cookie")?;
