@@ -17,6 +17,8 @@ mod lab;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod outbound_tcp;
 #[cfg(test)]
 mod reload;

@@ -5,6 +5,7 @@ mod coverage;
 mod files;
 mod logs;
 mod memory;
+mod notify;
 mod reload;
 mod shutdown;
 mod watchdog;
@@ -109,7 +110,6 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (again, asked) = file::channel();
     let (enrolled_tx, enrolled) = watch::channel(None);
     control.spawn_on(config.runtimes().next(), source.run(updates, asked, control.clone()));
-    control.spawn(hangup.run(telemetry.clone(), again, control.clone()));
     control.spawn_on(config.runtimes().next(), store::run(publisher, updated));
     let (namespaces_tx, namespaces) = watch::channel(Arc::default());
     let own = socket::current_netns_cookie().context("reading the namespace's cookie")?;
@@ -117,8 +117,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let observed = Arc::clone(&kernel);
     let turns = count_turns(&workers, &config, &control);
     let limit = settings.watchdog_timeout();
-    let watchdog = watchdog::start(Arc::clone(&kernel), turns.clone(), &ready, limit)
-        .context("starting the watchdog")?;
+    let pulse = notify::Pulse::new();
+    let watchdog =
+        watchdog::start((Arc::clone(&kernel), pulse.clone()), turns.clone(), &ready, limit)
+            .context("starting the watchdog")?;
     telemetry.register_source(Source::Threads(Box::new(move || turns.stalled())));
     let earlier = loaded.earlier();
     let (findings_tx, findings) = watch::channel(Arc::default());
@@ -173,11 +175,15 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         let node = settings.node().to_owned();
         move || coverage::shown(&observed, &mesh.load(), &telemetry, &node)
     };
+    let applied_now = applied.clone();
     let watched = Watched { coverage: Arc::new(covered), applied, findings };
     let state = admin_state(&mesh, &identities, &telemetry, &ready, watched);
     for (listener, surface) in admin {
         control.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), control.clone()))));
     }
+    let notifier = notify_manager(settings.node(), pulse, &ready, &telemetry, applied_now)?;
+    let reloads = (again, notifier.reloads());
+    control.spawn(hangup.run(telemetry.clone(), reloads, control.clone()));
     confine::forbid_system_calls().context("giving up system calls")?;
     tracing::info!(
         node = settings.node(),
@@ -190,6 +196,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
     let signal = stop.received().await;
     staying.close();
+    notifier.stops();
     let open = telemetry.open_connections();
     tracing::info!(signal, open_connections = open, "stopping: no new connections are taken");
     let _scopes = connections.drain(settings.drain_timeout()).await;
@@ -199,7 +206,25 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     drop((workers, config));
     tracing::info!(tasks_cut = cut, "stopped");
     telemetry.close().await;
+    drop(notifier);
     Ok(())
+}
+
+/// Reports to the service manager, if there is one.
+fn notify_manager(
+    node: &str,
+    pulse: notify::Pulse,
+    ready: &Ready,
+    telemetry: &Telemetry,
+    applied: watch::Receiver<Applied>,
+) -> anyhow::Result<notify::Notifier> {
+    let (ready, telemetry) = (ready.clone(), telemetry.clone());
+    let look = move || notify::Now {
+        missing: ready.pending(),
+        n_workloads: applied.borrow().enrolled.iter().filter(|workload| workload.ready).count(),
+        n_connections: telemetry.open_connections(),
+    };
+    notify::start(node, pulse, look).context("starting the reports to the service manager")
 }
 
 /// Has every thread count its turns until `control` drains: this one, the data threads, and the

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::app::notify::Reloads;
 use crate::source::file::Again;
 use crate::task::scope::Scope;
 use crate::telemetry::Telemetry;
@@ -30,7 +31,12 @@ impl Hangup {
     }
 
     /// Reloads at each signal, until `scope` drains. Signals that come meanwhile are one.
-    pub(super) async fn run(mut self, telemetry: Telemetry, source: Again, scope: Scope) {
+    pub(super) async fn run(
+        mut self,
+        telemetry: Telemetry,
+        (source, manager): (Again, Reloads),
+        scope: Scope,
+    ) {
         loop {
             tokio::select! {
                 biased;
@@ -38,6 +44,7 @@ impl Hangup {
                 received = self.0.recv() => if received.is_none() { return },
             }
             tracing::info!(signal = "SIGHUP", "reloading");
+            manager.begin();
             tokio::select! {
                 biased;
                 () = scope.draining() => return,
@@ -48,6 +55,7 @@ impl Hangup {
                     );
                 },
             }
+            manager.end();
         }
     }
 }

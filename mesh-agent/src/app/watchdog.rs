@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use crate::app::notify::Pulse;
 use crate::datapath::Kernel;
 use crate::sys::stacks;
 use crate::task::clock;
@@ -55,6 +56,7 @@ enum Event {
 /// The thread that watches.
 struct Watch {
     kernel: Arc<Kernel>,
+    pulse: Pulse,
     turns: Turns,
     gates: Vec<Option<Gate>>,
     /// A vital thread that polls no task for so long hangs. `None`: the process goes on.
@@ -63,13 +65,13 @@ struct Watch {
     is_over: Arc<AtomicBool>,
 }
 
-/// Starts to watch `turns`.
+/// Starts to watch `turns`. The kernel and the pulse are told while no vital thread is stuck.
 ///
 /// # Errors
 ///
 /// A thread cannot be started.
 pub(super) fn start(
-    kernel: Arc<Kernel>,
+    (kernel, pulse): (Arc<Kernel>, Pulse),
     turns: Turns,
     ready: &Ready,
     limit: Option<Duration>,
@@ -88,7 +90,7 @@ pub(super) fn start(
     let logging = thread::Builder::new().name("watchdog-log".to_owned());
     // It ends when the other one has, unless the log hangs.
     drop(logging.spawn(move || report(&events, &told, limit))?);
-    let watch = Watch { kernel, turns, gates, limit, log, is_over: Arc::clone(&is_over) };
+    let watch = Watch { kernel, pulse, turns, gates, limit, log, is_over: Arc::clone(&is_over) };
     let watching = thread::Builder::new().name("watchdog".to_owned()).stack_size(STACK_BYTES);
     let thread = watching.spawn(move || watch.run())?;
     Ok(Watchdog { is_over, thread: Some(thread) })
@@ -136,6 +138,7 @@ impl Watch {
             }
             last = now;
             if !is_stuck {
+                self.pulse.beat(now);
                 let beaten = self.kernel.beat(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
                 let was_refused = std::mem::replace(&mut is_refused, beaten.is_err());
                 if let Err(error) = beaten
