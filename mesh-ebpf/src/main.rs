@@ -97,6 +97,13 @@ fn mesh_recv(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Runs when a socket of this machine is reset by its other end.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn mesh_reset(ctx: BtfTracePointContext) -> i32 {
+    sockops::was_reset(&ctx);
+    0
+}
+
 /// Runs on every `setsockopt()` below the agent's cgroup.
 #[cgroup_sockopt(setsockopt)]
 fn mesh_setsockopt(ctx: SockoptContext) -> i32 {

@@ -1,16 +1,15 @@
 //! The observer: counts how connections of workloads go. It redirects nothing, and looks at nothing
 //! that the redirecting programs have noted of a socket.
 
-use aya_ebpf::Global;
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
-use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::programs::{SockContext, SockOpsContext};
 use mesh_common::connect::Caller;
 use mesh_common::coverage::{CoverKey, MPTCP, RAW, TO_ELSEWHERE, inbound, outbound};
 
+use crate::agent;
 use crate::ctx;
 use crate::lookup::Kernel;
 use crate::maps::COVERAGE;
@@ -20,10 +19,6 @@ use crate::owner::{Owner, by_cgroup, owner};
 const SOCK_RAW: u32 = 3;
 /// `IPPROTO_MPTCP`.
 const IPPROTO_MPTCP: u32 = 262;
-
-/// The agent's own cgroup: its connections are not a workload's.
-#[unsafe(no_mangle)]
-static AGENT_CGROUP: Global<u64> = Global::new(0);
 
 /// A TCP connection is about to be opened, or is established.
 #[inline(always)]
@@ -50,7 +45,7 @@ pub(crate) fn connection(context: &SockOpsContext) {
 /// In the task that connects: who it is can be seen only here.
 #[inline(always)]
 fn opening(context: &SockOpsContext) {
-    if is_agent() {
+    if agent::is_current() {
         return;
     }
     let netns = ctx::ops_netns(context);
@@ -82,19 +77,12 @@ pub(crate) fn made(context: &SockContext) {
         (_, IPPROTO_MPTCP) => MPTCP,
         _ => return,
     };
-    if is_agent() {
+    if agent::is_current() {
         return;
     }
     if let Owner::Workload(_, source, _) = owner(ctx::made_netns(context)) {
         count(CoverKey { workload: source.workload, how, pad: 0 });
     }
-}
-
-#[inline(always)]
-fn is_agent() -> bool {
-    // SAFETY: a helper without arguments.
-    let own = unsafe { bpf_get_current_cgroup_id() };
-    own == AGENT_CGROUP.load()
 }
 
 #[inline(always)]

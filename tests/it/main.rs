@@ -23,6 +23,8 @@ mod outbound_tcp;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod resets;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod routes;

@@ -22,7 +22,8 @@ use crate::datapath::events::Events;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::observe::Coverage;
 use crate::datapath::summaries::Summaries;
-use crate::datapath::{Error, Options, accel, inbound, links, object};
+use crate::datapath::{Error, Options, accel, inbound, links, object, resets};
+use crate::failure::chain;
 use crate::sys::{bpffs, caps, cgroup};
 
 /// The loaded kernel side, for the one task that writes its maps. The maps by their names.
@@ -101,15 +102,13 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
     bpffs::ensure_mounted(&options.bpffs).map_err(|e| pin(&options.bpffs, e))?;
     fs::create_dir_all(&folder).map_err(|e| pin(&folder, e))?;
 
-    let mut loader = loader(&folder);
-    loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
-    // A helper that older kernels would refuse; without it nothing is accelerated, either.
-    let knows_mptcp = u8::from(caps::kernel_version().is_ok_and(|version| version >= (5, 19)));
-    loader.override_global("KNOWS_MPTCP", &knows_mptcp, true);
-    // Its connections are not a workload's.
-    let own = cgroup::own(&options.cgroup_root).and_then(|own| cgroup::id(&own)).unwrap_or(0);
-    loader.override_global("AGENT_CGROUP", &own, true);
-    let mut ebpf = loader.load(bytes).map_err(Box::new)?;
+    let mut ebpf = open(options, bytes, &folder, true)?;
+    if let Err(error) = resets::watch(&mut ebpf, &folder) {
+        tracing::warn!(
+            error = %chain(&error), "it is not said who has reset a direct connection"
+        );
+        ebpf = open(options, bytes, &folder, false)?;
+    }
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
 
     let reports = Reports {
@@ -138,6 +137,21 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
         },
         reports,
     ))
+}
+
+/// Reads the object, with its maps. `sees_resets`: resets that come are noted.
+fn open(options: &Options, bytes: &[u8], folder: &Path, sees_resets: bool) -> Result<Ebpf, Error> {
+    let mut loader = loader(folder);
+    loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
+    // A helper that older kernels would refuse; without it nothing is accelerated, either.
+    let knows_mptcp = u8::from(caps::kernel_version().is_ok_and(|version| version >= (5, 19)));
+    loader.override_global("KNOWS_MPTCP", &knows_mptcp, true);
+    // Its connections are not a workload's.
+    let own = cgroup::own(&options.cgroup_root).and_then(|own| cgroup::id(&own)).unwrap_or(0);
+    loader.override_global("AGENT_CGROUP", &own, true);
+    let sees_resets = u8::from(sees_resets);
+    loader.override_global("SEES_RESETS", &sees_resets, true);
+    Ok(loader.load(bytes).map_err(Box::new)?)
 }
 
 impl Loaded {

@@ -324,16 +324,6 @@ impl Telemetry {
         self.shared.dials_held.add(1);
     }
 
-    /// Opens the access log's file, which was renamed, by its name again. Returns once the one
-    /// before is not written to any more, and whether the log is a file.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be opened: the log goes on in the file that it has.
-    pub async fn reopen_access_log(&self) -> io::Result<bool> {
-        self.shared.access_log.reopen().await
-    }
-
     /// Where requests between `parties` are counted.
     pub fn requests(&self, parties: &Parties) -> RequestSeries {
         RequestSeries(self.shared.series.of(parties))

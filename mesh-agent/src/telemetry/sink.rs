@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::telemetry::Telemetry;
+
 /// How long the writer gathers lines after the first. Nobody reads a log faster; 100 wake-ups a
 /// second cost nothing that can be measured.
 const LINGER: Duration = Duration::from_millis(10);
@@ -175,6 +177,18 @@ impl AccessLog {
         queue.lock().closing = true;
         queue.wake.notify_one();
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Telemetry {
+    /// Opens the access log's file, which was renamed, by its name again. Returns once the one
+    /// before is not written to any more, and whether the log is a file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened: the log goes on in the file that it has.
+    pub async fn reopen_access_log(&self) -> io::Result<bool> {
+        self.shared.access_log.reopen().await
     }
 }
 
