@@ -11,6 +11,7 @@
 mod accel;
 mod agent;
 mod atomic;
+mod bind;
 mod connect;
 mod ctx;
 mod events;
@@ -76,6 +77,18 @@ fn mesh_observe(ctx: SockOpsContext) -> u32 {
 fn mesh_observe_made(ctx: SockContext) -> i32 {
     observe::made(&ctx);
     1
+}
+
+/// Runs when a socket of IPv4 has been given a port.
+#[cgroup_sock(post_bind4)]
+fn mesh_bind4(ctx: SockContext) -> i32 {
+    i32::from(bind::may(&ctx))
+}
+
+/// Runs when a socket of IPv6 has been given a port.
+#[cgroup_sock(post_bind6)]
+fn mesh_bind6(ctx: SockContext) -> i32 {
+    i32::from(bind::may(&ctx))
 }
 
 /// Runs when a connection arrives in the workload's namespace, before anything listens.

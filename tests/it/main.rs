@@ -31,6 +31,8 @@ mod routes;
 #[cfg(test)]
 mod security;
 #[cfg(test)]
+mod strays;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod transport;

@@ -74,8 +74,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let source = FileSource::new(settings.config().to_owned(), domains)
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
-    let (mut loaded, reports) = datapath::load::load(&settings.datapath(&cgroup_root))
-        .context("putting the kernel programs in place")?;
+    let datapath = settings.datapath(&cgroup_root);
+    cgroup::contains_own(&datapath.cgroup, &cgroup_root).context("choosing the cgroup")?;
+    let (mut loaded, reports) =
+        datapath::load::load(&datapath).context("putting the kernel programs in place")?;
     let workers = Workers::start(settings.threads()).context("starting data threads")?;
     // A large configuration takes seconds to be read, compiled and written to the kernel's maps.
     let config = Workers::start_one("config").context("starting the configuration's thread")?;

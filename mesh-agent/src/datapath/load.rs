@@ -24,7 +24,7 @@ use crate::datapath::observe::Coverage;
 use crate::datapath::summaries::Summaries;
 use crate::datapath::{Error, Options, accel, inbound, links, object, resets};
 use crate::failure::chain;
-use crate::sys::{bpffs, caps, cgroup};
+use crate::sys::{bpffs, caps, cgroup, socket};
 
 /// The loaded kernel side, for the one task that writes its maps. The maps by their names.
 #[derive(Debug)]
@@ -149,6 +149,8 @@ fn open(options: &Options, bytes: &[u8], folder: &Path, sees_resets: bool) -> Re
     // Its connections are not a workload's.
     let own = cgroup::own(&options.cgroup_root).and_then(|own| cgroup::id(&own)).unwrap_or(0);
     loader.override_global("AGENT_CGROUP", &own, true);
+    let node = socket::current_netns_cookie().unwrap_or(0);
+    loader.override_global("NODE_NETNS", &node, true);
     let sees_resets = u8::from(sees_resets);
     loader.override_global("SEES_RESETS", &sees_resets, true);
     Ok(loader.load(bytes).map_err(Box::new)?)

@@ -45,6 +45,8 @@ pub struct Finder {
     taken: HashMap<Arc<str>, Duration>,
     /// The units that there are, looked for once since then.
     units: Option<Units>,
+    /// Why the places of workloads could not be opened that were looked for last.
+    errors: HashMap<ResourceName, io::Error>,
 }
 
 /// The thread that looks.
@@ -104,11 +106,34 @@ impl Finder {
         cgroup_root: &Path,
         former: Option<Spot>,
     ) -> Option<Spot> {
+        self.errors.remove(name);
         match self.find(name, place, cgroup_root).await {
             Ok((spot, _)) => Some(spot),
             // Nobody knows. One that is slow is not gone: its workload is not let go for that.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => former,
-            Err(_) => None,
+            Err(error) => {
+                self.errors.insert(name.clone(), error);
+                None
+            }
+        }
+    }
+
+    /// Why the place of a workload could not be opened the last time.
+    pub fn error(&self, name: &ResourceName) -> Option<&io::Error> {
+        self.errors.get(name)
+    }
+
+    /// Forgets workloads that are not looked for any more.
+    pub fn retain(&mut self, is_wanted: impl Fn(&ResourceName) -> bool) {
+        self.errors.retain(|name, _| is_wanted(name));
+    }
+
+    /// The folder of a cgroup that was found since [`Self::begin`].
+    pub fn folder(&self, place: &Place, cgroup_root: &Path) -> Option<PathBuf> {
+        match place {
+            Place::Cgroup(path) => Some(place::folder(cgroup_root, path)),
+            Place::SystemdUnit(unit) => cgroup::named(self.units.as_ref()?, cgroup_root, unit).ok(),
+            Place::Netns(_) | Place::Unplaced => None,
         }
     }
 

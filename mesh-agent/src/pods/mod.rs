@@ -8,6 +8,7 @@ pub mod finder;
 pub mod listeners;
 pub mod place;
 pub mod run;
+pub mod unprotected;
 
 use std::time::Duration;
 

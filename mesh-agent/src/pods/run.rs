@@ -25,7 +25,7 @@ use crate::model::workload::{Place, Workload};
 use crate::pods::claims::{self, Claims, Conflicts};
 use crate::pods::finder::Finder;
 use crate::pods::place::{Spot, SpotId};
-use crate::pods::{Options, listeners};
+use crate::pods::{Options, listeners, unprotected};
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::sys::netns::Netns;
@@ -154,7 +154,7 @@ impl Pods {
         self.identities.retain(|id| used.contains(id));
         self.context.telemetry.retain(|name| mesh.workloads.contains_key(name));
         let n_short = self.applied.borrow().findings.len();
-        let n_conditions = mesh.conditions.len() + set.conflicts.len() + n_short;
+        let n_conditions = mesh.conditions.len() + self.findings.borrow().len() + n_short;
         self.context.telemetry.set_snapshot(mesh.revision, n_conditions);
     }
 
@@ -175,6 +175,7 @@ impl Pods {
             tokio::task::yield_now().await;
         }
         set.spots = spots;
+        set.finder.retain(|name| wanted.contains_key(name));
     }
 
     /// Takes those out of `wanted` whose places other workloads have, and reports them.
@@ -198,11 +199,12 @@ impl Pods {
         let finding = |(name, holder): (&ResourceName, _)| {
             wanted.get(name).map(|workload| claims::finding(workload, holder))
         };
-        let findings: Arc<[_]> = conflicts.iter().filter_map(finding).collect();
+        let unprotected = unprotected::all(&set.finder, &set.spots, wanted, &self.options);
+        unprotected::log_new(&unprotected, &self.findings.borrow());
+        let found: Arc<[_]> = conflicts.iter().filter_map(finding).chain(unprotected).collect();
         self.findings.send_if_modified(|current| {
-            let changed = *current != findings;
-            *current = findings;
-            changed
+            let before = std::mem::replace(current, found);
+            before != *current
         });
         wanted.retain(|name, _| !conflicts.contains_key(*name));
         set.conflicts = conflicts;
@@ -427,8 +429,7 @@ impl Pods {
 
 impl Located {
     fn enrolled(&self, name: &ResourceName) -> Enrolled {
-        let (source, netns) = (self.source, self.cookie);
-        Enrolled { name: name.clone(), source, netns, ready: false }
+        Enrolled { name: name.clone(), source: self.source, netns: self.cookie, ready: false }
     }
 }
 

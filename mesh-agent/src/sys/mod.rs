@@ -16,3 +16,4 @@ pub mod netns;
 pub mod readable;
 pub mod socket;
 pub mod stacks;
+pub mod strays;
