@@ -15,7 +15,7 @@ pub fn chain(error: &dyn StdError) -> String {
     text
 }
 
-/// One failed connection.
+/// One failed connection, or one that its client has reset ([`Kind::is_failure`]).
 ///
 /// `Display` prints this level only; walk [`StdError::source`] for the cause.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Failure {
 /// What went wrong. Every variant has its own code; there is no "other".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// The client has reset the connection after it was made: an end of its own, and no failure.
+    ClientReset,
     /// The TCP connection was refused, unreachable or could not be made.
     Connect,
     /// An authorization policy of the destination does not allow it.
@@ -133,6 +135,7 @@ impl Failure {
 impl Kind {
     /// Every kind, for documentation and tests.
     pub const ALL: &[Self] = &[
+        Self::ClientReset,
         Self::Connect,
         Self::Denied,
         Self::Egress,
@@ -152,9 +155,15 @@ impl Kind {
         Self::Unread,
     ];
 
+    /// Whether it is a failure at all, and not an end of the client's own.
+    pub const fn is_failure(self) -> bool {
+        !matches!(self, Self::ClientReset)
+    }
+
     /// The word used in the access log and the metrics.
     pub const fn code(self) -> &'static str {
         match self {
+            Self::ClientReset => "client_reset",
             Self::Connect => "connect",
             Self::Denied => "denied",
             Self::Egress => "egress",
@@ -181,7 +190,7 @@ impl Kind {
             Self::Connect => "UF",
             Self::Denied | Self::Egress | Self::Plaintext => "DENY",
             Self::Identity => "IDENTITY_ERROR",
-            Self::Internal | Self::Shutdown => "DC",
+            Self::ClientReset | Self::Internal | Self::Shutdown => "DC",
             Self::NoAgent => "LH",
             Self::NoEndpoint => "UH",
             Self::NoOrigin | Self::NoRoute => "NR",
@@ -201,7 +210,8 @@ impl Kind {
             Self::Identity => 401,
             Self::NoOrigin | Self::Protocol => 400,
             Self::Timeout => 504,
-            Self::Connect
+            Self::ClientReset
+            | Self::Connect
             | Self::Internal
             | Self::Limit
             | Self::NoAgent

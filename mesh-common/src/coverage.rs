@@ -1,5 +1,6 @@
 //! How connections of workloads went, as an observer sees them that has no part in redirecting: by
-//! their ends on the wire, and by the configuration. Pure, so that it is tested on the host.
+//! their ends on the wire, the configuration, and whether the kernel has authorized them. Pure, so that
+//! it is tested on the host.
 
 use crate::addr::{self, Addr};
 use crate::connect::{Caller, Maps};
@@ -21,7 +22,7 @@ abi! {
 
 /// To the agent's listener.
 pub const TO_AGENT: u32 = 1;
-/// Straight to a workload of this node.
+/// Straight to a workload of this node, authorized by the kernel.
 pub const TO_DIRECT: u32 = 2;
 /// Straight to a destination of the mesh that should have had the agent.
 pub const TO_BYPASS: u32 = 3;
@@ -29,7 +30,7 @@ pub const TO_BYPASS: u32 = 3;
 pub const TO_OUTSIDE: u32 = 4;
 /// From the agent, which connects from the workload's own address.
 pub const FROM_AGENT: u32 = 5;
-/// Straight from a workload of this node.
+/// Straight from a workload of this node, authorized by the kernel.
 pub const FROM_DIRECT: u32 = 6;
 /// Straight from anybody else.
 pub const FROM_OTHERS: u32 = 7;
@@ -59,10 +60,15 @@ pub const HOW: [(u32, &str, &str); 11] = [
     (EARLIER, "socket", "earlier"),
 ];
 
-/// How a connection goes that a workload opens to `to`, where it really goes. `None`: it stays within
-/// the workload.
+/// How a connection goes that a workload opens to `to`, where it really goes; `is_authorized`: by the
+/// kernel. `None`: it stays within the workload.
 #[inline(always)]
-pub fn outbound(caller: &Caller, to: Addr, port_be: u16, maps: &impl Maps) -> Option<u32> {
+pub fn outbound(
+    caller: &Caller,
+    (to, port_be): (Addr, u16),
+    is_authorized: bool,
+    maps: &impl Maps,
+) -> Option<u32> {
     if addr::is_listener_loopback(to) && port_be == OUTBOUND_PORT.to_be() {
         return Some(TO_AGENT);
     }
@@ -78,16 +84,18 @@ pub fn outbound(caller: &Caller, to: Addr, port_be: u16, maps: &impl Maps) -> Op
         return None;
     }
     // Only a workload of this node has an id there.
-    Some(if found.set == 0 && found.workload != 0 { TO_DIRECT } else { TO_BYPASS })
+    let is_neighbor = found.set == 0 && found.workload != 0;
+    Some(if is_neighbor && is_authorized { TO_DIRECT } else { TO_BYPASS })
 }
 
-/// Whose a connection is that has arrived in the namespace `netns`, and how it came. `None`: it is for
-/// the agent itself, or for nobody that the mesh knows.
+/// Whose a connection is that has arrived in the namespace `netns`, and how it came; `is_authorized`: by
+/// the kernel. `None`: it is for the agent itself, or for nobody that the mesh knows.
 #[inline(always)]
 pub fn inbound(
     netns: u64,
     local: (Addr, u16),
     remote: Addr,
+    is_authorized: bool,
     maps: &impl Maps,
 ) -> Option<(u64, u32)> {
     let (own, port_be) = local;
@@ -104,7 +112,7 @@ pub fn inbound(
         return Some((workload, FROM_AGENT));
     }
     let how = match maps.destination(&DestinationKey::any_tcp_port(remote)) {
-        Some(found) if found.workload != 0 => FROM_DIRECT,
+        Some(found) if found.workload != 0 && is_authorized => FROM_DIRECT,
         _ => FROM_OTHERS,
     };
     Some((workload, how))

@@ -37,7 +37,7 @@ abi! {
         pub received: u64,
         /// From opening to the end, in nanoseconds.
         pub lasted_ns: u64,
-        /// [`ACCELERATED`] or nothing.
+        /// [`ACCELERATED`] and one of [`RESET_BY_CLIENT`] and [`RESET_BY_SERVER`], or nothing.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad_end: u32,
@@ -64,3 +64,7 @@ pub const OUTSIDE: u32 = 8;
 
 /// `Event::flags`: bytes took the shorter way.
 pub const ACCELERATED: u32 = 1;
+/// `Event::flags`: the client has ended an established connection with a reset.
+pub const RESET_BY_CLIENT: u32 = 2;
+/// `Event::flags`: the server has.
+pub const RESET_BY_SERVER: u32 = 4;

@@ -1,6 +1,10 @@
 //! How much a TCP connection has carried, by what the kernel counts of it. Pure.
 
+use crate::event::{RESET_BY_CLIENT, RESET_BY_SERVER};
+
 /// TCP's states as the kernel numbers them (`include/net/tcp_states.h`).
+pub const ESTABLISHED: u32 = 1;
+/// A SYN was sent and is not answered.
 pub const SYN_SENT: u32 = 2;
 /// A FIN was sent and is not acknowledged.
 pub const FIN_WAIT1: u32 = 4;
@@ -58,9 +62,40 @@ pub const fn errno(retransmitted: u32) -> u32 {
     if retransmitted == 0 { REFUSED } else { TIMED_OUT }
 }
 
+/// Who has reset a connection, as flags of its event, when its opening end goes from the state `old` to
+/// [`CLOSE`]. `was_reset`: a reset has come.
+///
+/// An end in order sends a FIN first. Who closes a socket with bytes that nobody has read, or with
+/// `SO_LINGER` of 0, goes to the end at once (`tcp_close()`).
+#[inline(always)]
+pub const fn reset(old: u32, was_reset: bool) -> u32 {
+    if old == SYN_SENT {
+        0
+    } else if was_reset {
+        RESET_BY_SERVER
+    } else if old == ESTABLISHED || old == CLOSE_WAIT {
+        RESET_BY_CLIENT
+    } else {
+        0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_goes_without_a_fin_has_reset() {
+        for old in [ESTABLISHED, CLOSE_WAIT] {
+            assert_eq!(reset(old, false), RESET_BY_CLIENT);
+            assert_eq!(reset(old, true), RESET_BY_SERVER);
+        }
+        for old in [FIN_WAIT1, FIN_WAIT2, CLOSING, LAST_ACK] {
+            assert_eq!(reset(old, false), 0);
+            assert_eq!(reset(old, true), RESET_BY_SERVER);
+        }
+        assert_eq!(reset(SYN_SENT, true), 0, "it was refused");
+    }
 
     /// A connection that has sent 10 bytes and received 20, with the SYN and the FINs that count.
     #[track_caller]

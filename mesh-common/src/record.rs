@@ -32,7 +32,7 @@ abi! {
         pub opened: u64,
         /// [`flow::payload`](crate::flow::payload) needs it.
         pub received_at_fin_wait2: u64,
-        /// [`CAN_ACCELERATE`] or nothing.
+        /// [`CAN_ACCELERATE`], [`WAS_RESET`], both or nothing.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u32,
@@ -90,6 +90,8 @@ pub const PASSED: u32 = 7;
 
 /// `Record::flags`: both ends want acceleration.
 pub const CAN_ACCELERATE: u32 = 1;
+/// `Record::flags`: the other end has reset the connection.
+pub const WAS_RESET: u32 = 2;
 
 impl Record {
     /// A record of which only the role is known.

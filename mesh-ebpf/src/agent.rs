@@ -2,11 +2,36 @@
 
 use core::ptr::addr_of;
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release};
+use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release,
+};
 use mesh_common::HEARTBEAT_LIMIT_NS;
 use mesh_common::maps::{ListenerKey, ODD, OUTBOUND};
 
 use crate::maps::{HEARTBEAT, LISTENERS};
+
+/// The agent's own cgroup.
+#[unsafe(no_mangle)]
+static AGENT_CGROUP: Global<u64> = Global::new(0);
+
+/// 1: a program notes which sockets were reset by their other ends.
+#[unsafe(no_mangle)]
+static SEES_RESETS: Global<u8> = Global::new(0);
+
+/// Whether the current task is one of the agent's cgroup.
+#[inline(always)]
+pub(crate) fn is_current() -> bool {
+    // SAFETY: a helper without arguments.
+    let own = unsafe { bpf_get_current_cgroup_id() };
+    own == AGENT_CGROUP.load()
+}
+
+/// Whether it is noted which sockets were reset by their other ends.
+#[inline(always)]
+pub(crate) fn sees_resets() -> bool {
+    SEES_RESETS.load() != 0
+}
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 #[inline(always)]

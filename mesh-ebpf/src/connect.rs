@@ -13,7 +13,7 @@ use mesh_common::{OUTBOUND_PORT, event, stats};
 
 use crate::lookup::Kernel;
 use crate::maps::{PROBES, count};
-use crate::owner::{Owner, owner};
+use crate::owner::{Owner, owner, stray};
 use crate::{agent, ctx, events};
 
 /// The hook's return value that lets the `connect()` go on.
@@ -79,8 +79,15 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
     }
     let netns = ctx::netns(context);
     // Most sockets of a node end here: one look-up for traffic that is not the mesh's.
+    let mut is_stray = false;
     let (key, source, shares) = match owner(netns) {
-        Owner::Nobody => return pass(context, remembered),
+        Owner::Nobody => match stray() {
+            Some((key, source)) => {
+                is_stray = true;
+                (key, source, false)
+            }
+            None => return pass(context, remembered),
+        },
         Owner::Node => return probe(context, remembered, asked),
         Owner::Workload(key, source, shares) => (key, source, shares),
     };
@@ -119,6 +126,8 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
             let _zero = unsafe { bpf_set_retval(REFUSED) };
             return Outcome::Deny;
         }
+        // The kernel authorizes it for the unit's own namespace.
+        Action::Itself | Action::Direct if is_stray => record::REDIRECTED,
         Action::Itself => record::ITSELF,
         Action::Direct => record::DIRECT,
         Action::Proxy => record::REDIRECTED,

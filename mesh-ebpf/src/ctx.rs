@@ -1,5 +1,6 @@
 //! The only file that reads and writes raw context memory.
 
+use core::ffi::c_void;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::EbpfContext as _;
@@ -240,6 +241,18 @@ pub(crate) fn ops_remember(ctx: &SockOpsContext, record: &mut Record) -> bool {
         )
     };
     !kept.is_null()
+}
+
+/// What is remembered of a socket that a tracepoint is about.
+#[inline(always)]
+pub(crate) fn traced_record(sk: *mut c_void) -> Option<&'static mut Record> {
+    // SAFETY: the verifier knows the socket; without the flag the helper only looks up.
+    let found = unsafe {
+        bpf_sk_storage_get(addr_of!(SOCKETS).cast_mut().cast(), sk, core::ptr::null_mut(), 0)
+    };
+    let found: *mut Record = found.cast();
+    // SAFETY: null, or the storage of the socket.
+    unsafe { found.as_mut() }
 }
 
 /// What kind of socket is made (`SOCK_…`), and of which protocol (`IPPROTO_…`).

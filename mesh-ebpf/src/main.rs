@@ -11,6 +11,7 @@
 mod accel;
 mod agent;
 mod atomic;
+mod bind;
 mod connect;
 mod ctx;
 mod events;
@@ -79,6 +80,18 @@ fn mesh_observe_made(ctx: SockContext) -> i32 {
     1
 }
 
+/// Runs when a socket of IPv4 has been given a port.
+#[cgroup_sock(post_bind4)]
+fn mesh_bind4(ctx: SockContext) -> i32 {
+    i32::from(bind::may(&ctx))
+}
+
+/// Runs when a socket of IPv6 has been given a port.
+#[cgroup_sock(post_bind6)]
+fn mesh_bind6(ctx: SockContext) -> i32 {
+    i32::from(bind::may(&ctx))
+}
+
 /// Runs when a connection arrives in the workload's namespace, before anything listens.
 #[sk_lookup]
 fn mesh_inbound(ctx: SkLookupContext) -> u32 {
@@ -95,6 +108,13 @@ fn mesh_skmsg(ctx: SkMsgContext) -> u32 {
 #[btf_tracepoint(function = "sock_recv_length")]
 fn mesh_recv(ctx: BtfTracePointContext) -> i32 {
     accel::received(&ctx);
+    0
+}
+
+/// Runs when a socket of this machine is reset by its other end.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn mesh_reset(ctx: BtfTracePointContext) -> i32 {
+    sockops::was_reset(&ctx);
     0
 }
 

@@ -1,29 +1,24 @@
-//! The observer: counts how connections of workloads go. It redirects nothing, and looks at nothing
-//! that the redirecting programs have noted of a socket.
+//! The observer: counts how connections of workloads go. It redirects nothing. Of what is noted of a
+//! socket it looks only at whether it is the agent's own, and at whether the kernel has authorized it.
 
-use aya_ebpf::Global;
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
-use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::programs::{SockContext, SockOpsContext};
 use mesh_common::connect::Caller;
 use mesh_common::coverage::{CoverKey, MPTCP, RAW, TO_ELSEWHERE, inbound, outbound};
+use mesh_common::record::{AGENT, DIRECT, FlowKey};
 
 use crate::ctx;
 use crate::lookup::Kernel;
-use crate::maps::COVERAGE;
+use crate::maps::{COVERAGE, FLOWS};
 use crate::owner::{Owner, by_cgroup, owner};
 
 /// `SOCK_RAW`.
 const SOCK_RAW: u32 = 3;
 /// `IPPROTO_MPTCP`.
 const IPPROTO_MPTCP: u32 = 262;
-
-/// The agent's own cgroup: its connections are not a workload's.
-#[unsafe(no_mangle)]
-static AGENT_CGROUP: Global<u64> = Global::new(0);
 
 /// A TCP connection is about to be opened, or is established.
 #[inline(always)]
@@ -39,7 +34,11 @@ pub(crate) fn connection(context: &SockOpsContext) {
             let (local, remote) = (ctx::local(context), ctx::remote(context));
             let netns = ctx::ops_netns(context);
             let to = (local.addr, local.port_be);
-            if let Some((workload, how)) = inbound(netns, to, remote.addr, &Kernel) {
+            let key = FlowKey::new(netns, (remote.addr, remote.port_be), to);
+            // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
+            let known = unsafe { FLOWS.get(key) };
+            let is_authorized = known.is_some_and(|record| record.role == DIRECT);
+            if let Some((workload, how)) = inbound(netns, to, remote.addr, is_authorized, &Kernel) {
                 count(CoverKey { workload, how, pad: 0 });
             }
         }
@@ -50,7 +49,9 @@ pub(crate) fn connection(context: &SockOpsContext) {
 /// In the task that connects: who it is can be seen only here.
 #[inline(always)]
 fn opening(context: &SockOpsContext) {
-    if is_agent() {
+    let role = ctx::ops_record(context).map_or(0, |record| record.role);
+    // Its connections are not a workload's, though they leave from a workload's namespace.
+    if role == AGENT {
         return;
     }
     let netns = ctx::ops_netns(context);
@@ -58,7 +59,8 @@ fn opening(context: &SockOpsContext) {
         Owner::Workload(_, source, shares) => {
             let remote = ctx::remote(context);
             let caller = Caller { netns, source, shares };
-            (source, outbound(&caller, remote.addr, remote.port_be, &Kernel))
+            let to = (remote.addr, remote.port_be);
+            (source, outbound(&caller, to, role == DIRECT, &Kernel))
         }
         Owner::Node => return,
         // A unit's process that has gone to another namespace.
@@ -82,19 +84,9 @@ pub(crate) fn made(context: &SockContext) {
         (_, IPPROTO_MPTCP) => MPTCP,
         _ => return,
     };
-    if is_agent() {
-        return;
-    }
     if let Owner::Workload(_, source, _) = owner(ctx::made_netns(context)) {
         count(CoverKey { workload: source.workload, how, pad: 0 });
     }
-}
-
-#[inline(always)]
-fn is_agent() -> bool {
-    // SAFETY: a helper without arguments.
-    let own = unsafe { bpf_get_current_cgroup_id() };
-    own == AGENT_CGROUP.load()
 }
 
 #[inline(always)]

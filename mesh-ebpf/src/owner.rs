@@ -1,7 +1,10 @@
 //! Whose socket is it? By its network namespace, or by the cgroup of the task that connects.
 
+use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id};
-use mesh_common::source::{BY_CGROUP, ENROLLED, MAX_CGROUP_LEVEL, NODE, Source, SourceKey};
+use mesh_common::source::{
+    BY_CGROUP, ENROLLED, MAX_CGROUP_LEVEL, NODE, Source, SourceKey, WAITING,
+};
 
 use crate::maps::SOURCES;
 
@@ -13,6 +16,23 @@ pub(crate) enum Owner {
     Node,
     /// A workload's. The second: its namespace is the node's.
     Workload(SourceKey, Source, bool),
+}
+
+/// The cookie of the agent's own namespace, which is the node's.
+#[unsafe(no_mangle)]
+static NODE_NETNS: Global<u64> = Global::new(0);
+
+/// The unit whose process is in a namespace of nobody, where the agent cannot serve it. Asked only where
+/// there are units at all.
+#[inline(always)]
+pub(crate) fn stray() -> Option<(SourceKey, Source)> {
+    let node = get(SourceKey::netns(NODE_NETNS.load()))?;
+    if node.flags & BY_CGROUP == 0 {
+        return None;
+    }
+    let (key, mut source) = by_cgroup()?;
+    source.flags |= WAITING;
+    Some((key, source))
 }
 
 /// Whose socket it is, of one in the namespace `netns`.

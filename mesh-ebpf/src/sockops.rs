@@ -1,17 +1,20 @@
 //! `sock_ops`: hands what the kernel knows of a connection's opening end to its accepting end, and
 //! reports what becomes of direct connections.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
-use aya_ebpf::programs::SockOpsContext;
+use aya_ebpf::programs::{BtfTracePointContext, SockOpsContext};
 use mesh_common::OUTBOUND_PORT;
 use mesh_common::addr::is_listener_loopback;
-use mesh_common::event::ACCELERATED;
+use mesh_common::event::{ACCELERATED, RESET_BY_CLIENT};
 use mesh_common::flow::{self, Bytes};
 use mesh_common::record::{
-    ACCEPTED, AGENT, CAN_ACCELERATE, ConnKey, DIRECT, FlowKey, ITSELF, PROBE, REDIRECTED,
+    ACCEPTED, AGENT, CAN_ACCELERATE, ConnKey, DIRECT, FlowKey, ITSELF, PROBE, REDIRECTED, Record,
+    WAS_RESET,
 };
 
 use crate::ctx::{self, End};
@@ -133,9 +136,31 @@ fn changed(context: &SockOpsContext) {
         sent: sent.wrapping_add(shorter.0),
         received: received.wrapping_add(shorter.1),
         lasted_ns,
-        flags: if shorter == (0, 0) { 0 } else { ACCELERATED },
+        flags: if shorter == (0, 0) { 0 } else { ACCELERATED } | reset(record, old),
     };
     events::closed(context, record, &ending);
+}
+
+/// Who has reset the connection, if that can be seen.
+#[inline(always)]
+fn reset(record: &Record, old: u32) -> u32 {
+    if !agent::sees_resets() {
+        return 0;
+    }
+    let who = flow::reset(old, record.flags & WAS_RESET != 0);
+    // The agent ends what changed policies forbid.
+    if who == RESET_BY_CLIENT && agent::is_current() { 0 } else { who }
+}
+
+/// `tcp_receive_reset`: some socket's other end has reset its connection. The state changes next.
+#[inline(always)]
+pub(crate) fn was_reset(context: &BtfTracePointContext) {
+    let sk: *mut c_void = context.arg(0);
+    if let Some(record) = ctx::traced_record(sk)
+        && record.role == DIRECT
+    {
+        record.flags |= WAS_RESET;
+    }
 }
 
 #[inline(always)]

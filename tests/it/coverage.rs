@@ -109,6 +109,38 @@ fn what_goes_past_the_mesh_is_seen() {
     assert_eq!(Client::to(service(0)).echo("x").run(world.client()).unwrap().totals.failed, 0);
 }
 
+/// A process of a workload's namespace that no hook redirects, to a neighbor.
+#[test]
+fn a_neighbor_that_the_kernel_has_not_let_in_is_no_direct_one() {
+    let world = World::start(2).unwrap();
+    let _servers = world.serve().unwrap();
+    let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
+    let beside = world.on.lab.cgroup().join("beside");
+    std::fs::create_dir(&beside).unwrap();
+    let seen = Client::to(v2.at(8080)).echo("x").run_in(v1.netns(), &beside).unwrap().totals;
+    std::fs::remove_dir(&beside).unwrap();
+    assert_eq!(seen.failed, 0, "{:?}", seen.errors);
+    connect(v1, v2.at(8080), 2);
+    let from = covered(&world.b, "demo/v1", |it| it["outbound"]["bypassed"] == 1);
+    assert_eq!(from["outbound"]["direct"], 2);
+    let to = covered(&world.b, "demo/v2", |it| it["inbound"]["direct"] == 2);
+    assert_eq!(to["outbound"]["bypassed"], 0);
+}
+
+/// Where all was started from one session, workloads share the agent's cgroup.
+#[test]
+fn what_runs_beside_the_agent_is_counted() {
+    let world = World::start(1).unwrap();
+    let _servers = world.serve().unwrap();
+    let beside = world.on.a.cgroup().join("agent");
+    let client = Client::to(world.v1().at(8080)).echo("x").times(3, 1);
+    let seen = client.run_in(world.client().netns(), &beside).unwrap().totals;
+    assert_eq!((seen.connections, seen.failed), (3, 0), "{:?}", seen.errors);
+    // The agent's own, which leave from the same namespace, are not among them.
+    let client = covered(&world.a, "demo/client", |it| it["outbound"]["agent"] == 3);
+    assert_eq!(client["outbound"]["bypassed"], 0, "{client}");
+}
+
 #[test]
 fn connections_from_before_the_enrolment_are_counted_and_stay() {
     let on = Machines::new(2).unwrap();

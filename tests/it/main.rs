@@ -17,17 +17,23 @@ mod lab;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod outbound_tcp;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod resets;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod security;
+#[cfg(test)]
+mod strays;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]

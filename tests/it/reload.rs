@@ -9,6 +9,7 @@ use mesh_tests::mesh::{Mesh, Route, Service, Workload};
 use mesh_tests::pair::{ECHO, PORT, Pair, hello, spiffe};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
+use nix::sys::signal::Signal;
 
 /// Another address for a service.
 const OTHER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 20)), 80);
@@ -186,4 +187,42 @@ fn a_virtual_address_moves() {
     let gone = ask(&pair.client, ECHO).unwrap_err();
     assert!(gone.starts_with("connect "), "{gone}");
     assert_eq!(held.mark().unwrap().failed, 0, "what is open goes on");
+}
+
+/// As logrotate does: rename, signal, and pack the old file at once.
+#[test]
+fn the_access_log_is_rotated_under_load_and_no_line_is_lost() {
+    let pair = Pair::new().unwrap();
+    let (mut a, _b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let traffic = hello().times(1, 2).arg("--rate").arg("200").traffic(&pair.client).unwrap();
+    let folder = pair.lab.state().join(pair.a.name());
+    let path = folder.join("access.log");
+    let mut rotated = vec![];
+    for n in 1..=5 {
+        let has_lines = || std::fs::metadata(&path).is_ok_and(|it| it.len() > 0).then_some(());
+        eventually("lines in the new file", DEADLINE, has_lines).unwrap();
+        let old = folder.join(format!("access.log.{n}"));
+        std::fs::rename(&path, &old).unwrap();
+        a.signal(Signal::SIGHUP).unwrap();
+        eventually("the agent to say that it has reloaded", DEADLINE, || {
+            (a.log().matches("access_log_reopened=true").count() == n).then_some(())
+        })
+        .unwrap();
+        let text = std::fs::read_to_string(&old).unwrap();
+        assert!(text.ends_with('\n'), "a part of a line");
+        rotated.push((old, text));
+    }
+    let totals = traffic.stop().unwrap();
+    assert_eq!(totals.failed, 0, "{:?}", totals.errors);
+    eventually("every line", DEADLINE, || {
+        let old: usize = rotated.iter().map(|(_path, text)| text.lines().count()).sum();
+        let all = old + a.access_log().ok()?.len();
+        (u64::try_from(all).ok()? == totals.connections).then_some(())
+    })
+    .unwrap();
+    for (old, text) in rotated {
+        assert_eq!(std::fs::read_to_string(&old).unwrap(), text, "written to after the reload");
+    }
+    assert_eq!(a.terminate().unwrap().code(), Some(0));
 }

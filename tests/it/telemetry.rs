@@ -7,6 +7,7 @@ use mesh_tests::apps::{Client, Server, transfer};
 use mesh_tests::expect::eventually;
 use mesh_tests::pair::{ECHO, PORT, Pair, hello, spiffe};
 use mesh_tests::process::DEADLINE;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// What the client of the transfer sends, in bytes.
@@ -154,4 +155,36 @@ fn an_agent_tells_whether_it_lives_and_is_ready() {
     }
     assert_eq!(agent.get("/stats/prometheus").unwrap().0, 200);
     agent.terminate().unwrap();
+}
+
+/// A peer's agent that is there and does nothing: the log says who and what is concerned.
+#[track_caller]
+fn check_silence(transport: &str) {
+    let pair = Pair::new().unwrap();
+    let args = ["--transport", transport];
+    let (a, mut b) = (pair.agent(&pair.a, &args).unwrap(), pair.agent(&pair.b, &args).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let (_held, opened) = hello().hold(&pair.client).unwrap();
+    assert_eq!(opened.failed, 0);
+    b.signal(Signal::SIGSTOP).unwrap();
+    let said = eventually("the line of the log", DEADLINE, || {
+        let log = a.log();
+        log.lines().find(|line| line.contains("a peer's agent does not answer")).map(str::to_owned)
+    })
+    .unwrap();
+    b.signal(Signal::SIGCONT).unwrap();
+    let (client, echo, peer) = (spiffe("client"), spiffe("echo"), pair.echo.at(15008));
+    for word in [&*client, &echo, &peer.to_string(), "silent_ms=", "opens another"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_named_by_the_native_transport() {
+    check_silence("native");
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_named_by_hbone() {
+    check_silence("hbone");
 }

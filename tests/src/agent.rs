@@ -64,7 +64,20 @@ impl Agent {
     ///
     /// As [`Self::start`].
     pub fn start_within(node: &Node, options: &Options<'_>, files: u64) -> Result<Self> {
-        Self::spawn_within(node, options, Some(files))?.started()
+        Self::spawn_within(node, options, Some(files), &[])?.started()
+    }
+
+    /// Starts it with variables in its environment, and does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::spawn`].
+    pub fn spawn_with(
+        node: &Node,
+        options: &Options<'_>,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
+        Self::spawn_within(node, options, None, variables)
     }
 
     fn started(self) -> Result<Self> {
@@ -90,10 +103,15 @@ impl Agent {
     ///
     /// It is not built or cannot be started.
     pub fn spawn(node: &Node, options: &Options<'_>) -> Result<Self> {
-        Self::spawn_within(node, options, None)
+        Self::spawn_within(node, options, None, &[])
     }
 
-    fn spawn_within(node: &Node, options: &Options<'_>, files: Option<u64>) -> Result<Self> {
+    fn spawn_within(
+        node: &Node,
+        options: &Options<'_>,
+        files: Option<u64>,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let folder = node.lab().state().join(node.name());
         fs::create_dir_all(&folder).context("cannot make the agent's folder")?;
         let log = File::options().create(true).append(true).open(folder.join("agent.log"));
@@ -110,6 +128,7 @@ impl Agent {
         command.arg("--admin").arg(admin().to_string());
         command.arg("--admin-socket").arg(folder.join(ADMIN_SOCKET));
         command.args(options.args);
+        command.envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = Killed(command.spawn().context("cannot start the agent")?);
         Ok(Self { child, node: node.clone(), folder, config: options.config.to_owned() })

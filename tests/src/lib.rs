@@ -19,6 +19,7 @@ pub mod report;
 pub mod process;
 pub mod usage;
 pub mod script;
+pub mod tracer;
 pub mod apps;
 pub mod http;
 

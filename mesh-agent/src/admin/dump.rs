@@ -22,6 +22,8 @@ pub(super) struct Readiness {
     pub(super) ready: bool,
     /// What is missing.
     pub(super) missing: Vec<String>,
+    /// Workloads that are not protected, or not as a whole: the others are.
+    pub(super) unprotected: Vec<String>,
 }
 
 /// One element of `/conditions`.

@@ -257,7 +257,12 @@ pub(super) fn respond(
             let missing = state.ready.pending();
             let ready = missing.is_empty();
             let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            json(status, &dump::Readiness { ready, missing })
+            let found = (state.findings)().into_iter();
+            let found = found.filter(|finding| finding.reason.is_unprotected());
+            let unprotected =
+                found.map(|finding| format!("{}: {}", finding.subject, finding.reason.as_str()));
+            let unprotected = unprotected.collect();
+            json(status, &dump::Readiness { ready, missing, unprotected })
         }
         _ => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
     }

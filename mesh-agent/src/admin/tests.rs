@@ -216,11 +216,14 @@ async fn readiness_says_what_is_missing() {
     for path in ["/readyz", "/healthz/ready"] {
         let (status, _, body) = ask(address, &format!("GET {path}")).await;
         let body: Value = serde_json::from_str(&body).unwrap();
-        let expect = json!({"ready": false, "missing": ["first snapshot"]});
+        let expect = json!({"ready": false, "missing": ["first snapshot"], "unprotected": []});
         assert_eq!((status, body), (503, expect));
     }
     gate.pass();
-    assert_eq!(ask_json(address, "/readyz").await, json!({"ready": true, "missing": []}));
+    assert_eq!(
+        ask_json(address, "/readyz").await,
+        json!({"ready": true, "missing": [], "unprotected": []})
+    );
     assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
 }
 

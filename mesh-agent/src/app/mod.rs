@@ -6,6 +6,8 @@ mod files;
 mod handover;
 mod logs;
 mod memory;
+mod notify;
+mod reload;
 mod shutdown;
 mod stopping;
 mod watchdog;
@@ -35,7 +37,7 @@ use crate::proxy::Context;
 use crate::proxy::inbound::admission::budget::Node;
 use crate::proxy::realm::Locals;
 use crate::settings::{Settings, VERSION, defaults};
-use crate::source::file::FileSource;
+use crate::source::file::{self, FileSource};
 use crate::store::{self, Reader};
 use crate::sys::memory::available as available_memory;
 use crate::sys::{cgroup, confine, socket};
@@ -73,6 +75,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let files = files::raise_limit().context("reading the limit of open files")?;
     let mut stop = shutdown::Signals::new().context("listening for signals")?;
+    let hangup = reload::Hangup::new().context("listening for SIGHUP")?;
     // From here on, one that runs changes nothing in the kernel, and serves.
     let predecessor = handover::find(settings).await?;
     let lock = handover::lock(settings).await?;
@@ -86,8 +89,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let source = FileSource::new(settings.config().to_owned(), domains)
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
-    let (mut loaded, reports) = datapath::load::load(&settings.datapath(&cgroup_root))
-        .context("putting the kernel programs in place")?;
+    let datapath = settings.datapath(&cgroup_root);
+    cgroup::contains_own(&datapath.cgroup, &cgroup_root).context("choosing the cgroup")?;
+    let (mut loaded, reports) =
+        datapath::load::load(&datapath).context("putting the kernel programs in place")?;
     let workers = Workers::start(settings.threads()).context("starting data threads")?;
     // A large configuration takes seconds to be read, compiled and written to the kernel's maps.
     let config = Workers::start_one("config").context("starting the configuration's thread")?;
@@ -120,8 +125,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
 
     let (updates, updated) = mpsc::channel(defaults::UPDATE_QUEUE);
+    let (again, asked) = file::channel();
     let (enrolled_tx, enrolled) = watch::channel(None);
-    control.spawn_on(config.runtimes().next(), source.run(updates, control.clone()));
+    control.spawn_on(config.runtimes().next(), source.run(updates, asked, control.clone()));
     control.spawn_on(config.runtimes().next(), store::run(publisher, updated));
     let (namespaces_tx, namespaces) = watch::channel(Arc::default());
     let own = socket::current_netns_cookie().context("reading the namespace's cookie")?;
@@ -129,8 +135,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let observed = Arc::clone(&kernel);
     let turns = count_turns(&workers, &config, &control);
     let limit = settings.watchdog_timeout();
-    let watchdog = watchdog::start(Arc::clone(&kernel), turns.clone(), &ready, limit)
-        .context("starting the watchdog")?;
+    let pulse = notify::Pulse::new();
+    let watchdog =
+        watchdog::start((Arc::clone(&kernel), pulse.clone()), turns.clone(), &ready, limit)
+            .context("starting the watchdog")?;
     telemetry.register_source(Source::Threads(Box::new(move || turns.stalled())));
     let earlier = loaded.earlier();
     let (findings_tx, findings) = watch::channel(Arc::default());
@@ -190,6 +198,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         let node = settings.node().to_owned();
         move || coverage::shown(&observed, &mesh.load(), &telemetry, &node)
     };
+    let applied_now = applied.clone();
     let watched = Watched { coverage: Arc::new(covered), applied: applied.clone(), findings };
     let state = admin_state(&mesh, &identities, &telemetry, &ready, watched);
     let asked = control.child("admin");
@@ -200,6 +209,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         }
         asked.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), asked.clone()))));
     }
+    let notifier = notify_manager(settings.node(), pulse, &ready, &telemetry, applied_now)?;
+    let reloads = (again, notifier.reloads());
+    control.spawn(hangup.run(telemetry.clone(), reloads, control.clone()));
     confine::forbid_system_calls().context("giving up system calls")?;
     tracing::info!(
         node = settings.node(),
@@ -235,6 +247,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
     let end = stopping::reason(&mut stop, &mut replaced).await;
     staying.close();
+    notifier.stops();
     let open_connections = telemetry.open_connections();
     match end {
         End::Signal(signal) => tracing::info!(signal, open_connections, "stopping"),
@@ -260,7 +273,25 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     drop((workers, config));
     tracing::info!(tasks_cut = cut, "stopped");
     telemetry.close().await;
+    drop(notifier);
     Ok(())
+}
+
+/// Reports to the service manager, if there is one.
+fn notify_manager(
+    node: &str,
+    pulse: notify::Pulse,
+    ready: &Ready,
+    telemetry: &Telemetry,
+    applied: watch::Receiver<Applied>,
+) -> anyhow::Result<notify::Notifier> {
+    let (ready, telemetry) = (ready.clone(), telemetry.clone());
+    let look = move || notify::Now {
+        missing: ready.pending(),
+        n_workloads: applied.borrow().enrolled.iter().filter(|workload| workload.ready).count(),
+        n_connections: telemetry.open_connections(),
+    };
+    notify::start(node, pulse, look).context("starting the reports to the service manager")
 }
 
 /// Has every thread count its turns until `control` drains: this one, the data threads, and the

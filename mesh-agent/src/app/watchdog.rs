@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use crate::app::notify::Pulse;
 use crate::datapath::Kernel;
 use crate::sys::stacks;
 use crate::task::clock;
@@ -56,6 +57,7 @@ enum Event {
 /// The thread that watches.
 struct Watch {
     kernel: Arc<Kernel>,
+    pulse: Pulse,
     turns: Turns,
     gates: Vec<Option<Gate>>,
     /// A vital thread that polls no task for so long hangs. `None`: the process goes on.
@@ -65,13 +67,13 @@ struct Watch {
     beats: Arc<AtomicBool>,
 }
 
-/// Starts to watch `turns`.
+/// Starts to watch `turns`. The kernel and the pulse are told while no vital thread is stuck.
 ///
 /// # Errors
 ///
 /// A thread cannot be started.
 pub(super) fn start(
-    kernel: Arc<Kernel>,
+    (kernel, pulse): (Arc<Kernel>, Pulse),
     turns: Turns,
     ready: &Ready,
     limit: Option<Duration>,
@@ -92,7 +94,7 @@ pub(super) fn start(
     drop(logging.spawn(move || report(&events, &told, limit))?);
     let beats = Arc::new(AtomicBool::new(true));
     let (over, beating) = (Arc::clone(&is_over), Arc::clone(&beats));
-    let watch = Watch { kernel, turns, gates, limit, log, is_over: over, beats: beating };
+    let watch = Watch { kernel, pulse, turns, gates, limit, log, is_over: over, beats: beating };
     let watching = thread::Builder::new().name("watchdog".to_owned()).stack_size(STACK_BYTES);
     let thread = watching.spawn(move || watch.run())?;
     Ok(Watchdog { is_over, beats, thread: Some(thread) })
@@ -146,6 +148,9 @@ impl Watch {
                 }
             }
             last = now;
+            if !is_stuck {
+                self.pulse.beat(now);
+            }
             if !is_stuck && self.beats.load(Ordering::Relaxed) {
                 let beaten = self.kernel.beat(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
                 let was_refused = std::mem::replace(&mut is_refused, beaten.is_err());

@@ -1,5 +1,6 @@
 //! `check`: is this machine fit, and is the configuration right? Changes nothing.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
@@ -8,10 +9,11 @@ use crate::cli::check_report::{Finding, Outcome, Report};
 use crate::datapath::object;
 use crate::failure::chain;
 use crate::identity::authority;
+use crate::model::condition;
 use crate::model::snapshot::Snapshot;
 use crate::model::trust_domain::TrustDomains;
-use crate::model::workload::Place;
-use crate::pods::place;
+use crate::model::workload::{Place, Workload};
+use crate::pods::{place, unprotected};
 use crate::settings::defaults;
 use crate::source::file::FileSource;
 use crate::store::build;
@@ -115,6 +117,7 @@ fn cgroups(chosen: Option<&Path>) -> Result<String, String> {
         let (folder, root) = (folder.display(), root.display());
         return Err(format!("{folder} is not below {root}, where cgroup v2 is mounted"));
     }
+    cgroup::contains_own(folder, &root).map_err(|error| error.to_string())?;
     Ok(folder.display().to_string())
 }
 
@@ -127,13 +130,46 @@ fn places(mesh: &Snapshot, node: &str, findings: &mut Vec<Finding>) {
         let message = format!("no workload has `spec.node: {node}` and a place");
         findings.push(finding("workloads", Outcome::Warn, message));
     }
+    let ids = here.iter().filter_map(|workload| place::find(&workload.place, &root).ok()?.cgroup());
+    let units: HashSet<u64> = ids.collect();
     for workload in here {
         let subject = format!("workload {}", workload.name);
         findings.push(match place::find(&workload.place, &root) {
-            Ok(_found) => finding(&subject, Outcome::Pass, "found".to_owned()),
-            Err(error) => finding(&subject, Outcome::Warn, format!("not there yet: {error}")),
+            Ok(_found) => match stray(workload, &root, &units) {
+                Ok(None) => finding(&subject, Outcome::Pass, "found".to_owned()),
+                Ok(Some(found)) => {
+                    let message = format!("{}: {}", found.reason.as_str(), found.message);
+                    finding(&subject, Outcome::Fail, message)
+                }
+                Err(error) => {
+                    let message = format!("found; its processes cannot be looked at: {error}");
+                    finding(&subject, Outcome::Warn, message)
+                }
+            },
+            Err(error) => match unprotected::by_error(workload, &error) {
+                Some(found) => {
+                    let message = format!("{}: {}", found.reason.as_str(), found.message);
+                    finding(&subject, Outcome::Fail, message)
+                }
+                None => finding(&subject, Outcome::Warn, format!("not there yet: {error}")),
+            },
         });
     }
+}
+
+/// Why a workload that is there is not protected as a whole. `units` are the cgroups of all workloads.
+fn stray(
+    workload: &Workload,
+    root: &Path,
+    units: &HashSet<u64>,
+) -> io::Result<Option<condition::Finding>> {
+    let folder = match &workload.place {
+        Place::Cgroup(path) => place::folder(root, path),
+        Place::SystemdUnit(unit) => cgroup::of_unit(root, unit)?,
+        Place::Netns(_) | Place::Unplaced => return Ok(None),
+    };
+    let own = cgroup::id(&folder)?;
+    unprotected::in_cgroup(workload, &folder, |id| id != own && units.contains(&id))
 }
 
 fn finding(subject: &str, outcome: Outcome, message: String) -> Finding {

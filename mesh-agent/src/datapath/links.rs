@@ -28,6 +28,8 @@ const HOOKS: &[Hook] = &[
     Hook { program: "mesh_sockops", link: "link_sockops", attach_type: 3 },
     Hook { program: "mesh_peername4", link: "link_peername4", attach_type: 29 },
     Hook { program: "mesh_peername6", link: "link_peername6", attach_type: 30 },
+    Hook { program: "mesh_bind4", link: "link_bind4", attach_type: 12 },
+    Hook { program: "mesh_bind6", link: "link_bind6", attach_type: 13 },
     Hook { program: "mesh_connect4", link: "link_connect4", attach_type: 10 },
     Hook { program: "mesh_connect6", link: "link_connect6", attach_type: 11 },
 ];
@@ -135,6 +137,10 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a ProgramFd, Err
             program.load().map_err(refused)?;
             program.fd().map_err(refused)
         }
+        Program::CgroupSock(program) => {
+            program.load().map_err(refused)?;
+            program.fd().map_err(refused)
+        }
         _ => Err(Error::Missing(name)),
     }
 }
@@ -173,6 +179,10 @@ fn attach(
             Ok(FdLink::try_from(program.take_link(id)?)?)
         }
         Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, mode)?;
+            Ok(FdLink::try_from(program.take_link(id)?)?)
+        }
+        Program::CgroupSock(program) => {
             let id = program.attach(cgroup, mode)?;
             Ok(FdLink::try_from(program.take_link(id)?)?)
         }

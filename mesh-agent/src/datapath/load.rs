@@ -23,8 +23,9 @@ use crate::datapath::kernel::Kernel;
 use crate::datapath::observe::Coverage;
 use crate::datapath::places::Offsets;
 use crate::datapath::summaries::Summaries;
-use crate::datapath::{Error, Options, accel, inbound, links, object, places};
-use crate::sys::{bpffs, caps, cgroup};
+use crate::datapath::{Error, Options, accel, inbound, links, object, places, resets};
+use crate::failure::chain;
+use crate::sys::{bpffs, caps, cgroup, socket};
 
 /// The loaded kernel side, for the one task that writes its maps. The maps by their names.
 #[derive(Debug)]
@@ -104,19 +105,14 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
     bpffs::ensure_mounted(&options.bpffs).map_err(|e| pin(&options.bpffs, e))?;
     fs::create_dir_all(&folder).map_err(|e| pin(&folder, e))?;
 
-    let mut loader = loader(&folder);
-    loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
-    // A helper that older kernels would refuse; without it nothing is accelerated, either.
-    let knows_mptcp = u8::from(caps::kernel_version().is_ok_and(|version| version >= (5, 19)));
-    loader.override_global("KNOWS_MPTCP", &knows_mptcp, true);
-    // Its connections are not a workload's.
-    let own = cgroup::own(&options.cgroup_root).and_then(|own| cgroup::id(&own)).unwrap_or(0);
-    loader.override_global("AGENT_CGROUP", &own, true);
     let offsets = Offsets::of_kernel();
-    if let Some(offsets) = &offsets {
-        offsets.tell(&mut loader);
+    let mut ebpf = open(options, bytes, (&folder, offsets.as_ref()), true)?;
+    if let Err(error) = resets::watch(&mut ebpf, &folder) {
+        tracing::warn!(
+            error = %chain(&error), "it is not said who has reset a direct connection"
+        );
+        ebpf = open(options, bytes, (&folder, offsets.as_ref()), false)?;
     }
-    let mut ebpf = loader.load(bytes).map_err(Box::new)?;
     links::attach_all(&mut ebpf, &options.cgroup, &folder)?;
     if offsets.is_some() {
         places::attach(&mut ebpf, &folder);
@@ -149,6 +145,31 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
         },
         reports,
     ))
+}
+
+/// Reads the object, with its maps. `sees_resets`: resets that come are noted.
+fn open(
+    options: &Options,
+    bytes: &[u8],
+    (folder, offsets): (&Path, Option<&Offsets>),
+    sees_resets: bool,
+) -> Result<Ebpf, Error> {
+    let mut loader = loader(folder);
+    loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
+    // A helper that older kernels would refuse; without it nothing is accelerated, either.
+    let knows_mptcp = u8::from(caps::kernel_version().is_ok_and(|version| version >= (5, 19)));
+    loader.override_global("KNOWS_MPTCP", &knows_mptcp, true);
+    // Its connections are not a workload's.
+    let own = cgroup::own(&options.cgroup_root).and_then(|own| cgroup::id(&own)).unwrap_or(0);
+    loader.override_global("AGENT_CGROUP", &own, true);
+    let node = socket::current_netns_cookie().unwrap_or(0);
+    loader.override_global("NODE_NETNS", &node, true);
+    let sees_resets = u8::from(sees_resets);
+    loader.override_global("SEES_RESETS", &sees_resets, true);
+    if let Some(offsets) = offsets {
+        offsets.tell(&mut loader);
+    }
+    Ok(loader.load(bytes).map_err(Box::new)?)
 }
 
 impl Loaded {

@@ -5,6 +5,7 @@
 
 pub mod object;
 pub mod observe;
+mod resets;
 pub mod load;
 pub mod links;
 pub mod lock;

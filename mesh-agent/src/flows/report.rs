@@ -290,6 +290,13 @@ impl<'a> Known<'a> {
             event::CLOSED if event.errno != 0 => {
                 Some(Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, cause()))
             }
+            event::CLOSED if event.flags & event::RESET_BY_SERVER != 0 => {
+                let cause = io::Error::from_raw_os_error(libc::ECONNRESET);
+                Some(Failure::because(Kind::Reset, Side::Upstream, Retry::IfIdempotent, cause))
+            }
+            event::CLOSED if event.flags & event::RESET_BY_CLIENT != 0 => {
+                Some(Failure::new(Kind::ClientReset, Side::Client, Retry::IfIdempotent))
+            }
             event::DENIED => Some(match &self.denial {
                 Some(denial) => {
                     let cause = denial.to_string();
@@ -439,6 +446,21 @@ mod tests {
         let Some(Report::Opened(opened)) = told(&event(event::OPENED), &mesh) else { panic!() };
         for (opened, end) in opened.iter().zip([&destination, &source]) {
             assert_eq!(format!("{opened:?}"), format!("{:?}", end.parties), "one series");
+        }
+    }
+
+    #[test]
+    fn who_has_reset_a_connection_is_told_at_both_ends() {
+        for (flags, expect) in [
+            (event::RESET_BY_CLIENT, (Kind::ClientReset, Side::Client)),
+            (event::RESET_BY_SERVER | event::ACCELERATED, (Kind::Reset, Side::Upstream)),
+        ] {
+            let closed = Event { flags, ..event(event::CLOSED) };
+            let Some(Report::Closed(ends)) = told(&closed, &mesh()) else { panic!() };
+            for end in &*ends {
+                let failure = end.failure.as_ref().unwrap();
+                assert_eq!((failure.kind, failure.side), expect);
+            }
         }
     }
 

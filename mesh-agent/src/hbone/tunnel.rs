@@ -18,8 +18,8 @@ use crate::hbone::unread::Unread;
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
 use crate::io::frames::Paced;
 use crate::io::load::{Load, Meter};
+use crate::task::ending::Silence;
 use crate::task::scope::Scope;
-use crate::telemetry::OpenTunnel;
 
 /// A tunnel, as the pool holds it. Its own task drives it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Tunnel {
         io: Io,
         options: &Options,
         scope: &Scope,
-        counted: OpenTunnel,
+        ended: impl FnOnce(Silence) + Send + 'static,
     ) -> Result<(Arc<Self>, Lease), Error>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -80,9 +80,9 @@ impl Tunnel {
         let lease = Lease { tunnel: Arc::clone(&tunnel), meter, requests: Some(requests) };
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
         scope.spawn(Box::pin(async move {
-            drive(connection, &driven, options, &ending).await;
+            let silence = drive(connection, &driven, options, &ending).await;
             driven.closed.store(true, Ordering::Release);
-            drop(counted);
+            ended(silence);
         }));
         Ok((tunnel, lease))
     }
@@ -148,13 +148,15 @@ impl Lease {
     }
 }
 
-/// Drives the connection: HTTP/2 itself, pings, and the end of an idle one.
+/// Drives the connection: HTTP/2 itself, pings, and the end of an idle one. Returns for how long the
+/// peer has not answered, if it is over because of that.
 async fn drive<Io>(
     mut connection: Connection<Io, Bytes>,
     tunnel: &Tunnel,
     options: Options,
     scope: &Scope,
-) where
+) -> Silence
+where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let mut pings = connection.ping_pong();
@@ -174,7 +176,7 @@ async fn drive<Io>(
                 if let Err(error) = end {
                     tracing::debug!(%error, "a tunnel ended");
                 }
-                return;
+                return None;
             }
             () = answered(pings.as_mut()), if asked.is_some() => asked = None,
             _ = tick.tick() => {
@@ -186,8 +188,7 @@ async fn drive<Io>(
                 }
                 match asked {
                     Some(since) if now - since >= options.ping_timeout => {
-                        tracing::warn!("a peer's agent does not answer; its tunnel is closed");
-                        return;
+                        return Some(now - since);
                     }
                     Some(_) => {}
                     None => asked = ask(pings.as_mut(), now),

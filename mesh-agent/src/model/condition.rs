@@ -68,6 +68,11 @@ pub enum Reason {
     NoMatchingPrincipal,
     /// A route's parent does not exist (Gateway API `Accepted`).
     NoMatchingParent,
+    /// Processes of a workload's cgroup are in another network namespace than the node's, where the mesh
+    /// cannot serve them.
+    OtherNamespace,
+    /// A workload's network namespace is there, and the agent is not allowed to enter it.
+    PlaceForbidden,
     /// A workload's place is not there (yet).
     PlaceNotFound,
     /// A route of requests, and a port of its parent that carries something else by its own word
@@ -78,6 +83,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the workload that it is about is not protected by the mesh, or not as a whole.
+    pub const fn is_unprotected(self) -> bool {
+        matches!(self, Self::OtherNamespace | Self::PlaceForbidden)
+    }
+
     /// Whether the document says what its author may well mean, so that `check` only warns of it.
     pub const fn is_choice(self) -> bool {
         matches!(self, Self::FailsOpen)
@@ -95,6 +105,8 @@ impl Reason {
             Self::LimitExceeded => "LimitExceeded",
             Self::NoMatchingPrincipal => "NoMatchingPrincipal",
             Self::NoMatchingParent => "NoMatchingParent",
+            Self::OtherNamespace => "OtherNamespace",
+            Self::PlaceForbidden => "PlaceForbidden",
             Self::PlaceNotFound => "PlaceNotFound",
             Self::UnsupportedProtocol => "UnsupportedProtocol",
             Self::UnsupportedValue => "UnsupportedValue",

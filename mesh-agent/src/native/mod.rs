@@ -105,6 +105,14 @@ impl Error {
         }
     }
 
+    /// Whether the peer does not answer.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Lost(error) => error.is_silence(),
+            error => matches!(error, Self::Silent),
+        }
+    }
+
     /// Whether the peer broke the protocol.
     pub fn is_violation(&self) -> bool {
         match self {

@@ -32,9 +32,8 @@ use crate::native::shared::{Core, Rest};
 use crate::native::stream::{Asked, Stream};
 use crate::native::sync::{AtomicUsize, AtomicWaker, Mutex, MutexGuard, Sender, channel, register};
 use crate::native::{Error, Options};
-use crate::task::ending::Ending;
+use crate::task::ending::{Ending, Silence};
 use crate::task::scope::Scope;
-use crate::telemetry::OpenTunnel;
 
 /// How much is read before others have their turn: 16 TLS records of 2^14 bytes (RFC 8446,
 /// section 5.1), of which each is one piece.
@@ -110,13 +109,13 @@ impl Tunnel {
 
     /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. What the
     /// peer sends and is not read is within `quota`. It is driven in `scope` until it fails, is idle
-    /// for too long, or the scope drains and its last stream has ended. `counted` is dropped then.
+    /// for too long, or the scope drains and its last stream has ended. `ended` is called then.
     pub fn start<Io>(
         io: Io,
         options: &Options,
         quota: Option<Arc<Quota>>,
         scope: &Scope,
-        counted: OpenTunnel,
+        ended: impl FnOnce(Silence) + Send + 'static,
     ) -> (Arc<Self>, Lease)
     where
         Io: Link + AsyncWrite + Unpin + Send + 'static,
@@ -129,10 +128,12 @@ impl Tunnel {
             let ending = Ending::within(&within, pending(), pending());
             // A server opens no streams: the session does not let it.
             let driving = driven.drive(io, driver, &options, ending, |_, _| {});
-            if let Err(error) = driving.await {
+            let end = driving.await;
+            if let Err(error) = &end {
                 tracing::debug!(%error, "a tunnel ended");
             }
-            drop(counted);
+            let is_silence = end.is_err_and(|error| error.is_silence());
+            ended(is_silence.then_some(options.ping_timeout));
         }));
         (tunnel, lease)
     }
@@ -260,7 +261,6 @@ impl Tunnel {
             core.session.ping(number);
             driver.pinged = now;
         } else if now - driver.pinged >= options.ping_timeout {
-            tracing::warn!("a peer's agent does not answer; its tunnel is closed");
             return Err(Error::Silent);
         }
         drop(core);

@@ -83,7 +83,7 @@ impl Site {
         let counted = telemetry.unwrap().tunnel_opened(Protocol::Native);
         let quota = self.quota.clone();
         let (tunnel, lease) =
-            Tunnel::start(Plain(ours), &self.options, quota, &self.scope, counted);
+            Tunnel::start(Plain(ours), &self.options, quota, &self.scope, |_| drop(counted));
         (tunnel, lease, ends)
     }
 

@@ -52,6 +52,8 @@ pub struct Finder {
     taken: HashMap<Arc<str>, Duration>,
     /// The units that there are, looked for once since then.
     units: Option<Units>,
+    /// Why the places of workloads could not be opened that were looked for last.
+    errors: HashMap<ResourceName, io::Error>,
 }
 
 /// The thread that looks.
@@ -80,7 +82,7 @@ impl Finder {
         for place in places {
             match place {
                 Place::Cgroup(path) => {
-                    folders.insert(changes::parent(&place::below(cgroup_root, path)));
+                    folders.insert(changes::parent(&place::folder(cgroup_root, path)));
                 }
                 Place::SystemdUnit(unit) => {
                     let units = self.units.as_ref();
@@ -103,7 +105,7 @@ impl Finder {
             PathKey::new(Path::new("/").join(below).as_os_str().as_bytes())
         };
         match place {
-            Place::Cgroup(path) => of(&place::below(cgroup_root, path)).into_iter().collect(),
+            Place::Cgroup(path) => of(&place::folder(cgroup_root, path)).into_iter().collect(),
             Place::SystemdUnit(unit) => {
                 let units = self.units.as_ref();
                 let found = units.and_then(|units| units.get(OsStr::new(unit)));
@@ -153,11 +155,34 @@ impl Finder {
         cgroup_root: &Path,
         former: Option<Spot>,
     ) -> Option<Spot> {
+        self.errors.remove(name);
         match self.find(name, place, cgroup_root).await {
             Ok((spot, _)) => Some(spot),
             // Nobody knows. One that is slow is not gone: its workload is not let go for that.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => former,
-            Err(_) => None,
+            Err(error) => {
+                self.errors.insert(name.clone(), error);
+                None
+            }
+        }
+    }
+
+    /// Why the place of a workload could not be opened the last time.
+    pub fn error(&self, name: &ResourceName) -> Option<&io::Error> {
+        self.errors.get(name)
+    }
+
+    /// Forgets workloads that are not looked for any more.
+    pub fn retain(&mut self, is_wanted: impl Fn(&ResourceName) -> bool) {
+        self.errors.retain(|name, _| is_wanted(name));
+    }
+
+    /// The folder of a cgroup that was found since [`Self::begin`].
+    pub fn folder(&self, place: &Place, cgroup_root: &Path) -> Option<PathBuf> {
+        match place {
+            Place::Cgroup(path) => Some(place::folder(cgroup_root, path)),
+            Place::SystemdUnit(unit) => cgroup::named(self.units.as_ref()?, cgroup_root, unit).ok(),
+            Place::Netns(_) | Place::Unplaced => None,
         }
     }
 

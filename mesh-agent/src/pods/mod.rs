@@ -11,6 +11,7 @@ pub mod listeners;
 pub mod place;
 pub mod run;
 mod set;
+pub mod unprotected;
 
 use std::time::Duration;
 

@@ -48,6 +48,14 @@ impl Spot {
         }
     }
 
+    /// The cgroup's id, if it is one.
+    pub const fn cgroup(&self) -> Option<u64> {
+        match self {
+            Self::Cgroup(id) => Some(*id),
+            Self::Netns { .. } => None,
+        }
+    }
+
     /// Its key in the kernel.
     pub const fn source(&self) -> SourceKey {
         match self {
@@ -55,11 +63,6 @@ impl Spot {
             Self::Netns { cookie, .. } => SourceKey::netns(*cookie),
         }
     }
-}
-
-/// The folder of a cgroup that is named from `cgroup_root` on.
-pub fn below(cgroup_root: &Path, path: &Path) -> PathBuf {
-    cgroup_root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// What went wrong at a path.
@@ -79,6 +82,11 @@ pub fn open(path: &Path) -> io::Result<(Spot, Netns)> {
     Ok((Spot::Netns { device, inode, cookie }, netns))
 }
 
+/// The folder of a cgroup that is named below `cgroup_root`.
+pub fn folder(cgroup_root: &Path, path: &Path) -> PathBuf {
+    cgroup_root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
 /// Finds `place`; cgroups are named below `cgroup_root`. A network namespace takes as long as the file
 /// system of its path likes.
 ///
@@ -88,7 +96,7 @@ pub fn open(path: &Path) -> io::Result<(Spot, Netns)> {
 pub fn find(place: &Place, cgroup_root: &Path) -> io::Result<Spot> {
     match place {
         Place::Cgroup(path) => {
-            let path = below(cgroup_root, path);
+            let path = folder(cgroup_root, path);
             cgroup::id(&path).map(Spot::Cgroup).map_err(|error| named(&path, &error))
         }
         Place::SystemdUnit(unit) => {

@@ -25,7 +25,7 @@ use crate::pods::claims;
 use crate::pods::guard::Guarded;
 use crate::pods::place::SpotId;
 use crate::pods::set::{Pod, Set};
-use crate::pods::{Options, listeners};
+use crate::pods::{Options, listeners, unprotected};
 use crate::proxy::Context;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::sys::netns::Netns;
@@ -159,7 +159,7 @@ impl Pods {
         self.identities.retain(|id| used.contains(id));
         self.context.telemetry.retain(|name| mesh.workloads.contains_key(name));
         let n_short = self.applied.borrow().findings.len();
-        let n_conditions = mesh.conditions.len() + set.conflicts.len() + n_short;
+        let n_conditions = mesh.conditions.len() + self.findings.borrow().len() + n_short;
         self.context.telemetry.set_snapshot(mesh.revision, n_conditions);
     }
 
@@ -180,6 +180,7 @@ impl Pods {
         }
         set.spots = spots;
         set.absent.retain(|name| wanted.contains_key(name) && !set.spots.contains_key(name));
+        set.finder.retain(|name| wanted.contains_key(name));
     }
 
     /// Takes those out of `wanted` whose places other workloads have, and reports them.
@@ -203,11 +204,12 @@ impl Pods {
         let finding = |(name, holder): (&ResourceName, _)| {
             wanted.get(name).map(|workload| claims::finding(workload, holder))
         };
-        let findings: Arc<[_]> = conflicts.iter().filter_map(finding).collect();
+        let unprotected = unprotected::all(&set.finder, &set.spots, wanted, &self.options);
+        unprotected::log_new(&unprotected, &self.findings.borrow());
+        let found: Arc<[_]> = conflicts.iter().filter_map(finding).chain(unprotected).collect();
         self.findings.send_if_modified(|current| {
-            let changed = *current != findings;
-            *current = findings;
-            changed
+            let before = std::mem::replace(current, found);
+            before != *current
         });
         wanted.retain(|name, _| !conflicts.contains_key(*name));
         set.conflicts = conflicts;

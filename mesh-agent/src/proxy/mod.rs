@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod breaker;
+pub mod client_end;
 pub mod conn;
 pub mod listening;
 pub mod party;

@@ -56,6 +56,35 @@ pub fn own(root: &Path) -> io::Result<PathBuf> {
     })
 }
 
+/// Makes sure that this process is in the cgroup `watched` or below, so that the programs that are
+/// attached there see its sockets too: without them applications see the agent's address in place of
+/// their clients'.
+///
+/// # Errors
+///
+/// It is elsewhere, or that cannot be told.
+pub fn contains_own(watched: &Path, root: &Path) -> io::Result<()> {
+    let id_of_watched = id(watched)?;
+    if id(root)? == id_of_watched {
+        return Ok(());
+    }
+    let own = own(root)?;
+    // By their ids: a path may lead through a symbolic link.
+    let mut above = own.ancestors().take_while(|path| path.starts_with(root));
+    if above.any(|path| id(path).is_ok_and(|id| id == id_of_watched)) {
+        return Ok(());
+    }
+    let (watched, own) = (watched.display(), own.display());
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "{watched} (--cgroup) does not contain this process, which is in {own}: servers would see \
+             the agent's address in place of their clients'; name a cgroup above both, or leave \
+             --cgroup out, or start the agent below {watched}"
+        ),
+    ))
+}
+
 /// The folders of systemd units, by name.
 pub type Units = HashMap<OsString, PathBuf>;
 

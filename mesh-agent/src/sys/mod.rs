@@ -17,3 +17,4 @@ pub mod netns;
 pub mod readable;
 pub mod socket;
 pub mod stacks;
+pub mod strays;

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::Write as _;
 
-use crate::failure::{Failure, Side};
+use crate::failure::Side;
 use crate::telemetry::event::{ConnectionEnd, Peer};
 use crate::telemetry::labels::NO_FLAGS;
 use crate::telemetry::time::rfc3339;
@@ -36,7 +36,7 @@ pub(super) fn line(end: &ConnectionEnd, connections: u64) -> Vec<u8> {
     );
     line.text("destination_service", service.map(|service| &*service.hostname));
     line.word("connection_security_policy", Some(end.parties.security_policy()));
-    line.failure(end.failure.as_ref());
+    line.failure(end);
     line.kernel(end);
     line.number("connections", connections);
     line.finish()
@@ -105,13 +105,19 @@ impl Line {
     }
 
     /// The cause goes where Envoy's users look for it: with what was connected to, or with what
-    /// ended the connection.
-    fn failure(&mut self, failure: Option<&Failure>) {
-        let cause = failure.map(Failure::cause).filter(|cause| !cause.is_empty());
-        let upstream = failure.is_some_and(|failure| failure.side == Side::Upstream);
+    /// ended the connection. There it says what has ended it if that is no failure.
+    fn failure(&mut self, end: &ConnectionEnd) {
+        let cause = end.failure.as_ref().map(|why| match (why.kind.is_failure(), why.cause()) {
+            (true, cause) => cause,
+            (false, cause) if cause.is_empty() => why.kind.code().to_owned(),
+            (false, cause) => format!("{}: {cause}", why.kind.code()),
+        });
+        let cause = cause.filter(|cause| !cause.is_empty());
+        let upstream = end.failure.as_ref().is_some_and(|failure| failure.side == Side::Upstream);
         let (transport, termination) =
             if upstream { (cause.as_deref(), None) } else { (None, cause.as_deref()) };
-        let flags = failure.map_or(NO_FLAGS, |failure| failure.kind.response_flags());
+        let flags = end.failure.as_ref().map_or(NO_FLAGS, |why| why.kind.response_flags());
+        let failure = end.failed();
         self.word("response_flags", Some(flags));
         self.word("failure", failure.map(|failure| failure.kind.code()));
         self.word("failure_side", failure.map(|failure| failure.side.code()));
@@ -152,7 +158,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::failure::{Kind, Retry};
+    use crate::failure::{Failure, Kind, Retry};
     use crate::model::id::ResourceName;
     use crate::model::trace::Trace;
     use crate::telemetry::event::{Judged, Path};
@@ -189,8 +195,26 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_by_the_client_is_told_and_is_no_failure() {
+        let mut end = end();
+        for (cause, details) in [(None, "client_reset"), (Some("why"), "client_reset: why")] {
+            let (kind, side, retry) = (Kind::ClientReset, Side::Client, Retry::IfIdempotent);
+            end.failure = Some(match cause {
+                None => Failure::new(kind, side, retry),
+                Some(cause) => Failure::because(kind, side, retry, cause),
+            });
+            let line = parse(&end);
+            assert_eq!((&line["connection_termination_details"]), &Value::from(details));
+            assert_eq!(line["response_flags"], "DC");
+            for field in ["failure", "failure_side", "retry", "upstream_transport_failure_reason"] {
+                assert_eq!(line[field], Value::Null, "{field}");
+            }
+        }
+    }
+
+    #[test]
     fn every_failure_says_what_whose_and_whether_to_retry() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.iter().filter(|kind| kind.is_failure()) {
             for side in [Side::Client, Side::Mesh, Side::Upstream] {
                 let mut end = end();
                 let cause = Error::other("broken");

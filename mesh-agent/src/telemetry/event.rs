@@ -113,6 +113,13 @@ pub enum Reporter {
     Source,
 }
 
+impl ConnectionEnd {
+    /// Why it has failed; `None` also if its client has reset it.
+    pub fn failed(&self) -> Option<&Failure> {
+        self.failure.as_ref().filter(|failure| failure.kind.is_failure())
+    }
+}
+
 impl Parties {
     /// A connection of which nothing but the reporter is known.
     pub fn unknown(reporter: Reporter) -> Self {

@@ -15,12 +15,17 @@ impl Telemetry {
     /// Reports the end of direct connections, as the agent at one end would: all metrics, and one
     /// line of the access log for all that `end` stands for.
     pub fn kernel_closed(&self, end: &ConnectionEnd, connections: u64) {
+        self.closed(end, connections, false);
+    }
+
+    /// `is_limited`: the kernel limits its reports of such connections.
+    fn closed(&self, end: &ConnectionEnd, connections: u64, is_limited: bool) {
         let series = self.shared.series.closed(end, connections);
-        // The kernel limits the reports of connections that fail, and sums are few.
+        // Sums are few.
         if connections > 1 {
             series.unlogged(connections);
             self.shared.write_line(end, connections);
-        } else if end.failure.is_some() || self.shared.may_log(end) {
+        } else if is_limited || self.shared.may_log(end) {
             self.shared.write_line(end, connections);
         } else {
             series.unlogged(1);
@@ -31,7 +36,8 @@ impl Telemetry {
     /// established, or they went past the agent.
     pub fn kernel_only(&self, end: &ConnectionEnd, connections: u64) {
         self.kernel_opened(&end.parties, connections);
-        self.kernel_closed(end, connections);
+        // Of those that fail, the kernel reports a bounded number.
+        self.closed(end, connections, end.failed().is_some());
     }
 
     /// Counts events of the kernel that could not be read.

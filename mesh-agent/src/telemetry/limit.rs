@@ -141,7 +141,7 @@ impl Limit {
 
     /// Whether `end` may have a line, `now` after the agent's start.
     fn allows(&self, end: &ConnectionEnd, now: Duration) -> bool {
-        let failed = usize::from(end.failure.is_some());
+        let failed = usize::from(end.failed().is_some());
         let Some(rates) = self.rates.map(|rates| rates[failed]) else { return true };
         let source = Source::of(end);
         self.buckets[failed].spend(&source, rates.of_source, now)

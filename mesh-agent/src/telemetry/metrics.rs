@@ -228,7 +228,7 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
     }
     let mut family = describe(encoder, &HANDSHAKES_FAILED)?;
     for role in Role::ALL {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.iter().filter(|kind| kind.is_failure()) {
             let count = shared.handshakes_failed[*role as usize][*kind as usize].get();
             if count > 0 {
                 let values = [role.as_str(), kind.code()];

@@ -31,7 +31,7 @@ pub(super) fn encode_connections(
     encode_ended(encoder, &RECEIVED, all, received)?;
     let mut family = describe(encoder, &FAILED)?;
     for series in all {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.iter().filter(|kind| kind.is_failure()) {
             let count = series.failed(*kind);
             if count > 0 {
                 let values = [kind.response_flags(), kind.code()];

@@ -2,16 +2,21 @@
 //!
 //! Appending a line is a lock and a copy. The writer is woken at most once in [`LINGER`], not once
 //! a line, and writes everything that has come since with one system call.
+//!
+//! A file that was renamed is left for a new one of the old name by [`AccessLog::reopen`]: the
+//! writer makes that first, and then writes to it whatever still waits.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+
+use crate::telemetry::Telemetry;
 
 /// How long the writer gathers lines after the first. Nobody reads a log faster; 100 wake-ups a
 /// second cost nothing that can be measured.
@@ -36,6 +41,7 @@ pub enum Target {
 pub(super) struct AccessLog {
     /// `None`: off.
     queue: Option<Arc<Queue>>,
+    is_file: bool,
     writer: Mutex<Option<Writer>>,
 }
 
@@ -61,20 +67,47 @@ struct Waiting {
     /// The writer sleeps until it is woken.
     idle: bool,
     closing: bool,
+    /// Wants the file to be opened by its name again, and to be told how that went.
+    reopen: Option<oneshot::Sender<io::Result<()>>>,
+}
+
+/// Work for the writer, besides the lines.
+#[derive(Debug)]
+struct Taken {
+    lines: usize,
+    /// These and all that follow go to a file that is to be opened first.
+    reopen: Option<oneshot::Sender<io::Result<()>>>,
+    /// Nothing follows.
+    is_last: bool,
+}
+
+/// Opens a file to append to it, and makes it if it is not there.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).open(path)
 }
 
 impl AccessLog {
     /// Opens `target` and starts the thread `access-log`.
     pub(super) fn open(target: &Target, most_lines: usize) -> io::Result<Self> {
         let output: Box<dyn Write + Send> = match target {
-            Target::Off => return Ok(Self { queue: None, writer: Mutex::default() }),
+            Target::Off => {
+                return Ok(Self { queue: None, is_file: false, writer: Mutex::default() });
+            }
             Target::Stdout => Box::new(io::stdout()),
-            Target::File(path) => Box::new(File::options().append(true).create(true).open(path)?),
+            Target::File(path) => Box::new(open(path)?),
         };
-        Self::start(output, most_lines)
+        let path = match target {
+            Target::File(path) => Some(path.clone()),
+            Target::Off | Target::Stdout => None,
+        };
+        Self::start(output, path, most_lines)
     }
 
-    fn start(output: Box<dyn Write + Send>, most_lines: usize) -> io::Result<Self> {
+    fn start(
+        output: Box<dyn Write + Send>,
+        path: Option<PathBuf>,
+        most_lines: usize,
+    ) -> io::Result<Self> {
         let queue = Arc::new(Queue {
             waiting: Mutex::default(),
             wake: Condvar::new(),
@@ -82,12 +115,14 @@ impl AccessLog {
             dropped: AtomicU64::new(0),
         });
         let (end, ended) = oneshot::channel::<()>();
+        let is_file = path.is_some();
         let ours = Arc::clone(&queue);
         let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            ours.write_all(output);
+            ours.write_all(output, path.as_deref());
             drop(end);
         })?;
-        Ok(Self { queue: Some(queue), writer: Mutex::new(Some(Writer { thread, ended })) })
+        let writer = Mutex::new(Some(Writer { thread, ended }));
+        Ok(Self { queue: Some(queue), is_file, writer })
     }
 
     /// Whether lines are wanted.
@@ -107,6 +142,28 @@ impl AccessLog {
         self.queue.as_ref().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
     }
 
+    /// Opens the file, which was renamed or removed, by its name again. Returns once nothing is
+    /// written to the one before any more, and whether there is a file at all.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened, and the log goes on in the file that it has; or the log was closed.
+    pub(super) async fn reopen(&self) -> io::Result<bool> {
+        let Some(queue) = self.queue.as_ref().filter(|_| self.is_file) else { return Ok(false) };
+        let (done, is_done) = oneshot::channel();
+        {
+            let mut waiting = queue.lock();
+            if waiting.closing {
+                return Err(io::Error::other("the access log is closed"));
+            }
+            // One that waits already, for a disk that hangs, is told that it is not done.
+            waiting.reopen = Some(done);
+        }
+        queue.wake.notify_one();
+        let dropped = |_closed| io::Error::other("closed, or asked for again, before it was done");
+        is_done.await.map_err(dropped)?.map(|()| true)
+    }
+
     /// Writes what waits and ends the thread.
     pub(super) async fn close(&self) {
         if let Some(writer) = self.stop() {
@@ -120,6 +177,18 @@ impl AccessLog {
         queue.lock().closing = true;
         queue.wake.notify_one();
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Telemetry {
+    /// Opens the access log's file, which was renamed, by its name again. Returns once the one
+    /// before is not written to any more, and whether the log is a file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened: the log goes on in the file that it has.
+    pub async fn reopen_access_log(&self) -> io::Result<bool> {
+        self.shared.access_log.reopen().await
     }
 }
 
@@ -159,31 +228,41 @@ impl Queue {
         self.most_lines.div_ceil(2)
     }
 
-    /// Waits for lines and moves them to `batch`, which is empty. Returns their number, and
-    /// whether they are the last.
-    fn take(&self, batch: &mut Vec<u8>) -> (usize, bool) {
+    /// Waits for lines, or another file, and moves the lines to `batch`, which is empty.
+    fn take(&self, batch: &mut Vec<u8>) -> Taken {
         let mut waiting = self.lock();
         waiting.idle = true;
+        let is_urgent = |waiting: &Waiting| waiting.closing || waiting.reopen.is_some();
         waiting = self
             .wake
-            .wait_while(waiting, |waiting| waiting.lines == 0 && !waiting.closing)
+            .wait_while(waiting, |waiting| waiting.lines == 0 && !is_urgent(waiting))
             .unwrap_or_else(PoisonError::into_inner);
         waiting.idle = false;
-        let gathering = |waiting: &mut Waiting| waiting.lines < self.early() && !waiting.closing;
+        let gathering = |waiting: &mut Waiting| waiting.lines < self.early() && !is_urgent(waiting);
         (waiting, _) = self
             .wake
             .wait_timeout_while(waiting, LINGER, gathering)
             .unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut waiting.bytes, batch);
-        (std::mem::take(&mut waiting.lines), waiting.closing)
+        Taken {
+            lines: std::mem::take(&mut waiting.lines),
+            reopen: waiting.reopen.take(),
+            is_last: waiting.closing,
+        }
     }
 
-    /// The thread: writes until the log is closed.
-    fn write_all(&self, mut output: Box<dyn Write + Send>) {
+    /// The thread: writes until the log is closed. `path` is the file's, if the output is one.
+    fn write_all(&self, mut output: Box<dyn Write + Send>, path: Option<&Path>) {
         let mut batch = vec![];
         let mut failed = false;
         loop {
-            let (lines, last) = self.take(&mut batch);
+            let Taken { lines, reopen, is_last } = self.take(&mut batch);
+            if let (Some(done), Some(path)) = (reopen, path) {
+                // Before what waits is written: the old file may be packed by now.
+                let opened = open(path).map(|file| output = Box::new(file));
+                // Nobody may wait for it any more.
+                let _given_up: Result<(), _> = done.send(opened);
+            }
             match output.write_all(&batch).and_then(|()| output.flush()) {
                 Ok(()) => failed = false,
                 Err(error) => {
@@ -196,7 +275,7 @@ impl Queue {
             }
             batch.clear();
             batch.shrink_to(KEEP_BYTES);
-            if last {
+            if is_last {
                 return;
             }
         }
@@ -235,7 +314,7 @@ mod tests {
         let (go, may_go) = mpsc::channel();
         let written = Arc::new(Mutex::new(vec![]));
         let gate = Gate { entered, go: may_go, written: Arc::clone(&written) };
-        let log = AccessLog::start(Box::new(gate), 3).unwrap();
+        let log = AccessLog::start(Box::new(gate), None, 3).unwrap();
         log.push(b"first\n");
         has_entered.recv().unwrap();
         for line in [b"a\n", b"b\n", b"c\n", b"d\n", b"e\n"] {
@@ -267,6 +346,67 @@ mod tests {
             format!("old\n{}", "{}\n".repeat(4000))
         );
         assert_eq!(log.dropped(), 0);
+    }
+
+    /// Threads log without a pause while the file is renamed again and again, as logrotate does.
+    #[test]
+    fn a_renamed_file_gets_nothing_once_the_log_was_reopened() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let log = AccessLog::open(&Target::File(path.clone()), 1_000_000).unwrap();
+        let old = |n: u32| folder.path().join(format!("access.log.{n}"));
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let (written, before) = thread::scope(|scope| {
+            let threads: Vec<_> = (0..3)
+                .map(|thread| {
+                    let (log, is_over) = (&log, &is_over);
+                    scope.spawn(move || {
+                        let lines = (0_u32..).take_while(|_| !is_over.load(Ordering::Relaxed));
+                        lines.inspect(|n| log.push(format!("{thread} {n}\n").as_bytes())).count()
+                    })
+                })
+                .collect();
+            let mut before = vec![];
+            for n in 0..10 {
+                std::fs::rename(&path, old(n)).unwrap();
+                assert!(runtime.block_on(log.reopen()).unwrap());
+                before.push(read(&old(n)));
+                // Some lines are in the new one before it is renamed too.
+                while std::fs::metadata(&path).unwrap().len() == 0 {
+                    thread::yield_now();
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+            (threads.into_iter().map(|it| it.join().unwrap()).collect::<Vec<_>>(), before)
+        });
+        runtime.block_on(log.close());
+        assert_eq!(log.dropped(), 0);
+        let after: Vec<_> = (0..10).map(|n| read(&old(n))).collect();
+        assert!(before == after, "a file was written to after it had been left");
+        // Every line is there once, in the order in which its thread has written it.
+        let all = after.concat() + &read(&path);
+        for (thread, written) in written.into_iter().enumerate() {
+            let of = |line: &&str| line.starts_with(&format!("{thread} "));
+            let lines: Vec<_> = all.lines().filter(of).map(str::to_owned).collect();
+            let wanted: Vec<_> = (0..written).map(|n| format!("{thread} {n}")).collect();
+            assert!(lines == wanted, "{} lines of {written}", lines.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_reopened_goes_on_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/access.log");
+        std::fs::create_dir(folder.path().join("logs")).unwrap();
+        let log = AccessLog::open(&Target::File(path), 10).unwrap();
+        std::fs::rename(folder.path().join("logs"), folder.path().join("old")).unwrap();
+        assert_eq!(log.reopen().await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        log.push(b"1\n");
+        log.close().await;
+        assert_eq!(std::fs::read(folder.path().join("old/access.log")).unwrap(), b"1\n");
+        assert!(!AccessLog::open(&Target::Off, 10).unwrap().reopen().await.unwrap());
     }
 
     #[tokio::test]

@@ -26,9 +26,9 @@ use crate::io::tls;
 use crate::native;
 use crate::native::frame::code;
 use crate::native::quota::{Bounds, Quota};
-use crate::task::ending::Ending;
+use crate::task::ending::{Ending, Silence};
 use crate::task::scope::Scope;
-use crate::telemetry::{OpenTunnel, Protocol};
+use crate::telemetry::Protocol;
 use crate::tunnels::choice::Carried;
 
 /// What both kinds need to be told.
@@ -121,6 +121,11 @@ impl Error {
             Self::Native(error) => error.is_violation(),
             Self::Connect(_) | Self::Refused { .. } | Self::Timeout | Self::Tls(_) => false,
         }
+    }
+
+    /// Whether the peer does not answer on a tunnel that was open.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Native(error) if error.is_silence())
     }
 
     /// Whether the tunnel went away before the peer saw the stream, so that another tunnel may be
@@ -253,17 +258,17 @@ impl Tunnel {
         options: &Options,
         quota: Option<Arc<Quota>>,
         scope: &Scope,
-        counted: OpenTunnel,
+        ended: impl FnOnce(Silence) + Send + 'static,
     ) -> Result<(Self, Lease), Error>
     where
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
-            let start = native::tunnel::Tunnel::start(io, native, quota, scope, counted);
+            let start = native::tunnel::Tunnel::start(io, native, quota, scope, ended);
             let (tunnel, lease) = start;
             return Ok((Self::Native(tunnel), Lease::Native(lease)));
         }
-        let starting = hbone::tunnel::Tunnel::start(io, &options.hbone, scope, counted);
+        let starting = hbone::tunnel::Tunnel::start(io, &options.hbone, scope, ended);
         let (tunnel, lease) = starting.await?;
         Ok((Self::Hbone(tunnel), Lease::Hbone(lease)))
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -18,6 +18,7 @@ use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::native::quota::{self, Quota};
 use crate::task::clock;
+use crate::task::ending::Silence;
 use crate::task::scope::Scope;
 use crate::telemetry::Telemetry;
 use crate::tunnels::choice::{Choice, choose};
@@ -34,6 +35,21 @@ pub struct Key {
     pub destination: SpiffeId,
     /// Which of several workloads on one address is asked for; `None`: there is only one.
     pub workload: Option<ResourceName>,
+}
+
+impl Key {
+    /// Says that the peer has not answered on a tunnel, which was closed, unless that is said too often.
+    fn mention_silence(&self, silence: Duration, telemetry: &Telemetry) {
+        if telemetry.may_mention(self) {
+            tracing::warn!(
+                source = %self.source, peer = %self.peer, destination = %self.destination,
+                workload = self.workload.as_ref().map(tracing::field::display),
+                silent_ms = silence.as_millis(),
+                "a peer's agent does not answer: its tunnel is closed and the connections in it are \
+                 reset; the next connection opens another"
+            );
+        }
+    }
 }
 
 /// Tunnels that are open or being opened.
@@ -132,12 +148,13 @@ impl Pool {
         if let Some(lease) = peer.lease(&self.options) {
             return Ok(lease);
         }
-        self.open(&peer, dial()).await
+        self.open(key, &peer, dial()).await
     }
 
     /// Opens a tunnel, and takes the first place on it.
     async fn open<Io>(
         &self,
+        key: &Key,
         peer: &Peer,
         dialing: impl Future<Output = Result<Dialed<Io>, Error>>,
     ) -> Result<Lease, Error>
@@ -151,7 +168,14 @@ impl Pool {
         }
         let counted = self.telemetry.tunnel_opened(protocol);
         let quota = peer.quota.clone();
-        let starting = Tunnel::start(io, protocol, &options, quota, &self.scope, counted);
+        let (telemetry, key) = (self.telemetry.clone(), key.clone());
+        let ended = move |silence: Silence| {
+            drop(counted);
+            if let Some(silence) = silence {
+                key.mention_silence(silence, &telemetry);
+            }
+        };
+        let starting = Tunnel::start(io, protocol, &options, quota, &self.scope, ended);
         let (tunnel, lease) = starting.await?;
         lock(&peer.tunnels).push(Pooled { tunnel, validity });
         Ok(lease)
@@ -178,7 +202,7 @@ impl Pool {
         if !peer.wants_another(&self.options, Instant::now()) {
             return;
         }
-        let opened = self.open(&peer, dial()).await.map(drop);
+        let opened = self.open(key, &peer, dial()).await.map(drop);
         *lock(&peer.failed) = opened
             .inspect_err(|error| tracing::debug!(%error, "there is no other tunnel for bulk"))
             .err()

@@ -309,7 +309,11 @@ fn the_observer_sees_where_connections_really_go() {
         // Nobody has a virtual address: who comes here, has not been redirected.
         (addr(9), 80, Some(TO_BYPASS)),
     ] {
-        assert_eq!(outbound(&caller(0, false), to, port.to_be(), &world), expect, "{to:?} {port}");
+        let seen =
+            |is_authorized| outbound(&caller(0, false), (to, port.to_be()), is_authorized, &world);
+        assert_eq!(seen(true), expect, "{to:?} {port}");
+        let without = if expect == Some(TO_DIRECT) { Some(TO_BYPASS) } else { expect };
+        assert_eq!(seen(false), without, "{to:?} {port}");
     }
     world.inbound.insert(PortKey::new(HERE, 0), Inbound { workload: CALLER, flags: 0, pad: 0 });
     for (port, remote, expect) in [
@@ -318,7 +322,12 @@ fn the_observer_sees_where_connections_really_go() {
         (8080, addr(3), Some((CALLER, FROM_OTHERS))),
         (HBONE_PORT, addr(3), None),
     ] {
-        assert_eq!(inbound(HERE, (addr(1), port.to_be()), remote, &world), expect, "{port}");
+        let seen =
+            |is_authorized| inbound(HERE, (addr(1), port.to_be()), remote, is_authorized, &world);
+        assert_eq!(seen(true), expect, "{port}");
+        let is_direct = expect == Some((CALLER, FROM_DIRECT));
+        let without = if is_direct { Some((CALLER, FROM_OTHERS)) } else { expect };
+        assert_eq!(seen(false), without, "{port}");
     }
-    assert_eq!(inbound(99, (addr(1), PORT), addr(3), &world), None);
+    assert_eq!(inbound(99, (addr(1), PORT), addr(3), true, &world), None);
 }

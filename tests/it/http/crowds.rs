@@ -163,7 +163,8 @@ fn a_client_that_is_gone_leaves_nothing_at_the_application() {
     assert_eq!(client.line().unwrap(), "done");
     // The connection to the application has a line when it ends.
     let ended = |line: &serde_json::Value| {
-        line["failure"] == "reset" && line["destination_workload"] == "echo-v1"
+        let details = line["connection_termination_details"].as_str().unwrap_or_default();
+        details.starts_with("client_reset") && line["destination_workload"] == "echo-v1"
     };
     suite.b.logged("the end", ended).unwrap();
 }

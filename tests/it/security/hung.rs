@@ -2,10 +2,7 @@
 //! would do it, while the others go on.
 
 use std::cell::RefCell;
-use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mesh_tests::agent::Agent;
@@ -13,44 +10,15 @@ use mesh_tests::apps::Server;
 use mesh_tests::expect::eventually;
 use mesh_tests::mesh::MeshPolicy;
 use mesh_tests::pair::{PORT, Pair, hello};
-use mesh_tests::process::{DEADLINE, Killed};
+use mesh_tests::process::DEADLINE;
+use mesh_tests::tracer::stop_thread;
 use nix::sys::signal::Signal;
 
 use super::{Arena, Bounds, Bystander, Trace};
-use mesh_tests::script::PYTHON;
-
-/// Stops one thread (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`) for as long as it runs itself.
-const TRACER: &str = "
-import ctypes, os, sys, time
-libc = ctypes.CDLL(None, use_errno=True)
-libc.ptrace.argtypes = [ctypes.c_long] * 4
-tid = int(sys.argv[1])
-for request in 0x4206, 0x4207:
-    if libc.ptrace(request, tid, 0, 0) != 0: sys.exit(os.strerror(ctypes.get_errno()))
-os.waitpid(tid, 0x40000000)
-print('stopped', flush=True)
-while True: time.sleep(60)
-";
 
 /// To print the stacks of its threads the agent reads the debug information of its own program, which a
 /// debug build has 60 MiB of. The process ends then.
 const STACKS: Bounds = Bounds { memory_bytes: 96 << 20, descriptors: 256, descriptors_after: 16 };
-
-/// Stops the thread of this name until the result is dropped.
-fn stop_thread(agent: &Agent, name: &str) -> Killed {
-    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
-    let is_named = |task: &fs::DirEntry| {
-        fs::read_to_string(task.path().join("comm")).unwrap().trim_end() == name
-    };
-    let tid = tasks.map(Result::unwrap).find(is_named);
-    let mut command = Command::new(PYTHON);
-    command.args(["-c", TRACER]).arg(tid.unwrap().file_name());
-    let mut tracer = Killed(command.stdout(Stdio::piped()).spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(tracer.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "stopped\n");
-    tracer
-}
 
 /// Whether a connection is denied.
 fn is_denied(pair: &Pair) -> bool {
@@ -82,7 +50,7 @@ fn check(name: &str, [thread, comm]: [&str; 2], limit: &str, seen: impl Fn(&Agen
     let mut agent = successor.take().unwrap();
     let arena = Arena { by: "pod", agent: &files, serves: &serves, bystander: &bystander };
     arena.within(STACKS).attack(name, Trace::Told, || {
-        let tracer = stop_thread(&agent, comm);
+        let tracer = stop_thread(&agent, comm).unwrap();
         seen(&agent);
         eventually("the failure mode", DEADLINE, || is_denied(&pair).then_some(())).unwrap();
         let stack = format!("stack of thread {comm} (");

@@ -203,6 +203,9 @@ fn source(local: &Local<'_>) -> Source {
         Egress::Log => REPORT_OUTSIDE,
         Egress::RegistryOnly => DENY_OUTSIDE,
     };
+    // Of a unit's processes in other namespaces, where nothing that arrives is captured.
+    let ports = policy.ports.keys().copied().chain([0]);
+    flags |= guard(ports.into_iter().any(|port| policy.is_guarded(port)));
     Source { workload: id, namespace: id_of(&local.enrolled.name.namespace), flags, made: 0 }
 }
 

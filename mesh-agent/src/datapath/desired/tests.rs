@@ -196,7 +196,8 @@ fn modes_and_ports_become_flags() {
     mesh.policies.insert(ResourceName::new("demo", "here"), Arc::new(policy));
     let entries = compile(&mesh, &[pod("here", 42)]);
     let source = entries.sources[&SourceKey::netns(42)];
-    assert_eq!(source.flags, ENROLLED | ACCELERATE | FAIL_OPEN);
+    // One of its ports takes no plaintext.
+    assert_eq!(source.flags, ENROLLED | ACCELERATE | FAIL_OPEN | GUARDED);
     assert_eq!(entries.workloads[&id("here")].flags, ACCELERATE | BY_PORT);
     assert_eq!(entries.ports[&PortKey::new(id("here"), 80_u16.to_be())], VIA_AGENT);
     let inbound = |port: u16| entries.inbound[&PortKey::new(42, port.to_be())].flags;

@@ -15,12 +15,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::bounds::Use;
-use crate::failure::{Failure, Kind, Retry, Side, chain};
+use crate::failure::{Failure, Retry, Side, chain};
 use crate::io::frames::Paced;
 use crate::io::leg::Leg;
 use crate::model::service::AppProtocol;
 use crate::model::trace::Trace;
-use crate::proxy::Context;
 use crate::proxy::http::batch::Batch;
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::front::Front;
@@ -30,6 +29,7 @@ use crate::proxy::http::upgrade::Unmet;
 use crate::proxy::http::{Site, exchange, faults, plain};
 use crate::proxy::places::Refused;
 use crate::proxy::realm::{Local, Realm};
+use crate::proxy::{Context, client_end};
 use crate::sys::socket;
 
 /// How much of a connection's beginning is looked at: more than HTTP/2's preface and any method.
@@ -53,7 +53,9 @@ pub async fn accept(
     protocol: AppProtocol,
 ) -> Result<Option<Leg>, Failure> {
     let mut leg = leg;
-    let failed = |error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error);
+    let failed = |error: io::Error| {
+        Failure::because(client_end::kind(&error), Side::Client, Retry::Safe, error)
+    };
     let Some(version) = spoken(leg.stream(), protocol).await.map_err(failed)? else {
         return Ok(Some(leg));
     };

@@ -157,6 +157,7 @@ impl Shaken {
         };
         let ending = Ending::within(&local.scope, retired, cut);
         let quota = |bounds| realm.quotas.of(&ends, bounds);
+        let ping_timeout = options.native.as_ref().map(|native| native.ping_timeout);
         match tunnels::serve((tls, protocol), quota, &options, ending, handle).await {
             Err(error) if error.is_violation() => {
                 context.telemetry.tunnel_violated(protocol);
@@ -165,6 +166,12 @@ impl Shaken {
                     tracing::warn!(%client, %peer, reason = %reason.cause(),
                         "a peer's agent broke the protocol of its tunnel, which is closed");
                 }
+            }
+            Err(error) if error.is_silence() && context.telemetry.may_mention(peer) => {
+                let silent_ms = ping_timeout.unwrap_or_default().as_millis();
+                tracing::warn!(%client, %peer, workload = %local.workload.name, silent_ms,
+                    "a peer's agent does not answer: its tunnel is closed and the connections in it \
+                     are reset; it opens another when it is back");
             }
             Err(error) => tracing::debug!(%client, %peer, %error, "a peer's tunnel failed"),
             Ok(()) => {}

@@ -10,11 +10,11 @@ use crate::io::relay::{RelayError, Unsent};
 use crate::model::snapshot::Snapshot;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
-use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::proxy::inbound::requests;
 use crate::proxy::realm::{Local, Realm, Resident};
+use crate::proxy::{Context, client_end};
 use crate::telemetry::{Peer, Reporter, Security};
 use crate::tunnels::{Counts, Ended, Incoming};
 
@@ -132,11 +132,11 @@ async fn relay(
         if error.is_unread() {
             return Failure::because(Kind::Unread, Side::Mesh, Retry::IfIdempotent, error);
         }
-        let side = match error {
-            Ended::Relay(RelayError::Application(_)) => Side::Upstream,
-            _ => Side::Client,
+        let (kind, side) = match error {
+            Ended::Relay(RelayError::Application(_)) => (Kind::Reset, Side::Upstream),
+            _ => (client_end::kind(&error), Side::Client),
         };
-        Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
+        Failure::because(kind, side, Retry::IfIdempotent, error)
     })
 }
 

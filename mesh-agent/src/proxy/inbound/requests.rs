@@ -34,7 +34,6 @@ use crate::io::ahead;
 use crate::io::frames::Paced;
 use crate::io::leg::Leg;
 use crate::model::snapshot::Snapshot;
-use crate::proxy::Context;
 use crate::proxy::conn::Conn;
 use crate::proxy::http::answer::{self, Reason, Refusal};
 use crate::proxy::http::batch::Batch;
@@ -50,6 +49,7 @@ use crate::proxy::http::{counting, exchange, host};
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::proxy::inbound::asked::{Application, Driving, begin};
 use crate::proxy::places::Refused;
+use crate::proxy::{Context, client_end};
 use crate::telemetry::{self, RequestKind, RequestSeries, Said, Upgrade};
 use crate::tunnels::Io;
 
@@ -176,7 +176,9 @@ async fn spoken(io: &mut impl Io, first: &mut Vec<u8>) -> Result<Option<Version>
             }
         }
     };
-    let failed = |error: io::Error| Failure::because(Kind::Reset, Side::Client, Retry::Safe, error);
+    let failed = |error: io::Error| {
+        Failure::because(client_end::kind(&error), Side::Client, Retry::Safe, error)
+    };
     // A client that says nothing asks for nothing.
     timeout(PATIENCE, look).await.unwrap_or(Ok(None)).map_err(failed)
 }
@@ -211,7 +213,8 @@ where
 
 /// The client has broken HTTP, or its connection.
 fn broken(error: impl Into<BodyError>) -> Failure {
-    Failure::because(Kind::Reset, Side::Client, Retry::IfIdempotent, error)
+    let error: BodyError = error.into();
+    Failure::because(client_end::kind(&*error), Side::Client, Retry::IfIdempotent, error)
 }
 
 /// Serves the client until the application's connection has ended, or the agent stops; requests that

@@ -15,6 +15,7 @@ use crate::io::relay::RelayError;
 use crate::model::trace::Trace;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
+use crate::proxy::client_end::kind;
 use crate::proxy::conn::Conn;
 use crate::proxy::http;
 use crate::proxy::outbound::{Picked, Resolved, resolve, same_node};
@@ -160,7 +161,9 @@ fn failed(ended: Ended) -> Failure {
     }
     let side = match ended {
         Ended::Refused(error) => return upstream::classify(error),
-        Ended::Relay(RelayError::Application(_)) => Side::Client,
+        Ended::Relay(RelayError::Application(_)) => {
+            return Failure::because(kind(&ended), Side::Client, Retry::IfIdempotent, ended);
+        }
         Ended::Relay(RelayError::Peer(_)) | Ended::NotTaken(_) => Side::Upstream,
     };
     Failure::because(Kind::Reset, side, Retry::IfIdempotent, ended)
@@ -173,11 +176,11 @@ fn failed(ended: Ended) -> Failure {
 /// One of them closed abruptly.
 pub async fn relay(client: &mut Leg, upstream: &mut Leg, carried: &Carried) -> Result<(), Failure> {
     copy::both_ways(client, upstream, carried).await.map_err(|error| {
-        let side = match error {
-            CopyError::Client(_) => Side::Client,
-            CopyError::Upstream(_) => Side::Upstream,
+        let (kind, side) = match error {
+            CopyError::Client(_) => (kind(&error), Side::Client),
+            CopyError::Upstream(_) => (Kind::Reset, Side::Upstream),
         };
-        Failure::because(Kind::Reset, side, Retry::IfIdempotent, error)
+        Failure::because(kind, side, Retry::IfIdempotent, error)
     })
 }
 

@@ -14,6 +14,7 @@ mod document;
 mod read;
 mod watch;
 mod news;
+mod again;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use crate::task::scope::Scope;
 use document::{Document, Documents, Outcome};
 use watch::Watch;
 
+pub use again::{Again, Asked, channel};
 pub use read::Error;
 
 /// The source's name in its updates.
@@ -116,17 +118,18 @@ impl FileSource {
         self.update(conditions)
     }
 
-    /// Sends an update now and whenever the files say something else, until `scope` drains.
-    pub async fn run(self, updates: mpsc::Sender<Update>, scope: Scope) {
+    /// Sends an update now, whenever the files say something else, and, if they do, when it is
+    /// asked to look, until `scope` drains.
+    pub async fn run(self, updates: mpsc::Sender<Update>, asked: Asked, scope: Scope) {
         tokio::select! {
             biased;
             () = scope.draining() => {}
             () = updates.closed() => {}
-            () = self.follow(&updates) => {}
+            () = self.follow(&updates, asked) => {}
         }
     }
 
-    async fn follow(mut self, updates: &mpsc::Sender<Update>) {
+    async fn follow(mut self, updates: &mpsc::Sender<Update>, mut asked: Asked) {
         let mut watch = Watch::new(&self.dir)
             .inspect_err(|error| tracing::warn!(%error, "cannot watch; looking every 5 s instead"))
             .ok();
@@ -155,7 +158,12 @@ impl FileSource {
                 }
                 sent = Some(update);
             }
-            self.changed(watch.as_mut(), seen).await;
+            asked.answer();
+            tokio::select! {
+                biased;
+                () = asked.wait() => {}
+                () = self.changed(watch.as_mut(), seen) => {}
+            }
         }
     }
 

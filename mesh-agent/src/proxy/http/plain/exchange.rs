@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::leg;
 use crate::model::snapshot::Endpoint;
+use crate::proxy::client_end;
 use crate::proxy::http::Site;
 use crate::proxy::http::answer::Refusal;
 use crate::proxy::http::counting::{self, CUT, LEFT};
@@ -210,7 +211,8 @@ impl Going<'_> {
         let refusal = match trouble {
             Trouble::Client(error) => {
                 self.count(&wire, progress, LEFT);
-                wire.finish(Err(reset(Side::Client, error.to_string())));
+                let (kind, cause) = (client_end::kind(&error), error.to_string());
+                wire.finish(Err(Failure::because(kind, Side::Client, Retry::IfIdempotent, cause)));
                 return Err(error);
             }
             Trouble::Upstream(error) => {

@@ -1,5 +1,6 @@
 //! The source as its users see it: files in, updates out.
 
+mod again;
 mod policies;
 
 use std::fs;
@@ -719,7 +720,7 @@ async fn changes_are_noticed_and_it_drains_to_zero() {
     std::os::unix::fs::symlink("..data/a.yaml", dir.join("a.yaml")).unwrap();
     let scope = Scope::new("source");
     let (tx, mut rx) = mpsc::channel(1);
-    scope.spawn(lab.source.run(tx, scope.clone()));
+    scope.spawn(lab.source.run(tx, channel().1, scope.clone()));
     let next = async |rx: &mut mpsc::Receiver<Update>| {
         let update = rx.recv().await.unwrap();
         update.resources.iter().map(|resource| word(&resource.object)).collect::<Vec<_>>()

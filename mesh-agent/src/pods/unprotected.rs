@@ -1,0 +1,125 @@
+//! Workloads that were found and that the mesh cannot protect, or not as a whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::model::condition::{Finding, Reason};
+use crate::model::id::ResourceName;
+use crate::model::workload::{Place, Workload};
+use crate::pods::Options;
+use crate::pods::finder::Finder;
+use crate::pods::place::Spot;
+use crate::store::update::{Key, Kind};
+use crate::sys::strays;
+
+/// Those of this node, with why. `spots` are the places that were found.
+pub fn all(
+    finder: &Finder,
+    spots: &BTreeMap<ResourceName, Spot>,
+    wanted: &BTreeMap<&ResourceName, &Arc<Workload>>,
+    options: &Options,
+) -> Vec<Finding> {
+    let units: HashMap<u64, &ResourceName> =
+        spots.iter().filter_map(|(name, spot)| Some((spot.cgroup()?, name))).collect();
+    let finding = |(name, workload): (&&ResourceName, &&Arc<Workload>)| {
+        if let Some(error) = finder.error(name) {
+            return by_error(workload, error);
+        }
+        let own = spots.get(*name)?.cgroup()?;
+        let folder = finder.folder(&workload.place, &options.cgroup_root)?;
+        let is_other = |id: u64| id != own && units.contains_key(&id);
+        in_cgroup(workload, &folder, is_other).unwrap_or_else(|error| {
+            tracing::debug!(workload = %name, %error, "its processes cannot be looked at");
+            None
+        })
+    };
+    wanted.iter().filter_map(finding).collect()
+}
+
+/// Logs those that were not there before.
+pub fn log_new(now: &[Finding], before: &[Finding]) {
+    let is_there = |finding: &&Finding| {
+        let is_same =
+            |old: &Finding| old.subject == finding.subject && old.reason == finding.reason;
+        before.iter().any(is_same)
+    };
+    for finding in now.iter().filter(|finding| !is_there(finding)) {
+        let (reason, message) = (finding.reason.as_str(), &finding.message);
+        tracing::warn!(subject = %finding.subject, reason, "not protected: {message}");
+    }
+}
+
+/// Why the workload whose cgroup is `folder` is not protected as a whole. `is_other`: a cgroup is another
+/// workload's, by its id.
+///
+/// # Errors
+///
+/// It cannot be told.
+pub fn in_cgroup(
+    workload: &Workload,
+    folder: &Path,
+    is_other: impl Fn(u64) -> bool,
+) -> io::Result<Option<Finding>> {
+    let Some(pid) = strays::find(folder, is_other)? else { return Ok(None) };
+    let message = format!(
+        "process {pid} of it is in another network namespace than the node: there connections follow \
+         the failure mode, nothing that arrives is captured, and no port can be bound where plaintext \
+         is not allowed; name the namespace in `spec.netns`, or run it in the node's namespace \
+         (PrivateNetwork=no, host network)"
+    );
+    Ok(Some(finding(workload, Reason::OtherNamespace, message)))
+}
+
+/// Why a workload whose place cannot be opened is not protected, if it may be there.
+pub fn by_error(workload: &Workload, error: &io::Error) -> Option<Finding> {
+    (error.kind() == io::ErrorKind::PermissionDenied).then(|| {
+        let message = format!(
+            "the agent is not allowed to enter its place, and does not protect it: {error}; grant \
+             CAP_SYS_ADMIN over the user namespace that owns it, or name another place"
+        );
+        finding(workload, Reason::PlaceForbidden, message)
+    })
+}
+
+fn finding(workload: &Workload, reason: Reason, message: String) -> Finding {
+    let field = match workload.place {
+        Place::Cgroup(_) => "spec.cgroup",
+        Place::Netns(_) => "spec.netns",
+        Place::SystemdUnit(_) => "spec.systemdUnit",
+        Place::Unplaced => "",
+    };
+    let subject = Key { kind: Kind::Workload, name: workload.name.clone() }.to_string();
+    Finding { subject, field, reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spiffe::SpiffeId;
+
+    fn web() -> Workload {
+        Workload {
+            name: ResourceName::new("demo", "web"),
+            identity: SpiffeId::new("cluster.local", "demo", "web").unwrap(),
+            node: Some("n".into()),
+            addresses: Vec::new(),
+            labels: BTreeMap::new(),
+            ports: Vec::new(),
+            probes: Vec::new(),
+            ready: true,
+            place: Place::Netns("/run/netns/web".into()),
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_forbidden_is_told_and_one_that_is_not_there_is_awaited() {
+        let found = by_error(&web(), &io::ErrorKind::PermissionDenied.into()).unwrap();
+        assert_eq!((found.reason, found.field), (Reason::PlaceForbidden, "spec.netns"));
+        assert_eq!(found.subject, "Workload demo/web");
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::TimedOut] {
+            assert!(by_error(&web(), &kind.into()).is_none(), "{kind}");
+        }
+    }
+}
