@@ -19,6 +19,8 @@ mod lifecycle;
 #[cfg(test)]
 mod outbound_tcp;
 #[cfg(test)]
+mod partitions;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod rotation;

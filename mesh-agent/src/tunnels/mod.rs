@@ -22,6 +22,7 @@ use crate::io::leg::Leg;
 use crate::io::link::Link;
 use crate::io::load::Meter;
 use crate::io::relay::{self, RelayError, Unsent};
+use crate::io::silence::News;
 use crate::io::tls;
 use crate::native;
 use crate::native::frame::code;
@@ -71,6 +72,9 @@ pub enum Error {
     /// A deadline passed.
     #[error("the peer's agent did not answer in time")]
     Timeout,
+    /// Nothing is heard from the peer, and nothing was sent to its application.
+    #[error("nothing is heard from the peer's agent")]
+    Unheard,
     /// The peer answered with another status than 200, of which each protocol has its own.
     #[error("the peer's agent refused with status {status}")]
     Refused {
@@ -92,6 +96,7 @@ impl From<hbone::Error> for Error {
         match error {
             hbone::Error::Open(error) => Self::Connect(error),
             hbone::Error::H2(error) => Self::H2(error),
+            hbone::Error::Unheard => Self::Unheard,
             hbone::Error::Refused(status) => Self::Refused { protocol: Protocol::Hbone, status },
             hbone::Error::Closed | hbone::Error::Distrusted => Self::Timeout,
         }
@@ -105,6 +110,7 @@ impl From<native::Error> for Error {
                 let status = u16::try_from(status).unwrap_or(u16::MAX);
                 Self::Refused { protocol: Protocol::Native, status }
             }
+            native::Error::Unheard => Self::Unheard,
             error => Self::Native(error),
         }
     }
@@ -119,7 +125,11 @@ impl Error {
                 error.is_library() || error.get_io().is_some_and(tls::stream::is_violation)
             }
             Self::Native(error) => error.is_violation(),
-            Self::Connect(_) | Self::Refused { .. } | Self::Timeout | Self::Tls(_) => false,
+            Self::Connect(_)
+            | Self::Refused { .. }
+            | Self::Timeout
+            | Self::Tls(_)
+            | Self::Unheard => false,
         }
     }
 
@@ -129,6 +139,7 @@ impl Error {
         match self {
             Self::H2(error) => hbone::is_stale_tunnel(error),
             Self::Native(error) => error.is_stale_tunnel(),
+            Self::Unheard => true,
             Self::Connect(_) | Self::Refused { .. } | Self::Timeout | Self::Tls(_) => false,
         }
     }
@@ -253,17 +264,17 @@ impl Tunnel {
         options: &Options,
         quota: Option<Arc<Quota>>,
         scope: &Scope,
-        counted: OpenTunnel,
+        (counted, news): (OpenTunnel, Arc<News>),
     ) -> Result<(Self, Lease), Error>
     where
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
-            let start = native::tunnel::Tunnel::start(io, native, quota, scope, counted);
+            let start = native::tunnel::Tunnel::start(io, native, quota, scope, counted, news);
             let (tunnel, lease) = start;
             return Ok((Self::Native(tunnel), Lease::Native(lease)));
         }
-        let starting = hbone::tunnel::Tunnel::start(io, &options.hbone, scope, counted);
+        let starting = hbone::tunnel::Tunnel::start(io, &options.hbone, scope, counted, news);
         let (tunnel, lease) = starting.await?;
         Ok((Self::Hbone(tunnel), Lease::Hbone(lease)))
     }
@@ -281,12 +292,14 @@ impl Tunnel {
             Self::Hbone(tunnel) => {
                 let (load, hbone) = (tunnel.load(), &options.hbone);
                 let has_room = load.streams() < hbone.max_streams;
-                Carried::of(load, has_room, hbone.bulk_memory, now)
+                let carried = Carried::of(load, has_room, hbone.bulk_memory, now);
+                Carried { is_silent: tunnel.is_silent(), ..carried }
             }
             // Nothing is remembered: requests that follow bulk cost a fifth more on two tunnels than
             // together on one (docs/adr/0006).
             Self::Native(tunnel) => {
-                Carried::of(&tunnel.load(), tunnel.has_room(), Duration::ZERO, now)
+                let carried = Carried::of(&tunnel.load(), tunnel.has_room(), Duration::ZERO, now);
+                Carried { is_silent: tunnel.is_silent(), ..carried }
             }
         }
     }
@@ -304,6 +317,22 @@ impl Tunnel {
         match self {
             Self::Hbone(tunnel) => tunnel.retire(),
             Self::Native(tunnel) => tunnel.retire(),
+        }
+    }
+
+    /// Whether its peer owes an answer, and nothing is heard from it.
+    fn is_silent(&self) -> bool {
+        match self {
+            Self::Hbone(tunnel) => tunnel.is_silent(),
+            Self::Native(tunnel) => tunnel.is_silent(),
+        }
+    }
+
+    /// Finds out whether its peer is there.
+    fn probe(&self) {
+        match self {
+            Self::Hbone(tunnel) => tunnel.probe(),
+            Self::Native(tunnel) => tunnel.probe(),
         }
     }
 
@@ -339,7 +368,8 @@ impl Lease {
         }
     }
 
-    /// Lets nobody else take a place on this tunnel.
+    /// Lets nobody else take a place on this tunnel, unless it is merely silent: see
+    /// [`Choice`](choice::Choice).
     pub fn close(&self) {
         match self {
             Self::Hbone(lease) => lease.close(),
