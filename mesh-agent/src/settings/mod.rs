@@ -394,7 +394,8 @@ mod tests {
         let settings = parse(&[]).unwrap();
         assert!(matches!(
             settings.authority(),
-            authority::Options::Embedded(dir, None) if dir == Path::new("/etc/mesh/ca")
+            authority::Options::Embedded(dir, None, skew)
+                if dir == Path::new("/etc/mesh/ca") && skew.as_secs() == 60
         ));
         assert_eq!(settings.bpffs(), Path::new("/sys/fs/bpf"));
         assert_eq!(settings.admin_socket(), Path::new("/run/mesh-agent/node-a/admin.sock"));
