@@ -68,7 +68,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let identities = identities(settings, &mesh)?;
     let domains =
         TrustDomains::new(identities.trust_domain(), settings.identity().trust_domain_aliases);
-    let source = FileSource::new(settings.config().to_owned(), domains)
+    let source = FileSource::new(settings.config().to_owned(), domains, settings.allow_empty())
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
     let (mut loaded, reports) = datapath::load::load(&settings.datapath(&cgroup_root))

@@ -37,6 +37,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", env = "MESH_CONFIG")]
     pub config: PathBuf,
 
+    /// Lets that folder become empty: then nothing is in force any more. Otherwise the last
+    /// configuration stays, because nobody means that in most cases
+    #[arg(long, env = "MESH_ALLOW_EMPTY")]
+    pub allow_empty: bool,
+
     /// Who vouches for this node's workloads.
     #[command(flatten)]
     pub authority: AuthorityArgs,

@@ -40,7 +40,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let source = FileSource::new(dir.path().to_owned(), domains()).unwrap();
+        let source = FileSource::new(dir.path().to_owned(), domains(), true).unwrap();
         Self { dir, source }
     }
 
@@ -103,6 +103,28 @@ fn check(text: &str, expect: &[&str]) {
     for (found, expect) in found.iter().zip(expect) {
         assert!(found.starts_with(expect), "{found}\n  does not begin with\n{expect}");
     }
+}
+
+#[test]
+fn a_directory_that_becomes_empty_keeps_what_was_in_force() {
+    let mut lab = Lab::new();
+    lab.source.allow_empty = false;
+    lab.check(&[], 0);
+    lab.write("a.yaml", &service("a", 80));
+    lab.check(&["Service default/a 80"], 0);
+    let is_empty = |conditions: &[Condition]| {
+        conditions[0].message.contains("holds no documents any more; the last configuration stays")
+    };
+    lab.write("a.yaml", "# nothing\n");
+    assert!(is_empty(&lab.check(&["Service default/a 80"], 1)));
+    lab.remove("a.yaml");
+    assert!(is_empty(&lab.check(&["Service default/a 80"], 1)));
+    // Whatever comes then counts.
+    lab.write("b.yaml", &service("b", 81));
+    lab.check(&["Service default/b 81"], 0);
+    lab.remove("b.yaml");
+    lab.source.allow_empty = true;
+    lab.check(&[], 0);
 }
 
 #[test]
@@ -452,7 +474,7 @@ fn an_unreadable_directory_stays_as_it_was() {
     lab.check(&["Service default/a 1"], 0);
     fs::remove_dir_all(lab.dir.path()).unwrap();
     lab.check(&["Service default/a 1"], 1);
-    let gone = FileSource::new(lab.dir.path().to_owned(), domains());
+    let gone = FileSource::new(lab.dir.path().to_owned(), domains(), true);
     assert!(matches!(gone, Err(Error::Directory { .. })));
 }
 
