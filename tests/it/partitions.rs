@@ -143,7 +143,7 @@ fn tunnel_ports(pair: &Pair) -> BTreeSet<u16> {
     lines.lines().filter_map(local).collect()
 }
 
-/// Of one tunnel every packet is lost, as when a firewall on the way has forgotten it.
+/// Loses every packet of one tunnel, as when a firewall on the way has forgotten it.
 #[track_caller]
 fn check_dead_tunnel(transport: &str) {
     let pair = Pair::new().unwrap();

@@ -40,7 +40,7 @@ pub struct Tunnel {
     silent: Notify,
 }
 
-/// What a tunnel's task knows of the peer.
+/// State of a tunnel's watch over its peer.
 struct Watch<'a> {
     pings: Option<PingPong>,
     /// When a ping was sent that was not answered.

@@ -45,7 +45,7 @@ pub fn init(trust_domain: &str, validity: Duration) -> Result<Pems, Error> {
     init_at(trust_domain, validity, clock::now())
 }
 
-/// The same at the time `now`.
+/// Makes a root as [`init`] does, at the time `now`.
 pub(crate) fn init_at(
     trust_domain: &str,
     validity: Duration,
@@ -116,7 +116,7 @@ impl Root {
         self.sign_dated(node, key, validity, (BACKDATE, now))
     }
 
-    /// The same, which begins so long ago.
+    /// Signs a node's certificate as [`Self::sign_node`] does, which begins `backdate` ago.
     pub(crate) fn sign_dated(
         &self,
         node: &str,

@@ -92,8 +92,8 @@ pub enum PeerError {
     },
 }
 
-/// What a certificate and the clock here say, where they do not fit: one of two clocks is wrong, ours
-/// or that of whoever made the certificate. Displayed as the rest of a sentence.
+/// Bound of a certificate's life and the time of the clock here, where they do not fit: one of two
+/// clocks is wrong, ours or the issuer's. Displayed as the rest of a sentence.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clocks(Option<(&'static str, UnixTime, UnixTime)>);
 

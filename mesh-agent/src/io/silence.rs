@@ -21,13 +21,13 @@ use crate::model::spiffe::SpiffeId;
 /// enough for it: Linux sends it again after 200 ms (`TCP_RTO_MIN`).
 const LEAST: Duration = Duration::from_millis(400);
 
-/// The same at the most, and while it is not known how long a peer takes to answer a ping.
+/// Longest such time, and the one while it is not known how long a peer takes to answer a ping.
 const MOST: Duration = Duration::from_secs(5);
 
 /// It may take so many times as long as its slowest answer of late.
 const TIMES: u32 = 3;
 
-/// What one peer owes on one tunnel.
+/// State of one peer on one tunnel: the answers that it owes.
 #[derive(Debug, Default)]
 pub struct Silence {
     /// Since when the peer owes an answer. It has said nothing since.
@@ -39,7 +39,7 @@ pub struct Silence {
     slowest: Option<Duration>,
 }
 
-/// What is to be done about a peer that says nothing.
+/// Action about a peer that says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing, unless it owes an answer later than now.
@@ -86,7 +86,7 @@ impl Silence {
         since.map(|since| since + self.patience())
     }
 
-    /// What is to be done at `now`. What it says is taken for done: a peer that was asked whether it
+    /// Action that is due at `now`. It is taken for done: a peer that was asked whether it
     /// is there has as long again.
     pub fn step(&mut self, now: Instant) -> Step {
         if self.due().is_none_or(|due| now < due) {
@@ -105,7 +105,7 @@ impl Silence {
     }
 }
 
-/// What becomes of the tunnels to one peer, for whoever waits for one.
+/// News of the tunnels to one peer, for connections that wait for one.
 #[derive(Debug)]
 pub struct News {
     peer: SocketAddr,
@@ -114,7 +114,7 @@ pub struct News {
 }
 
 impl News {
-    /// Of the tunnels to the agent at `peer`, which serves `destination`.
+    /// News of the tunnels to the agent at `peer`, which serves `destination`.
     pub fn new(peer: SocketAddr, destination: SpiffeId) -> Self {
         Self { peer, destination, changed: Notify::new() }
     }
@@ -164,7 +164,7 @@ impl Alarm {
 mod tests {
     use super::*;
 
-    /// What happens to a tunnel whose peer answers pings after so many milliseconds, of late: `o` it
+    /// Checks the life of a tunnel whose peer answers pings after so many milliseconds, of late: `o` it
     /// is asked for a stream, `p` it is sent a ping, `h` it is heard, a digit so many tenths of a
     /// second pass. What is done: `-` nothing at a digit, `?` a probe, `!` it is silent, `+` it is
     /// heard again.

@@ -22,8 +22,7 @@ pub struct Carried {
 }
 
 impl Carried {
-    /// What a tunnel with this load carries `now`, which remembers for `memory` that it had bulk. Its
-    /// peer is heard.
+    /// Load of a tunnel as of `now`, which remembers for `memory` that it had bulk. Its peer is heard.
     pub fn of(load: &Load, has_room: bool, memory: Duration, now: Instant) -> Self {
         let since = load.last_bulk().map(|last| now.saturating_duration_since(last));
         Self {

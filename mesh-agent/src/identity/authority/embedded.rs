@@ -22,7 +22,7 @@ pub struct Embedded {
     /// What the operator says where the root does not.
     named: Option<String>,
     trust_domain: String,
-    /// What is signed begins as long before.
+    /// Allowance for the clocks of peers: what is signed begins as long before.
     skew: Duration,
     current: ArcSwap<LocalCa>,
 }

@@ -1,4 +1,4 @@
-//! What files looked like when they were last read, so that only those are read that may be different.
+//! States of files when they were last read, so that only those are read that may be different.
 //!
 //! A file's state on disk says that it has changed, and not always that it has not: one that is
 //! written twice within the granularity of the file system's clock may have the same state after
@@ -39,7 +39,7 @@ pub(super) struct Looks {
 struct Look {
     /// `None`: it is not to be relied on.
     state: Option<State>,
-    /// Of the text, or of why it could not be read.
+    /// Fingerprint of the text, or of the error with which it could not be read.
     fingerprint: u64,
 }
 

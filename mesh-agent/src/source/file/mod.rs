@@ -42,7 +42,7 @@ const NAME: &str = "file";
 /// How long the files have to be the same before they are read: editors and copies write in steps.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// The same where each was put in its place as a whole: several may be renamed one after the other.
+/// Settling time where each was put in its place as a whole: several may be renamed one after the other.
 const SETTLE_WHOLE: Duration = Duration::from_millis(10);
 
 /// How often that is waited for; then they are read as they are. 20 × 50 ms = 1 s.
@@ -79,7 +79,7 @@ struct Good {
 impl Good {
     /// Whether it was written in this file.
     fn is_of(&self, file: &Path) -> bool {
-        self.resource.location.file == file
+        *self.resource.location.file == *file
     }
 }
 
@@ -446,7 +446,7 @@ fn unreadable_file(file: &Path, error: &Error) -> Contents {
 /// A condition on all of a path.
 fn whole(path: &Path, subject: &str, message: String) -> Condition {
     Condition {
-        location: Location { file: path.to_owned(), document: 1, line: 1 },
+        location: Location { file: path.into(), document: 1, line: 1 },
         subject: subject.to_owned(),
         field: String::new(),
         reason: Reason::Invalid,

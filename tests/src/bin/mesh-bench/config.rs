@@ -34,6 +34,10 @@ pub(crate) struct Config {
 /// How long an agent may take to start.
 const LIMIT: Duration = Duration::from_mins(2);
 
+/// How long after a change the next one is made: an agent gathers those that follow each other within
+/// 50 ms.
+const APART: Duration = Duration::from_millis(200);
+
 /// The first port that a change adds to the service.
 const FIRST_PORT: u16 = 1_000;
 
@@ -58,7 +62,7 @@ for line in sys.stdin:
         finally: conn.close()
 ";
 
-/// What was measured of one size.
+/// Figures of one size.
 #[derive(Debug)]
 struct Row {
     workloads: usize,
@@ -147,14 +151,14 @@ fn slowest_answer(agent: &Agent, done: &AtomicBool) -> Result<Duration> {
         ensure!(agent.get("/readyz")?.0 == 200, "the agent is not ready");
         slowest = slowest.max(asked.elapsed());
         // What is measured is the agent, not how much this takes from it.
-        pause();
+        pause(Duration::from_millis(5));
     }
     Ok(slowest)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the pause between two questions of a measurement")]
-fn pause() {
-    thread::sleep(Duration::from_millis(5));
+#[expect(clippy::disallowed_methods, reason = "the pause between two steps of a measurement")]
+fn pause(length: Duration) {
+    thread::sleep(length);
 }
 
 /// The service that changes, with this port.
@@ -169,6 +173,7 @@ fn service(port: u16) -> String {
 
 /// Gives the service another port; with how long it took until it could be connected to.
 fn change(pair: &Pair, text: &str, probe: &mut Script, port: u16) -> Result<Duration> {
+    pause(APART);
     probe.say(&port.to_string())?;
     let text = format!("{text}{}", service(port));
     // It is in the file with all others, which is read as a whole.
