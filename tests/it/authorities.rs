@@ -32,6 +32,11 @@ struct Istio {
 
 impl Istio {
     fn new(pair: &Pair) -> Self {
+        Self::with_ttl(pair, TTL)
+    }
+
+    /// The agent asks for certificates of so many seconds.
+    fn with_ttl(pair: &Pair, ttl: &str) -> Self {
         let (token, roots) =
             (pair.lab.state().join("token"), pair.authority.root().join("root.crt"));
         fs::write(&token, format!("{TOKEN}\n")).unwrap();
@@ -42,7 +47,7 @@ impl Istio {
             ("--ca-roots", roots.display().to_string()),
             ("--ca-cluster", "lab".to_owned()),
             ("--trust-domain", TRUST_DOMAIN.to_owned()),
-            ("--leaf-ttl", TTL.to_owned()),
+            ("--leaf-ttl", ttl.to_owned()),
         ];
         let args = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
         Self { args, token }
@@ -122,6 +127,37 @@ fn istios_authority_signs_renews_and_may_be_away_for_a_while() {
     let all = traffic.stop().unwrap();
     assert!(all.connections > 0);
     assert_eq!(all.failed, 0, "{:?}", all.errors);
+}
+
+/// The life of certificates of an authority that gives less than it is asked for, in seconds.
+const SHORT: u64 = 6;
+
+#[test]
+fn certificates_that_are_shorter_than_asked_for_are_renewed_in_time() {
+    let pair = Pair::new().unwrap();
+    let istio = Istio::with_ttl(&pair, "3600");
+    let authorities = [authority(&pair, &pair.a), authority(&pair, &pair.b)];
+    for authority in &authorities {
+        authority.change(Manner::Short(SHORT));
+    }
+    let (a, b) = (istio.agent(&pair, &pair.a), istio.agent(&pair, &pair.b));
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    // No tunnel is longer than its certificates: each needs the next ones.
+    let traffic = hello().traffic(&pair.client).unwrap();
+    for agent in [&a, &b] {
+        eventually("three renewals", DEADLINE, || {
+            (renewals(agent, "renewed") >= 3.0).then_some(())
+        })
+        .unwrap();
+    }
+    let all = traffic.stop().unwrap();
+    assert!(all.connections > 0);
+    assert_eq!(all.failed, 0, "{:?}", all.errors);
+    // In time, and not all the time.
+    for authority in &authorities {
+        let asked = authority.asked();
+        assert!(asked.iter().all(|asked| asked.seconds == 3600) && asked.len() < 20, "{asked:?}");
+    }
 }
 
 /// An agent of the client's node whose authority behaves so has no certificate, says why, and

@@ -21,6 +21,8 @@ mod notify;
 #[cfg(test)]
 mod outbound_tcp;
 #[cfg(test)]
+mod partitions;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod restarts;

@@ -35,6 +35,8 @@ const PATH: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 pub enum Manner {
     /// Signs.
     Honest,
+    /// Signs for so many seconds, whatever was asked for.
+    Short(u64),
     /// Answers with this gRPC status and text.
     Refuse(u32, &'static str),
     /// Signs for another identity than was asked for.
@@ -256,12 +258,16 @@ impl Shared {
             }
             Manner::ForOther(other) => ((*other).to_owned(), None),
             Manner::OtherRoot => (identity, Some(Signer::foreign_root("demo.example")?)),
-            Manner::Honest => (identity, None),
+            Manner::Honest | Manner::Short(_) => (identity, None),
         };
         let mut params = CertificateSigningRequestParams::from_pem(&request.csr)?;
         let now = SystemTime::now();
         params.params.not_before = (now - BACKDATE).into();
-        params.params.not_after = (now + Duration::from_secs(u64::try_from(seconds)?)).into();
+        let seconds = match manner {
+            Manner::Short(seconds) => seconds,
+            _ => u64::try_from(seconds)?,
+        };
+        params.params.not_after = (now + Duration::from_secs(seconds)).into();
         params.params.subject_alt_names = vec![SanType::URI(name.try_into()?)];
         params.params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
         params.params.extended_key_usages =

@@ -97,15 +97,19 @@ fn snapshot() -> Snapshot {
         policies: HashMap::new(),
         externals: Vec::new(),
         acceleration: vec![(
-            Location { file: "policy.yaml".into(), document: 1, line: 1 },
+            Location { file: std::path::Path::new("policy.yaml").into(), document: 1, line: 1 },
             ResourceName::new("demo", "fast"),
         )],
         locations: HashMap::from([(
             "Workload demo/copy".to_owned(),
-            Location { file: "copy.yaml".into(), document: 3, line: 7 },
+            Location { file: std::path::Path::new("copy.yaml").into(), document: 3, line: 7 },
         )]),
         conditions: vec![Condition {
-            location: Location { file: "mesh.yaml".into(), document: 2, line: 9 },
+            location: Location {
+                file: std::path::Path::new("mesh.yaml").into(),
+                document: 2,
+                line: 9,
+            },
             subject: "TCPRoute demo/split".to_owned(),
             field: "spec.rules[0]".to_owned(),
             reason: Reason::BackendNotFound,

@@ -16,12 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::admin::{self, Listener, Surface, Unpublished};
-use crate::app::handover::{Office, Predecessor, Successor};
+use crate::app::handover::{Office, Successor};
 use crate::app::stopping::{End, Ending};
 use crate::bounds;
 use crate::datapath::sync::{self, Applied};
@@ -55,9 +54,6 @@ const CONTROL_DRAIN: Duration = Duration::from_secs(2);
 /// How long answers of the admin server may take once a successor gives them.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
-/// How long it may take until everything that a predecessor serves is served by its successor.
-const TAKE_OVER: Duration = Duration::from_mins(1);
-
 /// Runs the agent until it is asked to stop, on a runtime of its own.
 ///
 /// # Errors
@@ -80,13 +76,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let predecessor = handover::find(settings).await?;
     let lock = handover::lock(settings).await?;
     let (admin, unpublished) = admin_listeners(settings, predecessor.is_some())?;
-    let (office, unpublished_office) = handover_listener(settings, predecessor.is_some())?;
+    let (office, unpublished_office) = handover::listener(settings, predecessor.is_some())?;
     let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
     let (publisher, mesh) = store::channel();
     let identities = identities(settings, &mesh)?;
     let domains =
         TrustDomains::new(identities.trust_domain(), settings.identity().trust_domain_aliases);
-    let source = FileSource::new(settings.config().to_owned(), domains)
+    let source = FileSource::new(settings.config().to_owned(), domains, settings.allow_empty())
         .context("reading the configuration")?;
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
     let datapath = settings.datapath(&cgroup_root);
@@ -223,7 +219,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     );
 
     if let Some(predecessor) = predecessor {
-        let taking = take_over(predecessor, applied, [unpublished, unpublished_office]);
+        let taking = handover::take_over(predecessor, applied, [unpublished, unpublished_office]);
         tokio::select! {
             taken = taking => taken?,
             signal = stop.received() => {
@@ -243,7 +239,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         in_force: ready.gate("no successor that is late"),
     };
     office_keeper.in_force.pass();
-    control.spawn(Box::pin(serve_successors(office, office_keeper, replaced_tx, control.clone())));
+    control.spawn(Box::pin(handover::serve(office, office_keeper, replaced_tx, control.clone())));
 
     let end = stopping::reason(&mut stop, &mut replaced).await;
     staying.close();
@@ -306,60 +302,6 @@ fn count_turns(workers: &Workers, config: &Workers, control: &Scope) -> Turns {
         control.spawn_on(runtime, turns.clone().count(thread, control.clone()));
     }
     turns
-}
-
-/// Takes over from `predecessor` when what it serves is served here, and puts this agent's sockets in
-/// the place of its own.
-async fn take_over(
-    predecessor: Predecessor,
-    mut applied: watch::Receiver<Applied>,
-    sockets: [Option<Unpublished>; 2],
-) -> anyhow::Result<()> {
-    tracing::info!("taking over from the agent that runs");
-    let served = applied.wait_for(|applied| applied.revision > 0 && applied.refused.is_empty());
-    match timeout(TAKE_OVER, served).await {
-        Ok(served) => drop(served.context("the configuration's thread has ended")?),
-        Err(_elapsed) => anyhow::bail!(
-            "not all workloads of the agent that runs could be enrolled within {TAKE_OVER:?} (the \
-             log says why): it goes on"
-        ),
-    }
-    for socket in sockets.iter().flatten() {
-        socket.publish().context("replacing a socket of the agent that runs")?;
-    }
-    if let Err(error) = predecessor.replace().await {
-        tracing::warn!(error = &*error, "the agent that was replaced does not answer");
-    }
-    Ok(())
-}
-
-/// The socket at which successors ask.
-fn handover_listener(
-    settings: &Settings,
-    beside: bool,
-) -> anyhow::Result<(Listener, Option<Unpublished>)> {
-    let path = handover::socket(settings.admin_socket());
-    let opened = if beside {
-        Listener::unix_beside(&path).map(|(listener, unpublished)| (listener, Some(unpublished)))
-    } else {
-        Listener::unix(&path).map(|listener| (listener, None))
-    };
-    opened.with_context(|| format!("opening the hand-over's socket {}", path.display()))
-}
-
-async fn serve_successors(
-    listener: Listener,
-    office: Office,
-    replaced: watch::Sender<Successor>,
-    scope: Scope,
-) {
-    // The file goes with it.
-    let Listener::Unix(_file, listener) = listener else { return };
-    let opened = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
-    match opened {
-        Ok(listener) => office.serve(listener, replaced, scope).await,
-        Err(error) => tracing::error!(%error, "this agent cannot hand over"),
-    }
 }
 
 /// A listener of the admin server, and what it serves there.

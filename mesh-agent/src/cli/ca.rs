@@ -366,10 +366,10 @@ mod tests {
         assert_eq!(files::readable_by_others(&dir.join("ca/root.key")), None);
         ca(dir, "node --dir DIR/ca --node node-a --out DIR/a").unwrap();
         assert_eq!(files::readable_by_others(&dir.join("a/node.key")), None);
-        let authority = Embedded::open(&dir.join("a"), "node-a", None).unwrap();
+        let authority = Embedded::open(&dir.join("a"), "node-a", None, root::BACKDATE).unwrap();
         assert_eq!(authority.trust_domain(), "mesh.test");
         // The host with the root needs no certificate of its own.
-        Embedded::open(&dir.join("ca"), "node-x", None).unwrap();
+        Embedded::open(&dir.join("ca"), "node-x", None, root::BACKDATE).unwrap();
     }
 
     #[test]
@@ -385,7 +385,13 @@ mod tests {
         for name in ["root.crt", "node.crt"] {
             fs::copy(dir.join("signed").join(name), dir.join("b").join(name)).unwrap();
         }
-        let end = || Embedded::open(&dir.join("b"), "node-b", None).unwrap().life().unwrap().to;
+        let end = || {
+            Embedded::open(&dir.join("b"), "node-b", None, root::BACKDATE)
+                .unwrap()
+                .life()
+                .unwrap()
+                .to
+        };
         let first = end();
         let again = ca(dir, "csr --node node-b --out DIR/b").unwrap();
         assert!(again.contains("Used the private key that is there"), "{again}");
@@ -409,7 +415,7 @@ mod tests {
             let said = ca(dir, &line).unwrap();
             assert!(said.contains(&format!("revoked ({count})")), "{said}");
             fs::copy(dir.join("ca/crl.pem"), dir.join(node).join("crl.pem")).unwrap();
-            let error = Embedded::open(&dir.join(node), node, None).err().unwrap();
+            let error = Embedded::open(&dir.join(node), node, None, root::BACKDATE).err().unwrap();
             assert!(error.to_string().contains("is revoked by crl.pem"), "{error}");
         }
         ca(dir, "init --dir DIR/other").unwrap();

@@ -49,7 +49,7 @@ pub fn report(args: &CheckArgs) -> Report {
             }
         }
     }
-    match FileSource::new(args.config.clone(), domains) {
+    match FileSource::new(args.config.clone(), domains, true) {
         Ok(mut source) => {
             let update = source.load();
             let mesh = build::build(&Snapshot::default(), &[(update.source, update)].into());

@@ -142,7 +142,7 @@ mod tests {
 
     fn condition(line: usize) -> Condition {
         Condition {
-            location: Location { file: "a.yaml".into(), document: 1, line },
+            location: Location { file: std::path::Path::new("a.yaml").into(), document: 1, line },
             subject: "Service demo/echo".to_owned(),
             field: "spec.ports".to_owned(),
             reason: Reason::Invalid,

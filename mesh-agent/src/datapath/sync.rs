@@ -100,14 +100,23 @@ pub async fn run(
         // Until the first snapshot, and until its workloads were looked for, nothing is known, and
         // what a predecessor left stays in force.
         let known = found.filter(|_| snapshot.revision > 0);
+        let began = Instant::now();
         let want = known.map(|found| (entries(&snapshot, &found, node, &mut sets), found));
+        let compiled = began.elapsed();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         // What the kernel refuses is tried again; what is wanted stays the same meanwhile.
         loop {
             let mut retry = None;
             if let Some((want, found)) = &want {
                 let no_acceleration = acceleration.turn(&mut ebpf, wants_acceleration(want));
+                let began = Instant::now();
                 let refused = tables.bring_to(want);
+                tracing::debug!(
+                    revision = snapshot.revision,
+                    compiled_ms = compiled.as_millis(),
+                    written_ms = began.elapsed().as_millis(),
+                    "the kernel's maps follow the configuration"
+                );
                 if refused.is_empty() {
                     if let Some(predecessors) = predecessors.take() {
                         predecessors.remove();

@@ -88,6 +88,9 @@ pub enum Error {
     /// The peer's certificate was revoked, or expired too long ago.
     #[error("the peer's certificate is not valid any more")]
     Distrusted,
+    /// Nothing is heard from the peer.
+    #[error("nothing is heard from the peer's agent")]
+    Unheard,
     /// The request cannot be written.
     #[error("cannot ask for the stream")]
     Open(#[source] io::Error),

@@ -1,15 +1,17 @@
 //! One HTTP/2 connection to a peer's agent.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::hbone::connect::{self, Open};
@@ -18,7 +20,8 @@ use crate::hbone::unread::Unread;
 use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
 use crate::io::frames::Paced;
 use crate::io::load::{Load, Meter};
-use crate::task::ending::Silence;
+use crate::io::silence::{Alarm, News, Silence, Step};
+use crate::task::ending::Unanswered;
 use crate::task::scope::Scope;
 
 /// A tunnel, as the pool holds it. Its own task drives it.
@@ -29,6 +32,21 @@ pub struct Tunnel {
     load: Arc<Load>,
     unread: Arc<Unread>,
     closed: AtomicBool,
+    /// Whether the peer owes an answer.
+    silence: Mutex<Silence>,
+    /// Tells the tunnel's task that the peer owes an answer.
+    asked: Notify,
+    /// Tells streams that wait for their answer that the tunnel has become silent.
+    silent: Notify,
+}
+
+/// State of a tunnel's watch over its peer.
+struct Watch<'a> {
+    pings: Option<PingPong>,
+    /// When a ping was sent that was not answered.
+    asked: Option<Instant>,
+    alarm: Alarm,
+    news: &'a News,
 }
 
 /// A place on a tunnel. Dropping it frees the place.
@@ -44,7 +62,7 @@ pub struct Lease {
 impl Tunnel {
     /// Starts HTTP/2 on a TLS connection, and takes the first place. It is driven in `scope` until
     /// it fails, is idle for too long, or the scope drains and its last stream has ended. `counted`
-    /// is dropped then.
+    /// is dropped then. `news` is told when it is silent, and when it is heard again.
     ///
     /// # Errors
     ///
@@ -53,7 +71,7 @@ impl Tunnel {
         io: Io,
         options: &Options,
         scope: &Scope,
-        ended: impl FnOnce(Silence) + Send + 'static,
+        (ended, news): (impl FnOnce(Unanswered) + Send + 'static, Arc<News>),
     ) -> Result<(Arc<Self>, Lease), Error>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -76,11 +94,14 @@ impl Tunnel {
             load,
             unread,
             closed: AtomicBool::new(false),
+            silence: Mutex::default(),
+            asked: Notify::new(),
+            silent: Notify::new(),
         });
         let lease = Lease { tunnel: Arc::clone(&tunnel), meter, requests: Some(requests) };
         let (driven, options, ending) = (Arc::clone(&tunnel), *options, scope.clone());
         scope.spawn(Box::pin(async move {
-            let silence = drive(connection, &driven, options, &ending).await;
+            let silence = drive(connection, &driven, options, &ending, &news).await;
             driven.closed.store(true, Ordering::Release);
             ended(silence);
         }));
@@ -108,6 +129,52 @@ impl Tunnel {
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Whether the peer owes an answer, and nothing is heard from it.
+    pub fn is_silent(&self) -> bool {
+        self.silence().is_silent()
+    }
+
+    /// Finds out whether the peer is there.
+    pub fn probe(&self) {
+        self.silence().ask(Instant::now());
+        self.asked.notify_one();
+    }
+
+    fn silence(&self) -> MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when nothing is heard from the peer.
+    async fn silent(&self) {
+        loop {
+            let silent = self.silent.notified();
+            if self.is_silent() {
+                return;
+            }
+            silent.await;
+        }
+    }
+
+    /// Notes that the peer was heard, and asks it whether it is there if it owes an answer and was
+    /// not, or tells everybody that nothing is heard. Called after all that has come was read.
+    fn watch(&self, cx: &mut Context<'_>, watch: &mut Watch<'_>) {
+        let mut silence = self.silence();
+        if self.unread.take_heard() && silence.hear() {
+            watch.news.heard();
+        }
+        let Poll::Ready(()) = watch.alarm.poll(cx, silence.due()) else { return };
+        match silence.step(Instant::now()) {
+            Step::Wait => {}
+            Step::Probe => watch.ask(),
+            Step::Silent => {
+                watch.news.silent();
+                self.silent.notify_waiters();
+            }
+        }
+        // When it is to ring next is another time.
+        cx.waker().wake_by_ref();
+    }
+
     /// Whether no stream can be opened any more.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
@@ -126,7 +193,12 @@ impl Lease {
         let requests = self.requests.take().ok_or(Error::Closed)?;
         let mut requests = requests.ready().await.inspect_err(|_| self.close())?;
         let (response, send) = requests.send_request(request, false)?;
-        let response = response.await?;
+        self.tunnel.probe();
+        let response = tokio::select! {
+            biased;
+            response = response => response?,
+            () = self.tunnel.silent() => return Err(Error::Unheard),
+        };
         match response.status().as_u16() {
             200 => {
                 let meter = Some(Arc::clone(&self.meter));
@@ -137,9 +209,12 @@ impl Lease {
         }
     }
 
-    /// Lets nobody else take a place on this tunnel.
+    /// Lets nobody else take a place on this tunnel. One that is silent may be heard again, and does
+    /// so by itself until then.
     pub fn close(&self) {
-        self.tunnel.retire();
+        if !self.tunnel.is_silent() {
+            self.tunnel.retire();
+        }
     }
 
     /// The tunnel was chosen although it carries bulk, because all do.
@@ -155,12 +230,13 @@ async fn drive<Io>(
     tunnel: &Tunnel,
     options: Options,
     scope: &Scope,
-) -> Silence
+    news: &News,
+) -> Unanswered
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut pings = connection.ping_pong();
-    let mut asked: Option<Instant> = None;
+    let (pings, alarm) = (connection.ping_pong(), Alarm::default());
+    let mut watch = Watch { pings, asked: None, alarm, news };
     let mut used = Instant::now();
     let mut tick = interval(options.ping_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -172,13 +248,13 @@ where
                 draining = true;
                 tunnel.retire();
             }
-            end = poll_fn(|cx| poll_end(&mut connection, &tunnel.unread, cx)) => {
+            end = poll_fn(|cx| poll_end(&mut connection, tunnel, &mut watch, cx)) => {
                 if let Err(error) = end {
                     tracing::debug!(%error, "a tunnel ended");
                 }
                 return None;
             }
-            () = answered(pings.as_mut()), if asked.is_some() => asked = None,
+            () = tunnel.asked.notified() => {}
             _ = tick.tick() => {
                 let now = Instant::now();
                 if tunnel.load.streams() > 0 {
@@ -186,45 +262,54 @@ where
                 } else if now - used >= options.idle_timeout {
                     tunnel.retire();
                 }
-                match asked {
+                match watch.asked {
                     Some(since) if now - since >= options.ping_timeout => {
                         return Some(now - since);
                     }
                     Some(_) => {}
-                    None => asked = ask(pings.as_mut(), now),
+                    None => {
+                        watch.ask();
+                        tunnel.silence().ping(now);
+                    }
                 }
             }
         }
     }
 }
 
-/// Lets HTTP/2 go on, and copies what nobody reads.
+/// Lets HTTP/2 go on, copies what nobody reads, and watches the peer.
 fn poll_end<Io>(
     connection: &mut Connection<Io, Bytes>,
-    unread: &Unread,
+    tunnel: &Tunnel,
+    watch: &mut Watch<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), h2::Error>>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let end = Pin::new(connection).poll(cx);
-    unread.copy_if_due();
+    tunnel.unread.copy_if_due();
+    if let Some(lasted) = watch.poll_answered(cx) {
+        tunnel.silence().answered(lasted);
+    }
+    tunnel.watch(cx, watch);
     end
 }
 
-/// Sends a ping; says when.
-fn ask(pings: Option<&mut PingPong>, now: Instant) -> Option<Instant> {
-    pings?.send_ping(Ping::opaque()).ok().map(|()| now)
-}
-
-/// Waits for the answer to a ping. One that fails is seen by the connection itself.
-async fn answered(pings: Option<&mut PingPong>) {
-    match pings {
-        Some(pings) => {
-            if poll_fn(|cx| pings.poll_pong(cx)).await.is_err() {
-                pending::<()>().await;
-            }
+impl Watch<'_> {
+    /// Sends a ping, unless one is under way.
+    fn ask(&mut self) {
+        if let (Some(pings), None) = (&mut self.pings, self.asked) {
+            self.asked = pings.send_ping(Ping::opaque()).ok().map(|()| Instant::now());
         }
-        None => pending().await,
+    }
+
+    /// How long the peer took to answer the ping, if it just has. One that fails is seen by the
+    /// connection itself.
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
+        let (pings, asked) = (self.pings.as_mut()?, self.asked?);
+        let Poll::Ready(Ok(_pong)) = pings.poll_pong(cx) else { return None };
+        self.asked = None;
+        Some(asked.elapsed())
     }
 }

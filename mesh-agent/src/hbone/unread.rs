@@ -6,7 +6,7 @@
 //! on its streams is copied.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -30,6 +30,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub(super) struct Unread {
     /// How much was read since what waits was copied.
     read: AtomicUsize,
+    /// Something was read since this was last asked.
+    heard: AtomicBool,
     every: usize,
     streams: Mutex<Vec<Weak<Mutex<Waiting>>>>,
 }
@@ -55,12 +57,18 @@ impl Unread {
     pub(super) fn within(window_bytes: u32) -> Arc<Self> {
         let window = usize::try_from(window_bytes).unwrap_or(usize::MAX);
         let every = (window / PART).max(LEAST_BYTES);
-        Arc::new(Self { read: AtomicUsize::new(0), every, streams: Mutex::default() })
+        let (read, heard) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { read, heard, every, streams: Mutex::default() })
     }
 
     /// The tunnel's connection.
     pub(super) const fn counted<Io>(self: Arc<Self>, io: Io) -> Counted<Io, Arc<Self>> {
         Counted::new(io, self)
+    }
+
+    /// Whether the peer was heard since this was last asked.
+    pub(super) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Looks after a stream, until it is dropped.
@@ -161,6 +169,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Count for Arc<Unread> {
     fn add_read(&self, bytes: usize) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
+        self.heard.store(true, Ordering::Relaxed);
     }
 
     fn add_written(&self, _bytes: usize) {}

@@ -83,7 +83,8 @@ pub enum Error {
     },
     /// The certificate's time is over, or has not begun.
     #[error(
-        "{path} is valid from {from} to {to}: renew it with `mesh-agent ca node`, or set the clock"
+        "{path} is valid from {from} to {to}, and the clock here says {now}: renew it with \
+         `mesh-agent ca node`, or set the clock"
     )]
     NotValidNow {
         /// The certificate's file.
@@ -92,6 +93,8 @@ pub enum Error {
         from: String,
         /// The end.
         to: String,
+        /// The time of day.
+        now: String,
     },
     /// The certificate, or the request for it, was made for another node.
     #[error("{path} is for {found}, and the node is `{node}`")]

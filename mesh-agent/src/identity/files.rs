@@ -160,6 +160,7 @@ pub(crate) fn check_validity(facts: &Facts, path: &Path, now: SystemTime) -> Res
         path: path.to_owned(),
         from: cert::print_time(facts.not_before),
         to: cert::print_time(facts.not_after),
+        now: cert::print_time(now),
     })
 }
 

@@ -14,7 +14,7 @@ use rustls_pki_types::ServerName;
 
 use crate::identity::authority::Embedded;
 use crate::identity::files::{self, Files};
-use crate::identity::root::{self, Pems, Root};
+use crate::identity::root::{self, BACKDATE, Pems, Root};
 use crate::identity::tls::{Bounds, Clients, Server, Target};
 use crate::identity::verify::{PeerError, classify};
 use crate::identity::{Error, Identities, Identity, Options, Placement};
@@ -68,7 +68,12 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     pub(crate) fn new(trust_domain: &str) -> Self {
-        let pems = root::init(trust_domain, DAY * 3650).unwrap();
+        Self::dated(trust_domain, Duration::ZERO)
+    }
+
+    /// One whose root begins so much later.
+    pub(crate) fn dated(trust_domain: &str, later: Duration) -> Self {
+        let pems = root::init_at(trust_domain, DAY * 3650, clock::now() + later).unwrap();
         let files = Files {
             dir: "ca".into(),
             root_cert: pems.certificate.clone().into_bytes(),
@@ -113,7 +118,7 @@ pub(crate) fn options() -> Options {
 }
 
 pub(crate) fn open(files: Files, node: &str, placement: impl Placement + 'static) -> Identities {
-    let authority = Embedded::from_files(files, node, None, clock::now()).unwrap();
+    let authority = Embedded::from_files(files, node, None, (BACKDATE, clock::now())).unwrap();
     Identities::new(Box::new(authority), Arc::new(placement), options()).unwrap()
 }
 

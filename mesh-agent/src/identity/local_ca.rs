@@ -33,6 +33,8 @@ pub(crate) struct LocalCa {
     trust_domain: Arc<str>,
     trusted: Arc<Trusted>,
     signer: Signer,
+    /// By how much the clocks of peers may be behind ours: what is signed begins as long ago.
+    skew: Duration,
 }
 
 enum Signer {
@@ -57,7 +59,7 @@ impl LocalCa {
     /// `root.crt` is always there. With `root.key` this host is the authority and makes its own
     /// intermediate; else `node.crt` and `node.key` are the intermediate, and what follows in
     /// `node.crt` is between it and the root. The chain is verified the way a peer will verify it.
-    /// `trust_domain` is for a root that names none.
+    /// `trust_domain` is for a root that names none; what is signed begins `skew` before it is.
     ///
     /// # Errors
     ///
@@ -67,7 +69,7 @@ impl LocalCa {
         files: Files,
         node: &str,
         trust_domain: Option<&str>,
-        now: SystemTime,
+        (skew, now): (Duration, SystemTime),
     ) -> Result<Self, Error> {
         root::check_node_name(node)?;
         let root_path = files.path(files::ROOT_CERT);
@@ -77,14 +79,14 @@ impl LocalCa {
         let signer = if files.root_key.is_some() {
             let root = Box::new(Root::open(&files)?);
             files::check_validity(root.facts(), files.path(files::ROOT_CERT).as_path(), now)?;
-            let current = ArcSwap::from_pointee(Intermediate::mint(&root, node, now)?);
+            let current = ArcSwap::from_pointee(Intermediate::mint(&root, node, skew, now)?);
             Signer::Minted { root, current }
         } else {
             Signer::Given(Box::new(Intermediate::read(&files, node, now)?))
         };
         let trust_domain = find_trust_domain(&signer, &trusted, &files, (trust_domain, now))?;
         let trusted = Arc::new(trusted);
-        Ok(Self { files, node: node.to_owned(), trust_domain, trusted, signer })
+        Ok(Self { files, node: node.to_owned(), trust_domain, trusted, signer, skew })
     }
 
     /// The files that it was made of.
@@ -133,13 +135,14 @@ impl LocalCa {
             return Err(Error::OtherTrustDomain { id: id.clone(), ours });
         }
         match &self.signer {
-            Signer::Given(intermediate) => intermediate.issue(id, ttl, now),
+            Signer::Given(intermediate) => intermediate.issue(id, ttl, self.skew, now),
             Signer::Minted { root, current } => {
-                if now >= current.load().half_life() {
+                if !current.load().is_young(now) {
                     // Two at once may make two: the last stays, and both are good.
-                    current.store(Arc::new(Intermediate::mint(root, &self.node, now)?));
+                    let next = Intermediate::mint(root, &self.node, self.skew, now)?;
+                    current.store(Arc::new(next));
                 }
-                current.load().issue(id, ttl, now)
+                current.load().issue(id, ttl, self.skew, now)
             }
         }
     }
@@ -171,9 +174,9 @@ impl Intermediate {
         Self::new(chain, key)
     }
 
-    fn mint(root: &Root, node: &str, now: SystemTime) -> Result<Self, Error> {
+    fn mint(root: &Root, node: &str, skew: Duration, now: SystemTime) -> Result<Self, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let cert = root.sign_node(node, &key, MINTED_VALIDITY, now)?;
+        let cert = root.sign_dated(node, &key, MINTED_VALIDITY, (skew, now))?;
         Self::new(vec![cert.into()], key)
     }
 
@@ -185,16 +188,27 @@ impl Intermediate {
         Ok(Self { chain, issuer, not_before: facts.not_before, not_after: facts.not_after })
     }
 
-    fn half_life(&self) -> SystemTime {
-        self.not_before + self.not_after.duration_since(self.not_before).unwrap_or_default() / 2
+    /// Whether it is in the first half of its life. It is not before that either, where the clock
+    /// was ahead when it was made.
+    fn is_young(&self, now: SystemTime) -> bool {
+        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        (self.not_before..self.not_before + life / 2).contains(&now)
     }
 
-    fn issue(&self, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Certificate, Error> {
+    /// Signs a leaf that begins `skew` ago.
+    fn issue(
+        &self,
+        id: &SpiffeId,
+        ttl: Duration,
+        skew: Duration,
+        now: SystemTime,
+    ) -> Result<Certificate, Error> {
         if now >= self.not_after {
             return Err(Error::NotValidNow {
                 path: files::NODE_CERT.into(),
                 from: cert::print_time(self.not_before),
                 to: cert::print_time(self.not_after),
+                now: cert::print_time(now),
             });
         }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -208,7 +222,7 @@ impl Intermediate {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        root::set_validity(&mut params, now, (now + ttl).min(self.not_after))?;
+        root::set_validity(&mut params, now - skew, (now + ttl).min(self.not_after))?;
         let leaf: CertificateDer<'static> = params.signed_by(&key, &self.issuer)?.into();
         let facts =
             Facts::read(&leaf).map_err(|_malformed| rcgen::Error::CouldNotParseCertificate)?;
@@ -232,8 +246,8 @@ fn find_trust_domain(
 ) -> Result<Arc<str>, Error> {
     let trial = SpiffeId::new("trial", "trial", "trial").expect("invariant: plain letters");
     let trial = match signer {
-        Signer::Given(intermediate) => intermediate.issue(&trial, BACKDATE, now)?,
-        Signer::Minted { current, .. } => current.load().issue(&trial, BACKDATE, now)?,
+        Signer::Given(intermediate) => intermediate.issue(&trial, BACKDATE, BACKDATE, now)?,
+        Signer::Minted { current, .. } => current.load().issue(&trial, BACKDATE, BACKDATE, now)?,
     };
     let mut refusal = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
     let mut is_nameless = false;
@@ -283,7 +297,8 @@ mod tests {
     /// Opens the files as node-a, and compares what is wrong with them.
     #[track_caller]
     fn check(files: Files, expect: &str) {
-        let error = LocalCa::from_files(files, "node-a", None, clock::now()).err().unwrap();
+        let error =
+            LocalCa::from_files(files, "node-a", None, (BACKDATE, clock::now())).err().unwrap();
         assert!(error.to_string().contains(expect), "{error}");
     }
 
@@ -313,7 +328,7 @@ mod tests {
         let mesh = Mesh::new("cluster.local");
         for (files, days) in [(mesh.files("node-a", &[]), 91), (authority_files(&mesh), 3651)] {
             let late = clock::now() + DAY * days;
-            let error = LocalCa::from_files(files, "node-a", None, late).err().unwrap();
+            let error = LocalCa::from_files(files, "node-a", None, (BACKDATE, late)).err().unwrap();
             assert!(matches!(error, Error::NotValidNow { .. }), "{error}");
         }
     }
@@ -323,7 +338,8 @@ mod tests {
         let mesh = Mesh::new("cluster.local");
         let now = clock::now();
         let authority =
-            LocalCa::from_files(mesh.files("node-a", &[]), "node-a", None, now).unwrap();
+            LocalCa::from_files(mesh.files("node-a", &[]), "node-a", None, (BACKDATE, now))
+                .unwrap();
         assert_eq!(authority.trust_domain(), "cluster.local");
         let leaf = authority.issue(&id("a"), HOUR, now).unwrap();
         let life = leaf.not_after.duration_since(leaf.not_before).unwrap();
@@ -339,7 +355,8 @@ mod tests {
     fn the_intermediate_in_memory_is_made_again_at_half_its_life() {
         let mesh = Mesh::new("cluster.local");
         let now = clock::now();
-        let authority = LocalCa::from_files(authority_files(&mesh), "node-a", None, now).unwrap();
+        let authority =
+            LocalCa::from_files(authority_files(&mesh), "node-a", None, (BACKDATE, now)).unwrap();
         let issuer = |after: Duration| {
             let leaf = authority.issue(&id("a"), HOUR, now + after).unwrap();
             verify_as_peer(
@@ -365,7 +382,11 @@ mod tests {
         let mut files = mesh.files("node-a", &[]);
         files.root_cert.extend_from_slice(short.certificate.as_bytes());
         let roots = |now| {
-            LocalCa::from_files(files.clone(), "node-a", None, now).unwrap().trusted().roots.len()
+            LocalCa::from_files(files.clone(), "node-a", None, (BACKDATE, now))
+                .unwrap()
+                .trusted()
+                .roots
+                .len()
         };
         assert_eq!((roots(clock::now()), roots(clock::now() + HOUR * 2)), (2, 1));
     }

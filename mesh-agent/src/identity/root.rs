@@ -42,14 +42,22 @@ pub(crate) struct Root {
 ///
 /// The trust domain's name is not one, or the end lies beyond the year 9999.
 pub fn init(trust_domain: &str, validity: Duration) -> Result<Pems, Error> {
+    init_at(trust_domain, validity, clock::now())
+}
+
+/// Makes a root as [`init`] does, at the time `now`.
+pub(crate) fn init_at(
+    trust_domain: &str,
+    validity: Duration,
+    now: SystemTime,
+) -> Result<Pems, Error> {
     if SpiffeId::new(trust_domain, "ns", "sa").is_err() {
         return Err(Error::TrustDomainName(trust_domain.to_owned()));
     }
-    let now = clock::now();
     let mut params = authority_params(ROOT_UNIT, trust_domain, 1);
     let uri = format!("spiffe://{trust_domain}").try_into()?;
     params.subject_alt_names = vec![SanType::URI(uri)];
-    set_validity(&mut params, now, now + validity)?;
+    set_validity(&mut params, now - BACKDATE, now + validity)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     Ok(Pems { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
 }
@@ -96,7 +104,8 @@ impl Root {
         &self.facts
     }
 
-    /// Signs a node's certificate: may sign leaves, and no authority. Ends no later than the root.
+    /// Signs a node's certificate: may sign leaves, and no authority. Begins [`BACKDATE`] ago, and
+    /// ends no later than the root.
     pub(crate) fn sign_node(
         &self,
         node: &str,
@@ -104,10 +113,22 @@ impl Root {
         validity: Duration,
         now: SystemTime,
     ) -> Result<rcgen::Certificate, Error> {
+        self.sign_dated(node, key, validity, (BACKDATE, now))
+    }
+
+    /// Signs a node's certificate as [`Self::sign_node`] does, which begins `backdate` ago.
+    pub(crate) fn sign_dated(
+        &self,
+        node: &str,
+        key: &impl PublicKeyData,
+        validity: Duration,
+        (backdate, now): (Duration, SystemTime),
+    ) -> Result<rcgen::Certificate, Error> {
         check_node_name(node)?;
         let mut params = authority_params(NODE_UNIT, node, 0);
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, now, (now + validity).min(self.facts.not_after))?;
+        let end = (now + validity).min(self.facts.not_after);
+        set_validity(&mut params, now - backdate, end)?;
         Ok(params.signed_by(key, &self.issuer)?)
     }
 
@@ -194,14 +215,14 @@ pub(crate) fn check_node_name(node: &str) -> Result<(), Error> {
     }
 }
 
-/// Dates a certificate from a little before `now` to `end`.
+/// Dates a certificate from `from` to `end`.
 pub(crate) fn set_validity(
     params: &mut CertificateParams,
-    now: SystemTime,
+    from: SystemTime,
     end: SystemTime,
 ) -> Result<(), Error> {
     let time = |at| cert::from_system(at).ok_or(Error::Sign(rcgen::Error::Time));
-    params.not_before = time(now - BACKDATE)?.to_datetime();
+    params.not_before = time(from)?.to_datetime();
     params.not_after = time(end)?.to_datetime();
     Ok(())
 }

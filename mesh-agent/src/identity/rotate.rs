@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::failure::chain;
+use crate::identity::authority::Look;
 use crate::identity::error::Error;
-use crate::identity::{AT_ONCE, Identities, Identity, cert};
+use crate::identity::{AT_ONCE, Current, Identities, Identity, cert};
 use crate::model::spiffe::SpiffeId;
 use crate::task::backoff::Backoff;
 use crate::task::scope::Scope;
@@ -23,6 +24,9 @@ const SOONEST: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between renewals that fail: a sixtieth of the default life of a leaf.
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
+/// How often it is looked whether the time of day was set: a certificate that is wrong by the new time
+/// is replaced as soon.
+const LOOK: Duration = Duration::from_secs(2);
 /// Shares of a certificate's life, in percent, below which it is mentioned and counted.
 pub const LOW: [u8; 3] = [50, 25, 10];
 
@@ -31,6 +35,37 @@ pub const LOW: [u8; 3] = [50, 25, 10];
 pub(crate) fn renew_after(left: Duration, random: u32) -> Duration {
     let jitter = 0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX);
     (left * 2 / 3).mul_f64(jitter).max(SOONEST)
+}
+
+/// When something is to be done. By the clock that nobody sets.
+#[derive(Clone, Copy, Debug)]
+struct Next {
+    /// The authority's files are looked at.
+    reload: Instant,
+    /// Renewals that failed are tried again; `None`: none did.
+    renew: Option<Instant>,
+}
+
+impl Next {
+    /// How long to wait, where the earliest certificate is to be renewed after `earliest`.
+    fn wait(self, now: Instant, earliest: Option<Duration>) -> Duration {
+        let renew = match self.renew {
+            Some(renew) => Some(renew - now),
+            None => earliest,
+        };
+        LOOK.min(self.reload - now).min(renew.unwrap_or(LOOK))
+    }
+}
+
+impl Current {
+    /// After how long it is to be renewed, at `now`: at once also before it begins, where the clock
+    /// was ahead when it was made.
+    fn due_in(&self, now: SystemTime) -> Duration {
+        if now < self.not_before {
+            return Duration::ZERO;
+        }
+        self.renew_at.duration_since(now).unwrap_or_default()
+    }
 }
 
 impl Identities {
@@ -42,36 +77,57 @@ impl Identities {
         let mut refusal = None;
         let mut alarms = Alarms::default();
         let mut is_new = false;
-        let mut wait = Duration::ZERO;
+        let mut steps = clock::Steps::default();
+        let mut next = Next { reload: Instant::now(), renew: None };
         loop {
+            let (now, instant) = (clock::now(), Instant::now());
+            let step = steps.look(now, clock::since_boot());
+            if let Some(step) = step {
+                tracing::warn!(
+                    by = %step, now = %cert::print_time(now),
+                    "the clock was set: certificates that are not valid by it are made anew"
+                );
+                // What failed may have failed because of the clock.
+                backoff.reset();
+                next = Next { reload: instant, renew: None };
+            }
+            if instant >= next.reload {
+                is_new |= self.reload(&mut refusal, step.is_some()).await;
+                next.reload = instant + self.poll_interval();
+            }
+            if next.renew.is_none_or(|renew| instant >= renew) {
+                let renewed = tokio::select! {
+                    biased;
+                    () = scope.draining() => return,
+                    renewed = self.renew(now, is_new) => renewed,
+                };
+                match renewed {
+                    Ok(()) => {
+                        backoff.reset();
+                        (is_new, next.renew) = (false, None);
+                    }
+                    Err((failed, error)) => {
+                        tracing::error!(
+                            failed, error = %chain(&error),
+                            "certificates could not be renewed; those in use stay until they expire"
+                        );
+                        next.renew = Some(Instant::now() + backoff.next(rand::random()));
+                    }
+                }
+                alarms.raise(&self, now);
+            }
+            let earliest = self.held().values().map(|held| held.current.load().due_in(now)).min();
             tokio::select! {
                 biased;
                 () = scope.draining() => return,
-                () = sleep(wait) => {}
+                () = sleep(next.wait(Instant::now(), earliest)) => {}
             }
-            is_new |= self.reload(&mut refusal).await;
-            let now = clock::now();
-            wait = self.shared.options.poll_interval.min(self.shared.options.leaf_ttl / 4);
-            let renewed = tokio::select! {
-                biased;
-                () = scope.draining() => return,
-                renewed = self.renew(now, is_new) => renewed,
-            };
-            match renewed {
-                Ok(()) => {
-                    backoff.reset();
-                    is_new = false;
-                }
-                Err((failed, error)) => {
-                    tracing::error!(
-                        failed, error = %chain(&error),
-                        "certificates could not be renewed; those in use stay until they expire"
-                    );
-                    wait = wait.min(backoff.next(rand::random()));
-                }
-            }
-            alarms.raise(&self, now);
         }
+    }
+
+    /// How often the authority's files are looked at.
+    fn poll_interval(&self) -> Duration {
+        self.shared.options.poll_interval.min(self.shared.options.leaf_ttl / 4)
     }
 
     /// Makes new certificates for those whose time has come at `now`, or for `all`. Tries every
@@ -80,17 +136,20 @@ impl Identities {
         let due: Vec<_> = self
             .held()
             .values()
-            .filter(|identity| all || now >= identity.current.load().renew_at)
+            .filter(|identity| all || identity.current.load().due_in(now).is_zero())
             .cloned()
             .collect();
         let outcomes = batch::run(due, AT_ONCE, |identity: Arc<Identity>| async move {
             let issued = self.shared.issue(identity.id(), now).await;
-            let Ok(current) = issued else {
+            let Ok(mut current) = issued else {
                 self.shared.failures.fetch_add(1, Ordering::Relaxed);
                 return issued.err();
             };
             // Files that nobody has replaced hold what is in use.
             let is_new = identity.current.load().serial != current.serial;
+            if !is_new {
+                current.renew_at = current.renew_at.max(now + self.poll_interval());
+            }
             identity.current.store(Arc::new(current));
             self.shared.renewals.fetch_add(u64::from(is_new), Ordering::Relaxed);
             None
@@ -102,10 +161,10 @@ impl Identities {
 
     /// Has the authority look at its files, and says whether all certificates are to be made anew.
     ///
-    /// `refusal` is the last one, so that each is logged once.
-    async fn reload(&self, refusal: &mut Option<String>) -> bool {
+    /// `refusal` is the last one, so that each is logged once. `anew`: the clock was set.
+    async fn reload(&self, refusal: &mut Option<String>, anew: bool) -> bool {
         let used = self.held().keys().cloned().collect();
-        let looked = self.shared.authority.refresh(used, clock::now()).await;
+        let looked = self.shared.authority.refresh(used, Look { now: clock::now(), anew }).await;
         match looked.and_then(|is_new| self.shared.follow().map(|()| is_new)) {
             Ok(is_new) => {
                 *refusal = None;
@@ -246,6 +305,74 @@ mod tests {
     }
 
     #[test]
+    fn the_wait_is_for_what_comes_first() {
+        let now = Instant::now();
+        let secs = Duration::from_secs_f64;
+        let check = |reload, renew: Option<f64>, earliest: Option<f64>, expect| {
+            let renew = renew.map(|after| now + secs(after));
+            let next = Next { reload: now + secs(reload), renew };
+            assert_eq!(next.wait(now, earliest.map(secs)), secs(expect));
+        };
+        check(30.0, None, None, 2.0);
+        check(0.5, None, Some(1.0), 0.5);
+        check(30.0, None, Some(0.4), 0.4);
+        check(30.0, None, Some(0.0), 0.0);
+        // What has failed is not tried again at once, though it is due.
+        check(30.0, Some(1.5), Some(0.0), 1.5);
+        check(30.0, Some(40.0), Some(0.0), 2.0);
+    }
+
+    /// An identity whose certificate was made by a clock that was `ahead`, or behind.
+    fn made_at(node: &Identities, account: &str, then: SystemTime) -> Arc<Identity> {
+        let identity = node.ensure_now(&id(account)).unwrap();
+        let issued = now(node.shared.issue(identity.id(), then)).unwrap();
+        identity.current.store(Arc::new(issued));
+        identity
+    }
+
+    /// Waits for another certificate, as the task makes one.
+    async fn renewed(node: &Identities, identity: &Identity) -> SystemTime {
+        let before = identity.summary().serial;
+        let scope = Scope::new("identity");
+        scope.spawn(node.clone().rotate(scope.clone()));
+        let renewing = async {
+            while identity.summary().serial == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), renewing).await.unwrap();
+        assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+        identity.summary().not_before
+    }
+
+    #[tokio::test]
+    async fn certificates_of_a_clock_that_was_wrong_are_made_anew_at_once() {
+        let node = Mesh::new("cluster.local").node("node-a");
+        for then in [clock::now() + HOUR, clock::now() - HOUR] {
+            let identity = made_at(&node, "a", then);
+            assert_eq!(identity.current.load().due_in(clock::now()), Duration::ZERO);
+            assert!(renewed(&node, &identity).await <= clock::now());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_root_that_the_clock_left_out_is_back_when_it_is_set() {
+        let (ours, late) = (Mesh::new("cluster.local"), Mesh::dated("cluster.local", HOUR));
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &ours.files("node-a", &[&late]));
+        let node = open(Files::read(dir.path()).unwrap(), "node-a", anywhere);
+        assert_eq!(node.roots().len(), 1);
+        let look = |anew| Look { now: clock::now() + 2 * HOUR, anew };
+        // The files are as they were.
+        let refresh =
+            |anew| node.shared.authority.refresh(std::collections::HashSet::new(), look(anew));
+        assert!(!refresh(false).await.unwrap());
+        assert_eq!(node.roots().len(), 1);
+        assert!(!refresh(true).await.unwrap());
+        assert_eq!(node.roots().len(), 2);
+    }
+
+    #[test]
     fn each_alarm_is_raised_once_and_again_after_a_renewal() {
         let mut said = None;
         let lives = [1.0, 0.49, 0.4, 0.24, 0.05, 0.04, 1.0, 0.2, 0.0];
@@ -278,7 +405,7 @@ mod tests {
         for (signer, more) in [(&old, &[&new][..]), (&new, &[&old]), (&new, &[])] {
             for n in [0, 1] {
                 write(dirs[n].path(), &signer.files(names[n], more));
-                assert!(nodes[n].reload(&mut None).await);
+                assert!(nodes[n].reload(&mut None, false).await);
                 nodes[n].renew(clock::now(), true).await.unwrap();
                 check_friends(&nodes[0], &nodes[1]);
             }
@@ -297,7 +424,7 @@ mod tests {
         write(dir.path(), &mesh.files("node-a", &[]));
         let node = open(Files::read(dir.path()).unwrap(), "node-a", anywhere);
         let mut refusal = None;
-        assert!(!node.reload(&mut refusal).await, "nothing changed");
+        assert!(!node.reload(&mut refusal, false).await, "nothing changed");
         let good = fs::read(dir.path().join(files::NODE_CERT)).unwrap();
         let other = Mesh::new("other.local").files("node-a", &[]);
         for (bad, reason) in [
@@ -305,17 +432,17 @@ mod tests {
             (mesh.files("node-a", &[]).node.unwrap().0, "node.key is not the key of"),
         ] {
             fs::write(dir.path().join(files::NODE_CERT), bad).unwrap();
-            assert!(!node.reload(&mut refusal).await);
+            assert!(!node.reload(&mut refusal, false).await);
             assert!(refusal.as_ref().unwrap().contains(reason), "{refusal:?}");
             node.ensure_now(&id("a")).unwrap();
             check_friends(&node, &mesh.node("node-b"));
         }
         write(dir.path(), &other);
-        assert!(!node.reload(&mut refusal).await);
+        assert!(!node.reload(&mut refusal, false).await);
         assert!(refusal.as_ref().unwrap().contains("restart the agent"), "{refusal:?}");
         write(dir.path(), &mesh.files("node-a", &[]));
         assert_ne!(fs::read(dir.path().join(files::NODE_CERT)).unwrap(), good);
-        assert!(node.reload(&mut refusal).await);
+        assert!(node.reload(&mut refusal, false).await);
         assert_eq!(refusal, None);
     }
 

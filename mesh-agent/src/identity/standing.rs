@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::identity::cert::Facts;
 use crate::identity::sessions::Chain;
 use crate::identity::trust::Trust;
-use crate::identity::verify::{ClientVerifier, Peer, PeerError, ServerVerifier, classify};
+use crate::identity::verify::{ClientVerifier, Clocks, Peer, PeerError, ServerVerifier, classify};
 use crate::task::clock;
 
 /// How long a change of the trust may hold up the thread that brings it.
@@ -83,7 +83,9 @@ impl Standing {
     /// stream.
     pub fn stale(&self, now: SystemTime) -> Option<&PeerError> {
         if now > self.not_after {
-            let _second: Result<(), _> = self.stale.set((self.not_after, PeerError::Expired));
+            let clocks = Clocks::end(clock::for_tls(self.not_after), clock::for_tls(now));
+            let expired = PeerError::Expired(clocks);
+            let _second: Result<(), _> = self.stale.set((self.not_after, expired));
         }
         self.stale.get().map(|(_, why)| why)
     }

@@ -19,6 +19,7 @@ use super::*;
 use crate::identity::authority::Embedded;
 use crate::identity::crypto::provider;
 use crate::identity::files::Files;
+use crate::identity::root::BACKDATE;
 use crate::identity::tls::peer_identity;
 use crate::identity::verify::{ClientVerifier, PeerError, ServerVerifier, classify, peer_error};
 
@@ -176,11 +177,11 @@ fn an_expired_leaf_and_one_from_the_future_are_refused() {
         Arc::new(Identity { id: id("odd"), trust: Arc::clone(&good.trust), current })
     };
     let expired = at(clock::now() - 2 * HOUR);
-    let is_expired = |error: &PeerError| matches!(error, PeerError::Expired);
+    let is_expired = |error: &PeerError| matches!(error, PeerError::Expired(_));
     check_client(&expired, &good, is_expired, AlertDescription::CertificateExpired);
     check_server(&good, &expired, is_expired);
     let future = at(clock::now() + HOUR);
-    check_server(&good, &future, |error| matches!(error, PeerError::NotYetValid));
+    check_server(&good, &future, |error| matches!(error, PeerError::NotYetValid(_)));
 }
 
 #[test]
@@ -219,7 +220,8 @@ fn another_trust_domain_is_refused_unless_it_is_an_alias() {
     let mut options = options();
     options.trust_domain_aliases.insert("old.local".to_owned());
     let authority =
-        Embedded::from_files(mesh.files("node-b", &[]), "node-b", None, clock::now()).unwrap();
+        Embedded::from_files(mesh.files("node-b", &[]), "node-b", None, (BACKDATE, clock::now()))
+            .unwrap();
     let placement = Arc::new(|_: &SpiffeId, _: &str| true);
     let lenient = Identities::new(Box::new(authority), placement, options).unwrap();
     check_accepted(&client, &lenient.ensure_now(&id("server")).unwrap());
@@ -304,10 +306,12 @@ fn a_list_that_another_has_signed_or_that_is_damaged_does_not_count() {
     let files = mesh.files("node-a", &[]);
     let forged = Files { lists: Some(revocation(&other, &files)), ..mesh.files("node-b", &[]) };
     // The name is the issuer's, the signature is not: this node's own chain does not verify then.
-    let error = Embedded::from_files(forged, "node-b", None, clock::now()).err().unwrap();
+    let error =
+        Embedded::from_files(forged, "node-b", None, (BACKDATE, clock::now())).err().unwrap();
     assert!(matches!(error, Error::Chain { .. }), "{error}");
     let damaged = Files { lists: Some(b"-----BEGIN X509 CRL-----".to_vec()), ..files };
-    let error = Embedded::from_files(damaged, "node-a", None, clock::now()).err().unwrap();
+    let error =
+        Embedded::from_files(damaged, "node-a", None, (BACKDATE, clock::now())).err().unwrap();
     assert!(error.to_string().contains("crl.pem holds no revocation list in PEM"), "{error}");
 }
 

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
@@ -15,7 +15,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::identity::cert::{Facts, NodeName};
+use crate::identity::cert::{self, Facts, NodeName};
 use crate::identity::chain::{self, Purpose};
 use crate::identity::crypto;
 use crate::identity::trust::{Anchors, Trust};
@@ -27,8 +27,8 @@ use crate::model::spiffe::SpiffeId;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
     /// A certificate's time is over.
-    #[error("the peer's certificate has expired")]
-    Expired,
+    #[error("the peer's certificate has expired{0}")]
+    Expired(Clocks),
     /// The chain breaks a rule of X.509 other than those named here.
     #[error("the peer's certificate chain is not valid")]
     InvalidChain(#[source] rustls::Error),
@@ -63,8 +63,8 @@ pub enum PeerError {
         node: String,
     },
     /// A certificate's time has not begun: one of the clocks is wrong.
-    #[error("the peer's certificate is not valid yet")]
-    NotYetValid,
+    #[error("the peer's certificate is not valid yet{0}")]
+    NotYetValid(Clocks),
     /// A revocation list of its issuer names a certificate.
     #[error("the peer's certificate, or the authority's that signed it, has been revoked")]
     Revoked,
@@ -92,6 +92,33 @@ pub enum PeerError {
     },
 }
 
+/// Bound of a certificate's life and the time of the clock here, where they do not fit: one of two
+/// clocks is wrong, ours or the issuer's. Displayed as the rest of a sentence.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clocks(Option<(&'static str, UnixTime, UnixTime)>);
+
+impl Clocks {
+    /// The certificate ends at `not_after`, and it is `now`.
+    pub const fn end(not_after: UnixTime, now: UnixTime) -> Self {
+        Self(Some(("ended", not_after, now)))
+    }
+
+    /// The certificate begins at `not_before`, and it is `now`.
+    pub const fn begin(not_before: UnixTime, now: UnixTime) -> Self {
+        Self(Some(("begins", not_before, now)))
+    }
+}
+
+impl fmt::Display for Clocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((verb, bound, now)) = self.0 else { return Ok(()) };
+        let time = |at: UnixTime| {
+            cert::print_time(SystemTime::UNIX_EPOCH + Duration::from_secs(at.as_secs()))
+        };
+        write!(f, ": it {verb} at {}, and the clock here says {}", time(bound), time(now))
+    }
+}
+
 fn join(ids: &[SpiffeId]) -> String {
     if ids.is_empty() {
         return "nobody".to_owned();
@@ -114,11 +141,13 @@ pub fn classify(error: &rustls::Error) -> Option<PeerError> {
         }
         rustls::Error::InvalidCertificate(reason) => Some(match reason {
             CertificateError::BadEncoding => PeerError::Malformed,
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                PeerError::Expired
+            CertificateError::Expired => PeerError::Expired(Clocks::default()),
+            CertificateError::ExpiredContext { time, not_after } => {
+                PeerError::Expired(Clocks::end(*not_after, *time))
             }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                PeerError::NotYetValid
+            CertificateError::NotValidYet => PeerError::NotYetValid(Clocks::default()),
+            CertificateError::NotValidYetContext { time, not_before } => {
+                PeerError::NotYetValid(Clocks::begin(*not_before, *time))
             }
             CertificateError::Other(OtherError(other)) => match other.downcast_ref() {
                 Some(peer) => PeerError::clone(peer),

@@ -11,4 +11,5 @@ pub mod duplex;
 pub mod frames;
 pub mod link;
 pub mod load;
+pub mod silence;
 pub mod tls;

@@ -1,7 +1,8 @@
 //! What is wrong with a resource, for people to read.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 /// Something an operator should know about one document.
 ///
@@ -39,8 +40,8 @@ pub struct Finding {
 /// A place in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
-    /// The file.
-    pub file: PathBuf,
+    /// The file; one for all places in it.
+    pub file: Arc<Path>,
     /// The document in it, counted from 1.
     pub document: usize,
     /// The line in the file, counted from 1.

@@ -1,10 +1,16 @@
-//! The state of a tunnel's task.
+//! The state of a tunnel's task, and its watch over the peer.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use crate::io::silence::{Alarm, News, Step};
 use crate::native::pings::Pings;
+use crate::native::shared::Core;
 use crate::native::sync::Receiver;
+use crate::native::tunnel::Tunnel;
 
 /// The state of a tunnel's task.
 #[derive(Debug)]
@@ -26,6 +32,11 @@ pub(super) struct Driver {
     pub(super) used: Instant,
     /// When the last ping was sent.
     pub(super) pinged: Instant,
+    /// Told when the tunnel is silent, and when it is heard again; `None`: we open no streams.
+    pub(super) news: Option<Arc<News>>,
+    /// When something is to be done about a peer that owes an answer, and what rings then.
+    pub(super) due: Option<Instant>,
+    pub(super) alarm: Alarm,
 }
 
 impl Driver {
@@ -38,10 +49,73 @@ impl Driver {
         }
     }
 
+    /// The peer was heard.
+    pub(super) fn hear(&self, core: &mut Core) {
+        core.heard = Instant::now();
+        if core.silence.hear()
+            && let Some(news) = &self.news
+        {
+            news.heard();
+        }
+    }
+
+    /// Sends a ping, unless one is under way.
+    pub(super) fn ping(&mut self, core: &mut Core, now: Instant) {
+        if core.ping.1 {
+            // Nobody answers what was not read.
+            let number = rand::random();
+            core.ping = (number, false);
+            core.session.ping(number);
+            self.pinged = now;
+        }
+        if self.news.is_some() {
+            core.silence.ping(now);
+        }
+    }
+
+    /// The last ping was answered.
+    pub(super) fn answered(&self, core: &mut Core) {
+        core.ping.1 = true;
+        core.silence.answered(self.pinged.elapsed());
+    }
+
     /// A tunnel that waits keeps no memory.
     pub(super) fn shrink(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
+    }
+}
+
+impl Tunnel {
+    /// Asks a peer whether it is there that owes an answer and says nothing, and gives up what may be
+    /// opened elsewhere if it does not answer that either. Called after all that has come was read.
+    pub(super) fn watch(&self, cx: &mut Context<'_>, driver: &mut Driver) {
+        let Poll::Ready(()) = driver.alarm.poll(cx, driver.due) else { return };
+        let (now, mut core) = (Instant::now(), self.lock());
+        match core.silence.step(now) {
+            Step::Wait => {}
+            Step::Probe => driver.ping(&mut core, now),
+            Step::Silent => {
+                if let Some(news) = &driver.news {
+                    news.silent();
+                }
+                core.give_up_unheard();
+            }
+        }
+        drop(core);
+        // There may be something to write, and when the alarm is to ring next is another time.
+        self.wake_driver();
+    }
+
+    /// Whether the peer owes an answer, and nothing is heard from it.
+    pub fn is_silent(&self) -> bool {
+        self.lock().silence.is_silent()
+    }
+
+    /// Finds out whether the peer is there.
+    pub fn probe(&self) {
+        self.lock().silence.ask(Instant::now());
+        self.wake_driver();
     }
 }

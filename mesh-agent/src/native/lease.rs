@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::native::Error;
 use crate::native::frame::Open;
 use crate::native::quota::Quota;
@@ -46,7 +48,7 @@ impl Lease {
 
     /// Asks for a stream; says whether the peer was heard a moment ago.
     pub(super) fn ask(&self, open: Open) -> Result<(Stream, bool), Error> {
-        let mut core = self.tunnel.lock();
+        let (now, mut core) = (Instant::now(), self.tunnel.lock());
         if let Some(failed) = &core.failed {
             return Err(Error::Lost(Arc::clone(failed)));
         }
@@ -58,7 +60,8 @@ impl Lease {
             meter.note_crowd();
         }
         core.slots.insert(stream, Slot { share, meter, ..Slot::default() });
-        let is_sure = core.session.is_greeted() && core.heard.elapsed() < RECENT;
+        let is_sure = core.session.is_greeted() && now - core.heard < RECENT;
+        core.silence.ask(now);
         drop(core);
         self.tunnel.wake_driver();
         Ok((Stream::new(Arc::clone(&self.tunnel), stream), is_sure))
@@ -69,9 +72,12 @@ impl Lease {
         self.is_crowded = true;
     }
 
-    /// Lets nobody else take a place on this tunnel.
+    /// Lets nobody else take a place on this tunnel. One that is silent may be heard again, and does
+    /// so by itself until then.
     pub fn close(&self) {
-        self.tunnel.retire();
+        if !self.tunnel.is_silent() {
+            self.tunnel.retire();
+        }
     }
 }
 

@@ -87,6 +87,9 @@ pub enum Error {
     /// The peer does not answer.
     #[error("the peer's agent does not answer")]
     Silent,
+    /// Nothing is heard from the peer: the stream was given up before anything was sent on it.
+    #[error("nothing is heard from the peer's agent")]
+    Unheard,
     /// The stream was given up here: see [`Options::clients`] and [`Options::servers`].
     #[error("more of what the peer has sent is unread than this agent keeps")]
     Unread,
@@ -126,7 +129,12 @@ impl Error {
     /// may be tried: of a stream that was not accepted.
     pub fn is_stale_tunnel(&self) -> bool {
         match self {
-            Self::Closed | Self::Flood | Self::Full | Self::Io(_) | Self::Silent => true,
+            Self::Closed
+            | Self::Flood
+            | Self::Full
+            | Self::Io(_)
+            | Self::Silent
+            | Self::Unheard => true,
             Self::Lost(error) => error.is_stale_tunnel(),
             Self::Reset(code) => *code == code::NOT_TAKEN,
             Self::Distrusted | Self::Unread | Self::Violation(_) => false,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::io::link::Link;
 use crate::io::load::{Load, Meter};
+use crate::io::silence::Silence;
 use crate::native::Error;
 use crate::native::by_number::ByNumber;
 use crate::native::frame::{Open, Violation, code};
@@ -40,6 +41,8 @@ pub(super) struct Core {
     pub(super) ping: (u64, bool),
     /// When the peer was last heard.
     pub(super) heard: Instant,
+    /// Whether it owes an answer.
+    pub(super) silence: Silence,
 }
 
 /// What a stream waits for.
@@ -74,6 +77,8 @@ pub(super) enum Cut {
     Reset(u32),
     /// Too much of what the peer has sent was unread.
     Unread,
+    /// Nothing was heard from the peer, and nothing was sent on the stream.
+    Unheard,
 }
 
 impl Slot {
@@ -90,13 +95,18 @@ impl Slot {
         }
     }
 
+    /// Whether the peer owes the answer to whether it takes the stream.
+    const fn is_unanswered(&self) -> bool {
+        !self.accepted && self.cut.is_none() && self.released.is_none()
+    }
+
     /// Whether bytes that have come may be read. After a reset they may not, unless they are all
     /// that the peer had to say: a reset that follows an end is about the other direction.
     pub(super) fn is_readable(&self) -> bool {
         match self.cut {
             None => true,
             Some(Cut::Reset(_)) => self.ended,
-            Some(Cut::Unread) => false,
+            Some(Cut::Unread | Cut::Unheard) => false,
         }
     }
 
@@ -162,6 +172,7 @@ impl Core {
         match self.slots.get(&stream).and_then(|slot| slot.cut) {
             Some(Cut::Reset(code)) => return Some(Error::Reset(code)),
             Some(Cut::Unread) => return Some(Error::Unread),
+            Some(Cut::Unheard) => return Some(Error::Unheard),
             None => {}
         }
         self.failed.as_ref().map(|failed| Error::Lost(Arc::clone(failed)))
@@ -217,6 +228,21 @@ impl Core {
         for stream in &rest.late {
             self.session.reset(*stream, code::NONE);
             self.slots.remove(stream);
+        }
+    }
+
+    /// Nothing is heard from the peer. Streams of ours that it has not answered, and on which nothing
+    /// was sent, are given up: they may be opened on another tunnel. For the others, that wait with
+    /// what they have sent, another tunnel is of use to those that come after them.
+    pub(super) fn give_up_unheard(&mut self) {
+        let Self { session, slots, .. } = self;
+        for (stream, slot) in slots.iter_mut().filter(|(_, slot)| slot.is_unanswered()) {
+            if slot.unconfirmed.is_empty() {
+                session.reset(*stream, code::CANCEL);
+                slot.cut(Cut::Unheard);
+            } else if let Some(meter) = &slot.meter {
+                meter.note_crowd();
+            }
         }
     }
 

@@ -59,7 +59,7 @@ impl Stream {
         let mut core = self.tunnel.lock();
         let is_lost = core.failed.is_some();
         let slot = core.slots.get_mut(&self.number).filter(|slot| !slot.accepted)?;
-        let untaken = slot.cut == Some(Cut::Reset(code::NOT_TAKEN))
+        let untaken = matches!(slot.cut, Some(Cut::Reset(code::NOT_TAKEN) | Cut::Unheard))
             || (slot.cut.is_none() && is_lost && slot.unconfirmed.is_empty());
         untaken.then(|| std::mem::take(&mut slot.unconfirmed).freeze())
     }
@@ -69,7 +69,7 @@ impl Stream {
         let core = self.tunnel.lock();
         match core.slots.get(&self.number).filter(|slot| !slot.accepted)?.cut? {
             Cut::Reset(code) => Some(code),
-            Cut::Unread => None,
+            Cut::Unread | Cut::Unheard => None,
         }
     }
 

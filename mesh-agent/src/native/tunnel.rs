@@ -21,6 +21,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, timeout};
 
 use crate::io::link::Link;
 use crate::io::load::Load;
+use crate::io::silence::{Alarm, News, Silence};
 use crate::native::by_number::ByNumber;
 use crate::native::driver::Driver;
 use crate::native::frame::{Open, code};
@@ -32,7 +33,7 @@ use crate::native::shared::{Core, Rest};
 use crate::native::stream::{Asked, Stream};
 use crate::native::sync::{AtomicUsize, AtomicWaker, Mutex, MutexGuard, Sender, channel, register};
 use crate::native::{Error, Options};
-use crate::task::ending::{Ending, Silence};
+use crate::task::ending::{Ending, Unanswered};
 use crate::task::scope::Scope;
 
 /// How much is read before others have their turn: 16 TLS records of 2^14 bytes (RFC 8446,
@@ -84,6 +85,7 @@ impl Tunnel {
             starving: false,
             ping: (0, true),
             heard: Instant::now(),
+            silence: Silence::default(),
         };
         let (released, taken) = channel();
         let tunnel = Self {
@@ -103,6 +105,9 @@ impl Tunnel {
             n_read: 0,
             used: Instant::now(),
             pinged: Instant::now(),
+            news: None,
+            due: None,
+            alarm: Alarm::default(),
         };
         (Arc::new(tunnel), driver)
     }
@@ -110,17 +115,19 @@ impl Tunnel {
     /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. What the
     /// peer sends and is not read is within `quota`. It is driven in `scope` until it fails, is idle
     /// for too long, or the scope drains and its last stream has ended. `ended` is called then.
+    /// `news` is told when it is silent, and when it is heard again.
     pub fn start<Io>(
         io: Io,
         options: &Options,
         quota: Option<Arc<Quota>>,
         scope: &Scope,
-        ended: impl FnOnce(Silence) + Send + 'static,
+        (ended, news): (impl FnOnce(Unanswered) + Send + 'static, Arc<News>),
     ) -> (Arc<Self>, Lease)
     where
         Io: Link + AsyncWrite + Unpin + Send + 'static,
     {
-        let (tunnel, driver) = Self::new(Side::Client, options, quota, 1);
+        let (tunnel, mut driver) = Self::new(Side::Client, options, quota, 1);
+        driver.news = Some(news);
         let lease = Lease::new(Arc::clone(&tunnel));
         let (driven, options, scope) = (Arc::clone(&tunnel), *options, scope.clone());
         let within = scope.clone();
@@ -230,7 +237,11 @@ impl Tunnel {
                         break Err(error);
                     }
                 }
-                (opened, end) = poll_fn(|cx| self.turn(cx, &mut io, &mut driver)) => {
+                (opened, end) = poll_fn(|cx| {
+                    let turn = self.turn(cx, &mut io, &mut driver);
+                    self.watch(cx, &mut driver);
+                    turn
+                }) => {
                     for (stream, open) in opened {
                         asked(Stream::new(Arc::clone(self), stream), open);
                     }
@@ -255,11 +266,7 @@ impl Tunnel {
             driver.used = now;
         }
         if core.ping.1 {
-            // Nobody answers what was not read.
-            let number = rand::random();
-            core.ping = (number, false);
-            core.session.ping(number);
-            driver.pinged = now;
+            driver.ping(&mut core, now);
         } else if now - driver.pinged >= options.ping_timeout {
             return Err(Error::Silent);
         }
@@ -305,8 +312,9 @@ impl Tunnel {
             }
         }
         if rest.pong == Some(core.ping.0) {
-            core.ping.1 = true;
+            driver.answered(&mut core);
         }
+        driver.due = core.silence.due();
         let is_over = core.retired
             && core.slots.is_empty()
             && core.session.streams() == 0
@@ -355,7 +363,7 @@ impl Tunnel {
                 Poll::Ready(Ok(Some(piece))) => {
                     left = left.saturating_sub(piece.len());
                     driver.n_read += piece.len();
-                    core.heard = Instant::now();
+                    driver.hear(core);
                     driver.append(piece);
                     core.receive(&mut driver.input, &mut opens, rest)?;
                     driver.pings.check(core.session.take_pinged())?;

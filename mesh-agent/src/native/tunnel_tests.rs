@@ -13,6 +13,8 @@ use super::*;
 use crate::io::leg::Leg;
 use crate::io::link::Plain;
 use crate::io::relay::{Incoming as _, Outgoing as _, Unsent, both_ways};
+use crate::io::silence::News;
+use crate::model::spiffe::SpiffeId;
 use crate::native::fixture::options;
 use crate::native::frame::{self, Decoder, Frame, Hello};
 use crate::native::quota::{Bounds, Most, Quotas};
@@ -73,6 +75,12 @@ impl Site {
     fn tunnel(&mut self, peer: &'static str, pipe: usize) -> (Arc<Tunnel>, Lease, Ends) {
         let (ours, theirs) = duplex(pipe);
         let ends = self.serve(peer, theirs);
+        let (tunnel, lease) = self.client(ours);
+        (tunnel, lease, ends)
+    }
+
+    /// The client's end of a tunnel.
+    fn client(&self, ours: DuplexStream) -> (Arc<Tunnel>, Lease) {
         let telemetry = Telemetry::new(telemetry::Options {
             access_log: Target::Off,
             access_log_queue: 1,
@@ -82,9 +90,10 @@ impl Site {
         });
         let counted = telemetry.unwrap().tunnel_opened(Protocol::Native);
         let quota = self.quota.clone();
-        let (tunnel, lease) =
-            Tunnel::start(Plain(ours), &self.options, quota, &self.scope, |_| drop(counted));
-        (tunnel, lease, ends)
+        let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
+        let news = Arc::new(News::new("10.0.0.1:15008".parse().unwrap(), id));
+        let told = (|_| drop(counted), news);
+        Tunnel::start(Plain(ours), &self.options, quota, &self.scope, told)
     }
 
     /// A stream, as both ends hold it.
@@ -577,4 +586,76 @@ async fn fill(stream: &Arc<Stream>) -> stream::Sender {
 fn for_clients(peer: Most) -> Options {
     let options = options();
     Options { clients: Bounds { peer, ..options.clients }, ..options }
+}
+
+/// A client's tunnel that has been heard, and the end of a peer that answers nothing from now on.
+async fn deaf() -> (Site, Arc<Tunnel>, Lease, DuplexStream) {
+    let site = Site::new();
+    let (ours, mut theirs) = duplex(1 << 20);
+    let (tunnel, lease) = site.client(ours);
+    let mut hello = BytesMut::new();
+    frame::put(&mut hello, &Frame::Hello(Hello::LEAST));
+    theirs.write_all(&hello).await.unwrap();
+    while !tunnel.lock().session.is_greeted() {
+        tokio::task::yield_now().await;
+    }
+    (site, tunnel, lease, theirs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_a_silent_tunnel_is_given_up_and_the_tunnel_is_not() {
+    let (_site, tunnel, lease, mut theirs) = deaf().await;
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let (start, error) = (Instant::now(), lease.open(open()).await.unwrap_err());
+    assert!(matches!(error, Error::Unheard) && error.is_stale_tunnel(), "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
+    lease.close();
+    assert!(tunnel.is_silent() && !tunnel.is_closed());
+    // It was late, and not gone. It answers the ping, after what it should do first.
+    let mut input = BytesMut::new();
+    let mut decoder = Decoder::default();
+    let ping = loop {
+        match decoder.next(&mut input).unwrap() {
+            Some(Frame::Ping(number)) => break number,
+            Some(_) => {}
+            None => drop(theirs.read_buf(&mut input).await.unwrap()),
+        }
+    };
+    let mut pong = BytesMut::new();
+    frame::put(&mut pong, &Frame::Pong(ping));
+    theirs.write_all(&pong).await.unwrap();
+    while tunnel.is_silent() {
+        tokio::task::yield_now().await;
+    }
+    assert!(tunnel.lease().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_with_bytes_waits_on_a_silent_tunnel() {
+    let (_site, tunnel, lease, _theirs) = deaf().await;
+    // Heard a moment ago: it is not waited for.
+    let stream = Arc::new(lease.open(open()).await.unwrap());
+    let (mut to_them, _from_them) = stream.split();
+    let mut data = Bytes::from_static(b"once");
+    poll_fn(|cx| to_them.poll_send(cx, &mut data)).await.unwrap();
+    let meter = stream.meter().unwrap();
+    // Another tunnel is wanted for those that come.
+    meter.crowds().await;
+    assert!(tunnel.is_silent());
+    assert_eq!(stream.untaken(), None);
+    assert!(tunnel.lock().broken(1).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_application_makes_no_tunnel_silent() {
+    let mut site = Site::new();
+    let (tunnel, lease, _ends) = site.tunnel("peer", 1 << 20);
+    let opening = async {
+        let asked = site.asked.recv().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert!(!tunnel.is_silent());
+        asked.accept().unwrap()
+    };
+    let (ours, _theirs) = tokio::join!(lease.open(open()), opening);
+    ours.unwrap();
 }

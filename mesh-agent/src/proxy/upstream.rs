@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use mesh_common::HBONE_PORT;
 use rustls::CommonState;
@@ -30,6 +31,10 @@ use crate::sys::socket;
 use crate::telemetry::{Protocol, Role};
 use crate::tunnels::pool::{Key, Pool};
 use crate::tunnels::{self, Dialed, Lease, Stream, Validity};
+
+/// How long one attempt to connect to a peer's agent takes: the first SYN and the one that Linux sends
+/// a second later (RFC 6298, section 2), so that there is one each second.
+const CONNECT_AGAIN: Duration = Duration::from_secs(2);
 
 /// A TLS connection to a peer's agent.
 type Tls = Watched<tls::stream::Stream<TcpStream>>;
@@ -155,7 +160,8 @@ fn is_costly(error: &tunnels::Error) -> bool {
         tunnels::Error::H2(_)
         | tunnels::Error::Native(_)
         | tunnels::Error::Timeout
-        | tunnels::Error::Tls(_) => true,
+        | tunnels::Error::Tls(_)
+        | tunnels::Error::Unheard => true,
     }
 }
 
@@ -258,6 +264,25 @@ async fn plain(
     }
 }
 
+/// Connects to a peer's agent. Where packets are lost, Linux asks again after 1, 3 and 7 s, and others
+/// wait for this connection: it is begun anew, so that a peer that can be reached again is found
+/// within a second.
+async fn connect(
+    context: &Context,
+    from: Reach<'_>,
+    peer: SocketAddr,
+) -> Result<(TcpStream, Held), tunnels::Error> {
+    let connecting = async {
+        loop {
+            if let Ok(connected) = timeout(CONNECT_AGAIN, plain(context, from, peer)).await {
+                return connected;
+            }
+        }
+    };
+    let limit = context.options.connect_timeout;
+    timeout(limit, connecting).await.unwrap_or(Err(tunnels::Error::Timeout))
+}
+
 /// Connects to a peer's agent, unless that has just failed, and makes sure that it is the
 /// destination's identity. That it refuses ours turns out later. What else is to be known is left
 /// in `attempt`.
@@ -277,7 +302,7 @@ async fn dial(
         }
         attempt.dialed.store(true, Ordering::Relaxed);
     }
-    let (stream, held) = plain(context, from, key.peer).await?;
+    let (stream, held) = connect(context, from, key.peer).await?;
     let timeout_of_peer = context.options.peer_timeout;
     socket::limit_unacknowledged(&stream, timeout_of_peer).map_err(tunnels::Error::Connect)?;
     // The peer chooses its certificate by the address; a name is sent only where that is not
@@ -355,7 +380,8 @@ fn about_identity(error: &tunnels::Error) -> Option<PeerError> {
         | tunnels::Error::H2(_)
         | tunnels::Error::Native(_)
         | tunnels::Error::Refused { .. }
-        | tunnels::Error::Timeout => None,
+        | tunnels::Error::Timeout
+        | tunnels::Error::Unheard => None,
     }
 }
 
@@ -384,7 +410,7 @@ fn kind(error: &tunnels::Error) -> (Kind, Retry) {
         tunnels::Error::Refused { protocol: Protocol::Native, status } => {
             Kind::of_native_status(*status)
         }
-        tunnels::Error::Timeout => (Kind::Timeout, Retry::Safe),
+        tunnels::Error::Timeout | tunnels::Error::Unheard => (Kind::Timeout, Retry::Safe),
         tunnels::Error::Connect(error) if is_over_limit(error) => (Kind::Limit, Retry::Safe),
         tunnels::Error::Connect(_) => (Kind::Connect, Retry::Safe),
         tunnels::Error::Tls(_) => (Kind::Tls, Retry::Safe),

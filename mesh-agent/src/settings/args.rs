@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -36,6 +37,11 @@ pub struct RunArgs {
     /// Folder of the mesh's configuration (*.yaml, *.yml), watched for changes
     #[arg(long, value_name = "DIR", env = "MESH_CONFIG")]
     pub config: PathBuf,
+
+    /// Lets that folder become empty: then nothing is in force any more. Otherwise the last
+    /// configuration stays, because nobody means that in most cases
+    #[arg(long, env = "MESH_ALLOW_EMPTY")]
+    pub allow_empty: bool,
 
     /// Who vouches for this node's workloads.
     #[command(flatten)]
@@ -156,6 +162,13 @@ pub struct AuthorityArgs {
     #[arg(long, value_name = "DIR", env = "MESH_CA", default_value = defaults::CA_DIRECTORY)]
     pub ca: PathBuf,
 
+    /// For `embedded`: by how much the clocks of peers may be behind this node's. Certificates begin as
+    /// long before they are made
+    #[arg(long, value_name = "SECONDS", env = "MESH_CLOCK_SKEW",
+        default_value_t = defaults::CLOCK_SKEW_SECS,
+        value_parser = clap::value_parser!(u64).range(..=defaults::MAX_CLOCK_SKEW_SECS))]
+    pub clock_skew: u64,
+
     /// Trust domain of all identities [default: what the root names, otherwise cluster.local]
     #[arg(long, value_name = "NAME", env = "MESH_TRUST_DOMAIN")]
     pub trust_domain: Option<String>,
@@ -200,7 +213,11 @@ impl AuthorityArgs {
         let domain = || self.trust_domain.clone();
         let or_default = || domain().unwrap_or_else(|| defaults::TRUST_DOMAIN.to_owned());
         match self.authority {
-            AuthorityKind::Embedded => authority::Options::Embedded(self.ca.clone(), domain()),
+            AuthorityKind::Embedded => authority::Options::Embedded(
+                self.ca.clone(),
+                domain(),
+                Duration::from_secs(self.clock_skew),
+            ),
             AuthorityKind::Files => authority::Options::Files(self.ca.clone(), or_default()),
             AuthorityKind::Istio => authority::Options::Istio(authority::istio::Options {
                 address: self.ca_address.clone(),

@@ -295,6 +295,13 @@ pub const LEAF_TTL: Duration = Duration::from_hours(1);
 /// above a day a certificate is not short-lived any more.
 pub const LEAF_TTL_RANGE: std::ops::RangeInclusive<u64> = 10..=86_400;
 
+/// By how much the clocks of peers may be behind ours (`--clock-skew`), in seconds. Between Linkerd's
+/// 20 s (`issuer.clockSkewAllowance`) and Istio's 120 s (`ClockSkewGracePeriod`).
+pub const CLOCK_SKEW_SECS: u64 = 60;
+
+/// The longest such time, in seconds: of an hour's certificate, that is as long again.
+pub const MAX_CLOCK_SKEW_SECS: u64 = 3600;
+
 /// How long connections of a peer may go on after its certificate has expired. A connection that an
 /// application keeps for hours stays on the tunnel on which it was opened, and so with the
 /// certificate of then: a day ends those of a stolen certificate, and few others.

@@ -29,6 +29,7 @@ const MAX_NODE_BYTES: usize = 64;
 pub struct Settings {
     node: String,
     config: PathBuf,
+    allow_empty: bool,
     authority: authority::Options,
     trust_domain_aliases: BTreeSet<String>,
     cgroup: Option<PathBuf>,
@@ -83,6 +84,11 @@ impl Settings {
     /// Where the configuration is.
     pub fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// Whether the configuration may become empty.
+    pub const fn allow_empty(&self) -> bool {
+        self.allow_empty
     }
 
     /// Who vouches for the workloads.
@@ -300,6 +306,7 @@ impl TryFrom<RunArgs> for Settings {
             admin_socket: args.admin_socket.unwrap_or_else(|| admin_socket(&node)),
             node,
             config: args.config,
+            allow_empty: args.allow_empty,
             authority: args.authority.options(peer_timeout),
             trust_domain_aliases: args.authority.trust_domain_aliases.into_iter().collect(),
             cgroup: args.cgroup,
@@ -396,7 +403,8 @@ mod tests {
         let settings = parse(&[]).unwrap();
         assert!(matches!(
             settings.authority(),
-            authority::Options::Embedded(dir, None) if dir == Path::new("/etc/mesh/ca")
+            authority::Options::Embedded(dir, None, skew)
+                if dir == Path::new("/etc/mesh/ca") && skew.as_secs() == 60
         ));
         assert_eq!(settings.bpffs(), Path::new("/sys/fs/bpf"));
         assert_eq!(settings.admin_socket(), Path::new("/run/mesh-agent/node-a/admin.sock"));

@@ -103,7 +103,11 @@ fn http_route(
 
 fn update(source: &'static str, objects: &[Object]) -> Update {
     let resource = |(i, object): (usize, &Object)| Resource {
-        location: Location { file: "a.yaml".into(), document: i + 1, line: 1 },
+        location: Location {
+            file: std::path::Path::new("a.yaml").into(),
+            document: i + 1,
+            line: 1,
+        },
         object: object.clone(),
     };
     let resources = objects.iter().enumerate().map(resource).collect();

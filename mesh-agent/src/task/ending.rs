@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::task::scope::Scope;
 
 /// How long a peer has not answered, where something has ended because of that.
-pub type Silence = Option<Duration>;
+pub type Unanswered = Option<Duration>;
 
 /// Reasons for the end of a tunnel that are not its own. Cheap to make; each is looked at by one
 /// task.

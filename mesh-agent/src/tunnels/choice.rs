@@ -17,10 +17,12 @@ pub struct Carried {
     pub bulk: u32,
     /// One of its streams became a bulk transfer a short while ago.
     pub had_bulk: bool,
+    /// Its peer owes an answer, and nothing is heard from it.
+    pub is_silent: bool,
 }
 
 impl Carried {
-    /// What a tunnel with this load carries `now`, which remembers for `memory` that it had bulk.
+    /// Load of a tunnel as of `now`, which remembers for `memory` that it had bulk. Its peer is heard.
     pub fn of(load: &Load, has_room: bool, memory: Duration, now: Instant) -> Self {
         let since = load.last_bulk().map(|last| now.saturating_duration_since(last));
         Self {
@@ -28,6 +30,7 @@ impl Carried {
             streams: load.streams(),
             bulk: load.bulk(),
             had_bulk: since.is_some_and(|since| since < memory),
+            is_silent: false,
         }
     }
 }
@@ -37,25 +40,30 @@ impl Carried {
 pub struct Choice {
     /// The tunnel that it goes to, by its place. `None`: it has to wait for a new one.
     pub place: Option<usize>,
-    /// All tunnels carry bulk, and there may be one more.
+    /// All tunnels that are not silent carry bulk, and there may be one more; or all are silent.
     pub another: bool,
 }
 
-/// Chooses among the `tunnels` that are open, in their order; there may be `most`.
+/// Chooses among the `tunnels` that are open, in their order; there may be `most`, beside those that
+/// are silent. These take no streams: they may be heard again, and until then are as if they were not
+/// there.
 ///
 /// The one with the fewest bulk transfers, and of these the first, so that the others become idle
 /// and go away. Where there was bulk a short while ago, more is expected: streams that begin
 /// together are spread before it is known what they carry, as they cannot be moved later.
 pub fn choose(tunnels: impl Iterator<Item = Carried> + Clone, most: usize) -> Choice {
-    let expects_bulk = tunnels.clone().any(|tunnel| tunnel.had_bulk);
-    let with_room = tunnels.clone().enumerate().filter(|(_, tunnel)| tunnel.has_room);
+    let is_any = tunnels.clone().next().is_some();
+    let tunnels = tunnels.enumerate().filter(|(_, tunnel)| !tunnel.is_silent);
+    let expects_bulk = tunnels.clone().any(|(_, tunnel)| tunnel.had_bulk);
+    let with_room = tunnels.clone().filter(|(_, tunnel)| tunnel.has_room);
     let lightest = with_room.min_by_key(|(place, tunnel)| {
         (tunnel.bulk, if expects_bulk { tunnel.streams } else { 0 }, *place)
     });
     let count = tunnels.clone().count();
+    let is_crowded = count < most && tunnels.clone().all(|(_, tunnel)| tunnel.bulk > 0);
     Choice {
         place: lightest.map(|(place, _)| place),
-        another: (1..most).contains(&count) && tunnels.clone().all(|tunnel| tunnel.bulk > 0),
+        another: is_any && (count == 0 || is_crowded),
     }
 }
 
@@ -71,7 +79,7 @@ mod tests {
 
     /// A tunnel with so many streams and bulk transfers.
     const fn with(streams: u32, bulk: u32) -> Carried {
-        Carried { has_room: true, streams, bulk, had_bulk: false }
+        Carried { has_room: true, streams, bulk, had_bulk: false, is_silent: false }
     }
 
     /// One that has carried bulk lately.
@@ -80,6 +88,7 @@ mod tests {
     }
 
     const FULL: Carried = Carried { has_room: false, ..with(100, 0) };
+    const SILENT: Carried = Carried { is_silent: true, ..with(0, 0) };
 
     #[track_caller]
     fn check(tunnels: &[Carried], place: Option<usize>, another: bool) {
@@ -128,6 +137,17 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_one_is_as_if_it_were_not_there() {
+        check(&[SILENT], None, true);
+        check(&[SILENT, SILENT, SILENT, SILENT], None, true);
+        check(&[SILENT, with(5, 0)], Some(1), false);
+        check(&[SILENT, with(5, 1), SILENT], Some(1), true);
+        check(&[SILENT, with(5, 1), with(4, 1), with(3, 1)], Some(1), false);
+        check(&[SILENT, FULL], None, false);
+        check(&[after(0, 0), SILENT, with(1, 0), with(0, 0)], Some(0), false);
+    }
+
+    #[test]
     fn a_full_one_is_not_used() {
         check(&[], None, false);
         check(&[FULL], None, false);
@@ -135,12 +155,13 @@ mod tests {
     }
 
     fn carried() -> impl Strategy<Value = Carried> {
-        (any::<bool>(), 0_u32..5, 0_u32..5, any::<bool>()).prop_map(
-            |(has_room, bulk, small, had_bulk)| Carried {
+        (any::<bool>(), 0_u32..5, 0_u32..5, any::<bool>(), any::<bool>()).prop_map(
+            |(has_room, bulk, small, had_bulk, is_silent)| Carried {
                 has_room,
                 streams: bulk + small,
                 bulk,
                 had_bulk,
+                is_silent,
             },
         )
     }
@@ -149,10 +170,11 @@ mod tests {
         #[test]
         fn none_with_room_has_less_bulk(tunnels in prop::collection::vec(carried(), 0..6)) {
             let choice = choose(tunnels.iter().copied(), MOST);
-            let least = tunnels.iter().filter(|it| it.has_room).map(|it| it.bulk).min();
+            let heard = || tunnels.iter().filter(|it| !it.is_silent);
+            let least = heard().filter(|it| it.has_room).map(|it| it.bulk).min();
             prop_assert_eq!(choice.place.map(|place| tunnels[place].bulk), least);
             prop_assert!(choice.place.is_none_or(|place| tunnels[place].has_room));
-            prop_assert!(!choice.another || tunnels.len() < MOST);
+            prop_assert!(!choice.another || heard().count() < MOST);
         }
     }
 }

@@ -2,11 +2,11 @@
 //! [`hbone`] with others. TLS has decided when a connection comes here.
 
 pub mod choice;
+mod error;
 pub mod pool;
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
@@ -22,14 +22,16 @@ use crate::io::leg::Leg;
 use crate::io::link::Link;
 use crate::io::load::Meter;
 use crate::io::relay::{self, RelayError, Unsent};
-use crate::io::tls;
+use crate::io::silence::News;
 use crate::native;
 use crate::native::frame::code;
 use crate::native::quota::{Bounds, Quota};
-use crate::task::ending::{Ending, Silence};
+use crate::task::ending::{Ending, Unanswered};
 use crate::task::scope::Scope;
 use crate::telemetry::Protocol;
 use crate::tunnels::choice::Carried;
+
+pub use error::Error;
 
 /// What both kinds need to be told.
 #[derive(Clone, Copy, Debug)]
@@ -56,86 +58,6 @@ pub fn named(alpn: Option<&[u8]>) -> Option<Protocol> {
         native::ALPN => Some(Protocol::Native),
         hbone::ALPN => Some(Protocol::Hbone),
         _ => None,
-    }
-}
-
-/// Why a stream could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The TCP connection to the peer.
-    #[error("cannot connect to the peer's agent")]
-    Connect(#[source] io::Error),
-    /// TLS, or who the peer is.
-    #[error("no TLS with the peer's agent")]
-    Tls(#[source] io::Error),
-    /// A deadline passed.
-    #[error("the peer's agent did not answer in time")]
-    Timeout,
-    /// The peer answered with another status than 200, of which each protocol has its own.
-    #[error("the peer's agent refused with status {status}")]
-    Refused {
-        /// What it speaks.
-        protocol: Protocol,
-        /// What it has answered.
-        status: u16,
-    },
-    /// The peer broke HTTP/2, or went away.
-    #[error("the tunnel failed")]
-    H2(#[source] h2::Error),
-    /// The peer broke the native transport, or went away.
-    #[error("the tunnel failed")]
-    Native(#[source] native::Error),
-}
-
-impl From<hbone::Error> for Error {
-    fn from(error: hbone::Error) -> Self {
-        match error {
-            hbone::Error::Open(error) => Self::Connect(error),
-            hbone::Error::H2(error) => Self::H2(error),
-            hbone::Error::Refused(status) => Self::Refused { protocol: Protocol::Hbone, status },
-            hbone::Error::Closed | hbone::Error::Distrusted => Self::Timeout,
-        }
-    }
-}
-
-impl From<native::Error> for Error {
-    fn from(error: native::Error) -> Self {
-        match error {
-            native::Error::Reset(status @ 100..600) => {
-                let status = u16::try_from(status).unwrap_or(u16::MAX);
-                Self::Refused { protocol: Protocol::Native, status }
-            }
-            error => Self::Native(error),
-        }
-    }
-}
-
-impl Error {
-    /// Whether the peer broke the protocol of the tunnel.
-    pub fn is_violation(&self) -> bool {
-        match self {
-            // h2 has found it, and says goodbye with the reason; or TLS has.
-            Self::H2(error) => {
-                error.is_library() || error.get_io().is_some_and(tls::stream::is_violation)
-            }
-            Self::Native(error) => error.is_violation(),
-            Self::Connect(_) | Self::Refused { .. } | Self::Timeout | Self::Tls(_) => false,
-        }
-    }
-
-    /// Whether the peer does not answer on a tunnel that was open.
-    pub fn is_silence(&self) -> bool {
-        matches!(self, Self::Native(error) if error.is_silence())
-    }
-
-    /// Whether the tunnel went away before the peer saw the stream, so that another tunnel may be
-    /// tried.
-    pub fn is_stale_tunnel(&self) -> bool {
-        match self {
-            Self::H2(error) => hbone::is_stale_tunnel(error),
-            Self::Native(error) => error.is_stale_tunnel(),
-            Self::Connect(_) | Self::Refused { .. } | Self::Timeout | Self::Tls(_) => false,
-        }
     }
 }
 
@@ -258,17 +180,18 @@ impl Tunnel {
         options: &Options,
         quota: Option<Arc<Quota>>,
         scope: &Scope,
-        ended: impl FnOnce(Silence) + Send + 'static,
+        (ended, news): (impl FnOnce(Unanswered) + Send + 'static, Arc<News>),
     ) -> Result<(Self, Lease), Error>
     where
         Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let (Protocol::Native, Some(native)) = (protocol, &options.native) {
-            let start = native::tunnel::Tunnel::start(io, native, quota, scope, ended);
+            let start = native::tunnel::Tunnel::start(io, native, quota, scope, (ended, news));
             let (tunnel, lease) = start;
             return Ok((Self::Native(tunnel), Lease::Native(lease)));
         }
-        let starting = hbone::tunnel::Tunnel::start(io, &options.hbone, scope, ended);
+        let told = (ended, news);
+        let starting = hbone::tunnel::Tunnel::start(io, &options.hbone, scope, told);
         let (tunnel, lease) = starting.await?;
         Ok((Self::Hbone(tunnel), Lease::Hbone(lease)))
     }
@@ -286,12 +209,14 @@ impl Tunnel {
             Self::Hbone(tunnel) => {
                 let (load, hbone) = (tunnel.load(), &options.hbone);
                 let has_room = load.streams() < hbone.max_streams;
-                Carried::of(load, has_room, hbone.bulk_memory, now)
+                let carried = Carried::of(load, has_room, hbone.bulk_memory, now);
+                Carried { is_silent: tunnel.is_silent(), ..carried }
             }
             // Nothing is remembered: requests that follow bulk cost a fifth more on two tunnels than
             // together on one (docs/adr/0006).
             Self::Native(tunnel) => {
-                Carried::of(&tunnel.load(), tunnel.has_room(), Duration::ZERO, now)
+                let carried = Carried::of(&tunnel.load(), tunnel.has_room(), Duration::ZERO, now);
+                Carried { is_silent: tunnel.is_silent(), ..carried }
             }
         }
     }
@@ -309,6 +234,22 @@ impl Tunnel {
         match self {
             Self::Hbone(tunnel) => tunnel.retire(),
             Self::Native(tunnel) => tunnel.retire(),
+        }
+    }
+
+    /// Whether its peer owes an answer, and nothing is heard from it.
+    fn is_silent(&self) -> bool {
+        match self {
+            Self::Hbone(tunnel) => tunnel.is_silent(),
+            Self::Native(tunnel) => tunnel.is_silent(),
+        }
+    }
+
+    /// Finds out whether its peer is there.
+    fn probe(&self) {
+        match self {
+            Self::Hbone(tunnel) => tunnel.probe(),
+            Self::Native(tunnel) => tunnel.probe(),
         }
     }
 
@@ -344,7 +285,8 @@ impl Lease {
         }
     }
 
-    /// Lets nobody else take a place on this tunnel.
+    /// Lets nobody else take a place on this tunnel, unless it is merely silent: see
+    /// [`Choice`](choice::Choice).
     pub fn close(&self) {
         match self {
             Self::Hbone(lease) => lease.close(),

@@ -14,11 +14,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::hbone::connect::Open;
 use crate::io::link::Link;
+use crate::io::silence::News;
 use crate::model::id::ResourceName;
 use crate::model::spiffe::SpiffeId;
 use crate::native::quota::{self, Quota};
 use crate::task::clock;
-use crate::task::ending::Silence;
+use crate::task::ending::Unanswered;
 use crate::task::scope::Scope;
 use crate::telemetry::Telemetry;
 use crate::tunnels::choice::{Choice, choose};
@@ -74,7 +75,7 @@ struct Pooled {
 }
 
 /// The tunnels to one peer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Peer {
     /// What it may use, if it speaks the native transport.
     quota: Option<Arc<Quota>>,
@@ -83,6 +84,8 @@ struct Peer {
     opening: tokio::sync::Mutex<()>,
     /// When one could last not be opened that was to carry what others are too busy for.
     failed: Mutex<Option<Instant>>,
+    /// Told by tunnels that are silent or heard again.
+    news: Arc<News>,
 }
 
 impl Pool {
@@ -93,7 +96,8 @@ impl Pool {
 
     /// Opens a stream; `dial` makes a TLS connection to the peer if a new tunnel is needed.
     ///
-    /// A tunnel that turns out to have gone away is replaced once: nothing was sent on it.
+    /// A tunnel that turns out to have gone away, or to be silent, is replaced once: nothing was sent
+    /// on it.
     ///
     /// # Errors
     ///
@@ -143,15 +147,34 @@ impl Pool {
         if let Some(lease) = peer.lease(&self.options) {
             return Ok(lease);
         }
+        // Whatever comes first: a tunnel that was silent may be heard again.
+        tokio::select! {
+            biased;
+            lease = peer.heard(&self.options) => Ok(lease),
+            opened = self.open_alone((key, &peer), dial) => opened,
+        }
+    }
+
+    /// Opens a tunnel if whoever was about to has not.
+    async fn open_alone<Io, Dial, Dialing>(
+        &self,
+        (key, peer): (&Key, &Peer),
+        dial: &Dial,
+    ) -> Result<Lease, Error>
+    where
+        Io: Link + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        Dial: Fn() -> Dialing,
+        Dialing: Future<Output = Result<Dialed<Io>, Error>>,
+    {
         let _opening = peer.opening.lock().await;
-        // Whoever held the lock before may have opened one.
         if let Some(lease) = peer.lease(&self.options) {
             return Ok(lease);
         }
-        self.open(key, &peer, dial()).await
+        self.open(key, peer, dial()).await
     }
 
-    /// Opens a tunnel, and takes the first place on it.
+    /// Opens a tunnel, and takes the first place on it. The peer is there: tunnels that are silent
+    /// all the same take no more streams.
     async fn open<Io>(
         &self,
         key: &Key,
@@ -169,15 +192,19 @@ impl Pool {
         let counted = self.telemetry.tunnel_opened(protocol);
         let quota = peer.quota.clone();
         let (telemetry, key) = (self.telemetry.clone(), key.clone());
-        let ended = move |silence: Silence| {
+        let ended = move |silence: Unanswered| {
             drop(counted);
             if let Some(silence) = silence {
                 key.mention_silence(silence, &telemetry);
             }
         };
-        let starting = Tunnel::start(io, protocol, &options, quota, &self.scope, ended);
+        let told = (ended, Arc::clone(&peer.news));
+        let starting = Tunnel::start(io, protocol, &options, quota, &self.scope, told);
         let (tunnel, lease) = starting.await?;
-        lock(&peer.tunnels).push(Pooled { tunnel, validity });
+        let mut tunnels = lock(&peer.tunnels);
+        let silent = tunnels.iter().filter(|pooled| pooled.tunnel.is_silent());
+        silent.for_each(|pooled| pooled.tunnel.retire());
+        tunnels.push(Pooled { tunnel, validity });
         Ok(lease)
     }
 
@@ -221,7 +248,13 @@ impl Pool {
             // Only now and then is a peer new: threads do not wait for each other here.
             lock(&self.quotas).of(key, &key.source, native.servers)
         });
-        let peer = Arc::new(Peer { quota, ..Peer::default() });
+        let peer = Arc::new(Peer {
+            quota,
+            tunnels: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            failed: Mutex::default(),
+            news: Arc::new(News::new(key.peer, key.destination.clone())),
+        });
         peers.insert(key.clone(), Arc::clone(&peer));
         peer
     }
@@ -238,11 +271,27 @@ impl Peer {
         let mut tunnels = lock(&self.tunnels);
         keep_valid(&mut tunnels, clock::now());
         let Choice { place, another } = choice(&tunnels, options, Instant::now());
+        if tunnels.iter().any(|pooled| pooled.tunnel.is_silent()) {
+            // The others are of the same peer: all of them are known to be silent in the time that
+            // one takes.
+            tunnels.iter().for_each(|pooled| pooled.tunnel.probe());
+        }
         let mut lease = tunnels.get(place?)?.tunnel.lease(options)?;
         if another {
             lease.note_crowd();
         }
         Some(lease)
+    }
+
+    /// A place on a tunnel that is heard again.
+    async fn heard(&self, options: &Options) -> Lease {
+        loop {
+            let changed = self.news.changed();
+            if let Some(lease) = self.lease(options) {
+                return lease;
+            }
+            changed.await;
+        }
     }
 
     /// Whether the next stream should have another tunnel, and it may be opened now.

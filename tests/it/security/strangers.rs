@@ -79,7 +79,7 @@ fn wrong(pair: &Pair) -> Vec<(&'static str, Option<Identity>, &'static str)> {
         (
             "a certificate from the future",
             leaf(&|params| params.not_before = date_time_ymd(2999, 1, 1)),
-            "is not valid yet",
+            "is not valid yet: it begins at 2999-01-01 00:00:00 UTC, and the clock here says 20",
         ),
         (
             "a certificate of another mesh's root",

@@ -10,7 +10,7 @@ use rcgen::PublicKeyData as _;
 use rustls_pki_types::CertificateDer;
 use tokio::task::spawn_blocking;
 
-use crate::identity::authority::{Authority, Certificate, Life, Pending};
+use crate::identity::authority::{Authority, Certificate, Life, Look, Pending};
 use crate::identity::cert::Facts;
 use crate::identity::chain::{self, Purpose};
 use crate::identity::error::Error;
@@ -106,9 +106,9 @@ impl Leaves {
     }
 
     /// Adopts roots and lists that have changed and are good.
-    fn adopt(&self, anchoring: Anchoring, now: SystemTime) -> Result<(), Error> {
-        if anchoring != self.seen().anchoring {
-            let trusted = anchoring.trusted(&self.dir, now)?;
+    fn adopt(&self, anchoring: Anchoring, at: Look) -> Result<(), Error> {
+        if at.anew || anchoring != self.seen().anchoring {
+            let trusted = anchoring.trusted(&self.dir, at.now)?;
             tracing::info!(
                 roots = trusted.roots.len(),
                 lists = trusted.lists.len(),
@@ -182,7 +182,7 @@ impl Authority for Leaves {
         })
     }
 
-    fn refresh(&self, used: HashSet<SpiffeId>, now: SystemTime) -> Pending<'_, bool> {
+    fn refresh(&self, used: HashSet<SpiffeId>, at: Look) -> Pending<'_, bool> {
         Box::pin(async move {
             let former = {
                 let mut seen = self.seen();
@@ -201,7 +201,7 @@ impl Authority for Leaves {
             });
             let Ok(read) = read.await else { return Ok(false) };
             let (anchoring, is_new) = read?;
-            self.adopt(anchoring, now)?;
+            self.adopt(anchoring, at)?;
             Ok(is_new)
         })
     }
@@ -222,11 +222,16 @@ mod tests {
     use super::*;
     use crate::identity::fixture::{HOUR, Mesh, id};
     use crate::identity::local_ca::LocalCa;
+    use crate::identity::root::BACKDATE;
+
+    fn look() -> Look {
+        Look { now: clock::now(), anew: false }
+    }
 
     /// Writes what a PKI would: a leaf of `mesh` for `account`.
     fn write(dir: &Path, mesh: &Mesh, account: &str) {
         let now = clock::now();
-        let ca = LocalCa::from_files(mesh.files("pki", &[]), "pki", None, now).unwrap();
+        let ca = LocalCa::from_files(mesh.files("pki", &[]), "pki", None, (BACKDATE, now)).unwrap();
         let leaf = ca.issue(&id(account), HOUR, now).unwrap();
         let (cert, key) = Leaves::paths(dir, &id(account));
         fs::create_dir_all(cert.parent().unwrap()).unwrap();
@@ -252,14 +257,14 @@ mod tests {
         write(dir, &mesh, "web");
         let first = issue(&leaves, "web").unwrap();
         let used = HashSet::from([id("web")]);
-        assert!(!leaves.refresh(used.clone(), clock::now()).await.unwrap());
+        assert!(!leaves.refresh(used.clone(), look()).await.unwrap());
         write(dir, &mesh, "web");
-        assert!(leaves.refresh(used.clone(), clock::now()).await.unwrap());
+        assert!(leaves.refresh(used.clone(), look()).await.unwrap());
         assert_ne!(issue(&leaves, "web").unwrap().serial, first.serial);
         // What is not used any more is not looked at.
         fs::remove_dir_all(dir.join("demo")).unwrap();
-        assert!(leaves.refresh(used, clock::now()).await.is_err());
-        assert!(!leaves.refresh(HashSet::new(), clock::now()).await.unwrap());
+        assert!(leaves.refresh(used, look()).await.is_err());
+        assert!(!leaves.refresh(HashSet::new(), look()).await.unwrap());
     }
 
     #[test]

@@ -30,8 +30,9 @@ use self::leaves::check_chain;
 /// Which authority, and where it is.
 #[derive(Clone, Debug)]
 pub enum Options {
-    /// [`Embedded`], with the files of a directory; a trust domain where its root names none.
-    Embedded(PathBuf, Option<String>),
+    /// [`Embedded`], with the files of a directory; a trust domain where its root names none; and by
+    /// how much the clocks of peers may be behind ours.
+    Embedded(PathBuf, Option<String>, Duration),
     /// [`Leaves`], with the files of a directory and a trust domain.
     Files(PathBuf, String),
     /// [`Istio`].
@@ -45,7 +46,9 @@ pub enum Options {
 /// What it is made of is missing or wrong; the error says what to do.
 pub fn open(options: &Options, node: &str) -> Result<Box<dyn Authority>, Error> {
     Ok(match options {
-        Options::Embedded(dir, domain) => Box::new(Embedded::open(dir, node, domain.as_deref())?),
+        Options::Embedded(dir, domain, skew) => {
+            Box::new(Embedded::open(dir, node, domain.as_deref(), *skew)?)
+        }
         Options::Files(dir, domain) => Box::new(Leaves::open(dir, domain)?),
         Options::Istio(options) => Box::new(Istio::open(options.clone())?),
     })
@@ -79,18 +82,27 @@ pub trait Authority: Send + Sync {
     ) -> Pending<'a, Certificate>;
 
     /// Looks again at what it is made of, and uses what has changed and is good. Says whether every
-    /// certificate is to be made again; those in use are of the identities `used`.
+    /// certificate is to be made again because of that; those in use are of the identities `used`.
     ///
     /// # Errors
     ///
     /// What has changed is not good; what was good before stays in use.
-    fn refresh(&self, used: HashSet<SpiffeId>, now: SystemTime) -> Pending<'_, bool>;
+    fn refresh(&self, used: HashSet<SpiffeId>, at: Look) -> Pending<'_, bool>;
 
     /// The life of the certificate that signs here; `None`: another process signs.
     fn life(&self) -> Option<Life>;
 
     /// What to call it: `embedded`, `files` or `istio`.
     fn kind(&self) -> &'static str;
+}
+
+/// When an authority looks at its files.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// The time of day.
+    pub now: SystemTime,
+    /// The time of day was set: what has not changed is judged by it again.
+    pub anew: bool,
 }
 
 /// From when to when a certificate is valid.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize as _;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -83,6 +84,7 @@ impl Documents {
 /// taken over: among thousands one is edited, and the others are the same objects as before.
 pub(super) fn read(file: &Path, text: &str, domains: &TrustDomains, last: &Documents) -> Documents {
     let mut documents = Documents::default();
+    let file = &Arc::from(file);
     for (number, piece) in (1..).zip(split::documents(text)) {
         let reader = Reader { file, number, piece: &piece, domains };
         let first = documents.all.len();
@@ -108,7 +110,7 @@ pub(super) fn read(file: &Path, text: &str, domains: &TrustDomains, last: &Docum
 
 /// One document that is being read.
 struct Reader<'a> {
-    file: &'a Path,
+    file: &'a Arc<Path>,
     number: usize,
     piece: &'a Piece<'a>,
     domains: &'a TrustDomains,
@@ -294,7 +296,7 @@ impl Reader<'_> {
     /// A line of the document, counted from 1, as a place in the file.
     fn location(&self, line: usize) -> Location {
         let line = self.piece.line + line.saturating_sub(1);
-        Location { file: self.file.to_owned(), document: self.number, line }
+        Location { file: Arc::clone(self.file), document: self.number, line }
     }
 }
 

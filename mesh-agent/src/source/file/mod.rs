@@ -11,6 +11,7 @@ mod schema;
 mod convert;
 mod header;
 mod document;
+mod looks;
 mod read;
 mod watch;
 mod news;
@@ -27,10 +28,12 @@ use crate::failure::chain;
 use crate::model::condition::{Condition, Location, Reason};
 use crate::model::trust_domain::TrustDomains;
 use crate::store::update::{Key, Kind, Resource, Update};
+use crate::task::clock;
 use crate::task::scope::Scope;
 
 use document::{Document, Documents, Outcome};
-use watch::Watch;
+use looks::Looks;
+use watch::{Change, Watch};
 
 pub use again::{Again, Asked, channel};
 pub use read::Error;
@@ -40,6 +43,9 @@ const NAME: &str = "file";
 
 /// How long the files have to be the same before they are read: editors and copies write in steps.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// Settling time where each was put in its place as a whole: several may be renamed one after the other.
+const SETTLE_WHOLE: Duration = Duration::from_millis(10);
 
 /// How often that is waited for; then they are read as they are. 20 × 50 ms = 1 s.
 const MAX_SETTLES: u32 = 20;
@@ -53,6 +59,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 pub struct FileSource {
     dir: PathBuf,
     domains: TrustDomains,
+    /// Whether it may become empty.
+    allow_empty: bool,
+    looks: Looks,
     /// The documents of each file as they were last read.
     files: BTreeMap<PathBuf, Contents>,
     /// What is in force.
@@ -72,7 +81,7 @@ struct Good {
 impl Good {
     /// Whether it was written in this file.
     fn is_of(&self, file: &Path) -> bool {
-        self.resource.location.file == file
+        *self.resource.location.file == *file
     }
 }
 
@@ -86,13 +95,16 @@ struct Contents {
 
 impl FileSource {
     /// A source that has read nothing yet. `domains` are those of identities and principals.
+    /// `allow_empty`: a directory without documents means that there shall be nothing, also where there
+    /// was something before; otherwise that is taken for a mistake.
     ///
     /// # Errors
     ///
     /// The directory cannot be read now. Later that is a condition.
-    pub fn new(dir: PathBuf, domains: TrustDomains) -> Result<Self, Error> {
+    pub fn new(dir: PathBuf, domains: TrustDomains, allow_empty: bool) -> Result<Self, Error> {
         read::files(&dir)?;
-        Ok(Self { dir, domains, files: BTreeMap::new(), good: BTreeMap::new() })
+        let (looks, files, good) = (Looks::default(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { dir, domains, allow_empty, looks, files, good })
     }
 
     /// Reads the directory and says what is in force now.
@@ -114,6 +126,11 @@ impl FileSource {
             }
         }
         self.files = contents;
+        let is_empty = self.files.values().all(|file| file.documents.all.is_empty());
+        if is_empty && !self.good.is_empty() && !self.allow_empty {
+            let condition = self.empty_directory();
+            return self.update(vec![condition]);
+        }
         let conditions = self.merge();
         self.update(conditions)
     }
@@ -139,8 +156,10 @@ impl FileSource {
             if let Some(watch) = &mut watch {
                 watch.renew();
             }
-            let seen = read::fingerprint(&self.dir);
+            let seen = self.look();
+            let began = Instant::now();
             let update = self.load();
+            tracing::debug!(read_ms = began.elapsed().as_millis(), "read the configuration");
             if sent.as_ref() != Some(&update) {
                 let before = sent.as_ref().map_or(&[][..], |sent| &sent.conditions);
                 let (news, more) = news::news(before, &update.conditions);
@@ -168,25 +187,16 @@ impl FileSource {
     }
 
     /// Waits until the files are not as they were when `seen` was taken, and have settled.
-    async fn changed(&self, mut watch: Option<&mut Watch>, seen: u64) {
+    async fn changed(&mut self, mut watch: Option<&mut Watch>, seen: u64) {
         let mut now = seen;
+        let mut settle = SETTLE_WHOLE;
         while now == seen {
-            let deadline = Instant::now() + LOOK_AGAIN;
-            match &mut watch {
-                Some(events) => match timeout_at(deadline, events.changed()).await {
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "cannot watch; looking every 5 s instead");
-                        watch = None;
-                    }
-                    Ok(Ok(())) | Err(_) => events.renew(),
-                },
-                None => sleep_until(deadline).await,
-            }
-            now = read::fingerprint(&self.dir);
+            settle = settle.max(event(&mut watch).await);
+            now = self.look();
         }
         for _ in 0..MAX_SETTLES {
-            sleep(SETTLE).await;
-            let next = read::fingerprint(&self.dir);
+            sleep(settle).await;
+            let next = self.look();
             if next == now {
                 return;
             }
@@ -194,8 +204,17 @@ impl FileSource {
         }
     }
 
+    /// See [`Looks::fingerprint`].
+    fn look(&mut self) -> u64 {
+        self.looks.fingerprint(&self.dir, clock::now())
+    }
+
     /// The documents of a file, or `None` if it has vanished meanwhile.
     fn read(&mut self, file: &Path) -> Option<Contents> {
+        let last = self.files.get(file).and_then(|last| last.fingerprint);
+        if self.looks.is_same(file, last) {
+            return self.files.remove(file);
+        }
         let text = match read::text(file) {
             Ok(text) => text?,
             Err(error) => return Some(unreadable_file(file, &error)),
@@ -280,11 +299,43 @@ impl FileSource {
         Update { source: NAME, resources, conditions }
     }
 
+    fn empty_directory(&self) -> Condition {
+        let message = format!(
+            "the configuration directory {} holds no documents any more; the last configuration \
+             stays in force until it does. If nothing shall be in force, start the agent with \
+             --allow-empty",
+            self.dir.display()
+        );
+        whole(&self.dir, "directory", message)
+    }
+
     fn unreadable_directory(&self, error: &Error) -> Condition {
         let message =
             format!("{}; until that is put right, all stays as it was last", chain(error));
         whole(&self.dir, "directory", message)
     }
+}
+
+/// Waits until the directory may have changed, and says how long to wait for it to settle. `watch` is
+/// taken away when it does not work.
+async fn event(watch: &mut Option<&mut Watch>) -> Duration {
+    let deadline = Instant::now() + LOOK_AGAIN;
+    let Some(events) = watch else {
+        sleep_until(deadline).await;
+        return SETTLE;
+    };
+    match timeout_at(deadline, events.changed()).await {
+        Ok(Ok(change)) => {
+            events.renew();
+            return if change == Change::Whole { SETTLE_WHOLE } else { SETTLE };
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot watch; looking every 5 s instead");
+            *watch = None;
+        }
+        Err(_elapsed) => events.renew(),
+    }
+    SETTLE
 }
 
 /// What is in force next, as it is being worked out.
@@ -403,7 +454,7 @@ fn unreadable_file(file: &Path, error: &Error) -> Contents {
 /// A condition on all of a path.
 fn whole(path: &Path, subject: &str, message: String) -> Condition {
     Condition {
-        location: Location { file: path.to_owned(), document: 1, line: 1 },
+        location: Location { file: path.into(), document: 1, line: 1 },
         subject: subject.to_owned(),
         field: String::new(),
         reason: Reason::Invalid,

@@ -33,7 +33,7 @@ mod tests {
 
     fn condition(line: usize, message: &str) -> Condition {
         Condition {
-            location: Location { file: "a.yaml".into(), document: 1, line },
+            location: Location { file: Path::new("a.yaml").into(), document: 1, line },
             subject: "Service demo/a".into(),
             field: "spec".into(),
             reason: Reason::Invalid,

@@ -84,21 +84,6 @@ pub(super) fn text(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// A number that changes when any file of `dir` does. Not for use against adversaries.
-pub(super) fn fingerprint(dir: &Path) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    match files(dir) {
-        Ok(files) => {
-            for file in files {
-                let text = text(&file).map_err(|error| error.to_string());
-                (file, text).hash(&mut hasher);
-            }
-        }
-        Err(error) => error.to_string().hash(&mut hasher),
-    }
-    hasher.finish()
-}
-
 /// A number that tells one text from another.
 pub(super) fn text_fingerprint(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();

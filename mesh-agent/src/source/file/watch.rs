@@ -57,20 +57,92 @@ impl Watch {
     /// # Errors
     ///
     /// The descriptor cannot be read.
-    pub(super) async fn changed(&self) -> io::Result<()> {
-        let mut any = false;
+    pub(super) async fn changed(&self) -> io::Result<Change> {
+        let mut all = None;
         loop {
             self.events.readable().await?;
+            // Not for as long as it waits.
+            let mut buffer = [0; READ_BYTES];
             loop {
-                match self.events.try_read(&mut [0; READ_BYTES]) {
-                    Ok(_) => any = true,
+                match self.events.try_read(&mut buffer) {
+                    Ok(read) => {
+                        let change = Change::of(buffer.get(..read).unwrap_or_default());
+                        all = Some(all.map_or(change, |all: Change| all.max(change)));
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
                 }
             }
-            if any {
-                return Ok(());
+            if let Some(change) = all {
+                return Ok(change);
             }
         }
+    }
+}
+
+/// How files have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Change {
+    /// Each was put in its place as a whole, by a rename.
+    Whole,
+    /// Some may be half written, or not all there.
+    Parts,
+}
+
+impl Change {
+    /// The change that these events say: each has the watch, the mask, a cookie and the length of its
+    /// name, of 4 bytes each, and the name (inotify(7)).
+    fn of(mut events: &[u8]) -> Self {
+        while let Some((head, rest)) = events.split_first_chunk::<16>() {
+            let field = |at: usize| {
+                let bytes = head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+                bytes.map_or(0, u32::from_ne_bytes)
+            };
+            let length = usize::try_from(field(12)).unwrap_or(usize::MAX);
+            let Some((name, rest)) = rest.split_at_checked(length) else { return Self::Parts };
+            let mask = AddWatchFlags::from_bits_retain(field(4));
+            // Editors write what is to be renamed into hidden files, and Kubernetes into hidden folders;
+            // the link to these is hidden too.
+            let is_hidden = name.first() == Some(&b'.');
+            let is_whole = mask.intersects(AddWatchFlags::IN_MOVED_TO);
+            if !is_whole && !is_hidden {
+                return Self::Parts;
+            }
+            events = rest;
+        }
+        Self::Whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(mask: AddWatchFlags, name: &str) -> Vec<u8> {
+        let name = [name.as_bytes(), &[0; 3]].concat();
+        let fields = [1, mask.bits(), 0, u32::try_from(name.len()).unwrap()];
+        [fields.map(u32::to_ne_bytes).as_flattened(), &name].concat()
+    }
+
+    #[track_caller]
+    fn check(events: &[(AddWatchFlags, &str)], expect: Change) {
+        let events: Vec<u8> = events.iter().flat_map(|(mask, name)| event(*mask, name)).collect();
+        assert_eq!(Change::of(&events), expect);
+    }
+
+    #[test]
+    fn what_is_renamed_into_its_place_is_whole() {
+        const CREATE: AddWatchFlags = AddWatchFlags::IN_CREATE;
+        const WRITTEN: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE;
+        const FROM: AddWatchFlags = AddWatchFlags::IN_MOVED_FROM;
+        const TO: AddWatchFlags = AddWatchFlags::IN_MOVED_TO;
+        let whole = [(CREATE, ".a.new"), (WRITTEN, ".a.new"), (FROM, ".a.new"), (TO, "a.yaml")];
+        check(&whole, Change::Whole);
+        check(&[(CREATE, "..2026"), (CREATE, "..data_tmp"), (TO, "..data")], Change::Whole);
+        check(&[(TO, "a.yaml"), (CREATE, "b.yaml")], Change::Parts);
+        check(&[(CREATE, "a.yaml"), (WRITTEN, "a.yaml")], Change::Parts);
+        check(&[(AddWatchFlags::IN_DELETE, "a.yaml")], Change::Parts);
+        check(&[(AddWatchFlags::IN_DELETE_SELF, "")], Change::Parts);
+        assert_eq!(Change::of(&event(TO, "a.yaml")[..18]), Change::Parts, "cut off");
     }
 }

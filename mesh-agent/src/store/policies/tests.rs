@@ -71,7 +71,11 @@ fn snapshot(objects: Vec<Object>) -> Snapshot {
     let resources = objects
         .into_iter()
         .map(|object| Resource {
-            location: Location { file: "a.yaml".into(), document: 1, line: 1 },
+            location: Location {
+                file: std::path::Path::new("a.yaml").into(),
+                document: 1,
+                line: 1,
+            },
             object,
         })
         .collect();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config;
 use crate::hostile::{self, Attack, Cell, Sink};
 use crate::load::{Load, Victim};
 use crate::memory;
@@ -71,6 +72,9 @@ pub(crate) enum Role {
     /// Take handshakes and read what comes, until the input closes
     #[command(hide = true)]
     Sink(Sink),
+    /// Measure how long an agent takes to start with a configuration of some sizes, and to put a
+    /// change of one service in force
+    Config(config::Config),
     /// Show a result that --json has printed: as tables in Markdown, unless told otherwise
     Show(Show),
 }

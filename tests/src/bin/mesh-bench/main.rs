@@ -19,6 +19,7 @@ mod measure;
 mod memory;
 mod unread;
 mod hostile;
+mod config;
 mod result;
 mod machine;
 mod screen;
@@ -102,6 +103,10 @@ fn main() -> ExitCode {
         Some(Role::Attack(attack)) => hostile::run(attack).map(|()| Message::Done(Ok(true))),
         Some(Role::Sink(sink)) => hostile::run_sink(sink).map(|()| Message::Done(Ok(true))),
         Some(Role::Show(show)) => show::run(show).map(|()| Message::Done(Ok(true))),
+        Some(Role::Config(config)) => {
+            let config = config.clone();
+            on_a_thread(move |ids| config::run(&config, &ids).map(|()| true))
+        }
         None => run(args),
     };
     match ended {
@@ -119,9 +124,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures on a thread of its own, so that a signal can end it in the middle.
 fn run(args: Args) -> Result<Message> {
     let plan = args.plan()?;
+    on_a_thread(move |ids| bench(&args, plan, &ids))
+}
+
+/// Measures on a thread of its own, so that a signal can end it in the middle.
+fn on_a_thread(measure: impl FnOnce(LabIds) -> Result<bool> + Send + 'static) -> Result<Message> {
     // Blocked before there are other threads, which inherit that; children do not.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block().context("cannot block signals")?;
@@ -130,7 +139,7 @@ fn run(args: Args) -> Result<Message> {
     let (done, labs) = (Sender::clone(&sender), ids.clone());
     thread::spawn(move || {
         // The other end is gone only when the process is ending.
-        drop(done.send(Message::Done(bench(&args, plan, &labs))));
+        drop(done.send(Message::Done(measure(labs))));
     });
     thread::spawn(move || {
         if let Ok(signal) = signals.wait() {

@@ -101,6 +101,7 @@ mod tests {
     use super::*;
     use crate::identity::fixture::{HOUR, Mesh, id};
     use crate::identity::local_ca::LocalCa;
+    use crate::identity::root::BACKDATE;
     use crate::task::clock;
 
     fn block(der: &[u8]) -> String {
@@ -110,7 +111,8 @@ mod tests {
     /// An honest answer, and the key that was asked for.
     fn honest(mesh: &Mesh) -> (Vec<String>, KeyPair) {
         let now = clock::now();
-        let ca = LocalCa::from_files(mesh.files("node-a", &[]), "node-a", None, now).unwrap();
+        let ca = LocalCa::from_files(mesh.files("node-a", &[]), "node-a", None, (BACKDATE, now))
+            .unwrap();
         let leaf = ca.issue(&id("web"), HOUR, now).unwrap();
         let mut parts: Vec<_> = leaf.chain.iter().map(|der| block(der)).collect();
         parts.push(mesh.pems.certificate.clone());

@@ -20,7 +20,7 @@ use tonic::transport::{Certificate as Pem, Channel, ClientTlsConfig, Endpoint, U
 use tonic::{Request, Status};
 
 use crate::failure::chain;
-use crate::identity::authority::{Authority, Certificate, Life, Pending};
+use crate::identity::authority::{Authority, Certificate, Life, Look, Pending};
 use crate::identity::error::Error;
 use crate::identity::files;
 use crate::identity::trust::Trusted;
@@ -108,16 +108,18 @@ impl Istio {
     }
 
     /// Takes over files or roots that have changed and are good.
-    fn adopt(&self, change: impl FnOnce(&mut State), now: SystemTime) -> Result<(), Error> {
+    fn adopt(&self, change: impl FnOnce(&mut State), at: Look) -> Result<(), Error> {
         self.with_state(|state| {
             let mut next =
                 State { roots: state.roots.clone(), lists: state.lists.clone(), ..State::empty() };
             next.told.clone_from(&state.told);
             change(&mut next);
-            if next.told == state.told && next.roots == state.roots && next.lists == state.lists {
+            let is_same =
+                next.told == state.told && next.roots == state.roots && next.lists == state.lists;
+            if is_same && !at.anew {
                 return Ok(());
             }
-            let trusted = next.trusted(&self.options, now)?;
+            let trusted = next.trusted(&self.options, at.now)?;
             if next.roots == state.roots {
                 next.channel = state.channel.take();
             }
@@ -197,7 +199,7 @@ impl Istio {
         let lists = Arc::clone(&self.trusted.load().lists);
         let issued =
             answer.check(id, &key, &lists, now).map_err(|flaw| refused(flaw.to_string()))?;
-        self.adopt(|state| state.told = told, now)?;
+        self.adopt(|state| state.told = told, Look { now, anew: false })?;
         Ok(issued)
     }
 
@@ -286,7 +288,7 @@ impl Authority for Istio {
         Box::pin(self.ask(id, ttl, now))
     }
 
-    fn refresh(&self, _used: HashSet<SpiffeId>, now: SystemTime) -> Pending<'_, bool> {
+    fn refresh(&self, _used: HashSet<SpiffeId>, at: Look) -> Pending<'_, bool> {
         Box::pin(async move {
             let (roots, lists) = (self.options.roots.clone(), self.options.lists.clone());
             let read = spawn_blocking(move || {
@@ -294,7 +296,7 @@ impl Authority for Istio {
             });
             let Ok(read) = read.await else { return Ok(false) };
             let (roots, lists) = read?;
-            self.adopt(|state| (state.roots, state.lists) = (roots, lists), now)?;
+            self.adopt(|state| (state.roots, state.lists) = (roots, lists), at)?;
             Ok(false)
         })
     }

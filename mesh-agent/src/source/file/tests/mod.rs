@@ -1,6 +1,7 @@
 //! The source as its users see it: files in, updates out.
 
 mod again;
+mod empty;
 mod policies;
 
 use std::fs;
@@ -41,7 +42,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let source = FileSource::new(dir.path().to_owned(), domains()).unwrap();
+        let source = FileSource::new(dir.path().to_owned(), domains(), true).unwrap();
         Self { dir, source }
     }
 
@@ -453,7 +454,7 @@ fn an_unreadable_directory_stays_as_it_was() {
     lab.check(&["Service default/a 1"], 0);
     fs::remove_dir_all(lab.dir.path()).unwrap();
     lab.check(&["Service default/a 1"], 1);
-    let gone = FileSource::new(lab.dir.path().to_owned(), domains());
+    let gone = FileSource::new(lab.dir.path().to_owned(), domains(), true);
     assert!(matches!(gone, Err(Error::Directory { .. })));
 }
 

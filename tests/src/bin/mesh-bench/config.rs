@@ -1,0 +1,257 @@
+//! How long an agent takes to start with a configuration of some size, and to put a change of one
+//! service in force; and whether it answers meanwhile.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use mesh_tests::agent::{self, Agent};
+use mesh_tests::apps::Server;
+use mesh_tests::mesh::{Mesh, Workload};
+use mesh_tests::pair::{ECHO, PORT, Pair};
+use mesh_tests::pod::Pod;
+use mesh_tests::script::Script;
+
+use crate::LabIds;
+use crate::machine::Machine;
+use crate::result::median;
+use crate::screen::Screen;
+
+/// Which sizes, and how often.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Config {
+    /// Workloads; a tenth as many services select ten of them each, and have two routes each
+    #[arg(long, value_name = "WORKLOADS", default_values_t = [10, 1_000, 10_000])]
+    pub size: Vec<usize>,
+    /// Changes of one service that are measured of each size
+    #[arg(long, default_value_t = 11)]
+    pub changes: u16,
+}
+
+/// How long an agent may take to start.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// How long after a change the next one is made: an agent gathers those that follow each other within
+/// 50 ms.
+const APART: Duration = Duration::from_millis(200);
+
+/// The first port that a change adds to the service.
+const FIRST_PORT: u16 = 1_000;
+
+/// How long a connection is waited for before the next is tried, in seconds: a captured one is
+/// answered on the node.
+const PATIENCE: &str = "0.005";
+
+/// Tries to connect to the port of each line that it is told until it can, and says when that was, in
+/// seconds of the clock that `Instant` has.
+const PROBE: &str = "
+import socket, sys, time
+print('ready', flush=True)
+for line in sys.stdin:
+    while True:
+        conn = socket.socket()
+        conn.settimeout(PATIENCE)
+        try:
+            conn.connect(('ADDRESS', int(line)))
+            print(time.monotonic(), flush=True)
+            break
+        except OSError: pass
+        finally: conn.close()
+";
+
+/// Figures of one size.
+#[derive(Debug)]
+struct Row {
+    workloads: usize,
+    bytes: usize,
+    /// From the start of the process to ready.
+    start: Duration,
+    /// From when the new file had its name to the first connection, of each change.
+    changes: Vec<Duration>,
+    /// The longest that the admin server took to answer, while it started and while it changed.
+    slowest: Duration,
+    memory_bytes: u64,
+}
+
+/// Measures all sizes, and prints a table in Markdown.
+///
+/// # Errors
+///
+/// An agent does not start, or a change does not come into force.
+pub(crate) fn run(config: &Config, ids: &LabIds) -> Result<()> {
+    let mut screen = Screen::new(false);
+    let mut rows = Vec::new();
+    for &size in &config.size {
+        screen.live(&format!("{size} workloads"));
+        rows.push(measure(size, config.changes, ids)?);
+    }
+    screen.live("");
+    screen.line(&format!("{}\n\n{}", Machine::read()?, table(&rows)));
+    Ok(())
+}
+
+fn measure(size: usize, changes: u16, ids: &LabIds) -> Result<Row> {
+    let pair = Pair::new()?;
+    ids.add(pair.lab.id())?;
+    let _server = Server::echo(&pair.echo, PORT, "v1")?;
+    // The last of the documents is the one that will change.
+    let text = documents(size);
+    let echo = Workload::of(&pair.echo).account("echo").label("app", "echo").port(PORT);
+    let client = Workload::of(&pair.client).account("client");
+    pair.config.write(&Mesh::new("demo").workload(&client).workload(&echo))?;
+    pair.config.write_file("many.yaml", &format!("{text}{}", service(80)))?;
+    let _peer = pair.agent(&pair.b, &[])?;
+    let (agent, start, mut slowest) = start(&pair)?;
+    let mut probe = probe(&pair.client)?;
+    let mut all = Vec::new();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| -> Result<()> {
+        let asking = scope.spawn(|| slowest_answer(&agent, &done));
+        let changed = (0..changes).try_for_each(|n| {
+            all.push(change(&pair, &text, &mut probe, FIRST_PORT + n)?);
+            anyhow::Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        let asked = asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        slowest = slowest.max(asked?);
+        changed
+    })?;
+    let (bytes, memory_bytes) = (text.len(), agent.memory_bytes()?);
+    Ok(Row { workloads: size, bytes, start, changes: all, slowest, memory_bytes })
+}
+
+/// Starts an agent; with how long it took to be ready, and the slowest answer of its admin server.
+fn start(pair: &Pair) -> Result<(Agent, Duration, Duration)> {
+    let ca = pair.lab.state().join("ca").join(pair.a.name());
+    let options = agent::Options { ca: &ca, config: pair.config.path(), args: &[] };
+    let began = Instant::now();
+    let agent = Agent::spawn(&pair.a, &options)?;
+    let mut slowest = Duration::ZERO;
+    loop {
+        let asked = Instant::now();
+        // Until it listens nobody answers.
+        if let Ok((status, _)) = agent.get("/readyz") {
+            slowest = slowest.max(asked.elapsed());
+            if status == 200 {
+                return Ok((agent, began.elapsed(), slowest));
+            }
+        }
+        ensure!(began.elapsed() < LIMIT, "the agent is not ready:\n{}", agent.log());
+    }
+}
+
+/// Asks the admin server again and again until it is `done`; with how long the slowest answer took.
+fn slowest_answer(agent: &Agent, done: &AtomicBool) -> Result<Duration> {
+    let mut slowest = Duration::ZERO;
+    while !done.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        ensure!(agent.get("/readyz")?.0 == 200, "the agent is not ready");
+        slowest = slowest.max(asked.elapsed());
+        // What is measured is the agent, not how much this takes from it.
+        pause(Duration::from_millis(5));
+    }
+    Ok(slowest)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the pause between two steps of a measurement")]
+fn pause(length: Duration) {
+    thread::sleep(length);
+}
+
+/// The service that changes, with this port.
+fn service(port: u16) -> String {
+    let address = ECHO.ip();
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: echo, namespace: demo}}\nspec: \
+         {{clusterIP: {address}, selector: {{app: echo}}, ports: [{{port: {port}, targetPort: \
+         {PORT}}}]}}\n"
+    )
+}
+
+/// Gives the service another port; with how long it took until it could be connected to.
+fn change(pair: &Pair, text: &str, probe: &mut Script, port: u16) -> Result<Duration> {
+    pause(APART);
+    probe.say(&port.to_string())?;
+    let text = format!("{text}{}", service(port));
+    // It is in the file with all others, which is read as a whole.
+    pair.config.write_file("many.yaml", &text)?;
+    let began = monotonic()?;
+    let seen: f64 = probe.line()?.parse().context("the probe tells no time")?;
+    Ok(Duration::from_secs_f64((seen - began).max(0.0)))
+}
+
+/// The clock of Python's `time.monotonic()` and of `Instant`.
+fn monotonic() -> Result<f64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
+    Ok(Duration::from(now).as_secs_f64())
+}
+
+fn probe(pod: &Pod) -> Result<Script> {
+    let program = PROBE.replace("PATIENCE", PATIENCE).replace("ADDRESS", &ECHO.ip().to_string());
+    Ok(Script::start(pod, &program)?.0)
+}
+
+/// So many workloads of other nodes, and what belongs to them.
+fn documents(size: usize) -> String {
+    let mut text = String::new();
+    let mut add = |document: std::fmt::Arguments<'_>| {
+        text.write_fmt(document).expect("invariant: a String takes all text");
+    };
+    for n in 0..size {
+        let [.., a, b] = u32::try_from(n).unwrap_or_default().to_be_bytes();
+        add(format_args!(
+            "---\napiVersion: nodemesh.dev/v1alpha1\nkind: Workload\nmetadata: {{name: w{n}, \
+             namespace: many, labels: {{app: s{}}}}}\nspec: {{node: node-{}, addresses: \
+             [10.200.{a}.{b}], serviceAccount: a{}, ports: [{{name: main, port: 8080}}]}}\n",
+            n / 10,
+            n % 100,
+            n / 10
+        ));
+    }
+    for n in 0..size / 10 {
+        let [.., a, b] = u32::try_from(n).unwrap_or_default().to_be_bytes();
+        add(format_args!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{n}, namespace: many}}\nspec: \
+             {{clusterIP: 10.97.{a}.{b}, selector: {{app: s{n}}}, ports: [{{port: 80, targetPort: \
+             8080, appProtocol: http}}]}}\n"
+        ));
+        for (route, path) in [("all", "/"), ("api", "/api/v1")] {
+            add(format_args!(
+                "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: \
+                 s{n}-{route}, namespace: many}}\nspec:\n  parentRefs: [{{group: '', kind: Service, \
+                 name: s{n}, port: 80}}]\n  rules:\n  - matches: [{{path: {{type: PathPrefix, value: \
+                 {path}}}}}]\n    backendRefs: [{{name: s{n}, port: 80}}]\n"
+            ));
+        }
+    }
+    text
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text = "| Workloads | Services | Routes | Documents | Start | Change | The slowest | \
+        Slowest answer of the admin server | Memory |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+        .to_owned();
+    for row in rows {
+        let millis = |time: Duration| format!("{:.0} ms", time.as_secs_f64() * 1e3);
+        let times: Vec<_> = row.changes.iter().map(Duration::as_secs_f64).collect();
+        let slowest = row.changes.iter().max().copied().unwrap_or_default();
+        writeln!(
+            text,
+            "| {} | {} | {} | {} kB | {} | {} | {} | {} | {} MiB |",
+            row.workloads,
+            row.workloads / 10,
+            row.workloads / 5,
+            row.bytes / 1000,
+            millis(row.start),
+            millis(Duration::from_secs_f64(median(times).unwrap_or_default())),
+            millis(slowest),
+            millis(row.slowest),
+            row.memory_bytes >> 20,
+        )
+        .expect("invariant: a String takes all text");
+    }
+    text
+}
