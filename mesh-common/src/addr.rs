@@ -28,11 +28,24 @@ pub const fn to_v4_be(addr: Addr) -> Option<u32> {
     }
 }
 
-/// Whether the address is `127.0.0.1` (mapped) or `::1`: where the agent's listeners are.
-#[inline]
-pub const fn is_listener_loopback(addr: Addr) -> bool {
-    const ONE: u32 = 1_u32.to_be();
-    matches!(addr, [0, 0, MAPPED, LOOPBACK_V4] | [0, 0, 0, ONE])
+/// The loopback address of the agent for connections to a destination, network byte order: one of
+/// `127.64.0.0/10`, so that each destination has the local ports of its own that it would have without the
+/// mesh.
+#[inline(always)]
+pub const fn listener_v4(destination: Addr, port_be: u16) -> u32 {
+    const NET: u32 = 0x7f40_0000;
+    const HOSTS: u32 = 0x003f_ffff;
+    let [a, b, c, d] = destination;
+    let mixed = mix(mix(mix(mix(port_be as u32 ^ a) ^ b) ^ c) ^ d);
+    (NET | mixed & HOSTS).to_be()
+}
+
+/// The finalizer of `MurmurHash3`: each bit of the input changes half of those of the output.
+#[inline(always)]
+pub(crate) const fn mix(word: u32) -> u32 {
+    let word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
+    let word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
+    word ^ (word >> 16)
 }
 
 /// Whether the address is one of `127.0.0.0/8` (mapped) or `::1`.
@@ -114,12 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn recognizes_the_listeners_addresses() {
-        assert!(is_listener_loopback(v4("127.0.0.1")));
-        assert!(is_listener_loopback(v6("::1")));
-        for other in [v4("127.0.0.2"), v4("10.0.0.1"), v6("::"), v6("fd00::1")] {
-            assert!(!is_listener_loopback(other), "{other:?}");
+    fn destinations_have_loopback_addresses_of_their_own() {
+        let mut seen = std::collections::BTreeSet::new();
+        for last in 0..=255_u8 {
+            for port in [80_u16, 443, 8080] {
+                let to = listener_v4(v4(&format!("10.96.0.{last}")), port.to_be());
+                assert!(is_loopback([0, 0, MAPPED, to]));
+                let [_, second, ..] = u32::from_be(to).to_be_bytes();
+                assert!((64..128).contains(&second), "neither 127.0.0.1 nor a broadcast address");
+                seen.insert(to);
+            }
         }
+        assert!(seen.len() > 760, "{}", seen.len());
     }
 
     #[test]

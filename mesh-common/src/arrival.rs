@@ -1,6 +1,6 @@
 //! What holds for a connection that arrives. Pure, so that it is tested on the host.
 
-use crate::addr::Addr;
+use crate::addr::{Addr, mix};
 use crate::source::{ENROLLED, Source};
 use crate::workload::{CAPTURE, GUARDED, Inbound};
 
@@ -39,14 +39,6 @@ pub const fn thread_of(client: Addr, port_be: u16, seed: u32, threads: u32) -> u
     let hash = mix(mix(mix(mix(mix(seed ^ port_be as u32) ^ a) ^ b) ^ c) ^ d);
     // The upper half of the product is below `threads`.
     ((hash as u64 * threads as u64) >> 32) as u32
-}
-
-/// The finalizer of `MurmurHash3`: each bit of the input changes half of those of the output.
-#[inline(always)]
-const fn mix(word: u32) -> u32 {
-    let word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
-    let word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
-    word ^ (word >> 16)
 }
 
 #[cfg(test)]

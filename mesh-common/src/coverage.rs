@@ -69,7 +69,7 @@ pub fn outbound(
     is_authorized: bool,
     maps: &impl Maps,
 ) -> Option<u32> {
-    if addr::is_listener_loopback(to) && port_be == OUTBOUND_PORT.to_be() {
+    if addr::is_loopback(to) && port_be == OUTBOUND_PORT.to_be() {
         return Some(TO_AGENT);
     }
     if addr::is_loopback(to) || addr::is_unspecified(to) {

@@ -27,7 +27,7 @@ abi! {
         pub workload: u64,
         /// The set in `BACKENDS` to pick from; 0: there is none, and the address is itself.
         pub set: u32,
-        /// A set of [`HAS_CONSUMERS`], [`ASK`] and `GUARDED`.
+        /// A set of [`HAS_CONSUMERS`], [`ASK`], [`NOBODY`] and `GUARDED`.
         pub flags: u32,
         /// Explicit padding; always zero.
         pub pad: u64,
@@ -53,6 +53,8 @@ pub const TCP: u8 = 6;
 pub const HAS_CONSUMERS: u32 = 1;
 /// `Destination::flags`: only the agent can tell where connections go.
 pub const ASK: u32 = 4;
+/// `Destination::flags`: nobody serves it: a port that a service does not have.
+pub const NOBODY: u32 = 8;
 
 impl DestinationKey {
     /// The key of one TCP port of an address.

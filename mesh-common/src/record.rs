@@ -40,7 +40,7 @@ abi! {
 }
 
 abi! {
-    /// Key of `ORIGINS`: the end of a connection that opened it.
+    /// Key of `ORIGINS`: a connection to the agent, by the end that opened it.
     pub struct ConnKey[32] {
         /// The cookie of its network namespace: loopback addresses are the same in all.
         pub netns: u64,
@@ -49,7 +49,9 @@ abi! {
         /// Its port, network byte order.
         pub port_be: u16,
         /// Explicit padding; always zero, because keys compare by bytes.
-        pub pad: [u8; 6],
+        pub pad: u16,
+        /// The last word of the loopback address that it goes to: each destination has ports of its own.
+        pub to: u32,
     }
 }
 
@@ -118,10 +120,11 @@ impl Record {
 }
 
 impl ConnKey {
-    /// The key of an end.
+    /// The key of a connection to the loopback address `to`.
     #[inline]
-    pub const fn new(netns: u64, addr: Addr, port_be: u16) -> Self {
-        Self { netns, addr, port_be, pad: [0; 6] }
+    pub const fn new(netns: u64, (addr, port_be): (Addr, u16), to: Addr) -> Self {
+        let [.., to] = to;
+        Self { netns, addr, port_be, pad: 0, to }
     }
 }
 

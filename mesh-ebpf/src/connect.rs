@@ -23,7 +23,6 @@ const DENY: i32 = 0;
 /// `ECONNREFUSED`, as a helper takes it.
 const REFUSED: i32 = -111;
 /// `127.0.0.1`, network byte order.
-const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
 /// `::1`.
 const LOOPBACK_V6: Addr = [0, 0, 0, 1_u32.to_be()];
 
@@ -185,7 +184,11 @@ fn go(context: &SockAddrContext, ask: &Ask, decision: &Decision, role: u32) -> O
     if role == record::REDIRECTED {
         debug!(context, "to the agent: netns {} port {}", ask.caller.netns, u16::from_be(ask.to.1));
         count(stats::PROXY);
-        let to = if ask.v4 { addr::from_v4_be(LOOPBACK_V4) } else { LOOPBACK_V6 };
+        let to = if ask.v4 {
+            addr::from_v4_be(addr::listener_v4(ask.to.0, ask.to.1))
+        } else {
+            LOOPBACK_V6
+        };
         return Outcome::To(to, OUTBOUND_PORT.to_be());
     }
     if role == record::DIRECT {

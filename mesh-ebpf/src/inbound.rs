@@ -4,7 +4,7 @@
 //! with its cookie in it.
 
 use aya_ebpf::programs::SkLookupContext;
-use mesh_common::addr::{is_listener_loopback, is_loopback};
+use mesh_common::addr::is_loopback;
 use mesh_common::arrival::{Own, thread_of, without_entry};
 use mesh_common::destination::TCP;
 use mesh_common::maps::{ListenerKey, ODD, OUTBOUND, PLAINTEXT, TUNNELS};
@@ -32,7 +32,7 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     let (netns, shared) = (own.netns, own.is_shared != 0);
     // Without a listener of the agent there is nothing to reach: whoever else listens at its ports is
     // not the agent.
-    if local.port_be == OUTBOUND_PORT.to_be() && is_listener_loopback(local.addr) {
+    if local.port_be == OUTBOUND_PORT.to_be() && is_loopback(local.addr) {
         return if assign(context, own, OUTBOUND, thread(own, remote)) { PASS } else { DROP };
     }
     if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {

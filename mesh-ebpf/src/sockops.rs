@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::programs::{BtfTracePointContext, SockOpsContext};
 use mesh_common::OUTBOUND_PORT;
-use mesh_common::addr::is_listener_loopback;
+use mesh_common::addr::is_loopback;
 use mesh_common::event::{ACCELERATED, RESET_BY_CLIENT};
 use mesh_common::flow::{self, Bytes};
 use mesh_common::record::{
@@ -39,8 +39,8 @@ pub(crate) fn run(context: &SockOpsContext) {
 #[inline(always)]
 fn opening(context: &SockOpsContext) {
     let (local, remote) = (ctx::local(context), ctx::remote(context));
-    let to_listener = remote.port_be == OUTBOUND_PORT.to_be() && is_listener_loopback(remote.addr);
-    let to_itself = local.addr == remote.addr;
+    let to_listener = remote.port_be == OUTBOUND_PORT.to_be() && is_loopback(remote.addr);
+    let to_itself = local.addr == remote.addr || is_loopback(local.addr);
     let record = ctx::ops_record(context);
     let role = record.as_ref().map_or(0, |record| record.role);
     let is_known =
@@ -59,7 +59,7 @@ fn opening(context: &SockOpsContext) {
         }
         let _done = FLOWS.insert(flow(context, local, remote), *record, 0);
     } else if to_listener {
-        let key = ConnKey::new(ctx::ops_netns(context), local.addr, local.port_be);
+        let key = ConnKey::new(ctx::ops_netns(context), (local.addr, local.port_be), remote.addr);
         let _done = match ctx::ops_record(context) {
             Some(record) if role == REDIRECTED => ORIGINS.insert(key, *record, 0),
             _ => ORIGINS.remove(key),

@@ -23,6 +23,8 @@ mod outbound_tcp;
 #[cfg(test)]
 mod partitions;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod restarts;

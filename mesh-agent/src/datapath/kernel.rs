@@ -134,13 +134,20 @@ impl Kernel {
     }
 
     /// What the kernel recorded of the connection that `client`, in the namespace with the cookie
-    /// `netns`, opened to the outbound listener. Each record can be taken once.
+    /// `netns`, opened to the outbound listener, which it reached at `to`. Each record can be taken
+    /// once.
     ///
     /// # Errors
     ///
     /// The kernel refused; that there is no record is `Ok(None)`.
-    pub fn take_origin(&self, netns: u64, client: SocketAddr) -> io::Result<Option<Record>> {
-        self.origins.take(&ConnKey::new(netns, from_ip(client.ip()), client.port().to_be()))
+    pub fn take_origin(
+        &self,
+        netns: u64,
+        client: SocketAddr,
+        to: SocketAddr,
+    ) -> io::Result<Option<Record>> {
+        let client = (from_ip(client.ip()), client.port().to_be());
+        self.origins.take(&ConnKey::new(netns, client, from_ip(to.ip())))
     }
 
     /// Marks a socket as the agent's own before it connects: it is never captured. If the

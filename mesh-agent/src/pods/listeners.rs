@@ -137,7 +137,7 @@ fn take_outbound(context: &Arc<Context>, realm: &Arc<Realm>, worker: usize, list
     listening.clone().spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
         accept::run(listener, &listening, &context.sockets, |stream, client| {
-            let Some(accepted) = tcp::accept(&context, &realm, client) else {
+            let Some(accepted) = tcp::accept(&context, &realm, &stream, client) else {
                 return close(&stream);
             };
             let (place, to) = realm.spread.place(worker);

@@ -76,13 +76,11 @@ impl Pods {
     pub async fn run(mut self, ready: Gate) {
         let mut set = Set::default();
         let mut mesh = self.context.mesh.clone();
-        let (mut returns, mut changes) = (0, Changes::new());
+        let mut changes = Changes::new();
         loop {
             let began = clock::of_thread();
             let Some(work) = self.duty.work(&self.scope).await else { return };
-            if std::mem::replace(&mut returns, work.returns) != work.returns {
-                self.take_back(&set);
-            }
+            let returns = work.returns;
             let snapshot = mesh.load();
             if snapshot.revision > 0 {
                 self.reconcile(&mut set, &snapshot).await;
@@ -364,11 +362,6 @@ impl Pods {
         self.give_all(set);
         self.expected = None;
         true
-    }
-
-    /// Goes on after another process had the duty, and gave it back.
-    fn take_back(&self, set: &Set) {
-        self.give_all(set);
     }
 
     fn give_all(&self, set: &Set) {

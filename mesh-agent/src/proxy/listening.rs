@@ -14,7 +14,7 @@ use crate::task::scope::Scope;
 #[derive(Debug)]
 pub struct Listening {
     scope: Scope,
-    /// Descriptors of them.
+    /// Descriptors of those that are not given to the kernel yet.
     noted: Mutex<Vec<(ListenerKey, OwnedFd)>>,
 }
 
@@ -29,7 +29,7 @@ impl Listening {
         &self.scope
     }
 
-    /// Notes listeners, in the order in which they are to be given to the kernel.
+    /// Notes a listener that is to be given to the kernel later, in this order.
     ///
     /// # Errors
     ///
@@ -40,13 +40,16 @@ impl Listening {
         Ok(())
     }
 
-    /// Has the kernel give connections to them, instead of to those of another process.
+    /// Has the kernel give connections to those that were noted.
     ///
     /// # Errors
     ///
     /// The map is full.
     pub fn give(&self, kernel: &Kernel) -> io::Result<()> {
-        self.noted().iter().try_for_each(|(key, kept)| kernel.give_to(*key, kept.as_fd()))
+        let mut noted = self.noted();
+        noted.iter().try_for_each(|(key, kept)| kernel.give_to(*key, kept.as_fd()))?;
+        noted.clear();
+        Ok(())
     }
 
     /// Takes no more connections.

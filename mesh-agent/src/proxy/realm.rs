@@ -290,10 +290,9 @@ impl Realm {
 }
 
 /// What a namespace costs with so many data threads: itself, and for both families a listener for
-/// tunnels, and on each thread one for what goes out and one for plaintext, each with a copy of its
-/// descriptor.
+/// tunnels, and on each thread one for what goes out and one for plaintext.
 const fn descriptors(workers: usize) -> usize {
-    1 + 2 * 2 * (1 + 2 * workers)
+    1 + 2 * (1 + 2 * workers)
 }
 
 /// Whether a connection to `to` may be for `workload`. `alone`: no other workload is in its

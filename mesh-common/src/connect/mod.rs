@@ -2,7 +2,7 @@
 
 use crate::addr::{self, Addr};
 use crate::backend::{self, Pick, Slot};
-use crate::destination::{ASK, ConsumerKey, Destination, DestinationKey, HAS_CONSUMERS};
+use crate::destination::{ASK, ConsumerKey, Destination, DestinationKey, HAS_CONSUMERS, NOBODY};
 use crate::external::ExternalKey;
 use crate::source::{DENY_OUTSIDE, REPORT_OUTSIDE, Source};
 use crate::verdict::{ALLOW, DENY, Verdict, VerdictKey};
@@ -125,6 +125,9 @@ pub fn decide(caller: &Caller, addr: Addr, port_be: u16, maps: &impl Maps) -> De
         // A pod that talks to itself needs no mesh, and the agent's own last hop is this.
         Some(destination) if destination.owner == caller.netns => {
             return Decision::only(Action::Pass);
+        }
+        Some(destination) if destination.flags & NOBODY != 0 => {
+            return Decision::only(Action::Nobody);
         }
         Some(destination) if destination.flags & ASK != 0 => return endpoint,
         Some(destination) if destination.set == 0 => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use mesh_common::addr::user::from_ip;
-use mesh_common::destination::{ASK, Destination, DestinationKey};
+use mesh_common::destination::{ASK, Destination, DestinationKey, NOBODY};
 use mesh_common::workload::GUARDED;
 
 use crate::datapath::desired::room::{Shortages, Want, tables};
@@ -40,20 +40,30 @@ pub(super) fn add(view: &View<'_>, sets: &mut SetIds, short: &mut Shortages, wan
     ];
     let [addresses, virtual_addresses, targets, settings] =
         short.share(tables::DESTINATIONS, 0, &groups);
-    let mut whole = Vec::new();
+    let (mut whole, mut virtual_ones) = (Vec::new(), Vec::new());
     for ((service, has_targets), has_addresses) in
         services.iter().zip(targets).zip(virtual_addresses)
     {
         if has_targets {
             whole.push(service);
-        } else if has_addresses {
-            ask(service, wanted);
+        }
+        match (has_targets, has_addresses) {
+            (true, true) => virtual_ones.push(service),
+            (false, true) => all_ports(service, ASK, wanted),
+            (_, false) => {}
         }
     }
     services::add(view, &whole, sets, short, wanted);
     for ((one, has_addresses), has_settings) in workloads.iter().zip(addresses).zip(settings) {
         if has_addresses {
             add_workload(view, one, has_settings, wanted);
+        }
+    }
+    // An address that is a service's alone, and no workload's with an agent or without, has the service's
+    // ports and no others.
+    for service in virtual_ones {
+        if service.addresses().iter().all(|ip| !view.mesh.by_address.contains_key(ip)) {
+            all_ports(service, NOBODY, wanted);
         }
     }
 }
@@ -91,9 +101,9 @@ impl<'a> Served<'a> {
     }
 }
 
-/// Has the agent decide about all ports of a service's addresses.
-fn ask(service: &Virtual<'_>, wanted: &mut Entries) {
-    let entry = Destination { owner: 0, workload: 0, set: 0, flags: ASK, pad: 0 };
+/// Says what becomes of all ports of a service's addresses that have no entries of their own.
+fn all_ports(service: &Virtual<'_>, flags: u32, wanted: &mut Entries) {
+    let entry = Destination { owner: 0, workload: 0, set: 0, flags, pad: 0 };
     for address in service.addresses() {
         let key = DestinationKey::any_tcp_port(from_ip(address));
         wanted.destinations.entry(key).or_insert(entry);

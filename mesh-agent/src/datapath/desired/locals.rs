@@ -64,9 +64,18 @@ pub(super) fn missing(mesh: &Snapshot, places: &Places, node: u64) -> Vec<Enroll
 }
 
 /// The sources of cgroups that are made at the places of units: nobody serves them yet.
-pub(super) fn places(view: &View<'_>, awaited: &[Awaited]) -> BTreeMap<PathKey, Source> {
+pub(super) fn places(
+    view: &View<'_>,
+    awaited: &[Awaited],
+    short: &mut Shortages,
+) -> BTreeMap<PathKey, Source> {
+    let without =
+        "a unit that restarts is guarded some milliseconds later, when the agent has found it";
+    let wants = awaited.iter().map(|one| Want::new(Kind::Workload, &one.name, 1, without));
+    let [granted] = short.share(tables::PLACES, 0, &[wants.collect()]);
+    let granted = awaited.iter().zip(granted).filter(|(_, granted)| *granted);
     let mut places = BTreeMap::new();
-    for Awaited { name, path } in awaited {
+    for (Awaited { name, path }, _) in granted {
         let enrolled =
             [Enrolled { name: name.clone(), source: SourceKey::cgroup(0), netns: 0, ready: false }];
         if let Some(local) = of(view, &enrolled).first() {

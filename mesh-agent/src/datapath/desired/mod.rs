@@ -174,7 +174,7 @@ pub fn entries(mesh: &Snapshot, enrolled: &Places, node: u64, sets: &mut SetIds)
         no_ports: BTreeSet::new(),
     };
     let locals = locals::all(&view);
-    wanted.places = locals::places(&view, awaited);
+    wanted.places = locals::places(&view, awaited, &mut short);
     let mut classes = verdicts::Classes::default();
     let known = (&*locals, &*locals::gone(&view), &*locals::of(&view, missing));
     locals::add(mesh, known, node, &mut classes, &mut short, &mut wanted);

@@ -54,6 +54,8 @@ pub(super) mod tables {
     /// Two entries are the host's own.
     pub(in super::super) const SOURCES: Table =
         Table { name: maps::SOURCES, entries: maps::MAX_SOURCES - 2 };
+    pub(in super::super) const PLACES: Table =
+        Table { name: maps::PLACES, entries: maps::MAX_SOURCES };
     pub(in super::super) const DESTINATIONS: Table =
         Table { name: maps::DESTINATIONS, entries: maps::MAX_DESTINATIONS };
     pub(in super::super) const INBOUND: Table =
