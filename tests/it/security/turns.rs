@@ -104,7 +104,10 @@ fn drain(streams: &mut [TcpStream], buffer: &mut [u8]) {
     for stream in streams {
         match stream.read(buffer) {
             Ok(_read) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // At the end of the attack the other side closes first.
+            Err(error)
+                if [ErrorKind::WouldBlock, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe]
+                    .contains(&error.kind()) => {}
             Err(error) => panic!("{error}"),
         }
     }
@@ -115,7 +118,10 @@ fn fill(streams: &mut [TcpStream], buffer: &[u8]) {
     for stream in streams {
         match stream.write(buffer) {
             Ok(_sent) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // At the end of the attack the other side closes first.
+            Err(error)
+                if [ErrorKind::WouldBlock, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe]
+                    .contains(&error.kind()) => {}
             Err(error) => panic!("{error}"),
         }
     }
