@@ -28,6 +28,8 @@ const HOOKS: &[Hook] = &[
     Hook { program: "mesh_sockops", link: "link_sockops", attach_type: 3 },
     Hook { program: "mesh_peername4", link: "link_peername4", attach_type: 29 },
     Hook { program: "mesh_peername6", link: "link_peername6", attach_type: 30 },
+    Hook { program: "mesh_sockname4", link: "link_sockname4", attach_type: 31 },
+    Hook { program: "mesh_sockname6", link: "link_sockname6", attach_type: 32 },
     Hook { program: "mesh_connect4", link: "link_connect4", attach_type: 10 },
     Hook { program: "mesh_connect6", link: "link_connect6", attach_type: 11 },
 ];
