@@ -48,6 +48,14 @@ pub(crate) const fn mix(word: u32) -> u32 {
     word ^ (word >> 16)
 }
 
+/// Whether the address is `127.0.0.1` (mapped) or `::1`: the source of a connection to a loopback address,
+/// unless it was bound to another.
+#[inline]
+pub const fn is_source_loopback(addr: Addr) -> bool {
+    const ONE: u32 = 1_u32.to_be();
+    matches!(addr, [0, 0, MAPPED, LOOPBACK_V4] | [0, 0, 0, ONE])
+}
+
 /// Whether the address is one of `127.0.0.0/8` (mapped) or `::1`.
 #[inline]
 pub const fn is_loopback(addr: Addr) -> bool {

@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_workload_without_an_entry_is_not_open() {
         let check = |flags: u32, expect: Option<u64>| {
-            let found = without_entry(&Source { workload: 7, namespace: 1, flags, made: 0 });
+            let found = without_entry(&Source { workload: 7, namespace: 1, ..Source::new(flags) });
             assert_eq!(found.map(|inbound| inbound.workload), expect, "{flags:#x}");
             if let Some(inbound) = found {
                 assert_eq!(inbound.flags, CAPTURE | GUARDED);

@@ -1,5 +1,7 @@
 //! Whose socket is it? Never answered by its IP address.
 
+use crate::addr::{self, Addr};
+
 abi! {
     /// Key of `SOURCES`: what a socket belongs to.
     pub struct SourceKey[16] {
@@ -14,7 +16,7 @@ abi! {
 
 abi! {
     /// Value of `SOURCES`.
-    pub struct Source[24] {
+    pub struct Source[48] {
         /// The workload's [id](crate::workload::id); 0 for a namespace that is [`BY_CGROUP`].
         pub workload: u64,
         /// The [id](crate::workload::id) of the workload's namespace: routes may depend on it.
@@ -23,6 +25,12 @@ abi! {
         pub flags: u32,
         /// 1 if the kernel has made the entry, by `PLACES`; otherwise 0.
         pub made: u32,
+        /// The workload's first IPv6 address; zeros: it has none.
+        pub v6: [u32; 4],
+        /// Its first IPv4 address, network byte order; 0: it has none.
+        pub v4_be: u32,
+        /// Explicit padding; always zero.
+        pub pad: u32,
     }
 }
 
@@ -63,6 +71,29 @@ pub const DENY_OUTSIDE: u32 = 1 << 5;
 /// Kubernetes 5; the kernel's loop needs a bound.
 pub const MAX_CGROUP_LEVEL: u32 = 12;
 
+impl Source {
+    /// An entry of which only the flags are known.
+    #[inline]
+    pub const fn new(flags: u32) -> Self {
+        Self { workload: 0, namespace: 0, flags, made: 0, v6: [0; 4], v4_be: 0, pad: 0 }
+    }
+
+    /// The address that an application of the workload is told to be its own, where its socket, which
+    /// was sent to the agent, has `local`. `None`: that one. It is the application's choice, or the
+    /// workload has no address of the family.
+    #[inline]
+    pub const fn sockname(&self, local: Addr) -> Option<Addr> {
+        if !addr::is_source_loopback(local) {
+            return None;
+        }
+        match (addr::to_v4_be(local), self.v4_be, self.v6) {
+            (Some(_), 0, _) | (None, _, [0, 0, 0, 0]) => None,
+            (Some(_), v4_be, _) => Some(addr::from_v4_be(v4_be)),
+            (None, _, v6) => Some(v6),
+        }
+    }
+}
+
 impl PathKey {
     /// Of a path. `None`: it is too long.
     pub fn new(path: &[u8]) -> Option<Self> {
@@ -85,5 +116,37 @@ impl SourceKey {
     #[inline]
     pub const fn cgroup(id: u64) -> Self {
         Self { id, kind: CGROUP, pad: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::from_v4_be;
+
+    const POD: u32 = 0x0a00_0001_u32.to_be();
+    const POD6: Addr = [0xfd00_0000_u32.to_be(), 0, 0, 7];
+    const LOOPBACK: Addr = from_v4_be(0x7f00_0001_u32.to_be());
+    const LOOPBACK6: Addr = [0, 0, 0, 1_u32.to_be()];
+
+    #[track_caller]
+    fn check((v4_be, v6): (u32, Addr), local: Addr, expect: Option<Addr>) {
+        assert_eq!(Source { v6, v4_be, ..Source::new(0) }.sockname(local), expect);
+    }
+
+    #[test]
+    fn loopback_is_the_workloads_address_of_the_family() {
+        check((POD, POD6), LOOPBACK, Some(from_v4_be(POD)));
+        check((POD, POD6), LOOPBACK6, Some(POD6));
+        check((0, POD6), LOOPBACK, None);
+        check((POD, [0; 4]), LOOPBACK6, None);
+    }
+
+    #[test]
+    fn an_address_that_the_way_to_the_agent_has_not_made_stays() {
+        for local in [from_v4_be(POD), POD6, [0; 4], from_v4_be(0)] {
+            check((POD, POD6), local, None);
+        }
+        check((POD, POD6), from_v4_be(0x7f00_0002_u32.to_be()), None);
     }
 }

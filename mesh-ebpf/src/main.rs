@@ -22,6 +22,7 @@ mod observe;
 mod owner;
 mod peername;
 mod places;
+mod sockname;
 mod sockops;
 mod summary;
 
@@ -55,6 +56,18 @@ fn mesh_peername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 fn mesh_peername6(ctx: SockAddrContext) -> i32 {
     peername::v6(&ctx)
+}
+
+/// Runs when an application asks for its own address.
+#[cgroup_sock_addr(getsockname4)]
+fn mesh_sockname4(ctx: SockAddrContext) -> i32 {
+    sockname::v4(&ctx)
+}
+
+/// The same for IPv6 sockets.
+#[cgroup_sock_addr(getsockname6)]
+fn mesh_sockname6(ctx: SockAddrContext) -> i32 {
+    sockname::v6(&ctx)
 }
 
 /// Runs when a TCP connection is opened, when one is established, and when a direct one ends.

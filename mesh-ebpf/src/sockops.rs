@@ -86,8 +86,8 @@ fn opened(context: &SockOpsContext) {
 fn accepted(context: &SockOpsContext) {
     accel::accepted(context);
     let (local, remote) = (ctx::local(context), ctx::remote(context));
-    // The agent's last hop is from the workload's own address to itself.
-    if local.addr != remote.addr {
+    // The agent's last hop is from a loopback address, or the workload's own, to that.
+    if local.addr != remote.addr && !is_loopback(remote.addr) {
         return;
     }
     let key = flow(context, remote, local);

@@ -13,13 +13,15 @@ fn connect(client: &Client, pod: &Pod) -> Connection {
     client.clone().echo("hello").run(pod).unwrap().single().unwrap()
 }
 
-/// That a connection has the addresses as if there was no mesh: the client sees `peer`, and the
-/// server sees `client` as its peer.
+/// That a connection has the addresses as if there was no mesh: the client sees `peer`, the server
+/// sees `client` as its peer, and so does the client itself.
 #[track_caller]
 fn check(seen: &Connection, peer: SocketAddr, client: IpAddr) {
     assert_eq!(seen.peername, Some(peer));
     let banner = seen.banner.as_ref().unwrap();
-    let client = SocketAddr::new(client, seen.local.unwrap().port());
+    let local = seen.local.unwrap();
+    assert_eq!(local.ip().to_canonical(), client.to_canonical());
+    let client = SocketAddr::new(client, local.port());
     assert_eq!((banner.peer, banner.peername), (client, client));
 }
 

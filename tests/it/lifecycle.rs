@@ -152,7 +152,7 @@ fn a_killed_agents_successor_adopts_what_is_in_the_kernel() {
     works(&pair);
     let folder = pins(&pair.a).join(version(&pair));
     let (before, count) = (inodes(&folder), proxied(&a));
-    assert_eq!(before.keys().filter(|name| name.starts_with("link_")).count(), 11, "{before:?}");
+    assert_eq!(before.keys().filter(|name| name.starts_with("link_")).count(), 13, "{before:?}");
     a.kill();
     // Nobody takes connections now, and nothing goes out unprotected.
     assert_eq!(error(&pair).as_deref(), Some("connect EPERM"));

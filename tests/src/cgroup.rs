@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 
 use crate::expect::eventually;
 
@@ -66,6 +69,33 @@ pub fn remove(path: &Path) -> Result<()> {
         }
         (result, ..) => result,
     }
+}
+
+/// Kills every process of the group at `path`, and waits until they are gone. The group stays.
+///
+/// # Errors
+///
+/// A process cannot be killed, or did not die.
+pub fn kill(path: &Path) -> Result<()> {
+    eventually("the processes of a cgroup to end", KILL_DEADLINE, || match kill_once(path) {
+        Ok(0) => Some(Ok(())),
+        Ok(_some) => None,
+        Err(error) => Some(Err(error)),
+    })?
+}
+
+/// Kills the processes that a group has now. Returns how many they were: others may be their children.
+fn kill_once(path: &Path) -> Result<usize> {
+    let processes = fs::read_to_string(path.join("cgroup.procs"))
+        .with_context(|| format!("cannot read who is in {}", path.display()))?;
+    let ids: Vec<_> = processes.lines().filter_map(|line| line.parse().ok()).collect();
+    for id in &ids {
+        match signal::kill(Pid::from_raw(*id), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(errno).context("cannot kill a process of a cgroup"),
+        }
+    }
+    Ok(ids.len())
 }
 
 /// Removes `path` and the groups below it, deepest first.

@@ -10,6 +10,7 @@ mod fuzz;
 mod compat;
 mod conformance;
 mod paths;
+mod programs;
 mod security;
 mod ci;
 mod tidy;
@@ -100,6 +101,11 @@ enum Verb {
     /// they are missing, runs them on loopback, compares what they reach with the record in
     /// tests/paths, and asks the policies about it.
     Paths(Paths),
+    /// Run real programs on every path through the mesh, and compare with no mesh (root)
+    ///
+    /// Installs redis, nginx, dnsmasq, sshd, rsync, two databases and some packages of Python as far as
+    /// they are missing. docs/programs.md says what is compared.
+    Programs(Programs),
     /// Run the tests of shared state in every order of its threads (loom)
     Model,
     /// Check the rules that no lint can express: layers, file sizes, names
@@ -183,6 +189,23 @@ struct Paths {
     without: Vec<String>,
 }
 
+/// Which programs are run, and how that is reported.
+#[derive(Args, Debug)]
+struct Programs {
+    /// Print the result as one JSON object as well, on the last line
+    #[arg(long)]
+    json: bool,
+    /// Only the programs that need little: redis, nginx, websocket, grpc, ftp, smtp and dns
+    #[arg(long)]
+    quick: bool,
+    /// Only this program; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Only this path, besides that without a mesh; may be repeated
+    #[arg(long, value_name = "NAME")]
+    path: Vec<String>,
+}
+
 fn main() -> ExitCode {
     match dispatch(Cli::parse().verb) {
         Ok(code) => code,
@@ -220,6 +243,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Security(options) => return security::run(&workspace, &options),
         Verb::Conformance(options) => return conformance::run(&workspace, &options),
         Verb::Paths(options) => return paths::run(&workspace, &options),
+        Verb::Programs(options) => return programs::run(&workspace, &options),
         Verb::Model => run::model(&workspace)?,
         Verb::Tidy => tidy::check(&workspace.root)?,
         Verb::Ci { skip_tests } => ci::run(&workspace, skip_tests)?,

@@ -30,6 +30,8 @@ const HOOKS: &[Hook] = &[
     Hook { program: "mesh_peername6", link: "link_peername6", attach_type: 30 },
     Hook { program: "mesh_bind4", link: "link_bind4", attach_type: 12 },
     Hook { program: "mesh_bind6", link: "link_bind6", attach_type: 13 },
+    Hook { program: "mesh_sockname4", link: "link_sockname4", attach_type: 31 },
+    Hook { program: "mesh_sockname6", link: "link_sockname6", attach_type: 32 },
     Hook { program: "mesh_connect4", link: "link_connect4", attach_type: 10 },
     Hook { program: "mesh_connect6", link: "link_connect6", attach_type: 11 },
 ];

@@ -100,7 +100,7 @@ fn serve(world: &mut World, set: u32, workload: u64) {
 }
 
 fn caller(flags: u32, shares: bool) -> Caller {
-    let source = Source { workload: CALLER, namespace: 3, flags, made: 0 };
+    let source = Source { workload: CALLER, namespace: 3, ..Source::new(flags) };
     Caller { netns: HERE, source, shares }
 }
 

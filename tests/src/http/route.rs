@@ -1,4 +1,4 @@
-//! Routes of HTTP and gRPC as documents of Gateway API.
+//! Routes of HTTP, gRPC and TCP as documents of Gateway API.
 
 /// A route of HTTP in `namespace`: what its parent is, in the braces of a `parentRef`, and its rules,
 /// each line of which is indented by two spaces.
@@ -9,6 +9,11 @@ pub fn http(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
 /// A route of gRPC, likewise.
 pub fn grpc(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
     document("GRPCRoute", (namespace, name), parent, rules)
+}
+
+/// A route of TCP, likewise.
+pub fn tcp(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
+    document("TCPRoute", (namespace, name), parent, rules)
 }
 
 fn document(kind: &str, (namespace, name): (&str, &str), parent: &str, rules: &str) -> String {

@@ -123,14 +123,13 @@ pub(super) fn add(
         wanted.sources.insert(local.enrolled.source, source(local));
     }
     for unit in all.iter().chain(missing).filter(|local| local.ports.is_some()) {
-        let shared = Source { workload: 0, namespace: 0, flags: BY_CGROUP | NODE, made: 0 };
+        let shared = Source::new(BY_CGROUP | NODE);
         wanted.sources.insert(SourceKey::netns(unit.enrolled.netns), shared);
     }
     for enrolled in gone {
         // The snapshot is newer than what is known of its place: nothing passes until that is known.
         let flags = ENROLLED | WAITING | FAIL_CLOSED;
-        let source = Source { workload: 0, namespace: 0, flags, made: 0 };
-        wanted.sources.insert(enrolled.source, source);
+        wanted.sources.insert(enrolled.source, Source::new(flags));
         if enrolled.source.kind != CGROUP {
             wanted.inbound.insert(PortKey::new(enrolled.netns, 0), NOBODYS);
         }
@@ -138,7 +137,7 @@ pub(super) fn add(
     add_arrivals(mesh, (all, missing), short, wanted);
     add_probes(mesh, all, short, wanted);
     if !wanted.probes.is_empty() {
-        let own = Source { workload: 0, namespace: 0, flags: NODE, made: 0 };
+        let own = Source::new(NODE);
         wanted.sources.entry(SourceKey::netns(node)).or_insert(own);
     }
     add_workloads(all, classes, short, wanted);

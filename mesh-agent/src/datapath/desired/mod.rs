@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
 
+use mesh_common::addr::to_v4_be;
+use mesh_common::addr::user::from_ip;
 use mesh_common::backend::Slot;
 use mesh_common::destination::{ConsumerKey, Destination, DestinationKey};
 use mesh_common::external::ExternalKey;
@@ -206,7 +208,12 @@ fn source(local: &Local<'_>) -> Source {
     // Of a unit's processes in other namespaces, where nothing that arrives is captured.
     let ports = policy.ports.keys().copied().chain([0]);
     flags |= guard(ports.into_iter().any(|port| policy.is_guarded(port)));
-    Source { workload: id, namespace: id_of(&local.enrolled.name.namespace), flags, made: 0 }
+    let namespace = id_of(&local.enrolled.name.namespace);
+    let addresses = &local.workload.addresses;
+    let first = |v4: bool| addresses.iter().find(|ip| ip.is_ipv4() == v4).map(|ip| from_ip(*ip));
+    let v4_be = first(true).and_then(to_v4_be).unwrap_or_default();
+    let v6 = first(false).unwrap_or_default();
+    Source { workload: id, namespace, v6, v4_be, ..Source::new(flags) }
 }
 
 /// `WORKLOADS` of a workload.

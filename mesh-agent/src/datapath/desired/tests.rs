@@ -207,6 +207,20 @@ fn modes_and_ports_become_flags() {
     assert_eq!(at(&entries, "10.0.0.1", 0).unwrap().flags, 0);
 }
 
+#[test]
+fn a_source_has_the_workloads_first_address_of_each_family() {
+    let addresses = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let known = Known { addresses, ..workload("here", Some("a"), "10.0.0.1") };
+        let source = compile(&mesh(vec![known]), &[pod("here", 42)]).sources[&SourceKey::netns(42)];
+        (source.v4_be, source.v6)
+    };
+    let (v4, v6) = (0x0a00_0001_u32.to_be(), from_ip("fd00::1".parse().unwrap()));
+    assert_eq!(addresses(&["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"]), (v4, v6));
+    assert_eq!(addresses(&["fd00::1"]), (0, v6));
+    assert_eq!(addresses(&["10.0.0.1"]), (v4, [0; 4]));
+}
+
 /// The flags of an arrival and of both kinds of destination, for a policy on both `here`, which is
 /// of this node, and `there`: whether each is guarded.
 fn guards(policy: &WorkloadPolicy) -> [bool; 4] {
