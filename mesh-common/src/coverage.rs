@@ -108,7 +108,8 @@ pub fn inbound(
         found => found,
     };
     let workload = known?.workload;
-    if remote == own {
+    // The agent's last hop is from a loopback address, or the workload's own.
+    if remote == own || addr::is_loopback(remote) {
         return Some((workload, FROM_AGENT));
     }
     let how = match maps.destination(&DestinationKey::any_tcp_port(remote)) {

@@ -36,15 +36,16 @@ fn unknown_destinations_are_left_alone() {
         assert_eq!(seen.peername, Some(addr));
         assert_eq!(seen.banner.unwrap().peer.port(), seen.local.unwrap().port());
     }
-    // A port that the service does not have is none of the mesh's, either: nobody answers.
+    assert_eq!(counts(&world.a), ["0", "2"]);
+    // A port that the service does not have is nobody's, and refused at once.
     let mut other = service(0);
     other.set_port(7);
-    let client = Client::to(other).arg("--timeout").arg("1").run(world.client()).unwrap();
-    assert_eq!(client.totals.failed, 1);
-    assert_eq!(counts(&world.a), ["0", "3"]);
+    let client = Client::to(other).run(world.client()).unwrap();
+    assert_eq!(client.totals.errors.keys().collect::<Vec<_>>(), ["connect ECONNREFUSED"]);
+    assert_eq!(lines(&world.a, 1).unwrap()[0]["failure"], "no_endpoint");
     through_the_mesh(&world);
-    assert_eq!(lines(&world.a, 1).unwrap().len(), 1);
-    assert_eq!(counts(&world.a), ["1", "3"]);
+    assert_eq!(lines(&world.a, 2).unwrap().len(), 2);
+    assert_eq!(counts(&world.a), ["1", "2"]);
 }
 
 #[test]
