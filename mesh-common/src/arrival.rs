@@ -16,7 +16,9 @@ abi! {
         /// A secret of the agent that spreads connections over them.
         pub seed: u32,
         /// [`ODD`](crate::maps::ODD), or 0: whose listeners are asked first.
-        pub odd: u32,
+        pub odd: u16,
+        /// Explicit padding; always zero.
+        pub pad: u16,
     }
 }
 

@@ -107,7 +107,7 @@ fn assign(context: &SkLookupContext, own: &Own, kind: u16, thread: u32) -> bool 
     let to = |kind, thread| {
         ctx::assign(context, &LISTENERS, &ListenerKey { netns, kind, family, thread })
     };
-    let (first, second) = (kind | own.odd as u16, kind | (own.odd as u16 ^ ODD));
+    let (first, second) = (kind | own.odd, kind | (own.odd ^ ODD));
     to(first, thread)
         || (thread != 0 && to(first, 0))
         || to(second, thread)

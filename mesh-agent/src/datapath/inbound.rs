@@ -123,7 +123,7 @@ impl Copies {
             None => self.load()?,
         };
         let (is_shared, seed) = (u32::from(shared), rand::random());
-        let own = Own { netns: cookie, is_shared, threads, seed, odd: odd(generation).into() };
+        let own = Own { netns: cookie, is_shared, threads, seed, odd: odd(generation), pad: 0 };
         copy.own.set(0, own, 0).map_err(io::Error::other)?;
         links::put(&path, &copy.program, netns, SK_LOOKUP)?;
         done.insert(cookie, copy);
