@@ -31,7 +31,7 @@ static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
 fuzz_target!(|input: &[u8]| {
     fs::write(DIR.join("b.yaml"), input).expect("a document");
     let domains = TrustDomains::new("cluster.local", []);
-    let mut source = FileSource::new(DIR.clone(), domains).expect("a directory");
+    let mut source = FileSource::new(DIR.clone(), domains, true).expect("a directory");
     let first = source.load();
     let good = first.resources.iter().filter(|resource| resource.location.file.ends_with("a.yaml"));
     assert_eq!(good.count(), 1, "{:?}", first.conditions);
