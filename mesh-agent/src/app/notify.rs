@@ -56,7 +56,7 @@ impl Pulse {
 /// The agent's state, as far as it is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Now {
-    /// What is missing until it is ready; empty: it is.
+    /// Names of gates that are closed; none: it is ready.
     pub missing: Vec<String>,
     /// Workloads whose connections are captured.
     pub n_workloads: usize,
@@ -365,7 +365,7 @@ mod tests {
         assert!(line.len() <= MAX_STATUS && !line.contains('\n'), "{line}");
     }
 
-    /// What our unit says of the agent is what the agent does.
+    /// The unit says of the agent what the agent does.
     #[test]
     fn the_unit_file_fits_the_agent() {
         let unit = include_str!("../../../examples/systemd/mesh-agent.service");

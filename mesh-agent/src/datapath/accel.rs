@@ -9,9 +9,8 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::programs::links::FdLink;
-use aya::programs::{BtfTracePoint, CgroupSockopt, Program, ProgramError, SkMsg};
-use aya::{Btf, Ebpf};
+use aya::Ebpf;
+use aya::programs::{CgroupSockopt, Program, ProgramError, SkMsg};
 use mesh_common::maps;
 
 use crate::datapath::load::data;
@@ -69,7 +68,7 @@ impl Acceleration {
 
     /// Takes the programs' links back, after another process had them.
     ///
-    /// Those of acceleration itself stay that process's: they use the same maps.
+    /// Links of acceleration itself stay that process's: they use the same maps.
     pub(super) fn restore(&self, ebpf: &Ebpf) {
         links::restore(ebpf, &self.cgroup, &self.folder);
     }
@@ -126,7 +125,7 @@ fn attach(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
             source: error.into(),
         }
     };
-    count_reads(ebpf, &folder.join("link_recv"))?;
+    links::trace(ebpf, "mesh_recv", TRACEPOINT, &folder.join("link_recv"))?;
 
     let name = "mesh_setsockopt";
     let program: &mut CgroupSockopt = program(ebpf, name)?;
@@ -149,25 +148,6 @@ fn attach(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
     let fd = program.fd().map_err(refused(name))?;
     let path = folder.join("link_skmsg");
     links::put(&path, fd, target, SK_MSG_VERDICT).map_err(failed(name))
-}
-
-/// Attaches the program that counts what is read.
-///
-/// A link to a tracepoint cannot be given another program, and two programs would count twice: what
-/// an earlier agent has pinned stays, which its maps being of the same version makes right.
-fn count_reads(ebpf: &mut Ebpf, path: &Path) -> Result<(), Error> {
-    if bpf::pinned(path).is_ok() {
-        return Ok(());
-    }
-    let name = "mesh_recv";
-    let program: &mut BtfTracePoint = program(ebpf, name)?;
-    let types = Btf::from_sys_fs().map_err(ProgramError::Btf).map_err(refused(name))?;
-    program.load(TRACEPOINT, &types).map_err(refused(name))?;
-    let link = program.attach().and_then(|id| program.take_link(id)).map_err(refused(name))?;
-    let pin =
-        |error: aya::pin::PinError| Error::Pin { path: path.to_owned(), source: error.into() };
-    drop(FdLink::from(link).pin(path).map_err(pin)?);
-    Ok(())
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>

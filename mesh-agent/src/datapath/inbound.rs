@@ -49,7 +49,7 @@ pub struct Arrivals {
 #[derive(Debug)]
 pub(super) struct Copies {
     folder: PathBuf,
-    /// Those that this process has attached, by their namespaces' cookies. Workloads share namespaces,
+    /// Copies that this process has attached, by their namespaces' cookies. Workloads share namespaces,
     /// and units of one host all do.
     done: Mutex<BTreeMap<u64, Copy>>,
     /// Copies that are loaded and not attached: a copy takes the verifier a tenth of a second, in which a

@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink};
-use aya::programs::{Program, ProgramFd};
+use aya::programs::{BtfTracePoint, Program, ProgramError, ProgramFd};
+use aya::{Btf, Ebpf};
 
 use crate::datapath::Error;
 use crate::sys::{bpf, cgroup};
@@ -81,6 +81,36 @@ pub(super) fn create(
     }
     let link = bpf::link_create(program, target, attach_type)?;
     bpf::pin(link.as_fd(), path)
+}
+
+/// Attaches a program to a tracepoint, by a link that is pinned at `path`.
+///
+/// A link to a tracepoint cannot be given another program, and two programs would act twice: what an
+/// earlier agent has pinned stays, which its maps being of the same version makes right.
+///
+/// # Errors
+///
+/// The kernel has no types to be read, or refuses the program or the pin.
+pub(super) fn trace(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    tracepoint: &str,
+    path: &Path,
+) -> Result<(), Error> {
+    if bpf::pinned(path).is_ok() {
+        return Ok(());
+    }
+    let refused = |source: ProgramError| Error::Program { name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
+    let program: &mut BtfTracePoint =
+        program.try_into().map_err(|_other_type| Error::Missing(name))?;
+    let types = Btf::from_sys_fs().map_err(ProgramError::Btf).map_err(refused)?;
+    program.load(tracepoint, &types).map_err(refused)?;
+    let link = program.attach().and_then(|id| program.take_link(id)).map_err(refused)?;
+    let pin =
+        |error: aya::pin::PinError| Error::Pin { path: path.to_owned(), source: error.into() };
+    drop(FdLink::from(link).pin(path).map_err(pin)?);
+    Ok(())
 }
 
 /// Loads every program and attaches it to `cgroup`; links that are pinned in `folder` are kept.

@@ -32,7 +32,7 @@ pub struct Types {
 }
 
 impl Types {
-    /// Those of the running kernel.
+    /// Reads the running kernel's.
     ///
     /// # Errors
     ///

@@ -85,7 +85,7 @@ pub(super) fn places(
     places
 }
 
-/// Those of `enrolled` that the snapshot has.
+/// Workloads of `enrolled` that the snapshot has.
 pub(super) fn of<'a>(view: &'a View<'_>, enrolled: &'a [Enrolled]) -> Vec<Local<'a>> {
     let known = enrolled.iter().filter_map(|enrolled| {
         let workload = view.mesh.workloads.get(&enrolled.name)?;
@@ -144,7 +144,7 @@ pub(super) fn add(
 }
 
 /// Of a pod, the entry for all ports is always there: without one for a port, it stands for it.
-/// Of units, also those that do not run: whoever takes their ports meanwhile is not them.
+/// Ports of units are guarded also while these do not run: whoever takes their ports meanwhile is not them.
 fn add_arrivals(
     mesh: &Snapshot,
     (all, missing): (&[Local<'_>], &[Local<'_>]),

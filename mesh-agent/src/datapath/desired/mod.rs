@@ -67,7 +67,7 @@ pub struct Places {
 /// A unit of this node, or another workload that is known by its cgroup, whether it runs or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awaited {
-    /// Which one.
+    /// Its name.
     pub name: ResourceName,
     /// A path at which its cgroup is made.
     pub path: PathKey,
