@@ -90,6 +90,35 @@ fn a_machine_is_checked_too() {
     check(&[&args[..], &[text(&missing)]].concat(), 1, &["fail  authority:", "missing/root.crt"]);
 }
 
+/// A workload of the node `n` in the network namespace at `netns`.
+fn placed(name: &str, netns: &str) -> String {
+    format!(
+        "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\n\
+         metadata: {{name: {name}, namespace: demo}}\n\
+         spec: {{node: n, addresses: [10.0.0.1], netns: {netns}}}\n"
+    )
+}
+
+#[test]
+fn places_that_two_workloads_have_or_that_are_not_there_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ConfigDir::create(folder.path().join("config")).unwrap();
+    let ca = folder.path().join("ca");
+    check(&["ca", "init", "--dir", text(&ca)], 0, &[]);
+    let args = ["check", "--node", "n", "--config", text(config.path()), "--ca", text(&ca)];
+    let nowhere = folder.path().join("nowhere");
+    let mesh = Mesh::new("demo").raw(placed("one", "/proc/self/ns/net"));
+    config.write(&mesh.clone().raw(placed("late", text(&nowhere)))).unwrap();
+    let late = format!(
+        "warn  workload demo/late: PlaceNotFound: its place is not on this node: {}",
+        text(&nowhere)
+    );
+    check(&args, 0, &["pass  workload demo/one: found", &late]);
+    config.write(&mesh.raw(placed("two", "/proc/thread-self/ns/net"))).unwrap();
+    let two = "fail  workload demo/two: Conflicted: Workload demo/one has this place already";
+    check(&args, 1, &["pass  workload demo/one: found", two]);
+}
+
 #[test]
 fn a_configuration_that_is_not_there_is_named() {
     let args = ["check", "--offline", "--config", "/nowhere/mesh"];

@@ -6,6 +6,7 @@ use std::process::Command;
 use mesh_tests::agent::{self, Agent};
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::expect::eventually;
+use mesh_tests::netns::Netns;
 use mesh_tests::pair::Pair;
 use mesh_tests::process::{DEADLINE, inside, run};
 use mesh_tests::script::Script;
@@ -61,6 +62,33 @@ fn a_units_process_in_another_namespace_is_told_and_gets_no_plaintext() {
 
     drop(script);
     let gone = || unprotected(&hosts.a).1.is_empty().then_some(());
+    eventually("the condition to go", DEADLINE, gone).unwrap();
+}
+
+#[test]
+fn a_workload_whose_place_is_not_there_is_told_until_it_is() {
+    let pair = Pair::new().unwrap();
+    let agent = pair.agent(&pair.a, &[]).unwrap();
+    assert_eq!(agent.conditions().unwrap(), serde_json::json!([]));
+    let name = format!("{}-late", pair.a.name());
+    let late = format!(
+        "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\n\
+         metadata: {{name: late, namespace: demo}}\n\
+         spec: {{node: {}, addresses: [10.0.0.1], netns: /run/netns/{name}}}\n",
+        pair.a.name()
+    );
+    pair.config.write(&pair.mesh().raw(late)).unwrap();
+    let told = || {
+        let conditions = agent.conditions().unwrap();
+        let told = conditions.as_array().unwrap().first()?.clone();
+        Some((told["subject"].clone(), told["reason"].clone(), told["field"].clone()))
+    };
+    let told = eventually("the agent to say so", DEADLINE, told).unwrap();
+    assert_eq!(told, ("Workload demo/late".into(), "PlaceNotFound".into(), "spec.netns".into()));
+    // It may be there at any time: nobody has to do anything.
+    assert_eq!(unprotected(&agent), (200, vec![]));
+    let _late = Netns::create(&name).unwrap();
+    let gone = || (agent.conditions().unwrap() == serde_json::json!([])).then_some(());
     eventually("the condition to go", DEADLINE, gone).unwrap();
 }
 

@@ -13,6 +13,7 @@ use crate::model::condition;
 use crate::model::snapshot::Snapshot;
 use crate::model::trust_domain::TrustDomains;
 use crate::model::workload::{Place, Workload};
+use crate::pods::claims::{self, Claims};
 use crate::pods::{place, unprotected};
 use crate::settings::defaults;
 use crate::source::file::FileSource;
@@ -130,28 +131,35 @@ fn places(mesh: &Snapshot, node: &str, findings: &mut Vec<Finding>) {
         let message = format!("no workload has `spec.node: {node}` and a place");
         findings.push(finding("workloads", Outcome::Warn, message));
     }
-    let ids = here.iter().filter_map(|workload| place::find(&workload.place, &root).ok()?.cgroup());
-    let units: HashSet<u64> = ids.collect();
-    for workload in here {
+    let found: Vec<_> = here.into_iter().map(|it| (it, place::find(&it.place, &root))).collect();
+    let spots =
+        || found.iter().filter_map(|(it, spot)| Some((it.name.clone(), spot.as_ref().ok()?)));
+    let units: HashSet<u64> = spots().filter_map(|(_, spot)| spot.cgroup()).collect();
+    let ids = spots().map(|(name, spot)| (name, spot.id())).collect();
+    let wanted = found.iter().map(|(workload, _)| (&workload.name, *workload)).collect();
+    let conflicts = Claims::default().settle(mesh.revision, &wanted, &ids, |_| None);
+    for (workload, spot) in &found {
         let subject = format!("workload {}", workload.name);
-        findings.push(match place::find(&workload.place, &root) {
+        let told = |outcome, told: condition::Finding| {
+            let message = format!("{}: {}", told.reason.as_str(), told.message);
+            finding(&subject, outcome, message)
+        };
+        findings.push(match spot {
+            Ok(_found) if let Some(holder) = conflicts.get(&workload.name) => {
+                told(Outcome::Fail, claims::finding(workload, holder))
+            }
             Ok(_found) => match stray(workload, &root, &units) {
                 Ok(None) => finding(&subject, Outcome::Pass, "found".to_owned()),
-                Ok(Some(found)) => {
-                    let message = format!("{}: {}", found.reason.as_str(), found.message);
-                    finding(&subject, Outcome::Fail, message)
-                }
+                Ok(Some(found)) => told(Outcome::Fail, found),
                 Err(error) => {
                     let message = format!("found; its processes cannot be looked at: {error}");
                     finding(&subject, Outcome::Warn, message)
                 }
             },
-            Err(error) => match unprotected::by_error(workload, &error) {
-                Some(found) => {
-                    let message = format!("{}: {}", found.reason.as_str(), found.message);
-                    finding(&subject, Outcome::Fail, message)
-                }
-                None => finding(&subject, Outcome::Warn, format!("not there yet: {error}")),
+            Err(error) => match unprotected::by_error(workload, error) {
+                Some(found) if found.reason.is_unprotected() => told(Outcome::Fail, found),
+                Some(found) => told(Outcome::Warn, found),
+                None => finding(&subject, Outcome::Warn, format!("cannot be looked for: {error}")),
             },
         });
     }

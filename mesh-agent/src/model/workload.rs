@@ -53,6 +53,18 @@ pub enum Place {
     Unplaced,
 }
 
+impl Place {
+    /// The field of a `Workload` document that names it.
+    pub const fn field(&self) -> &'static str {
+        match self {
+            Self::Cgroup(_) => "spec.cgroup",
+            Self::Netns(_) => "spec.netns",
+            Self::SystemdUnit(_) => "spec.systemdUnit",
+            Self::Unplaced => "",
+        }
+    }
+}
+
 impl Workload {
     /// Whether it is a unit of its host: told from others there by its cgroup, and by its ports.
     pub const fn is_unit(&self) -> bool {

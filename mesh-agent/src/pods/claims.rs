@@ -75,12 +75,7 @@ impl Claims {
 
 /// The condition of a workload whose place another one has.
 pub fn finding(workload: &Workload, holder: &ResourceName) -> Finding {
-    let field = match workload.place {
-        Place::Cgroup(_) => "spec.cgroup",
-        Place::Netns(_) => "spec.netns",
-        Place::SystemdUnit(_) => "spec.systemdUnit",
-        Place::Unplaced => "",
-    };
+    let field = workload.place.field();
     Finding {
         subject: Key { kind: Kind::Workload, name: workload.name.clone() }.to_string(),
         field,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::model::condition::{Finding, Reason};
 use crate::model::id::ResourceName;
-use crate::model::workload::{Place, Workload};
+use crate::model::workload::Workload;
 use crate::pods::Options;
 use crate::pods::finder::Finder;
 use crate::pods::place::Spot;
@@ -38,14 +38,15 @@ pub fn all(
     wanted.iter().filter_map(finding).collect()
 }
 
-/// Logs those that were not there before.
+/// Logs those that are not protected and were before. Of places that are not there, others tell.
 pub fn log_new(now: &[Finding], before: &[Finding]) {
     let is_there = |finding: &&Finding| {
         let is_same =
             |old: &Finding| old.subject == finding.subject && old.reason == finding.reason;
         before.iter().any(is_same)
     };
-    for finding in now.iter().filter(|finding| !is_there(finding)) {
+    let is_new = |finding: &&Finding| finding.reason.is_unprotected() && !is_there(finding);
+    for finding in now.iter().filter(is_new) {
         let (reason, message) = (finding.reason.as_str(), &finding.message);
         tracing::warn!(subject = %finding.subject, reason, "not protected: {message}");
     }
@@ -72,24 +73,29 @@ pub fn in_cgroup(
     Ok(Some(finding(workload, Reason::OtherNamespace, message)))
 }
 
-/// Why a workload whose place cannot be opened is not protected, if it may be there.
+/// Why a workload is not protected whose place cannot be opened: it may not be there.
 pub fn by_error(workload: &Workload, error: &io::Error) -> Option<Finding> {
-    (error.kind() == io::ErrorKind::PermissionDenied).then(|| {
-        let message = format!(
-            "the agent is not allowed to enter its place, and does not protect it: {error}; grant \
-             CAP_SYS_ADMIN over the user namespace that owns it, or name another place"
-        );
-        finding(workload, Reason::PlaceForbidden, message)
-    })
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let message = format!(
+                "the agent is not allowed to enter its place, and does not protect it: {error}; grant \
+                 CAP_SYS_ADMIN over the user namespace that owns it, or name another place"
+            );
+            Some(finding(workload, Reason::PlaceForbidden, message))
+        }
+        io::ErrorKind::NotFound => {
+            let message = format!(
+                "its place is not on this node: {error}; it is enrolled as soon as the place is \
+                 there. If it does not run here, correct `spec.node` or the path"
+            );
+            Some(finding(workload, Reason::PlaceNotFound, message))
+        }
+        _ => None,
+    }
 }
 
 fn finding(workload: &Workload, reason: Reason, message: String) -> Finding {
-    let field = match workload.place {
-        Place::Cgroup(_) => "spec.cgroup",
-        Place::Netns(_) => "spec.netns",
-        Place::SystemdUnit(_) => "spec.systemdUnit",
-        Place::Unplaced => "",
-    };
+    let field = workload.place.field();
     let subject = Key { kind: Kind::Workload, name: workload.name.clone() }.to_string();
     Finding { subject, field, reason, message }
 }
@@ -98,6 +104,7 @@ fn finding(workload: &Workload, reason: Reason, message: String) -> Finding {
 mod tests {
     use super::*;
     use crate::model::spiffe::SpiffeId;
+    use crate::model::workload::Place;
 
     fn web() -> Workload {
         Workload {
@@ -114,12 +121,15 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_forbidden_is_told_and_one_that_is_not_there_is_awaited() {
-        let found = by_error(&web(), &io::ErrorKind::PermissionDenied.into()).unwrap();
-        assert_eq!((found.reason, found.field), (Reason::PlaceForbidden, "spec.netns"));
-        assert_eq!(found.subject, "Workload demo/web");
-        for kind in [io::ErrorKind::NotFound, io::ErrorKind::TimedOut] {
-            assert!(by_error(&web(), &kind.into()).is_none(), "{kind}");
-        }
+    fn a_place_that_is_forbidden_or_not_there_is_told() {
+        let check = |kind: io::ErrorKind, reason| {
+            let found = by_error(&web(), &kind.into());
+            assert_eq!(found.as_ref().map(|found| found.reason), reason, "{kind}");
+            found
+        };
+        let found = check(io::ErrorKind::PermissionDenied, Some(Reason::PlaceForbidden)).unwrap();
+        assert_eq!((found.field, &*found.subject), ("spec.netns", "Workload demo/web"));
+        check(io::ErrorKind::NotFound, Some(Reason::PlaceNotFound));
+        check(io::ErrorKind::TimedOut, None);
     }
 }

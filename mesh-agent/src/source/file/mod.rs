@@ -261,6 +261,8 @@ impl FileSource {
         }
         // Only now is it known what has stayed.
         let Merge { next, kept, mut conditions, .. } = merge;
+        let of_file = |key: &Key| Some(&*next.get(key)?.resource.location.file);
+        let stayed: BTreeSet<&Path> = kept.iter().filter_map(of_file).collect();
         for document in all() {
             let key = match &document.outcome {
                 Outcome::Broken(key) => key.clone(),
@@ -282,7 +284,14 @@ impl FileSource {
                     Some(used) => format!("; until then {} is used", used.resource.location),
                     None => "; until then it is left out".to_owned(),
                 },
-                None => "; what was last good of the file stays in force".to_owned(),
+                None if document
+                    .conditions
+                    .iter()
+                    .any(|it| stayed.contains(&*it.location.file)) =>
+                {
+                    "; what was last good of the file stays in force".to_owned()
+                }
+                None => "; until then nothing that it holds is in force".to_owned(),
             };
             conditions.extend(document.conditions.iter().cloned().map(|mut condition| {
                 condition.message.push_str(&stays);

@@ -23,3 +23,21 @@ fn a_directory_that_becomes_empty_keeps_what_was_in_force() {
     lab.source.allow_empty = true;
     lab.check(&[], 0);
 }
+
+#[test]
+fn a_file_of_which_nothing_was_ever_good_has_nothing_in_force() {
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &service("a", 1));
+    lab.check(&["Service default/a 1"], 0);
+    for file in ["a.yaml", "b.yaml"] {
+        fs::write(lab.dir.path().join(file), b"\xff").unwrap();
+    }
+    let told = lab.check(&["Service default/a 1"], 2);
+    let ends = [
+        "what was last good of the file stays in force",
+        "until then nothing that it holds is in force",
+    ];
+    for (condition, end) in told.iter().zip(ends) {
+        assert!(condition.message.ends_with(end), "{condition}");
+    }
+}
