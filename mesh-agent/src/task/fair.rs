@@ -65,11 +65,19 @@ thread_local! {
     static CURRENT: Cell<Option<Party>> = const { Cell::new(None) };
     /// The groups of this thread; `None` where turns are not shared.
     static GROUPS: RefCell<Option<Groups>> = const { RefCell::new(None) };
+    /// When the last turn ended, if nothing else was done since: the next one begins then. A look at the
+    /// clock costs as much as the rest of what a turn does here.
+    static ENDED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Has the tasks of this thread share its turns. All of them are polled by it alone.
 pub(super) fn share_this_thread() {
     GROUPS.set(Some(Groups::default()));
+}
+
+/// Says that this thread has nothing to do, or does something else than turns.
+pub(super) fn rest() {
+    ENDED.set(None);
 }
 
 /// A task's part in it. Asked before each poll, and told after it.
@@ -111,7 +119,8 @@ impl Seat {
                 if is_next {
                     group.next = None;
                 }
-                return Some(Turn { began: Some(Instant::now()), is_next });
+                let began = ENDED.get().unwrap_or_else(Instant::now);
+                return Some(Turn { began: Some(began), is_next });
             }
             if !std::mem::replace(&mut self.waits, true) {
                 group.wait(party.member, Waiting { task, waker: cx.waker().clone() });
@@ -127,13 +136,17 @@ impl Seat {
         let before = CURRENT.replace(entered);
         let polled = poll();
         self.party = CURRENT.replace(before);
-        if let (Some(party), Some(began)) = (entered, turn.began) {
-            GROUPS.with_borrow_mut(|groups| {
-                if let Some(groups) = groups {
-                    groups.of(party.group).had(began.elapsed(), turn.is_next);
-                }
-            });
-        }
+        let (Some(party), Some(began)) = (entered, turn.began) else {
+            rest();
+            return polled;
+        };
+        let ended = Instant::now();
+        ENDED.set(Some(ended));
+        GROUPS.with_borrow_mut(|groups| {
+            if let Some(groups) = groups {
+                groups.of(party.group).had(ended.saturating_duration_since(began), turn.is_next);
+            }
+        });
         polled
     }
 }

@@ -86,7 +86,10 @@ impl Runtimes {
 
 impl Worker {
     fn start(name: String) -> io::Result<(Handle, Self)> {
-        let runtime = Builder::new_current_thread().enable_all().event_interval(POLLS).build()?;
+        let mut builder = Builder::new_current_thread();
+        // What sockets and times are waited for is nobody's turn.
+        let runtime =
+            builder.enable_all().event_interval(POLLS).on_thread_park(fair::rest).build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name(name).spawn(move || {
