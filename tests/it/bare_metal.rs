@@ -12,6 +12,7 @@ use mesh_tests::expect::eventually;
 use mesh_tests::lab::Lab;
 use mesh_tests::mesh::{AuthorizationPolicy, ConfigDir, Mesh, MeshPolicy, Rule, Workload};
 use mesh_tests::node::Node;
+use mesh_tests::peers::{Caller, connect};
 use mesh_tests::pki::Authority;
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
@@ -30,6 +31,7 @@ pub(crate) struct Hosts {
     near: Pod,
     pub(crate) far: Pod,
     pub(crate) host: Node,
+    authority: Authority,
     _lab: Lab,
 }
 
@@ -108,7 +110,7 @@ pub(crate) fn start_with<T>(mtls: &str, before: impl FnOnce(&Node) -> T) -> (Hos
         let args = ["echo", "--listen", &format!("[::]:{port}"), "--name", name];
         Server::start_in(host.netns(), &folder(&host, name), &args).unwrap()
     });
-    (Hosts { a, b, _servers: servers, near, far, host, _lab: lab }, earlier)
+    (Hosts { a, b, _servers: servers, near, far, host, authority, _lab: lab }, earlier)
 }
 
 impl Hosts {
@@ -301,6 +303,24 @@ fn units_are_reached_from_pods_and_from_other_nodes() {
             ours.then_some(())
         })
         .unwrap();
+    }
+}
+
+#[test]
+fn a_tunnel_does_not_lead_to_the_hosts_loopback() {
+    let hosts = start();
+    let node = hosts.authority.steal(hosts.far.node().name()).unwrap();
+    let leaf = node.leaf(&format!("spiffe://{}", principal("far"))).unwrap();
+    let root = hosts.authority.steal_root().unwrap();
+    let caller = Caller::new(Some(&leaf), root.anchor().unwrap()).unwrap();
+    let [v4, _] = hosts.host.addresses();
+    let status = |to: SocketAddr| {
+        let request = connect(&to.to_string(), None).unwrap();
+        caller.call(hosts.far.netns(), v4, request, b"x").unwrap().status
+    };
+    assert_eq!(status(SocketAddr::new(v4, DB)), 200);
+    for to in ["127.0.0.1", "127.0.0.9", "::1"].map(|ip| ip.parse().unwrap()) {
+        assert_eq!(status(SocketAddr::new(to, DB)), 400, "{to}");
     }
 }
 

@@ -68,7 +68,9 @@ fn begin(inbound: Inbound, open: Result<Open, RequestError>) -> (Arc<Context>, C
     let (client, source) = client(&mesh, claimed, tunnel, &peer);
     let to = open.as_ref().map_or(SocketAddr::new(tunnel.ip(), 0), |open| open.destination);
     let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, to);
-    let found = realm.local_within(&mesh, to, &local);
+    // Loopback is the host's own: an application that listens there only is reached from there only.
+    let is_own = to.ip().to_canonical().is_loopback();
+    let found = if is_own { None } else { realm.local_within(&mesh, to, &local) };
     let known = found.as_ref().unwrap_or(&local);
     conn.parties.security = Security::MutualTls;
     conn.parties.source = Peer { workload: source, principal: Some(peer.clone()) };
