@@ -19,6 +19,8 @@ mod lifecycle;
 #[cfg(test)]
 mod notify;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod outbound_tcp;
 #[cfg(test)]
 mod partitions;
@@ -50,6 +52,8 @@ mod arrivals;
 mod confinement;
 #[cfg(test)]
 mod coverage;
+#[cfg(test)]
+mod detached;
 #[cfg(test)]
 mod direct;
 #[cfg(test)]

@@ -178,7 +178,7 @@ impl Agent {
     ///
     /// It cannot be reached, or its answer is no HTTP.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        self.node.netns().run(|| http_get(admin(), path))?
+        get(&self.node, path)
     }
 
     /// Its admin server's Unix socket, for `mesh-agent certs` and others.
@@ -298,7 +298,17 @@ fn binary_of(node: &Node) -> Result<PathBuf> {
     }
 }
 
-fn admin() -> SocketAddr {
+/// Asks the admin server of whatever agent serves `node`, from inside it, for a status and a body.
+///
+/// # Errors
+///
+/// None answers, or its answer is no HTTP.
+pub fn get(node: &Node, path: &str) -> Result<(u16, String)> {
+    node.netns().run(|| http_get(admin(), path))?
+}
+
+/// The address of agents' admin servers, in their nodes.
+pub fn admin() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, ADMIN_PORT).into()
 }
 

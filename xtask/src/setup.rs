@@ -52,9 +52,15 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Clients of HTTP that tests put beside ours, and the packages that have them.
-const CLIENTS: [(&str, &str); 4] =
-    [("curl", "curl"), ("h2load", "nghttp2-client"), ("node", "nodejs"), ("wrk", "wrk")];
+/// Programs that tests use beside ours: clients of HTTP, and the manager of the agent's unit. With the
+/// packages that have them.
+const CLIENTS: [(&str, &str); 5] = [
+    ("curl", "curl"),
+    ("h2load", "nghttp2-client"),
+    ("node", "nodejs"),
+    ("systemctl", "systemd"),
+    ("wrk", "wrk"),
+];
 
 /// Debian's own Python, whose packages are Debian's too.
 const PYTHON: &str = "/usr/bin/python3";
@@ -75,7 +81,7 @@ pub(crate) fn clients() -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let reason = "clients of HTTP that the tests send through the mesh";
+    let reason = "clients of HTTP for the mesh, and systemd for the agent's unit, in tests";
     Apt { updated: false }.install(&packages, reason)
 }
 

@@ -7,11 +7,13 @@ mod handover;
 mod logs;
 mod memory;
 mod notify;
+mod parent;
 mod reload;
 mod shutdown;
 mod stopping;
 mod watchdog;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,17 +56,23 @@ const CONTROL_DRAIN: Duration = Duration::from_secs(2);
 /// How long answers of the admin server may take once a successor gives them.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
-/// Runs the agent until it is asked to stop, on a runtime of its own.
+/// Runs the agent until it is asked to stop, on a runtime of its own. Returns the status to end with.
 ///
 /// # Errors
 ///
 /// Something that the agent cannot run without could not be had; the chain of causes says what.
-pub fn run(settings: &Settings) -> anyhow::Result<()> {
+pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     log::init(settings.log()).context("setting up the log")?;
     // Before there is another thread: capabilities are a thread's.
     confine::drop_capabilities().context("giving up capabilities")?;
+    if settings.as_child()
+        && let Some(status) = parent::split()?
+    {
+        return Ok(status);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("starting the control runtime")?.block_on(Box::pin(serve(settings)))
+    runtime.context("starting the control runtime")?.block_on(Box::pin(serve(settings)))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::too_many_lines, reason = "one list, in the order in which things start")]
@@ -136,7 +144,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         watchdog::start((Arc::clone(&kernel), pulse.clone()), turns.clone(), &ready, limit)
             .context("starting the watchdog")?;
     telemetry.register_source(Source::Threads(Box::new(move || turns.stalled())));
-    let earlier = loaded.earlier();
+    let (earlier, pins) = (loaded.earlier(), Arc::clone(&loaded.pins));
     let (findings_tx, findings) = watch::channel(Arc::default());
     let changing = (duty.clone(), control.clone());
     let syncing = sync::run(loaded, own, mesh.clone(), enrolled, applied_tx, changing.clone());
@@ -187,6 +195,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let serving = ready.gate("kernel programs in force");
     control.spawn(watch_applied(applied.clone(), telemetry.clone(), serving));
     control.spawn(memory::run(telemetry.clone(), control.clone()));
+    let attached = (ready.gate("kernel programs attached"), Arc::clone(&pins));
+    let watching = (duty.clone(), control.clone());
+    control.spawn(async move { attached.1.watch(attached.0, watching).await });
     let staying = ready.gate("not stopping");
     staying.pass();
     let covered = {
@@ -205,7 +216,11 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         }
         asked.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), asked.clone()))));
     }
-    let notifier = notify_manager(settings.node(), pulse, &ready, &telemetry, applied_now)?;
+    // A service manager hears of no successor before the other one is replaced.
+    let replacing = ready.gate("agent that runs replaced");
+    let role = role(settings, predecessor.is_some());
+    let reported = (settings.node(), role);
+    let notifier = notify_manager(reported, pulse, &ready, &telemetry, applied_now)?;
     let reloads = (again, notifier.reloads());
     control.spawn(hangup.run(telemetry.clone(), reloads, control.clone()));
     confine::forbid_system_calls().context("giving up system calls")?;
@@ -222,12 +237,14 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         let taking = handover::take_over(predecessor, applied, [unpublished, unpublished_office]);
         tokio::select! {
             taken = taking => taken?,
-            signal = stop.received() => {
-                anyhow::bail!("{signal} before this agent had taken over; the other one goes on");
+            asked = stop.any() => {
+                anyhow::bail!("{asked} before this agent had taken over; the other one goes on");
             }
         }
     }
+    replacing.pass();
     let (replaced_tx, mut replaced) = watch::channel(Successor::None);
+    let yielding = Arc::clone(&context);
     let office_keeper = Office {
         node,
         bpffs: settings.bpffs().to_owned(),
@@ -235,19 +252,24 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         lock,
         duty,
         workloads: Box::new(move || context.locals.names()),
+        yield_places: Box::new(move || yielding.locals.take_back(&yielding.kernel)),
         shared,
         in_force: ready.gate("no successor that is late"),
     };
     office_keeper.in_force.pass();
     control.spawn(Box::pin(handover::serve(office, office_keeper, replaced_tx, control.clone())));
 
-    let end = stopping::reason(&mut stop, &mut replaced).await;
+    let end = stopping::reason(&mut stop, &mut replaced, || notifier.leaves()).await;
     staying.close();
-    notifier.stops();
     let open_connections = telemetry.open_connections();
     match end {
-        End::Signal(signal) => tracing::info!(signal, open_connections, "stopping"),
+        End::Signal(signal) => {
+            notifier.stops();
+            tracing::info!(signal, open_connections, "stopping");
+        }
         End::Replaced => {
+            notifier.is_replaced();
+            pins.release_all();
             // The kernel is to notice if the successor hangs.
             watchdog.stop_beating();
             // Its addresses are the successor's.
@@ -273,9 +295,18 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// This process's relation to the one that a service manager started.
+fn role(settings: &Settings, takes_over: bool) -> notify::Role {
+    match (settings.as_child(), takes_over) {
+        (true, _) => notify::Role::Child,
+        (false, true) => notify::Role::Successor,
+        (false, false) => notify::Role::Main,
+    }
+}
+
 /// Reports to the service manager, if there is one.
 fn notify_manager(
-    node: &str,
+    reported: (&str, notify::Role),
     pulse: notify::Pulse,
     ready: &Ready,
     telemetry: &Telemetry,
@@ -287,7 +318,7 @@ fn notify_manager(
         n_workloads: applied.borrow().enrolled.iter().filter(|workload| workload.ready).count(),
         n_connections: telemetry.open_connections(),
     };
-    notify::start(node, pulse, look).context("starting the reports to the service manager")
+    notify::start(reported, pulse, look).context("starting the reports to the service manager")
 }
 
 /// Has every thread count its turns until `control` drains: this one, the data threads, and the

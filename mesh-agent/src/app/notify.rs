@@ -53,6 +53,17 @@ impl Pulse {
     }
 }
 
+/// This process's relation to the one that the manager started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It is that one.
+    Main,
+    /// It has taken over from that one, or from another agent.
+    Successor,
+    /// That one is its parent.
+    Child,
+}
+
 /// The agent's state, as far as it is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Now {
@@ -70,12 +81,16 @@ enum Event {
     Reloads,
     Reloaded,
     Stops,
+    Replaced,
+    Leaves,
 }
 
 /// A message for the manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Message {
     Ready,
+    /// This process is the unit's main one.
+    Main,
     /// Since this time of the monotonic clock.
     Reloading(Duration),
     Stopping,
@@ -106,7 +121,7 @@ pub(super) struct Reloads(Option<SyncSender<Event>>);
 ///
 /// The thread cannot be started.
 pub(super) fn start(
-    node: &str,
+    (node, role): (&str, Role),
     pulse: Pulse,
     look: impl Fn() -> Now + Send + 'static,
 ) -> io::Result<Notifier> {
@@ -116,8 +131,8 @@ pub(super) fn start(
     let (events, received) = sync_channel(QUEUE);
     let (end, ended) = sync_channel(1);
     // Half of the time after which the manager acts, as sd_watchdog_enabled(3) recommends.
-    let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
-    let mut report = Report::new(node, watchdog);
+    let watchdog = watchdog(role).map(|limit| limit / 2);
+    let mut report = Report::new(node, watchdog, role == Role::Successor);
     let named = thread::Builder::new().name("notify".to_owned());
     // It may be held up for ever by the manager, and is not waited for then.
     drop(named.spawn(move || {
@@ -143,6 +158,18 @@ pub(super) fn start(
     Ok(Notifier(Some(Running { events: Some(events), ended })))
 }
 
+/// The time after which the manager wants to have had a sign of life, if it watches this process or, of a
+/// [child](Role::Child), its parent.
+fn watchdog(role: Role) -> Option<Duration> {
+    if role != Role::Child {
+        return sd_notify::watchdog_enabled();
+    }
+    let number = |name| std::env::var_os(name)?.to_str()?.parse::<u64>().ok();
+    // The parent's pid is in `WATCHDOG_PID`; it may have ended since.
+    let _parent = number("WATCHDOG_PID")?;
+    number("WATCHDOG_USEC").filter(|usec| *usec > 0).map(Duration::from_micros)
+}
+
 impl Notifier {
     /// Where reloads are told.
     pub(super) fn reloads(&self) -> Reloads {
@@ -152,6 +179,17 @@ impl Notifier {
     /// The agent stops: it takes no new connections.
     pub(super) fn stops(&self) {
         self.reloads().tell(Event::Stops);
+    }
+
+    /// A successor serves the node, and reports for itself: if it is of the same unit, the manager would
+    /// end it with this agent if that said that it stops.
+    pub(super) fn is_replaced(&self) {
+        self.reloads().tell(Event::Replaced);
+    }
+
+    /// The manager takes the unit's main process for ended: all else it hears is a successor's.
+    pub(super) fn leaves(&self) {
+        self.reloads().tell(Event::Leaves);
     }
 }
 
@@ -184,6 +222,19 @@ impl Reloads {
     }
 }
 
+/// Phase of the agent, as far as the manager has to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Runs,
+    Reloads,
+    Stops,
+    /// A successor reports: nothing but signs of life is sent, for a manager that still watches this
+    /// process.
+    Replaced,
+    /// The manager knows this process no more: nothing is sent.
+    Left,
+}
+
 /// State of the reports: which messages are due.
 #[derive(Debug)]
 struct Report {
@@ -192,18 +243,19 @@ struct Report {
     watchdog: Option<Duration>,
     /// The last sign of life.
     alive: Option<Duration>,
+    /// Whether this process has another one's place, which the manager is told.
+    is_successor: bool,
     was_ready: bool,
-    is_reloading: bool,
-    is_stopping: bool,
+    phase: Phase,
     status: String,
 }
 
 impl Report {
-    fn new(node: &str, watchdog: Option<Duration>) -> Self {
+    fn new(node: &str, watchdog: Option<Duration>, is_successor: bool) -> Self {
         let node = node.to_owned();
-        let (was_ready, is_reloading, is_stopping) = (false, false, false);
+        let (was_ready, phase) = (false, Phase::Runs);
         let (alive, status) = (None, String::new());
-        Self { node, watchdog, alive, was_ready, is_reloading, is_stopping, status }
+        Self { node, watchdog, alive, is_successor, was_ready, phase, status }
     }
 
     /// How long to wait for an event.
@@ -221,33 +273,40 @@ impl Report {
         works: bool,
     ) -> Vec<Message> {
         let mut due = vec![];
-        match event {
+        match (event, self.phase) {
+            (Some(Event::Leaves), _) => self.phase = Phase::Left,
+            (_, Phase::Left) => {}
+            (Some(Event::Replaced), _) => self.phase = Phase::Replaced,
             // Before it was ready once, `READY=1` would end the start and not the reload.
-            Some(Event::Reloads) if self.was_ready && !self.is_stopping => {
-                self.is_reloading = true;
+            (Some(Event::Reloads), Phase::Runs) if self.was_ready => {
+                self.phase = Phase::Reloads;
                 due.push(Message::Reloading(now));
             }
-            Some(Event::Reloaded) if self.is_reloading => {
-                self.is_reloading = false;
+            (Some(Event::Reloaded), Phase::Reloads) => {
+                self.phase = Phase::Runs;
                 due.push(Message::Ready);
             }
-            Some(Event::Stops) => {
-                (self.is_stopping, self.is_reloading) = (true, false);
+            (Some(Event::Stops), _) => {
+                self.phase = Phase::Stops;
                 due.push(Message::Stopping);
             }
-            Some(Event::Reloads | Event::Reloaded) | None => {}
+            _ => {}
         }
-        if !self.was_ready && !self.is_stopping && state.missing.is_empty() {
+        let reports = matches!(self.phase, Phase::Runs | Phase::Reloads);
+        if reports && !self.was_ready && state.missing.is_empty() {
             self.was_ready = true;
+            due.extend(self.is_successor.then_some(Message::Main));
             due.push(Message::Ready);
         }
-        let status = self.status(state);
-        if status != self.status {
-            self.status.clone_from(&status);
-            due.push(Message::Status(status));
+        if reports || self.phase == Phase::Stops {
+            let status = self.status(state);
+            if status != self.status {
+                self.status.clone_from(&status);
+                due.push(Message::Status(status));
+            }
         }
         let is_due = |every| self.alive.is_none_or(|last| now.saturating_sub(last) >= every);
-        if works && self.watchdog.is_some_and(is_due) {
+        if works && self.phase != Phase::Left && self.watchdog.is_some_and(is_due) {
             self.alive = Some(now);
             due.push(Message::Watchdog);
         }
@@ -257,9 +316,9 @@ impl Report {
     /// One line for people.
     fn status(&self, state: &Now) -> String {
         let Self { node, .. } = self;
-        let mut line = if self.is_stopping {
+        let mut line = if self.phase == Phase::Stops {
             format!("node {node}: stopping, {} connections open", state.n_connections)
-        } else if self.is_reloading {
+        } else if self.phase == Phase::Reloads {
             format!("node {node}: reloading")
         } else if state.missing.is_empty() {
             let s = if state.n_workloads == 1 { "" } else { "s" };
@@ -280,6 +339,7 @@ fn send(messages: &[Message]) -> io::Result<()> {
     }
     let states = messages.iter().flat_map(|message| match message {
         Message::Ready => [Some(NotifyState::Ready), None],
+        Message::Main => [Some(NotifyState::MainPid(std::process::id())), None],
         Message::Reloading(since) => {
             let micros = i128::try_from(since.as_micros()).unwrap_or(i128::MAX);
             [Some(NotifyState::Reloading), Some(NotifyState::MonotonicUsec(micros))]
@@ -312,7 +372,7 @@ mod tests {
 
     #[test]
     fn it_is_told_what_has_changed_and_no_more() {
-        let mut report = Report::new("a", None);
+        let mut report = Report::new("a", None, false);
         let mut check = |event, missing: &[&str], expect: &[Message]| {
             assert_eq!(report.step(at(5), event, &state(missing), true), expect);
         };
@@ -335,14 +395,27 @@ mod tests {
 
     #[test]
     fn an_agent_that_stops_before_it_was_ready_never_is() {
-        let mut report = Report::new("a", None);
+        let mut report = Report::new("a", None, false);
         report.step(at(0), Some(Event::Stops), &state(&["a"]), true);
         assert_eq!(report.step(at(1), None, &state(&[]), true), []);
     }
 
     #[test]
+    fn an_agent_that_is_replaced_leaves_the_reports_to_its_successor() {
+        let mut report = Report::new("a", Some(at(10)), true);
+        let ready = [Message::Main, Message::Ready, status("3 workloads"), Message::Watchdog];
+        assert_eq!(report.step(at(10), None, &state(&[]), true), ready);
+        // It stops, which would be the end of the unit that both are of.
+        let gone = state(&["not stopping"]);
+        assert_eq!(report.step(at(11), Some(Event::Replaced), &gone, true), []);
+        assert_eq!(report.step(at(21), None, &gone, true), [Message::Watchdog]);
+        assert_eq!(report.step(at(41), Some(Event::Leaves), &gone, true), []);
+        assert_eq!(report.step(at(61), Some(Event::Stops), &gone, true), []);
+    }
+
+    #[test]
     fn a_sign_of_life_is_given_at_half_of_the_limit_while_the_threads_work() {
-        let mut report = Report::new("a", Some(at(500)));
+        let mut report = Report::new("a", Some(at(500)), false);
         let mut alive = |millis, works| {
             report.step(at(millis), None, &state(&[]), works).contains(&Message::Watchdog)
         };
@@ -359,7 +432,7 @@ mod tests {
     #[test]
     fn a_status_is_one_short_line() {
         let long = "x\ny".repeat(1000);
-        let mut report = Report::new(&long, None);
+        let mut report = Report::new(&long, None, false);
         let told = report.step(at(0), None, &state(&[]), true);
         let Some(Message::Status(line)) = told.last() else { panic!("{told:?}") };
         assert!(line.len() <= MAX_STATUS && !line.contains('\n'), "{line}");
@@ -374,7 +447,10 @@ mod tests {
             line.unwrap_or_else(|| panic!("no {name}"))
         };
         let seconds = |name: &str| Duration::from_secs(of(name).parse().unwrap());
-        assert_eq!(of("Type"), "notify");
+        assert_eq!((of("Type"), of("NotifyAccess"), of("KillMode")), ("notify", "all", "process"));
+        assert!(
+            of("ExecStart").ends_with(" run --as-child") && of("ExecStop").contains("kill -USR2")
+        );
         assert!(seconds("WatchdogSec") > defaults::WATCHDOG_TIMEOUT + Duration::from_secs(10));
         assert!(seconds("TimeoutStopSec") > defaults::DRAIN_TIMEOUT + Duration::from_secs(10));
         let mut named: Vec<_> = of("CapabilityBoundingSet").split(' ').collect();

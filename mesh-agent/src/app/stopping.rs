@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::app::handover::{Replaced, Successor};
-use crate::app::shutdown::Signals;
+use crate::app::shutdown::{Asked, Signals};
 use crate::task::scope::Scope;
 use crate::telemetry::Telemetry;
 
@@ -15,6 +15,9 @@ const LINGER: Duration = Duration::from_secs(3);
 
 /// The part of the time to drain that is kept for connections that came in it.
 const LAST_PART: u32 = 6;
+
+/// How long an agent whose parent has ended serves until a successor starts.
+const LEFT: Duration = Duration::from_mins(1);
 
 /// How often it is looked whether connections are open.
 const LOOK: Duration = Duration::from_millis(20);
@@ -42,11 +45,22 @@ pub(super) struct Ending<'a> {
     pub(super) timeout: Duration,
 }
 
-/// Waits for the reason to end.
-pub(super) async fn reason(stop: &mut Signals, replaced: &mut Replaced) -> End {
+/// Waits for the reason to end. `leaves` is called when the parent has ended: from then on a successor is
+/// awaited, for [`LEFT`].
+pub(super) async fn reason(stop: &mut Signals, replaced: &mut Replaced, leaves: impl Fn()) -> End {
+    tokio::select! {
+        asked = stop.any() => if let Asked::Stop(signal) = asked { return End::Signal(signal) },
+        true = is_replaced(replaced) => return End::Replaced,
+    }
+    leaves();
+    tracing::info!("the parent has ended: this agent serves until a successor does");
     tokio::select! {
         signal = stop.received() => End::Signal(signal),
         true = is_replaced(replaced) => End::Replaced,
+        () = sleep(LEFT) => {
+            tracing::warn!(seconds = LEFT.as_secs(), "no successor has come: start the agent again");
+            End::Signal("SIGUSR2")
+        }
     }
 }
 

@@ -151,7 +151,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => {
             let settings = Settings::try_from(*args)?;
-            app::run(&settings)?;
+            return app::run(&settings);
         }
         Command::Ca(args) => ca::run(&args, &mut io::stdout())?,
         Command::Check(args) => {

@@ -14,6 +14,7 @@ use aya::programs::{CgroupSockopt, Program, ProgramError, SkMsg};
 use mesh_common::maps;
 
 use crate::datapath::load::data;
+use crate::datapath::pins::Pins;
 use crate::datapath::{Error, links};
 use crate::failure::chain;
 use crate::sys::bpf::{self, SharedMap};
@@ -32,6 +33,7 @@ pub struct Acceleration {
     switch: SharedMap<u32, u32>,
     cgroup: PathBuf,
     folder: PathBuf,
+    pins: Arc<Pins>,
     state: State,
     lacks: Option<Arc<str>>,
 }
@@ -54,23 +56,44 @@ impl Acceleration {
     /// # Errors
     ///
     /// The object has no switch of the expected type.
-    pub(super) fn new(ebpf: &Ebpf, cgroup: &Path, folder: &Path) -> Result<Self, Error> {
+    pub(super) fn new(
+        ebpf: &Ebpf,
+        (cgroup, folder): (&Path, &Path),
+        pins: Arc<Pins>,
+    ) -> Result<Self, Error> {
         let map = data(ebpf, maps::SWITCH)?;
         let switch = shared(map.fd().as_fd()).map_err(|_error| Error::Missing(maps::SWITCH))?;
         Ok(Self {
             switch,
             cgroup: cgroup.to_owned(),
             folder: folder.to_owned(),
+            pins,
             state: State::Unused,
             lacks: None,
         })
     }
 
-    /// Takes the programs' links back, after another process had them.
-    ///
-    /// Links of acceleration itself stay that process's: they use the same maps.
-    pub(super) fn restore(&self, ebpf: &Ebpf) {
-        links::restore(ebpf, &self.cgroup, &self.folder);
+    /// Attaches all programs that are not, after another process had them, or has detached them. Links of
+    /// that process do the same, and stay.
+    pub(super) fn attach_again(&mut self, ebpf: &mut Ebpf) {
+        match links::attach_all(ebpf, &self.cgroup, &self.folder) {
+            Ok(made) => self.hold(&made),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "not all programs can be attached again");
+            }
+        }
+        if self.state == State::Ready {
+            // Those of acceleration are put in place when it is turned next.
+            self.state = State::Unused;
+        }
+    }
+
+    fn hold(&self, paths: &[PathBuf]) {
+        for path in paths {
+            if let Err(error) = self.pins.hold(path) {
+                tracing::warn!(%error, path = %path.display(), "a link that was made is not held");
+            }
+        }
     }
 
     /// Turns acceleration on if `wanted`, and otherwise off: connections that use it go on by TCP,
@@ -78,7 +101,10 @@ impl Acceleration {
     pub(super) fn turn(&mut self, ebpf: &mut Ebpf, wanted: bool) -> Option<Arc<str>> {
         if wanted && self.state == State::Unused {
             self.state = match attach(ebpf, &self.cgroup, &self.folder) {
-                Ok(()) => State::Ready,
+                Ok(made) => {
+                    self.hold(&made);
+                    State::Ready
+                }
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
@@ -117,7 +143,8 @@ fn shared(map: std::os::fd::BorrowedFd<'_>) -> io::Result<SharedMap<u32, u32>> {
 }
 
 /// Puts the programs in place: first what counts, then what is counted.
-fn attach(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
+/// Returns the pins of their links.
+fn attach(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |program: &'static str| {
         move |error: io::Error| Error::Attach {
             program,
@@ -125,29 +152,30 @@ fn attach(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
             source: error.into(),
         }
     };
-    links::trace(ebpf, "mesh_recv", TRACEPOINT, &folder.join("link_recv"))?;
+    let pins = ["link_recv", "link_setsockopt", "link_skmsg"].map(|name| folder.join(name));
+    let [recv, setsockopt, skmsg] = &pins;
+    links::trace(ebpf, "mesh_recv", TRACEPOINT, recv)?;
 
     let name = "mesh_setsockopt";
     let program: &mut CgroupSockopt = program(ebpf, name)?;
-    program.load().map_err(refused(name))?;
+    links::loaded(program.load()).map_err(refused(name))?;
     let fd = program.fd().map_err(refused(name))?;
-    let path = folder.join("link_setsockopt");
     let hook =
         links::Hook { program: name, link: "link_setsockopt", attach_type: CGROUP_SETSOCKOPT };
     let id = cgroup::id(cgroup).map_err(failed(name))?;
-    if !links::take_over(&path, fd, id, &hook) {
+    if !links::take_over(setsockopt, fd, id, &hook) {
         let target = fs::File::open(cgroup).map_err(failed(name))?;
-        links::create(&path, fd, target, CGROUP_SETSOCKOPT).map_err(failed(name))?;
+        links::create(setsockopt, fd, target, CGROUP_SETSOCKOPT).map_err(failed(name))?;
     }
 
     let name = "mesh_skmsg";
     let target = data(ebpf, maps::ACCELERATED)?.fd().as_fd().try_clone_to_owned();
     let target = target.map_err(failed(name))?;
     let program: &mut SkMsg = self::program(ebpf, name)?;
-    program.load().map_err(refused(name))?;
+    links::loaded(program.load()).map_err(refused(name))?;
     let fd = program.fd().map_err(refused(name))?;
-    let path = folder.join("link_skmsg");
-    links::put(&path, fd, target, SK_MSG_VERDICT).map_err(failed(name))
+    links::put(skmsg, fd, target, SK_MSG_VERDICT).map_err(failed(name))?;
+    Ok(pins.into())
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>

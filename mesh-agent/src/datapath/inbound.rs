@@ -6,13 +6,15 @@ use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{Array, MapData};
 use aya::programs::{ProgramFd, SkLookup};
 use mesh_common::arrival::Own;
 use mesh_common::maps;
+use tokio::sync::watch;
 
+use crate::datapath::pins::Pins;
 use crate::datapath::{links, load, object};
 
 /// The program's name in the object.
@@ -45,10 +47,11 @@ pub struct Arrivals {
     pub generation: u8,
 }
 
-/// The copies that are attached: their links are in the folder, and nowhere else.
+/// The copies that are attached: their links are in the folder.
 #[derive(Debug)]
 pub(super) struct Copies {
     folder: PathBuf,
+    pins: Arc<Pins>,
     /// Copies that this process has attached, by their namespaces' cookies. Workloads share namespaces,
     /// and units of one host all do.
     done: Mutex<BTreeMap<u64, Copy>>,
@@ -76,13 +79,19 @@ const SPARE: usize = 4;
 
 impl Copies {
     /// Links are pinned in `folder`, beside the maps.
-    pub(super) fn new(folder: &Path) -> Self {
+    pub(super) fn new(folder: &Path, pins: Arc<Pins>) -> Self {
         Self {
             folder: folder.to_owned(),
+            pins,
             done: Mutex::default(),
             spare: Mutex::default(),
             loading: Mutex::default(),
         }
+    }
+
+    /// Told each time that a link is found detached.
+    pub(super) fn lost(&self) -> watch::Receiver<u64> {
+        self.pins.lost()
     }
 
     /// Whether there are copies for namespaces that come later.
@@ -114,7 +123,7 @@ impl Copies {
         let path = self.folder.join(format!("{PREFIX}{cookie}"));
         // Held until it is attached: nobody is told that it is before. Taken by one task.
         let mut done = lock(&self.done);
-        if done.contains_key(&cookie) && path.exists() {
+        if done.contains_key(&cookie) && self.pins.is_good(&path) {
             return Ok(());
         }
         let spare = lock(&self.spare).pop();
@@ -126,6 +135,7 @@ impl Copies {
         let own = Own { netns: cookie, is_shared, threads, seed, odd: odd(generation), pad: 0 };
         copy.own.set(0, own, 0).map_err(io::Error::other)?;
         links::put(&path, &copy.program, netns, SK_LOOKUP)?;
+        self.pins.hold(&path)?;
         done.insert(cookie, copy);
         Ok(())
     }
@@ -153,6 +163,7 @@ impl Copies {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
             let cookie = name.and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
             if cookie.is_some_and(|cookie| !wanted(cookie)) {
+                self.pins.release(&path);
                 links::detach(&path);
                 if let Err(error) = fs::remove_file(&path) {
                     tracing::warn!(%error, path = %path.display(), "a pin cannot be removed");

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
@@ -13,12 +14,14 @@ use mesh_common::maps::{self, ListenerKey};
 use mesh_common::record::{AGENT, CAN_ACCELERATE, ConnKey, Record};
 use mesh_common::source::SourceKey;
 use mesh_common::stats;
+use tokio::sync::watch;
 
 use crate::datapath::Error;
 use crate::datapath::desired::id_of;
 use crate::datapath::inbound::{Arrivals, Copies};
 use crate::datapath::load::{data, take};
 use crate::datapath::observe::{self, Coverage};
+use crate::datapath::pins::Pins;
 use crate::model::id::ResourceName;
 use crate::sys::bpf::SharedMap;
 use crate::telemetry::KernelCounters;
@@ -50,7 +53,11 @@ impl fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn new(ebpf: &mut Ebpf, folder: &Path, coverage: Coverage) -> Result<Self, Error> {
+    pub(crate) fn new(
+        ebpf: &mut Ebpf,
+        (folder, pins): (&Path, Arc<Pins>),
+        coverage: Coverage,
+    ) -> Result<Self, Error> {
         Ok(Self {
             coverage,
             counters: take(ebpf, maps::COUNTERS)?,
@@ -58,7 +65,7 @@ impl Kernel {
             sockets: share(ebpf, maps::SOCKETS)?,
             listeners: share(ebpf, maps::LISTENERS)?,
             heartbeat: share(ebpf, maps::HEARTBEAT)?,
-            copies: Copies::new(folder),
+            copies: Copies::new(folder, pins),
         })
     }
 
@@ -89,6 +96,11 @@ impl Kernel {
     /// The map cannot be written.
     pub fn beat(&self, now_ns: u64) -> io::Result<()> {
         self.heartbeat.put(&0, &now_ns)
+    }
+
+    /// Told each time that a program is found detached.
+    pub fn lost(&self) -> watch::Receiver<u64> {
+        self.copies.lost()
     }
 
     /// Lets the kernel see what arrives in the namespace `netns`.
@@ -126,6 +138,15 @@ impl Kernel {
     /// The map is full, or the socket does not listen.
     pub fn give_to(&self, key: ListenerKey, listener: impl AsFd) -> io::Result<()> {
         self.listeners.put(&key, &listener.as_fd().as_raw_fd().cast_unsigned())
+    }
+
+    /// Has no more connections given to the listener of `key`. Those that have begun are its own.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn take_from(&self, key: ListenerKey) -> io::Result<()> {
+        self.listeners.remove(&key)
     }
 
     /// The map of what is remembered of sockets, by its descriptor.

@@ -3,14 +3,15 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::links::{CgroupAttachMode, FdLink};
 use aya::programs::{BtfTracePoint, Program, ProgramError, ProgramFd};
 use aya::{Btf, Ebpf};
 
 use crate::datapath::Error;
-use crate::sys::{bpf, cgroup};
+use crate::sys::bpf::{self, Attached};
+use crate::sys::cgroup;
 
 /// A program of the object, and how it is attached.
 pub(super) struct Hook {
@@ -113,15 +114,21 @@ pub(super) fn trace(
     Ok(())
 }
 
-/// Loads every program and attaches it to `cgroup`; links that are pinned in `folder` are kept.
+/// Loads every program that is not, and attaches it to `cgroup`; links that are pinned in `folder` and are
+/// there are kept. Returns the pins of the links that were made.
 ///
 /// # Errors
 ///
 /// The verifier refused a program, or the kernel to attach it.
-pub(crate) fn attach_all(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Result<(), Error> {
+pub(crate) fn attach_all(
+    ebpf: &mut Ebpf,
+    cgroup: &Path,
+    folder: &Path,
+) -> Result<Vec<PathBuf>, Error> {
     let refused = |source| Error::Cgroup { path: cgroup.to_owned(), source };
     let file = File::open(cgroup).map_err(refused)?;
     let id = cgroup::id(cgroup).map_err(refused)?;
+    let mut made = Vec::new();
     for hook in HOOKS {
         let path = folder.join(hook.link);
         let program = load(ebpf, hook.program)?;
@@ -134,27 +141,14 @@ pub(crate) fn attach_all(ebpf: &mut Ebpf, cgroup: &Path, folder: &Path) -> Resul
             source,
         };
         let link = attach(ebpf, hook.program, &file).map_err(failed)?;
-        // A link to a cgroup that is gone, or to another one.
+        // A link that is detached, or to a cgroup that is gone, or to another one.
         if path.exists() {
             fs::remove_file(&path).map_err(|error| failed(error.into()))?;
         }
         drop(link.pin(&path).map_err(|error| failed(error.into()))?);
+        made.push(path);
     }
-    Ok(())
-}
-
-/// Gives the links in `folder` the programs of `ebpf` again, after another process had them.
-pub(crate) fn restore(ebpf: &Ebpf, cgroup: &Path, folder: &Path) {
-    let Ok(id) = cgroup::id(cgroup) else { return };
-    for hook in HOOKS {
-        let fd = match ebpf.program(hook.program) {
-            Some(Program::SockOps(program)) => program.fd(),
-            Some(Program::CgroupSockAddr(program)) => program.fd(),
-            _ => continue,
-        };
-        // Those of the other process do the same, and stay.
-        let _taken: bool = fd.is_ok_and(|fd| take_over(&folder.join(hook.link), fd, id, hook));
-    }
+    Ok(made)
 }
 
 /// Loads one program, and returns its descriptor.
@@ -162,26 +156,35 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a ProgramFd, Err
     let refused = |source| Error::Program { name, source: Box::new(source) };
     match ebpf.program_mut(name).ok_or(Error::Missing(name))? {
         Program::SockOps(program) => {
-            program.load().map_err(refused)?;
+            loaded(program.load()).map_err(refused)?;
             program.fd().map_err(refused)
         }
         Program::CgroupSockAddr(program) => {
-            program.load().map_err(refused)?;
+            loaded(program.load()).map_err(refused)?;
             program.fd().map_err(refused)
         }
         Program::CgroupSock(program) => {
-            program.load().map_err(refused)?;
+            loaded(program.load()).map_err(refused)?;
             program.fd().map_err(refused)
         }
         _ => Err(Error::Missing(name)),
     }
 }
 
+/// That a program is loaded already is no error.
+pub(super) fn loaded(result: Result<(), ProgramError>) -> Result<(), ProgramError> {
+    match result {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        result => result,
+    }
+}
+
 /// Gives a pinned link the new program. False: there is none, or it is not where it should be.
 pub(super) fn take_over(path: &Path, program: &ProgramFd, cgroup: u64, hook: &Hook) -> bool {
     let Ok(link) = bpf::pinned(path) else { return false };
-    match bpf::cgroup_of_link(link.as_fd()) {
-        Ok(place) if place == (cgroup, hook.attach_type) => {}
+    let here = Attached::Cgroup { id: cgroup, attach_type: hook.attach_type };
+    match bpf::attached(link.as_fd()) {
+        Ok(place) if place == Some(here) => {}
         Ok(_elsewhere) => return false,
         Err(error) => {
             tracing::warn!(%error, path = %path.display(), "a pinned link cannot be read");

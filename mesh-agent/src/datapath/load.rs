@@ -21,6 +21,7 @@ use crate::datapath::accel::Acceleration;
 use crate::datapath::events::Events;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::observe::Coverage;
+use crate::datapath::pins::Pins;
 use crate::datapath::places::Offsets;
 use crate::datapath::summaries::Summaries;
 use crate::datapath::{Error, Options, accel, inbound, links, object, places, resets};
@@ -54,6 +55,8 @@ pub struct Loaded {
     pub externals: LpmTrie<MapData, ExternalKey, u32>,
     /// The switch of acceleration.
     pub acceleration: Acceleration,
+    /// Everything that is pinned.
+    pub pins: Arc<Pins>,
     /// What connections ask.
     pub kernel: Arc<Kernel>,
     /// What agents of other versions have left.
@@ -79,6 +82,9 @@ pub struct Predecessors {
     /// Ours in it.
     keep: PathBuf,
 }
+
+/// The end of the name of a version's folder that is being removed. A BPF file system takes no dots.
+const REMOVED: &str = "-removed";
 
 /// The folder of everything that a node's agents pin.
 pub fn node_folder(bpffs: &Path, node: &str) -> PathBuf {
@@ -122,9 +128,12 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
         events: Events::new(take(&mut ebpf, maps::EVENTS)?, folder.join(maps::EVENTS)),
         summaries: Summaries::new(take(&mut ebpf, maps::SUMS)?, take(&mut ebpf, maps::INTERVAL)?),
     };
-    let acceleration = Acceleration::new(&ebpf, &options.cgroup, &folder)?;
+    let pins = Arc::new(Pins::new(&folder, &options.cgroup, &options.cgroup_root));
+    pins.hold_all().map_err(|error| pin(&folder, error))?;
+    let places = (options.cgroup.as_path(), folder.as_path());
+    let acceleration = Acceleration::new(&ebpf, places, Arc::clone(&pins))?;
     let coverage = Coverage::start(&mut ebpf, &options.cgroup_root)?;
-    let kernel = Arc::new(Kernel::new(&mut ebpf, &folder, coverage)?);
+    let kernel = Arc::new(Kernel::new(&mut ebpf, (&folder, Arc::clone(&pins)), coverage)?);
     Ok((
         Loaded {
             sources: take(&mut ebpf, maps::SOURCES)?,
@@ -139,6 +148,7 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
             probes: take(&mut ebpf, maps::PROBES)?,
             externals: take(&mut ebpf, maps::EXTERNALS)?,
             acceleration,
+            pins,
             predecessors: Predecessors { node, keep: folder },
             kernel,
             ebpf,
@@ -201,8 +211,8 @@ pub fn uninstall(bpffs: &Path, node: &str) -> io::Result<bool> {
     if !folder.exists() {
         return Ok(false);
     }
-    for version in fs::read_dir(&folder)? {
-        remove_version(&version?.path())?;
+    for version in versions(&folder)? {
+        remove_version(&version)?;
     }
     fs::remove_dir(&folder)?;
     Ok(true)
@@ -220,8 +230,7 @@ impl Predecessors {
     }
 
     fn remove_all(&self) -> io::Result<()> {
-        for version in fs::read_dir(&self.node)? {
-            let path = version?.path();
+        for path in versions(&self.node)? {
             if path != self.keep {
                 tracing::info!(path = %path.display(), "removing what another version pinned");
                 remove_version(&path)?;
@@ -231,9 +240,25 @@ impl Predecessors {
     }
 }
 
+/// The folders of all versions, listed before one is removed.
+fn versions(node: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(node)?.map(|entry| entry.map(|entry| entry.path())).collect()
+}
+
 /// Removes the links of a folder before its maps, so that no program runs on maps that are gone; and
-/// those that redirect before those that give what was redirected to the agent alone.
+/// those that redirect before those that give what was redirected to the agent alone. An agent that runs
+/// sees at once that its folder is gone, and pins nothing again.
 fn remove_version(folder: &Path) -> io::Result<()> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let removed = if name.ends_with(REMOVED) {
+        // A removal that has failed before.
+        folder.to_owned()
+    } else {
+        let removed = folder.with_file_name(format!("{name}{REMOVED}"));
+        fs::rename(folder, &removed)?;
+        removed
+    };
+    let folder = removed.as_path();
     accel::turn_off(folder);
     let mut paths = fs::read_dir(folder)?
         .map(|entry| entry.map(|entry| entry.path()))

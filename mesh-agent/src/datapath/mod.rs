@@ -19,6 +19,7 @@ pub mod plan;
 pub mod tables;
 pub mod sync;
 pub mod inbound;
+pub mod pins;
 
 use std::path::PathBuf;
 

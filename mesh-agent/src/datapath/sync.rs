@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::datapath::accel::Acceleration;
 use crate::datapath::desired::{Entries, Places, SetIds, entries};
 use crate::datapath::load::{Loaded, Predecessors};
+use crate::datapath::pins;
 use crate::datapath::tables::{Refused, SetTable, Table, Trie};
 use crate::model::condition::Finding;
 use crate::model::snapshot::Snapshot;
@@ -84,6 +85,7 @@ pub async fn run(
     applied: watch::Sender<Applied>,
     (duty, scope): (Duty, Scope),
 ) {
+    let mut lost = loaded.pins.lost();
     let (mut tables, mut ebpf, mut acceleration, predecessors) = Tables::adopt(loaded);
     let mut predecessors = Some(predecessors);
     let mut sets = SetIds::after(tables.last_set());
@@ -95,7 +97,7 @@ pub async fn run(
             // Another process had them meanwhile.
             tables.read_again();
             sets = SetIds::after(tables.last_set());
-            acceleration.restore(&ebpf);
+            acceleration.attach_again(&mut ebpf);
         }
         // Until the first snapshot, and until its workloads were looked for, nothing is known, and
         // what a predecessor left stays in force.
@@ -107,6 +109,9 @@ pub async fn run(
         // What the kernel refuses is tried again; what is wanted stays the same meanwhile.
         loop {
             let mut retry = None;
+            if pins::are_lost(&mut lost) {
+                acceleration.attach_again(&mut ebpf);
+            }
             if let Some((want, found)) = &want {
                 let no_acceleration = acceleration.turn(&mut ebpf, wants_acceleration(want));
                 let began = Instant::now();
@@ -142,6 +147,7 @@ pub async fn run(
                 more = mesh.changed() => if more { break } else { return },
                 more = enrolled.changed() => if more.is_ok() { break } else { return },
                 () = duty.returned(returns) => break,
+                Ok(()) = lost.changed() => lost.mark_changed(),
                 () = sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             }
             work = match duty.work(&scope).await {

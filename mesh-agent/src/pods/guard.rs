@@ -66,6 +66,17 @@ impl Pods {
         Ok(cookie)
     }
 
+    /// Has the kernel see what arrives at those that are served, after somebody has detached its programs.
+    pub(super) fn guard_again(&self, set: &Set) {
+        let done = set.realms().into_iter().try_for_each(|realm| match realm.netns() {
+            Some(netns) => self.watch_arrivals(netns.as_fd(), realm.cookie, false),
+            None => self.watch_host().map(drop),
+        });
+        if let Err(error) = done {
+            tracing::warn!(%error, "what arrives at workloads is not looked at; it is tried again");
+        }
+    }
+
     /// Finds the places of those that are to be started now. From then on the kernel knows whose sockets
     /// these are, and their failure modes are in force until they are served.
     pub(super) async fn guard(

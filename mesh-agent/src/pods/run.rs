@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::datapath::desired::{Enrolled, Places};
+use crate::datapath::pins;
 use crate::datapath::sync::{Applied, Found};
 use crate::failure::chain;
 use crate::flows::enforce::LocalNetns;
@@ -77,11 +78,15 @@ impl Pods {
         let mut set = Set::default();
         let mut mesh = self.context.mesh.clone();
         let mut changes = Changes::new();
+        let mut lost = self.context.kernel.lost();
         loop {
             let began = clock::of_thread();
             let Some(work) = self.duty.work(&self.scope).await else { return };
             let returns = work.returns;
             let snapshot = mesh.load();
+            if pins::are_lost(&mut lost) {
+                self.guard_again(&set);
+            }
             if snapshot.revision > 0 {
                 self.reconcile(&mut set, &snapshot).await;
                 ready.pass();
@@ -106,6 +111,7 @@ impl Pods {
                 () = self.scope.draining() => return,
                 more = mesh.changed() => if !more { return },
                 () = self.duty.returned(returns) => {}
+                Ok(()) = lost.changed() => lost.mark_changed(),
                 () = changed => {}
                 () = sleep_until(next) => {}
             }

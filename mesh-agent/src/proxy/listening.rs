@@ -16,12 +16,14 @@ pub struct Listening {
     scope: Scope,
     /// Descriptors of those that are not given to the kernel yet.
     noted: Mutex<Vec<(ListenerKey, OwnedFd)>>,
+    /// Places in the kernel's map of those that are given to it.
+    given: Mutex<Vec<ListenerKey>>,
 }
 
 impl Listening {
     /// None yet; their tasks are those of `scope`.
     pub fn new(scope: Scope) -> Self {
-        Self { scope, noted: Mutex::default() }
+        Self { scope, noted: Mutex::default(), given: Mutex::default() }
     }
 
     /// Their tasks.
@@ -48,8 +50,18 @@ impl Listening {
     pub fn give(&self, kernel: &Kernel) -> io::Result<()> {
         let mut noted = self.noted();
         noted.iter().try_for_each(|(key, kept)| kernel.give_to(*key, kept.as_fd()))?;
-        noted.clear();
+        lock(&self.given).extend(noted.drain(..).map(|(key, _)| key));
         Ok(())
+    }
+
+    /// Has the kernel give them no more connections: a successor's have other places, and its own
+    /// successor's have these.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn take_back(&self, kernel: &Kernel) -> io::Result<()> {
+        lock(&self.given).drain(..).try_for_each(|key| kernel.take_from(key))
     }
 
     /// Takes no more connections.
@@ -58,8 +70,12 @@ impl Listening {
         self.noted().clear();
     }
 
-    /// No code panics while it holds the lock.
     fn noted(&self) -> MutexGuard<'_, Vec<(ListenerKey, OwnedFd)>> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.noted)
     }
+}
+
+/// No code panics while it holds one of the locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

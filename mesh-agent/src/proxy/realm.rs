@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::bounds::{Account, Kept};
+use crate::datapath::Kernel;
 use crate::datapath::desired::id_of;
 use crate::datapath::kernel::Shown;
 use crate::identity::{Identity, tls};
@@ -116,6 +117,15 @@ impl Locals {
     /// Their names, `<namespace>/<name>`.
     pub fn names(&self) -> Vec<String> {
         self.0.load().keys().map(ToString::to_string).collect()
+    }
+
+    /// Has the kernel give no more connections to listeners of theirs.
+    pub fn take_back(&self, kernel: &Kernel) {
+        for resident in self.0.load().values() {
+            if let Err(error) = resident.realm.listening.take_back(kernel) {
+                tracing::warn!(%error, "the kernel still gives connections to a listener of this agent");
+            }
+        }
     }
 
     /// The one with this name.

@@ -111,6 +111,11 @@ pub struct RunArgs {
         default_value_t = defaults::DRAIN_TIMEOUT.as_secs())]
     pub drain_timeout: u64,
 
+    /// Runs the agent as a child of this process, for a service manager: on SIGUSR2 this process ends,
+    /// and the agent serves on until a successor has taken over, or for a minute
+    #[arg(long, env = "MESH_AS_CHILD")]
+    pub as_child: bool,
+
     /// How long a TCP peer may leave everything without an answer until its connection is reset:
     /// applications, other agents and clients of the admin server
     #[arg(long, value_name = "SECONDS", env = "MESH_PEER_TIMEOUT",

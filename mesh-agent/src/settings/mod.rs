@@ -41,6 +41,7 @@ pub struct Settings {
     access_log_rate: u32,
     threads: NonZeroUsize,
     drain_timeout: Duration,
+    as_child: bool,
     log: String,
     kernel_log: bool,
     leaf_ttl: Duration,
@@ -134,6 +135,11 @@ impl Settings {
     /// How long open connections may take to end.
     pub const fn drain_timeout(&self) -> Duration {
         self.drain_timeout
+    }
+
+    /// Whether the agent is a child of the process that was started.
+    pub const fn as_child(&self) -> bool {
+        self.as_child
     }
 
     /// How long a TCP peer may leave everything without an answer.
@@ -317,6 +323,7 @@ impl TryFrom<RunArgs> for Settings {
             access_log_rate: args.access_log_rate,
             threads: threads(args.threads)?,
             drain_timeout: Duration::from_secs(args.drain_timeout),
+            as_child: args.as_child,
             log: args.log,
             kernel_log: args.kernel_log,
             leaf_ttl: Duration::from_secs(args.leaf_ttl),

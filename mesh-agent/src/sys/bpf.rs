@@ -14,6 +14,8 @@ use nix::libc;
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 /// `enum bpf_cmd`.
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+/// `enum bpf_cmd`.
 const BPF_OBJ_PIN: libc::c_long = 6;
 /// `enum bpf_cmd`.
 const BPF_OBJ_GET: libc::c_long = 7;
@@ -27,6 +29,11 @@ const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_LINK_CREATE: libc::c_long = 28;
 /// `enum bpf_cmd`; since Linux 5.7.
 const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// `enum bpf_link_type`.
+const LINK_CGROUP: u32 = 3;
+/// `enum bpf_link_type`.
+const LINK_NETNS: u32 = 5;
 
 /// Of `membarrier(2)`: waits for a grace period of RCU, in which every program that ran has ended.
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
@@ -110,15 +117,16 @@ struct InfoAttr {
     info: u64,
 }
 
-/// The start of `struct bpf_link_info`, with the part for cgroups.
+/// The start of `struct bpf_link_info`, with the part for cgroups. For network namespaces `target` has the
+/// inode, and after it the attach type, of 32 bits each.
 #[repr(C, align(8))]
 #[derive(Default)]
-struct CgroupLinkInfo {
+struct LinkInfo {
     kind: u32,
     id: u32,
     program_id: u32,
     pad: u32,
-    cgroup_id: u64,
+    target: u64,
     attach_type: u32,
     pad_end: u32,
 }
@@ -178,6 +186,21 @@ impl<K: Pod, V: Pod> SharedMap<K, V> {
         // JUSTIFICATION: aya's maps want exclusive access; the kernel does not.
         // SAFETY: as in `take`.
         unsafe { command(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+    }
+
+    /// Removes an entry. That there is none is no error.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused for another reason.
+    pub fn remove(&self, key: &K) -> io::Result<()> {
+        let mut attr = self.element(key);
+        // JUSTIFICATION: aya's maps want exclusive access; the kernel does not.
+        // SAFETY: as in `take`.
+        match unsafe { command(BPF_MAP_DELETE_ELEM, &mut attr) } {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn element(&self, key: &K) -> ElementAttr {
@@ -299,21 +322,48 @@ pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// To which cgroup a link is attached, and as what (`enum bpf_attach_type`). The cgroup is 0 if it
-/// is gone.
+/// The place that a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// A cgroup.
+    Cgroup {
+        /// 0: it is gone, or the link was detached.
+        id: u64,
+        /// `enum bpf_attach_type`.
+        attach_type: u32,
+    },
+    /// A network namespace, by its inode; 0: it is gone, or the link was detached.
+    Netns(u32),
+}
+
+impl Attached {
+    /// Whether the link is detached.
+    pub const fn is_nowhere(self) -> bool {
+        matches!(self, Self::Cgroup { id: 0, .. } | Self::Netns(0))
+    }
+}
+
+/// The place of a link to a cgroup or a network namespace. `None`: it is another kind of link.
 ///
 /// # Errors
 ///
 /// The descriptor is not that of a link.
-pub fn cgroup_of_link(link: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
-    let mut info = CgroupLinkInfo::default();
+pub fn attached(link: BorrowedFd<'_>) -> io::Result<Option<Attached>> {
+    let mut info = LinkInfo::default();
     let mut attr = InfoAttr {
         fd: link.as_raw_fd().cast_unsigned(),
-        length: u32::try_from(size_of::<CgroupLinkInfo>()).map_err(io::Error::other)?,
+        length: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
         info: std::ptr::from_mut(&mut info) as u64,
     };
     // JUSTIFICATION: aya does not read this part of a link's information.
     // SAFETY: `attr` is of the command's layout; `info` is of the length stated.
     unsafe { command(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    Ok((info.cgroup_id, info.attach_type))
+    Ok(match info.kind {
+        LINK_CGROUP => Some(Attached::Cgroup { id: info.target, attach_type: info.attach_type }),
+        LINK_NETNS => {
+            let [a, b, c, d, ..] = info.target.to_ne_bytes();
+            Some(Attached::Netns(u32::from_ne_bytes([a, b, c, d])))
+        }
+        _ => None,
+    })
 }

@@ -8,6 +8,7 @@ pub mod bpffs;
 pub mod btf;
 pub mod caps;
 pub mod cgroup;
+pub mod child;
 pub mod confine;
 pub mod diag;
 pub mod heap;

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::app::handover::message::{Answer, Request, VERSION, receive, send};
 use crate::datapath::lock::NodeLock;
+use crate::settings;
 use crate::task::duty::{Duty, Pause};
 use crate::task::ready::Gate;
 use crate::task::scope::Scope;
@@ -66,6 +67,8 @@ pub(in crate::app) struct Office {
     pub(in crate::app) duty: Duty,
     /// The workloads that are served, `<namespace>/<name>`.
     pub(in crate::app) workloads: Box<dyn Fn() -> Vec<String> + Send>,
+    /// Has the kernel give connections to the successor's listeners alone.
+    pub(in crate::app) yield_places: Box<dyn Fn() + Send>,
     /// Listeners at addresses that a successor listens at as well.
     pub(in crate::app) shared: Vec<std::net::TcpListener>,
     /// Closed while a successor is late.
@@ -116,10 +119,15 @@ impl Office {
                 if version == VERSION && *node == *self.node {
                     return self.pause(stream, &agent).await;
                 }
-                format!(
-                    "this is the agent of the node {}, and speaks version {VERSION} of the hand-over",
-                    self.node
-                )
+                if version == VERSION {
+                    format!("this is the agent of the node {}, not of {node}", self.node)
+                } else {
+                    format!(
+                        "this agent ({own}) speaks version {VERSION} of the hand-over, and the \
+                         successor ({agent}) version {version}",
+                        own = settings::VERSION
+                    )
+                }
             }
             Ok(Ok(Some(Request::Done))) => "nothing was taken over".to_owned(),
             Ok(Ok(None)) | Err(_) => return Ok(self),
@@ -132,7 +140,8 @@ impl Office {
 
     async fn pause(self, mut stream: BufReader<UnixStream>, agent: &str) -> Result<Self, Pause> {
         tracing::info!(version = agent, "a successor starts: this agent serves until it does");
-        let Self { node, bpffs, generation, lock, duty, workloads, shared, in_force } = self;
+        let Self { node, bpffs, generation, lock, duty, workloads, yield_places, shared, in_force } =
+            self;
         let pause = duty.pause().await;
         drop(lock);
         share(&shared, true);
@@ -144,6 +153,8 @@ impl Office {
         };
         if let Ok(Some(Request::Done)) = asked {
             tracing::info!("a successor serves the node: this agent drains");
+            // Before it hears that: its own successor's listeners will have the places of these.
+            yield_places();
             // It has taken over, whether it hears that or not.
             drop(send(&mut stream, &Answer::Draining).await);
             return Err(pause);
@@ -153,7 +164,7 @@ impl Office {
         share(&shared, false);
         drop(pause);
         in_force.pass();
-        Ok(Self { node, bpffs, generation, lock, duty, workloads, shared, in_force })
+        Ok(Self { node, bpffs, generation, lock, duty, workloads, yield_places, shared, in_force })
     }
 }
 

@@ -70,13 +70,18 @@ fn is_nobody(error: &io::Error) -> bool {
 async fn pause(mut stream: BufReader<UnixStream>, node: &str) -> anyhow::Result<Predecessor> {
     let (node, agent) = (node.to_owned(), settings::VERSION.to_owned());
     send(&mut stream, &Request::TakeOver { version: VERSION, node, agent }).await?;
-    match receive(&mut stream).await? {
+    let answer = receive(&mut stream).await.context(
+        "its answer is of another version of the hand-over; stop it, then start this agent",
+    )?;
+    match answer {
         Some(Answer::Paused { generation, workloads }) => {
             let workloads = workloads.iter().filter_map(|name| name.split_once('/'));
             let workloads = workloads.map(|(namespace, name)| ResourceName::new(namespace, name));
             Ok(Predecessor { stream, generation, workloads: workloads.collect() })
         }
-        Some(Answer::Refused { reason }) => bail!("it refuses: {reason}"),
+        Some(Answer::Refused { reason }) => {
+            bail!("it refuses: {reason}; stop it, then start this agent")
+        }
         Some(Answer::Draining) => bail!("it answers out of order"),
         None => bail!("it has gone"),
     }
@@ -117,5 +122,37 @@ pub(in crate::app) async fn lock(settings: &Settings) -> anyhow::Result<NodeLock
                 settings.admin_socket().display()
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Asks a predecessor that answers with `answer`; returns why it is none.
+    async fn refused(answer: &str) -> String {
+        let (own, mut other) = UnixStream::pair().unwrap();
+        other.write_all(answer.as_bytes()).await.unwrap();
+        other.shutdown().await.unwrap();
+        let error = pause(BufReader::new(own), "a").await.unwrap_err();
+        let mut asked = String::new();
+        BufReader::new(other).read_line(&mut asked).await.unwrap();
+        assert!(asked.starts_with(r#"{"request":"take-over","version":1,"node":"a""#), "{asked}");
+        format!("{error:#}")
+    }
+
+    #[tokio::test]
+    async fn a_predecessor_of_another_version_is_named_with_the_remedy() {
+        let reason = "this agent (0.9) speaks version 2 of the hand-over";
+        let told = refused(&format!("{{\"answer\":\"refused\",\"reason\":\"{reason}\"}}\n")).await;
+        assert_eq!(told, format!("it refuses: {reason}; stop it, then start this agent"));
+        let told = refused("{\"answer\":\"frozen\",\"descriptors\":7}\n").await;
+        assert!(
+            told.starts_with("its answer is of another version of the hand-over; stop it"),
+            "{told}"
+        );
+        assert_eq!(refused("").await, "it has gone");
     }
 }
