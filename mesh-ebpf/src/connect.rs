@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use mesh_common::addr::{self, Addr};
-use mesh_common::connect::{Action, Caller, Decision, decide, may_go_past};
+use mesh_common::connect::{Action, Caller, Decision, Maps as _, decide, may_go_past};
 use mesh_common::destination::{DestinationKey, TCP};
 use mesh_common::listener;
 use mesh_common::record::{self, AGENT, CAN_ACCELERATE, Record};
@@ -43,7 +43,7 @@ struct Ask {
 }
 
 pub(crate) fn v4(context: &SockAddrContext) -> i32 {
-    match redirect(context, true, ctx::v4(context)) {
+    match redirect(context, true, ctx::v4(context), ctx::bound_v4) {
         Outcome::Allow => ALLOW,
         Outcome::Deny => DENY,
         Outcome::To(addr, port_be) => {
@@ -57,7 +57,7 @@ pub(crate) fn v4(context: &SockAddrContext) -> i32 {
 pub(crate) fn v6(context: &SockAddrContext) -> i32 {
     let asked = ctx::v6(context);
     // A v4-mapped destination is IPv4 on the wire, and so is the way to the agent.
-    match redirect(context, addr::to_v4_be(asked).is_some(), asked) {
+    match redirect(context, addr::to_v4_be(asked).is_some(), asked, ctx::bound_v6) {
         Outcome::Allow => ALLOW,
         Outcome::Deny => DENY,
         Outcome::To(addr, port_be) => {
@@ -68,7 +68,12 @@ pub(crate) fn v6(context: &SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
+fn redirect(
+    context: &SockAddrContext,
+    v4: bool,
+    asked: Addr,
+    bound: impl Fn(&SockAddrContext) -> Addr,
+) -> Outcome {
     if ctx::protocol(context) != u32::from(TCP) {
         return Outcome::Allow;
     }
@@ -87,7 +92,7 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
             }
             None => return pass(context, remembered),
         },
-        Owner::Node => return probe(context, remembered, asked),
+        Owner::Node => return probe(context, remembered, asked, bound(context)),
         Owner::Workload(key, source, shares) => (key, source, shares),
     };
     let asked = addr::connected(asked);
@@ -125,8 +130,13 @@ fn redirect(context: &SockAddrContext, v4: bool, asked: Addr) -> Outcome {
             let _zero = unsafe { bpf_set_retval(REFUSED) };
             return Outcome::Deny;
         }
-        // The kernel authorizes it for the unit's own namespace.
-        Action::Itself | Action::Direct if is_stray => record::REDIRECTED,
+        // The kernel authorizes it for the unit's own namespace, and for addresses of the workload: whoever
+        // has the one that another socket is bound to would be taken for it.
+        Action::Itself | Action::Direct
+            if is_stray || !is_from_itself(bound(context), v4, &ask.caller) =>
+        {
+            record::REDIRECTED
+        }
         Action::Itself => record::ITSELF,
         Action::Direct => record::DIRECT,
         Action::Proxy => record::REDIRECTED,
@@ -196,6 +206,23 @@ fn go(context: &SockAddrContext, ask: &Ask, decision: &Decision, role: u32) -> O
     Outcome::To(decision.addr, decision.port_be)
 }
 
+/// Whether the address that the socket is bound to is the workload's, or none: the kernel chooses one of the
+/// namespace then. Any address can be bound to by IPv6 (`IPV6_FREEBIND`), and with `CAP_NET_RAW` by IPv4.
+#[inline(always)]
+fn is_from_itself(bound: Addr, v4: bool, caller: &Caller) -> bool {
+    let source = &caller.source;
+    if addr::is_unspecified(bound) || addr::is_inside(bound) {
+        return true;
+    }
+    let first = if v4 { addr::from_v4_be(source.v4_be) } else { source.v6 };
+    if bound == first {
+        return true;
+    }
+    // Further ones of a pod.
+    let key = DestinationKey::any_tcp_port(bound);
+    Kernel.destination(&key).is_some_and(|found| found.owner == caller.netns)
+}
+
 /// Whether the socket is bound to a network device, which loopback is not reached from.
 #[inline(always)]
 fn is_bound(context: &SockAddrContext) -> bool {
@@ -241,7 +268,11 @@ const fn accelerates(source: &Source, decision: &Decision, role: u32) -> u32 {
 
 /// A connection of the node's own processes: to a port that declares a health probe, it is one.
 #[inline(always)]
-fn probe(context: &SockAddrContext, remembered: u32, asked: Addr) -> Outcome {
+fn probe(context: &SockAddrContext, remembered: u32, asked: Addr, bound: Addr) -> Outcome {
+    // From an address that the kernel chooses: any other may be a stranger's, who would pass with it.
+    if !addr::is_unspecified(bound) {
+        return pass(context, remembered);
+    }
     let key = DestinationKey::tcp(asked, ctx::port_be(context));
     // SAFETY: entries of a hash may be replaced while they are read; every bit pattern is a value.
     let Some(workload) = (unsafe { PROBES.get(key) }).copied() else {

@@ -92,6 +92,20 @@ pub(crate) fn device(ctx: &SockAddrContext) -> u32 {
     field!(sk, bound_dev_if)
 }
 
+/// The address that an IPv4 socket is bound to, or that it had for an earlier connection; zeros: none.
+#[inline(always)]
+pub(crate) fn bound_v4(ctx: &SockAddrContext) -> Addr {
+    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
+    addr::from_v4_be(field!(sk, src_ip4))
+}
+
+/// The same of an IPv6 socket.
+#[inline(always)]
+pub(crate) fn bound_v6(ctx: &SockAddrContext) -> Addr {
+    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
+    [field!(sk, src_ip6[0]), field!(sk, src_ip6[1]), field!(sk, src_ip6[2]), field!(sk, src_ip6[3])]
+}
+
 /// The port that the socket is bound to, host byte order; 0: none yet.
 #[inline(always)]
 pub(crate) fn source_port(ctx: &SockAddrContext) -> u32 {

@@ -119,7 +119,8 @@ fn changed(context: &SockOpsContext) {
         // Whoever comes later from its address and port is somebody else.
         let _done = FLOWS.remove(key);
     }
-    if record.role != DIRECT {
+    // What becomes of the socket after its connection, as when it is undone and listens, is no connection.
+    if record.role != DIRECT || record.opened == 0 {
         return;
     }
     let bytes = Bytes { acked: ctx::bytes_acked(context), received: ctx::bytes_received(context) };
@@ -131,7 +132,7 @@ fn changed(context: &SockOpsContext) {
     let established = old != flow::SYN_SENT;
     let (sent, received) = flow::payload(old, bytes, record.received_at_fin_wait2);
     let errno = if established { 0 } else { flow::errno(ctx::retransmitted(context)) };
-    let lasted_ns = agent::now().saturating_sub(record.opened);
+    let lasted_ns = agent::now().saturating_sub(core::mem::take(&mut record.opened));
     let ending = Ending {
         errno,
         sent: sent.wrapping_add(shorter.0),

@@ -9,6 +9,7 @@
 mod bounds;
 mod bystander;
 
+mod addresses;
 mod authors;
 mod connects;
 mod hung;
