@@ -5,6 +5,7 @@
 use crate::addr::{self, Addr};
 use crate::connect::{Caller, Maps};
 use crate::destination::DestinationKey;
+use crate::listener;
 use crate::workload::PortKey;
 use crate::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 
@@ -69,7 +70,7 @@ pub fn outbound(
     is_authorized: bool,
     maps: &impl Maps,
 ) -> Option<u32> {
-    if addr::is_loopback(to) && port_be == OUTBOUND_PORT.to_be() {
+    if listener::is_only((to, port_be)) {
         return Some(TO_AGENT);
     }
     if addr::is_loopback(to) || addr::is_unspecified(to) {
@@ -108,8 +109,8 @@ pub fn inbound(
         found => found,
     };
     let workload = known?.workload;
-    // The agent's last hop is from a loopback address, or the workload's own.
-    if remote == own || addr::is_loopback(remote) {
+    // The agent's last hop is from an address of the namespace.
+    if remote == own || addr::is_inside(remote) {
         return Some((workload, FROM_AGENT));
     }
     let how = match maps.destination(&DestinationKey::any_tcp_port(remote)) {

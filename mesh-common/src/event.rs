@@ -62,6 +62,10 @@ pub const OUTSIDE_DENIED: u32 = 7;
 /// `Event::kind`: `connect()` to a destination that the mesh does not know went on.
 pub const OUTSIDE: u32 = 8;
 
+/// `Event::kind`: `connect()` was denied, because its socket is bound to a network device from which the
+/// agent is not reached.
+pub const DEVICE: u32 = 9;
+
 /// `Event::flags`: bytes took the shorter way.
 pub const ACCELERATED: u32 = 1;
 /// `Event::flags`: the client has ended an established connection with a reset.

@@ -18,6 +18,7 @@ pub mod coverage;
 pub mod event;
 pub mod external;
 pub mod flow;
+pub mod listener;
 pub mod maps;
 pub mod record;
 pub mod source;

@@ -48,9 +48,9 @@ abi! {
         pub addr: [u32; 4],
         /// Its port, network byte order.
         pub port_be: u16,
-        /// Explicit padding; always zero, because keys compare by bytes.
-        pub pad: u16,
-        /// The last word of the loopback address that it goes to: each destination has ports of its own.
+        /// The port that it goes to, network byte order.
+        pub to_port_be: u16,
+        /// The last word of the address that it goes to: each destination has one of its own, or a port.
         pub to: u32,
     }
 }
@@ -120,11 +120,11 @@ impl Record {
 }
 
 impl ConnKey {
-    /// The key of a connection to the loopback address `to`.
+    /// The key of a connection to the agent at `to`.
     #[inline]
-    pub const fn new(netns: u64, (addr, port_be): (Addr, u16), to: Addr) -> Self {
-        let [.., to] = to;
-        Self { netns, addr, port_be, pad: 0, to }
+    pub const fn new(netns: u64, (addr, port_be): (Addr, u16), to: (Addr, u16)) -> Self {
+        let ([.., to], to_port_be) = to;
+        Self { netns, addr, port_be, to_port_be, to }
     }
 }
 
@@ -135,7 +135,7 @@ impl FlowKey {
         let [c0, c1, c2, c3] = client.0;
         let [s0, s1, s2, s3] = server.0;
         let inside = (c0 == s0 && c1 == s1 && c2 == s2 && c3 == s3)
-            || crate::addr::is_loopback(client.0)
+            || crate::addr::is_inside(client.0)
             || crate::addr::is_loopback(server.0);
         Self {
             netns: if inside { netns } else { 0 },

@@ -29,8 +29,8 @@ abi! {
         pub v6: [u32; 4],
         /// Its first IPv4 address, network byte order; 0: it has none.
         pub v4_be: u32,
-        /// Explicit padding; always zero.
-        pub pad: u32,
+        /// The network device that has both addresses. 0: there is none, or it is not known yet.
+        pub device: u32,
     }
 }
 
@@ -75,7 +75,14 @@ impl Source {
     /// An entry of which only the flags are known.
     #[inline]
     pub const fn new(flags: u32) -> Self {
-        Self { workload: 0, namespace: 0, flags, made: 0, v6: [0; 4], v4_be: 0, pad: 0 }
+        Self { workload: 0, namespace: 0, flags, made: 0, v6: [0; 4], v4_be: 0, device: 0 }
+    }
+
+    /// Whether the network device `device` has the workload's address of a family.
+    #[inline(always)]
+    pub const fn is_at(&self, device: u32, v4: bool) -> bool {
+        let has = if v4 { self.v4_be != 0 } else { !addr::is_unspecified(self.v6) };
+        has && self.device == device
     }
 
     /// The address that an application of the workload is told to be its own, where its socket, which
@@ -140,6 +147,15 @@ mod tests {
         check((POD, POD6), LOOPBACK6, Some(POD6));
         check((0, POD6), LOOPBACK, None);
         check((POD, [0; 4]), LOOPBACK6, None);
+    }
+
+    #[test]
+    fn a_device_that_has_not_the_addresses_has_none() {
+        let source = Source { v6: POD6, v4_be: POD, device: 2, ..Source::new(0) };
+        assert!(source.is_at(2, true) && source.is_at(2, false));
+        assert!(!source.is_at(3, true) && !source.is_at(3, false));
+        assert!(!Source { v4_be: 0, ..source }.is_at(2, true));
+        assert!(!Source { v6: [0; 4], ..source }.is_at(2, false));
     }
 
     #[test]

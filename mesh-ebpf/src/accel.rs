@@ -11,8 +11,8 @@ use aya_ebpf::bindings::{
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_getsockopt, bpf_msg_redirect_hash,
-    bpf_setsockopt, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
-    bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
+    bpf_setsockopt, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_sock_hash_update,
+    bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{BtfTracePointContext, SkMsgContext, SockOpsContext, SockoptContext};
 use mesh_common::accel::{
@@ -52,16 +52,12 @@ const ZEROCOPY: i32 = 60;
 /// `TCP_ULP`: encryption by the kernel.
 const UPPER_LAYER: i32 = 31;
 
-/// Set by the agent: the kernel has `bpf_skc_to_mptcp_sock` (Linux 5.19).
-#[unsafe(no_mangle)]
-static KNOWS_MPTCP: u8 = 1;
-
 /// A connection to the workload `destination` that both ends want accelerated is established on its
 /// opening side.
 #[inline(always)]
 pub(crate) fn opened(context: &SockOpsContext, destination: u64) {
     let sk = ctx::ops_sk(context);
-    if sk.is_null() || !is_on() || is_multipath(sk) || ctx::has_sent(context) {
+    if sk.is_null() || !is_on() || !ctx::multipath(sk).is_null() || ctx::has_sent(context) {
         return;
     }
     let (sends, receives) = directions(context);
@@ -99,7 +95,7 @@ pub(crate) fn accepted(context: &SockOpsContext) {
         }
     }
     // Bytes that came with the SYN were not counted.
-    if is_multipath(sk) || ctx::bytes_received(context) != 0 {
+    if !ctx::multipath(sk).is_null() || ctx::bytes_received(context) != 0 {
         return;
     }
     if enter(context, sk, Fast::new(tally.id, receives, sends)) {
@@ -409,17 +405,6 @@ fn tally(key: &FlowKey, id: u64) -> Option<*mut Tally> {
 #[inline(always)]
 fn is_on() -> bool {
     SWITCH.get(0).is_some_and(|on| *on != 0)
-}
-
-/// Whether the socket is a path of a multipath connection, whose bytes do not go by `sk_msg`.
-#[inline(always)]
-fn is_multipath(sk: *mut bpf_sock) -> bool {
-    // SAFETY: a static of this object. Volatile, because the agent changes it before it is loaded.
-    if unsafe { read_volatile(addr_of!(KNOWS_MPTCP)) } == 0 {
-        return false;
-    }
-    // SAFETY: the socket of the hook's own context.
-    !unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null()
 }
 
 #[inline(always)]

@@ -2,11 +2,17 @@
 
 use core::ptr::addr_of;
 
-use aya_ebpf::Global;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release,
+use aya_ebpf::bindings::{
+    BPF_F_CURRENT_NETNS, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as TupleV6,
 };
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_lookup_tcp,
+    bpf_sk_release,
+};
+use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{EbpfContext as _, Global};
 use mesh_common::HEARTBEAT_LIMIT_NS;
+use mesh_common::addr::Addr;
 use mesh_common::maps::{ListenerKey, ODD, OUTBOUND};
 
 use crate::maps::{HEARTBEAT, LISTENERS};
@@ -63,6 +69,28 @@ pub(crate) fn answers(netns: u64, v4: bool) -> bool {
 #[inline(always)]
 fn listens(netns: u64, family: u16) -> bool {
     has(netns, OUTBOUND, family) || has(netns, OUTBOUND | ODD, family)
+}
+
+/// The length of [`TupleV6`], by which the helper knows the family.
+const TUPLE_BYTES: u32 = 36;
+
+/// The namespace of the hook's own socket.
+const CURRENT_NETNS: u64 = (BPF_F_CURRENT_NETNS as i64).cast_unsigned();
+
+/// Whether somebody listens at an IPv6 address and port of the socket's namespace.
+#[inline(always)]
+pub(crate) fn is_taken(context: &SockAddrContext, (addr, port_be): (Addr, u16)) -> bool {
+    let mut tuple = TupleV6 { saddr: addr, daddr: addr, sport: 0, dport: port_be };
+    // SAFETY: the hook's own context, and the addresses and ports of a connection by IPv6.
+    let found = unsafe {
+        bpf_sk_lookup_tcp(context.as_ptr(), (&raw mut tuple).cast(), TUPLE_BYTES, CURRENT_NETNS, 0)
+    };
+    if found.is_null() {
+        return false;
+    }
+    // SAFETY: a socket that was found is given back.
+    let _zero = unsafe { bpf_sk_release(found.cast()) };
+    true
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use aya_log_ebpf::debug;
 use mesh_common::addr::{self, Addr};
 use mesh_common::connect::{Action, Caller, Decision, decide, may_go_past};
 use mesh_common::destination::{DestinationKey, TCP};
+use mesh_common::listener;
 use mesh_common::record::{self, AGENT, CAN_ACCELERATE, Record};
 use mesh_common::source::{Source, SourceKey, WAITING};
 use mesh_common::workload::{ACCELERATE, FAIL_CLOSED};
@@ -22,9 +23,8 @@ const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 /// `ECONNREFUSED`, as a helper takes it.
 const REFUSED: i32 = -111;
-/// `127.0.0.1`, network byte order.
-/// `::1`.
-const LOOPBACK_V6: Addr = [0, 0, 0, 1_u32.to_be()];
+/// The loopback device of every network namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
+const LOOPBACK_DEVICE: u32 = 1;
 
 /// What `redirect` found.
 enum Outcome {
@@ -152,10 +152,13 @@ fn go(context: &SockAddrContext, ask: &Ask, decision: &Decision, role: u32) -> O
     let mut role = role;
     let needs_agent = role == record::REDIRECTED || source.flags & FAIL_CLOSED != 0;
     let serves = source.flags & WAITING == 0;
-    if needs_agent && !(serves && agent::answers(ask.caller.netns, ask.v4)) {
+    let answers = serves && agent::answers(ask.caller.netns, ask.v4);
+    let is_reached = role != record::REDIRECTED || reaches(context, ask);
+    if needs_agent && !(answers && is_reached) {
         if !may_go_past(source, ask.to.0, decision) {
+            let kind = if is_reached { event::FAILED_CLOSED } else { event::DEVICE };
             count(stats::FAILED_CLOSED);
-            events::refused(event::FAILED_CLOSED, source, ask.to, decision);
+            events::refused(kind, source, ask.to, decision);
             return Outcome::Deny;
         }
         count(stats::FAILED_OPEN);
@@ -184,18 +187,47 @@ fn go(context: &SockAddrContext, ask: &Ask, decision: &Decision, role: u32) -> O
     if role == record::REDIRECTED {
         debug!(context, "to the agent: netns {} port {}", ask.caller.netns, u16::from_be(ask.to.1));
         count(stats::PROXY);
-        let to = if ask.v4 {
-            addr::from_v4_be(addr::listener_v4(ask.to.0, ask.to.1))
-        } else {
-            LOOPBACK_V6
-        };
-        return Outcome::To(to, OUTBOUND_PORT.to_be());
+        return listener(context, ask);
     }
     if role == record::DIRECT {
         debug!(context, "direct: netns {} port {}", ask.caller.netns, u16::from_be(ask.to.1));
         count(stats::DIRECT);
     }
     Outcome::To(decision.addr, decision.port_be)
+}
+
+/// Whether the socket is bound to a network device, which loopback is not reached from.
+#[inline(always)]
+fn is_bound(context: &SockAddrContext) -> bool {
+    let device = ctx::device(context);
+    device != 0 && device != LOOPBACK_DEVICE
+}
+
+/// Whether the socket reaches the agent: if it is bound to a device, by an address of that.
+#[inline(always)]
+fn reaches(context: &SockAddrContext, ask: &Ask) -> bool {
+    let source = &ask.caller.source;
+    // A socket of this very port would be connected with itself.
+    let is_itself = ctx::source_port(context) == u32::from(OUTBOUND_PORT);
+    !is_bound(context) || (source.is_at(ctx::device(context), ask.v4) && !is_itself)
+}
+
+/// Where the socket, which [`reaches`] it, finds the agent.
+#[inline(always)]
+fn listener(context: &SockAddrContext, ask: &Ask) -> Outcome {
+    let source = &ask.caller.source;
+    if is_bound(context) {
+        let own = if ask.v4 { addr::from_v4_be(source.v4_be) } else { source.v6 };
+        return Outcome::To(own, OUTBOUND_PORT.to_be());
+    }
+    if ask.v4 {
+        return Outcome::To(listener::v4(ask.to), OUTBOUND_PORT.to_be());
+    }
+    let port = listener::v6_port(ask.to);
+    // Where somebody listens, a connection whose record got lost would be theirs.
+    let is_free = ctx::source_port(context) != u32::from(port)
+        && !agent::is_taken(context, (listener::V6, port.to_be()));
+    Outcome::To(listener::V6, if is_free { port } else { OUTBOUND_PORT }.to_be())
 }
 
 /// Whether the bytes of a connection may take the shorter way: both ends ask for it, of which the

@@ -7,7 +7,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock};
 use aya_ebpf::btf_maps::SockHash;
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set,
+    bpf_get_netns_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock, bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{
     SkLookupContext, SkMsgContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
@@ -85,6 +85,20 @@ pub(crate) fn set_v6(ctx: &SockAddrContext, addr: Addr, port_be: u16) {
     set_field!(ctx.sock_addr, u32::from(port_be), user_port);
 }
 
+/// The network device that the socket is bound to (`SO_BINDTODEVICE`); 0: any.
+#[inline(always)]
+pub(crate) fn device(ctx: &SockAddrContext) -> u32 {
+    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
+    field!(sk, bound_dev_if)
+}
+
+/// The port that the socket is bound to, host byte order; 0: none yet.
+#[inline(always)]
+pub(crate) fn source_port(ctx: &SockAddrContext) -> u32 {
+    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
+    field!(sk, src_port)
+}
+
 /// The cookie of the socket's network namespace.
 #[inline(always)]
 pub(crate) fn netns(ctx: &SockAddrContext) -> u64 {
@@ -113,24 +127,61 @@ pub(crate) fn role(ctx: &SockAddrContext) -> u32 {
 /// Remembers `record` of the socket. False: the kernel has no memory for it.
 #[inline(always)]
 pub(crate) fn remember(ctx: &SockAddrContext, record: &mut Record) -> bool {
-    let wanted = *record;
     // SAFETY: the helper takes the socket of the hook's own context, and copies the value.
-    let kept = unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(record)) };
+    let kept = unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut *record)) };
     if kept.is_null() {
         return false;
     }
     // SAFETY: not null, and the storage lives as long as the socket. What an earlier connect() on
     // the same socket left is replaced.
     unsafe {
-        *kept = wanted;
+        *kept = *record;
+    }
+    // The application of a connection by MPTCP has another socket, which it asks for addresses.
+    let whole = multipath(field!(ctx.sock_addr, __bindgen_anon_1.sk));
+    if !whole.is_null() {
+        // SAFETY: a socket, checked above; the helper copies the value.
+        let kept = unsafe {
+            bpf_sk_storage_get(
+                addr_of!(SOCKETS).cast_mut().cast(),
+                whole,
+                core::ptr::from_mut(record).cast(),
+                BPF_SK_STORAGE_GET_F_CREATE.into(),
+            )
+        };
+        let kept: *mut Record = kept.cast();
+        // SAFETY: null, or the storage of the socket. Without memory it has its addresses.
+        if let Some(kept) = unsafe { kept.as_mut() } {
+            *kept = *record;
+        }
     }
     true
+}
+
+/// Set by the agent: the kernel has `bpf_skc_to_mptcp_sock` (Linux 5.19).
+#[unsafe(no_mangle)]
+static KNOWS_MPTCP: u8 = 1;
+
+/// The socket of an application whose connection by MPTCP `sk` is a part of; null: it is none.
+#[inline(always)]
+pub(crate) fn multipath(sk: *mut bpf_sock) -> *mut c_void {
+    // SAFETY: a static of this object. Volatile, because the agent changes it before it is loaded.
+    if unsafe { read_volatile(addr_of!(KNOWS_MPTCP)) } == 0 {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: the socket of the hook's own context.
+    unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.cast()
 }
 
 /// Forgets what is remembered of the socket.
 #[inline(always)]
 pub(crate) fn forget(ctx: &SockAddrContext) {
     let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
+    let whole = multipath(sk);
+    if !whole.is_null() {
+        // SAFETY: a socket, checked above. That there is nothing to delete is no error.
+        let _nothing_there: Result<(), i32> = unsafe { SOCKETS.delete(whole.cast()) };
+    }
     // SAFETY: the socket of the hook's own context. That there is nothing to delete is no error.
     let _nothing_there: Result<(), i32> = unsafe { SOCKETS.delete(sk) };
 }

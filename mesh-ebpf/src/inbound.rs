@@ -7,15 +7,16 @@ use aya_ebpf::programs::SkLookupContext;
 use mesh_common::addr::is_loopback;
 use mesh_common::arrival::{Own, thread_of, without_entry};
 use mesh_common::destination::TCP;
+use mesh_common::listener;
 use mesh_common::maps::{ListenerKey, ODD, OUTBOUND, PLAINTEXT, TUNNELS};
-use mesh_common::record::{AGENT, FlowKey};
+use mesh_common::record::{AGENT, ConnKey, FlowKey};
 use mesh_common::source::SourceKey;
 use mesh_common::workload::{CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey};
-use mesh_common::{HBONE_PORT, OUTBOUND_PORT, stats};
+use mesh_common::{HBONE_PORT, stats};
 
 use crate::agent;
 use crate::ctx::{self, End};
-use crate::maps::{FLOWS, INBOUND, LISTENERS, OWN, SOURCES, count};
+use crate::maps::{FLOWS, INBOUND, LISTENERS, ORIGINS, OWN, SOURCES, count};
 
 /// `SK_PASS`: the usual look-up goes on, or the assigned socket is taken.
 const PASS: u32 = 1;
@@ -32,7 +33,7 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     let (netns, shared) = (own.netns, own.is_shared != 0);
     // Without a listener of the agent there is nothing to reach: whoever else listens at its ports is
     // not the agent.
-    if local.port_be == OUTBOUND_PORT.to_be() && is_loopback(local.addr) {
+    if is_agents(netns, local, remote) {
         return if assign(context, own, OUTBOUND, thread(own, remote)) { PASS } else { DROP };
     }
     if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {
@@ -55,6 +56,22 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     }
     count(stats::REFUSED);
     DROP
+}
+
+/// Whether it is a connection that `connect()` has sent to the agent. At the agent's own port of loopback
+/// all are, and those without a record are refused there.
+#[inline(always)]
+fn is_agents(netns: u64, local: End, remote: End) -> bool {
+    let to = (local.addr, local.port_be);
+    if listener::is_only(to) {
+        return true;
+    }
+    if !listener::may_be((remote.addr, local.addr, local.port_be)) {
+        return false;
+    }
+    let key = ConnKey::new(netns, (remote.addr, remote.port_be), to);
+    // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
+    unsafe { ORIGINS.get(key) }.is_some()
 }
 
 /// What holds for a port of this namespace.

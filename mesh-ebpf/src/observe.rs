@@ -7,12 +7,13 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::programs::{SockContext, SockOpsContext};
 use mesh_common::connect::Caller;
-use mesh_common::coverage::{CoverKey, MPTCP, RAW, TO_ELSEWHERE, inbound, outbound};
-use mesh_common::record::{AGENT, DIRECT, FlowKey};
+use mesh_common::coverage::{CoverKey, MPTCP, RAW, TO_AGENT, TO_ELSEWHERE, inbound, outbound};
+use mesh_common::listener;
+use mesh_common::record::{AGENT, ConnKey, DIRECT, FlowKey, REDIRECTED};
 
 use crate::ctx;
 use crate::lookup::Kernel;
-use crate::maps::{COVERAGE, FLOWS};
+use crate::maps::{COVERAGE, FLOWS, ORIGINS};
 use crate::owner::{Owner, by_cgroup, owner};
 
 /// `SOCK_RAW`.
@@ -34,7 +35,15 @@ pub(crate) fn connection(context: &SockOpsContext) {
             let (local, remote) = (ctx::local(context), ctx::remote(context));
             let netns = ctx::ops_netns(context);
             let to = (local.addr, local.port_be);
-            let key = FlowKey::new(netns, (remote.addr, remote.port_be), to);
+            let from = (remote.addr, remote.port_be);
+            if listener::may_be((from.0, to.0, to.1)) {
+                // SAFETY: as below.
+                let record = unsafe { ORIGINS.get(ConnKey::new(netns, from, to)) };
+                if record.is_some() {
+                    return;
+                }
+            }
+            let key = FlowKey::new(netns, from, to);
             // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
             let known = unsafe { FLOWS.get(key) };
             let is_authorized = known.is_some_and(|record| record.role == DIRECT);
@@ -60,7 +69,15 @@ fn opening(context: &SockOpsContext) {
             let remote = ctx::remote(context);
             let caller = Caller { netns, source, shares };
             let to = (remote.addr, remote.port_be);
-            (source, outbound(&caller, to, role == DIRECT, &Kernel))
+            let local = ctx::local(context).addr;
+            // Not to loopback's port of the agent, by which all others are known.
+            let is_sent = role == REDIRECTED && listener::may_be((local, to.0, to.1));
+            let how = if is_sent {
+                Some(TO_AGENT)
+            } else {
+                outbound(&caller, to, role == DIRECT, &Kernel)
+            };
+            (source, how)
         }
         Owner::Node => return,
         // A unit's process that has gone to another namespace.

@@ -8,10 +8,10 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
 };
 use aya_ebpf::programs::{BtfTracePointContext, SockOpsContext};
-use mesh_common::OUTBOUND_PORT;
-use mesh_common::addr::is_loopback;
+use mesh_common::addr::is_inside;
 use mesh_common::event::{ACCELERATED, RESET_BY_CLIENT};
 use mesh_common::flow::{self, Bytes};
+use mesh_common::listener;
 use mesh_common::record::{
     ACCEPTED, AGENT, CAN_ACCELERATE, ConnKey, DIRECT, FlowKey, ITSELF, PROBE, REDIRECTED, Record,
     WAS_RESET,
@@ -39,8 +39,8 @@ pub(crate) fn run(context: &SockOpsContext) {
 #[inline(always)]
 fn opening(context: &SockOpsContext) {
     let (local, remote) = (ctx::local(context), ctx::remote(context));
-    let to_listener = remote.port_be == OUTBOUND_PORT.to_be() && is_loopback(remote.addr);
-    let to_itself = local.addr == remote.addr || is_loopback(local.addr);
+    let to_listener = listener::may_be((local.addr, remote.addr, remote.port_be));
+    let to_itself = local.addr == remote.addr || is_inside(local.addr);
     let record = ctx::ops_record(context);
     let role = record.as_ref().map_or(0, |record| record.role);
     let is_known =
@@ -59,7 +59,8 @@ fn opening(context: &SockOpsContext) {
         }
         let _done = FLOWS.insert(flow(context, local, remote), *record, 0);
     } else if to_listener {
-        let key = ConnKey::new(ctx::ops_netns(context), (local.addr, local.port_be), remote.addr);
+        let to = (remote.addr, remote.port_be);
+        let key = ConnKey::new(ctx::ops_netns(context), (local.addr, local.port_be), to);
         let _done = match ctx::ops_record(context) {
             Some(record) if role == REDIRECTED => ORIGINS.insert(key, *record, 0),
             _ => ORIGINS.remove(key),
@@ -86,8 +87,8 @@ fn opened(context: &SockOpsContext) {
 fn accepted(context: &SockOpsContext) {
     accel::accepted(context);
     let (local, remote) = (ctx::local(context), ctx::remote(context));
-    // The agent's last hop is from a loopback address, or the workload's own, to that.
-    if local.addr != remote.addr && !is_loopback(remote.addr) {
+    // The agent's last hop is from an address of the namespace.
+    if local.addr != remote.addr && !is_inside(remote.addr) {
         return;
     }
     let key = flow(context, remote, local);

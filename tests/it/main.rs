@@ -37,6 +37,8 @@ mod routes;
 #[cfg(test)]
 mod security;
 #[cfg(test)]
+mod sockets;
+#[cfg(test)]
 mod strays;
 #[cfg(test)]
 mod telemetry;

@@ -1,6 +1,7 @@
 //! Local ports: as many as without the mesh, in both directions.
 
 use mesh_tests::apps::{Client, Server};
+use mesh_tests::fixture::{World, service6};
 use mesh_tests::mesh::Service;
 use mesh_tests::pair::{ECHO, PORT, Pair};
 use mesh_tests::pod::Pod;
@@ -51,6 +52,38 @@ fn destinations_of_an_application_do_not_share_its_ports() {
     for to in destinations {
         let client = Client::to(to).echo("hello").times(EACH, EACH);
         let (held, opened) = client.hold(&pair.client).unwrap();
+        assert_eq!((opened.connections, opened.failed), (EACH, 0), "{to}: {:?}", opened.errors);
+        all.push(held);
+    }
+    for held in all {
+        assert_eq!(held.stop().unwrap().failed, 0);
+    }
+}
+
+#[test]
+fn clients_of_an_application_do_not_share_the_ports_of_its_pod_by_ipv6() {
+    let world = World::start(1).unwrap();
+    let _servers = world.serve().unwrap();
+    few_ports(world.v1());
+    let to = service6(0);
+    let short = Client::to(to).echo("hello").times(MANY, 4).run(world.client()).unwrap().totals;
+    assert_eq!((short.failed, short.errors.into_keys().next()), (0, None));
+    let (held, opened) =
+        Client::to(to).echo("hello").times(MANY, MANY).hold(world.client()).unwrap();
+    assert_eq!((opened.connections, opened.failed), (MANY, 0), "{:?}", opened.errors);
+    assert_eq!(held.stop().unwrap().failed, 0);
+}
+
+#[test]
+fn destinations_of_an_application_do_not_share_its_ports_by_ipv6() {
+    let world = World::start(1).unwrap();
+    let v1 = world.v1();
+    let _servers = [8080, 8081].map(|port| Server::echo(v1, port, "v1").unwrap());
+    few_ports(world.client());
+    let mut all = Vec::new();
+    for to in [service6(0), service6(1), v1.at6(8080), v1.at6(8081)] {
+        let client = Client::to(to).echo("hello").times(EACH, EACH);
+        let (held, opened) = client.hold(world.client()).unwrap();
         assert_eq!((opened.connections, opened.failed), (EACH, 0), "{to}: {:?}", opened.errors);
         all.push(held);
     }

@@ -17,8 +17,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::app;
 use crate::datapath::load;
 use crate::datapath::lock::NodeLock;
+use crate::proxy::inbound::sources;
 use crate::settings::args::AuthorityArgs;
 use crate::settings::{self, RunArgs, Settings, VERSION, defaults};
+use crate::sys::route;
 
 const START: &str = "\
 A mesh on one machine, from nothing:
@@ -177,6 +179,10 @@ fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
         Err(error) => return Err(error).context("locking the node's folder"),
     };
     let removed = load::uninstall(&args.bpffs, &node).context("removing the pins")?;
+    // Of the node's own namespace; those of pods are gone with their workloads. Without IPv6 there is none.
+    if removed && let Err(error) = route::remove_local(sources::inside(), sources::INSIDE_BITS) {
+        tracing::debug!(%error, "there is no route of the agent to remove");
+    }
     let done = if removed { "removed" } else { "nothing is there" };
     let folder = load::node_folder(&args.bpffs, &node);
     let mut out = io::stdout();

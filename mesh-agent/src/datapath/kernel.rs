@@ -147,7 +147,8 @@ impl Kernel {
         to: SocketAddr,
     ) -> io::Result<Option<Record>> {
         let client = (from_ip(client.ip()), client.port().to_be());
-        self.origins.take(&ConnKey::new(netns, client, from_ip(to.ip())))
+        let to = (from_ip(to.ip()), to.port().to_be());
+        self.origins.take(&ConnKey::new(netns, client, to))
     }
 
     /// Marks a socket as the agent's own before it connects: it is never captured. If the

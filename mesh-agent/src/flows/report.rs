@@ -124,6 +124,7 @@ pub fn report(event: &Event, mesh: &Snapshot, names: &Names, now: SystemTime) ->
         | event::NOBODY
         | event::FAILED_CLOSED
         | event::FAILED_OPEN
+        | event::DEVICE
         | event::OUTSIDE
         | event::OUTSIDE_DENIED => Report::Only(Box::new(end(Reporter::Source))),
         _ => return None,
@@ -310,6 +311,12 @@ impl<'a> Known<'a> {
                 Some(Failure::because(Kind::Egress, Side::Mesh, Retry::Never, cause))
             }
             event::NOBODY => Some(self.split.map_or_else(no_endpoint, nobody)),
+            event::DEVICE => {
+                let cause = "its socket is bound to a network device (`SO_BINDTODEVICE`) that does not \
+                             have the workload's addresses, so that it does not reach the agent: \
+                             bind it to the one that has, or to none";
+                Some(Failure::because(Kind::NoAgent, Side::Mesh, Retry::Never, cause))
+            }
             event::FAILED_CLOSED => Some(Failure::new(Kind::NoAgent, Side::Mesh, Retry::Safe)),
             _ => None,
         }
@@ -516,6 +523,8 @@ mod tests {
         let mesh = mesh();
         let closed = only(&refused(event::FAILED_CLOSED), &mesh);
         assert_eq!((closed.failure.unwrap().kind, closed.path), (Kind::NoAgent, Path::Direct));
+        let unreached = only(&refused(event::DEVICE), &mesh).failure.unwrap();
+        assert_eq!((unreached.kind, unreached.retry), (Kind::NoAgent, Retry::Never));
         let to_echo = event(event::FAILED_OPEN);
         let past = Event {
             server: to_echo.server,
@@ -542,7 +551,7 @@ mod tests {
             assert_eq!(name(&end.parties.destination), (None, None));
             assert_eq!(end.judged, Some(Judged { allowed: true, policy: None }));
         }
-        for kind in [0, 9, u32::MAX] {
+        for kind in [0, 10, u32::MAX] {
             assert!(told(&event(kind), &mesh()).is_none());
         }
     }

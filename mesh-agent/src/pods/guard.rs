@@ -174,6 +174,6 @@ impl Pods {
 impl Located {
     fn enrolled(&self, name: &ResourceName) -> Enrolled {
         let (source, netns) = (self.source, self.cookie);
-        Enrolled { name: name.clone(), source, netns, ready: false }
+        Enrolled { name: name.clone(), source, netns, ready: false, device: 0 }
     }
 }

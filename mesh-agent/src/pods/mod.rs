@@ -5,6 +5,7 @@
 
 pub mod changes;
 pub mod claims;
+mod device;
 pub mod finder;
 mod guard;
 pub mod listeners;

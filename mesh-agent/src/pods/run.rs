@@ -253,6 +253,11 @@ impl Pods {
                 pod.realm.listening.stop();
             }
             let cut = pod.local.scope.drain(Duration::ZERO).await;
+            if pod.realm.netns().is_some()
+                && let Err(error) = pod.realm.tidy()
+            {
+                tracing::debug!(workload = %pod.workload.name, %error, "a route stays behind");
+            }
             tracing::info!(workload = %pod.workload.name, connections_cut = cut, "released");
         }
     }
@@ -271,6 +276,7 @@ impl Pods {
             if !Arc::ptr_eq(&pod.workload, workload) && *pod.workload != **workload {
                 pod.refresh(workload);
             }
+            pod.find_device();
             return;
         }
         let Some(guarded) = guarded else { return };
@@ -311,7 +317,9 @@ impl Pods {
             realm.set_locals(vec![Arc::clone(&local)]);
             self.listen(&realm)?;
         }
-        Ok(Pod { workload: Arc::clone(workload), found, local, realm })
+        let mut pod = Pod { workload: Arc::clone(workload), found, local, realm, device: 0 };
+        pod.find_device();
+        Ok(pod)
     }
 
     fn realm(&self, netns: Option<Arc<Netns>>, name: &'static str) -> io::Result<Arc<Realm>> {
@@ -416,6 +424,7 @@ impl Pods {
             source: pod.local.source,
             netns: pod.realm.cookie,
             ready: true,
+            device: pod.device,
         });
         let found = ready.chain(set.waiting.values().cloned()).collect::<Places>();
         let enrolled = found.awaiting(set.awaited.clone()).of(revision, is_last);

@@ -21,6 +21,8 @@ pub(super) struct Pod {
     pub(super) found: Spot,
     pub(super) local: Arc<Local>,
     pub(super) realm: Arc<Realm>,
+    /// The network device that has its addresses; 0: none has, or it is not known yet.
+    pub(super) device: u32,
 }
 
 /// The task's own state.
@@ -52,6 +54,7 @@ impl Pod {
     /// Takes over what changed of the workload without touching its connections.
     pub(super) fn refresh(&mut self, workload: &Arc<Workload>) {
         self.workload = Arc::clone(workload);
+        self.device = 0;
         self.local = Arc::new(self.local.changed(Arc::clone(workload)));
         if matches!(self.found, Spot::Netns { .. }) {
             self.realm.set_locals(vec![Arc::clone(&self.local)]);
@@ -105,7 +108,8 @@ impl Set {
             let next = wanted.keys().find(|name| self.spots.get(**name) == Some(&pod.found));
             let Some(name) = next.map(|name| (*name).clone()) else { continue };
             let (source, netns) = (pod.local.source, pod.realm.cookie);
-            self.waiting.insert(name.clone(), Enrolled { name, source, netns, ready: false });
+            self.waiting
+                .insert(name.clone(), Enrolled { name, source, netns, ready: false, device: 0 });
         }
     }
 

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use mesh_common::record::Record;
 use mesh_common::source::SourceKey;
-use tokio::net::TcpSocket;
+use socket2::Socket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::bounds::{Account, Kept};
@@ -27,10 +28,13 @@ use crate::proxy::breaker::Breaker;
 use crate::proxy::http;
 use crate::proxy::http::plain::wires::Wires;
 use crate::proxy::inbound::admission::Admission;
+use crate::proxy::inbound::sources::{self, Source, Sources};
 use crate::proxy::listening::Listening;
 use crate::proxy::spread::Spread;
 use crate::sys::netns::Netns;
-use crate::sys::socket::{self, Peer};
+use crate::sys::route;
+use crate::sys::socket::{self, Peer, PeerTimeout};
+use crate::task::clock;
 use crate::task::scope::Scope;
 use crate::tunnels;
 use crate::tunnels::pool::{Key, Pool, Quotas};
@@ -80,6 +84,8 @@ pub struct Realm {
     /// Whose turn it is to judge its connection again, when the mesh has changed: all of them at once
     /// would hold up others on their data threads.
     pub judging: Semaphore,
+    /// The addresses that its applications are connected to from.
+    sources: Sources,
     /// `None`: the agent's own namespace.
     netns: Option<Arc<Netns>>,
     locals: ArcSwap<Vec<Arc<Local>>>,
@@ -185,6 +191,7 @@ impl Realm {
             wires: context.runtimes.all().iter().map(|_| Wires::default()).collect(),
             copies: Arc::default(),
             judging: Semaphore::new(1),
+            sources: Sources::default(),
             spread: Spread::over(context.runtimes.all().len()),
             scope: scope.clone(),
             netns,
@@ -262,21 +269,72 @@ impl Realm {
     }
 
     /// A non-blocking socket in this namespace, marked as the agent's own: it is never captured.
-    /// An application of this namespace that accepts its connection sees what `shown` says.
     ///
     /// # Errors
     ///
     /// No descriptor or kernel memory is left, or the namespace cannot be entered.
-    pub fn socket(
+    pub fn socket(&self, context: &Context, to: SocketAddr) -> io::Result<TcpSocket> {
+        let timeout = context.options.peer_timeout;
+        let socket = self.enter(|| socket::tcp(to.ip(), Peer::Remote, timeout))?;
+        context.kernel.mark_agent(&socket, None)?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    /// Connects to an application of this namespace, which sees what `shown` says.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor, kernel memory or local port is left, the namespace cannot be entered, or the
+    /// application does not take the connection.
+    pub async fn connect_inside(
         &self,
         context: &Context,
         to: SocketAddr,
-        shown: Option<Shown>,
-    ) -> io::Result<TcpSocket> {
-        let peer = if shown.is_some() { Peer::Local } else { Peer::Remote };
-        let socket = self.enter(|| socket::tcp(to.ip(), peer, context.options.peer_timeout))?;
-        context.kernel.mark_agent(&socket, shown)?;
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        shown: Shown,
+    ) -> io::Result<TcpStream> {
+        let now = clock::monotonic();
+        let mut kind = self.sources.first(to, now);
+        loop {
+            let socket = self.enter(|| self.bound(to, kind, context.options.peer_timeout))?;
+            context.kernel.mark_agent(&socket, Some(shown))?;
+            let socket = TcpSocket::from_std_stream(socket.into());
+            let error = match socket.connect(to).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            };
+            let Some(next) = kind.next(to.ip(), &error) else { return Err(error) };
+            self.sources.note_full(kind, to, now);
+            kind = next;
+        }
+    }
+
+    /// A socket for a connection to an application, from an address of `kind`. The calling thread is in this
+    /// namespace.
+    fn bound(&self, to: SocketAddr, kind: Source, timeout: PeerTimeout) -> io::Result<Socket> {
+        let socket = socket::tcp(to.ip(), Peer::Local, timeout)?;
+        if kind == Source::Inside {
+            // Each time: without the route answers would be sent elsewhere.
+            route::add_local(sources::inside(), sources::INSIDE_BITS)?;
+            self.sources.note_inside();
+            // An address of a network that is local is no address of a device.
+            socket.set_freebind_v6(true)?;
+        }
+        if let Some(from) = kind.address(to.ip()) {
+            socket::bind_address(&socket, from)?;
+        }
+        Ok(socket)
+    }
+
+    /// Removes what connections to its applications have left in the namespace.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered, or the kernel refused.
+    pub fn tidy(&self) -> io::Result<()> {
+        if !self.sources.take_inside() {
+            return Ok(());
+        }
+        self.enter(|| route::remove_local(sources::inside(), sources::INSIDE_BITS))
     }
 
     /// Runs `f` with the calling thread in this namespace.

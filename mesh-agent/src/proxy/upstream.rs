@@ -257,7 +257,7 @@ async fn plain(
 ) -> Result<(TcpStream, Held), tunnels::Error> {
     let held = places::take(from.local, Use::Outbound, None)
         .map_err(|refused| tunnels::Error::Connect(io::Error::other(refused.limit)))?;
-    let socket = from.realm.socket(context, to, None).map_err(tunnels::Error::Connect)?;
+    let socket = from.realm.socket(context, to).map_err(tunnels::Error::Connect)?;
     match timeout(context.options.connect_timeout, socket.connect(to)).await {
         Ok(connected) => Ok((connected.map_err(tunnels::Error::Connect)?, held)),
         Err(_elapsed) => Err(tunnels::Error::Timeout),

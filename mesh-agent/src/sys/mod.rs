@@ -15,6 +15,7 @@ pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod readable;
+pub mod route;
 pub mod socket;
 pub mod stacks;
 pub mod strays;

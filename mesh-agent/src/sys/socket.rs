@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
@@ -129,24 +129,20 @@ pub fn tcp(addr: IpAddr, peer: Peer, timeout: PeerTimeout) -> io::Result<Socket>
         Peer::Remote => watch_peer(&socket, timeout)?,
         Peer::Local => {
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(timeout.idle()))?;
-            if addr.is_ipv4() {
-                let from = SocketAddr::new(source().into(), 0);
-                // The port is chosen when it connects: it is free for another destination too.
-                setsockopt(&socket, IpBindAddressNoPort, &true)?;
-                socket.bind(&from.into())?;
-            }
         }
     }
     Ok(socket)
 }
 
-/// An address from which an application of this host is connected to: any of `127.64.0.0/10`, so that all
-/// its clients together have more than the ports of one address, and those that wait for their time to be
-/// over (`TIME_WAIT`) are used again after a second (`net.ipv4.tcp_tw_reuse`, for loopback addresses).
-fn source() -> Ipv4Addr {
-    const NET: u32 = 0x7f40_0000;
-    const HOSTS: u32 = 0x003f_ffff;
-    Ipv4Addr::from_bits(NET | rand::random::<u32>() & HOSTS)
+/// Binds a socket to a local address, and to no port: that is chosen when it connects, and may be in use for
+/// another destination.
+///
+/// # Errors
+///
+/// The address is not of this namespace (`EADDRNOTAVAIL`).
+pub fn bind_address(socket: &Socket, from: IpAddr) -> io::Result<()> {
+    setsockopt(socket, IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(from, 0).into())
 }
 
 /// Makes the connection of a socket fail when its peer is gone; of a listener, the connections that it

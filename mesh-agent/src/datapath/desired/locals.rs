@@ -59,7 +59,7 @@ pub(super) fn missing(mesh: &Snapshot, places: &Places, node: u64) -> Vec<Enroll
     }
     // No cgroup has this id.
     let source = SourceKey::cgroup(0);
-    let enrolled = |name| Enrolled { name, source, netns: node, ready: false };
+    let enrolled = |name| Enrolled { name, source, netns: node, ready: false, device: 0 };
     missing.into_iter().map(enrolled).collect()
 }
 
@@ -76,8 +76,13 @@ pub(super) fn places(
     let granted = awaited.iter().zip(granted).filter(|(_, granted)| *granted);
     let mut places = BTreeMap::new();
     for (Awaited { name, path }, _) in granted {
-        let enrolled =
-            [Enrolled { name: name.clone(), source: SourceKey::cgroup(0), netns: 0, ready: false }];
+        let enrolled = [Enrolled {
+            name: name.clone(),
+            source: SourceKey::cgroup(0),
+            netns: 0,
+            ready: false,
+            device: 0,
+        }];
         if let Some(local) = of(view, &enrolled).first() {
             places.entry(*path).or_insert_with(|| source(local));
         }

@@ -50,6 +50,8 @@ pub struct Enrolled {
     /// Its listeners and its certificate are there. Until then its connections have the agent
     /// neither way, and its failure mode says what happens to them.
     pub ready: bool,
+    /// The network device that has its first addresses. 0: none has all of them, or it is not known yet.
+    pub device: u32,
 }
 
 /// The workloads of this node that were found: one at each place. Of several at one place the first
@@ -213,7 +215,8 @@ fn source(local: &Local<'_>) -> Source {
     let first = |v4: bool| addresses.iter().find(|ip| ip.is_ipv4() == v4).map(|ip| from_ip(*ip));
     let v4_be = first(true).and_then(to_v4_be).unwrap_or_default();
     let v6 = first(false).unwrap_or_default();
-    Source { workload: id, namespace, v6, v4_be, ..Source::new(flags) }
+    let device = local.enrolled.device;
+    Source { workload: id, namespace, v6, v4_be, device, ..Source::new(flags) }
 }
 
 /// `WORKLOADS` of a workload.

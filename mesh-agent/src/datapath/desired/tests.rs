@@ -67,12 +67,12 @@ fn three() -> Snapshot {
 
 fn pod(name: &str, netns: u64) -> Enrolled {
     let source = SourceKey::netns(netns);
-    Enrolled { name: ResourceName::new("demo", name), source, netns, ready: true }
+    Enrolled { name: ResourceName::new("demo", name), source, netns, ready: true, device: 0 }
 }
 
 fn unit(name: &str, cgroup: u64) -> Enrolled {
     let source = SourceKey::cgroup(cgroup);
-    Enrolled { name: ResourceName::new("demo", name), source, netns: NODE, ready: true }
+    Enrolled { name: ResourceName::new("demo", name), source, netns: NODE, ready: true, device: 0 }
 }
 
 fn places(enrolled: &[Enrolled]) -> Places {
@@ -646,7 +646,8 @@ fn crowd(mesh: &mut Snapshot, namespace: &str, n: u64, n_ports: u16) -> Enrolled
     let policy = WorkloadPolicy { ports, ..WorkloadPolicy::default() };
     mesh.policies.insert(known.name.clone(), Arc::new(policy));
     let source = SourceKey::netns(1_000 + n);
-    let enrolled = Enrolled { name: known.name.clone(), source, netns: 1_000 + n, ready: true };
+    let enrolled =
+        Enrolled { name: known.name.clone(), source, netns: 1_000 + n, ready: true, device: 0 };
     let known = Arc::new(known);
     mesh.by_address.insert(known.addresses[0], vec![Arc::clone(&known)]);
     mesh.workloads.insert(known.name.clone(), known);

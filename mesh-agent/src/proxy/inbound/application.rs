@@ -236,9 +236,9 @@ impl Arrival {
         let held = places::take(&self.local, self.used(), Some(self.on_behalf_of()));
         let held = held.map_err(places::Refused::failure)?;
         let failed = |error| Failure::because(Kind::Connect, Side::Upstream, Retry::Safe, error);
-        let shown = Some(Shown { client: self.client, accelerate: self.accelerate });
-        let socket = self.realm.socket(context, self.to, shown).map_err(failed)?;
-        match timeout(context.options.connect_timeout, socket.connect(self.to)).await {
+        let shown = Shown { client: self.client, accelerate: self.accelerate };
+        let connecting = self.realm.connect_inside(context, self.to, shown);
+        match timeout(context.options.connect_timeout, connecting).await {
             Ok(connected) => {
                 let stream = connected.map_err(failed)?;
                 conn.upstream_local = stream.local_addr().ok();

@@ -7,3 +7,4 @@ pub mod hbone;
 pub mod last_hop;
 pub mod plaintext;
 pub mod requests;
+pub mod sources;
