@@ -7,12 +7,12 @@ pub mod connect;
 pub mod stream;
 pub mod tunnel;
 pub mod server;
-pub mod unread;
 
 use std::io;
 use std::time::Duration;
 
 use crate::bounds::Wanted;
+use crate::io::unread::Slices;
 
 /// What tunnels need to be told; nothing else of the settings reaches them.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,10 @@ impl Options {
         Self { tunnel_window_bytes: window, max_send_buffer_bytes, ..self }
     }
 }
+
+/// All that waits on streams is copied, into pieces of at most 64 KiB; the relay has one slice at a time,
+/// and does not need a copy.
+const COPIED: Slices = Slices { waiting: usize::MAX, passed: 0, piece: 64 * 1024 };
 
 /// Streams that were reset here and are remembered, so that what the peer had under way on them is
 /// ignored.

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use crate::hbone::connect::{self, Open, RequestError};
 use crate::hbone::stream::Stream;
-use crate::hbone::unread::{Received, Unread};
-use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
+use crate::hbone::{COPIED, Error, MAX_REMEMBERED_RESETS, Options};
 use crate::io::frames::Paced;
+use crate::io::unread::{Received, Unread};
 use crate::task::ending::Ending;
 
 /// The largest list of headers of a request, in bytes (what ztunnel allows).
@@ -76,7 +76,7 @@ where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut retired, mut cut) = (pin!(ending.retired), pin!(ending.cut));
-    let unread = Unread::within(options.tunnel_window_bytes);
+    let unread = Unread::within(options.tunnel_window_bytes, COPIED);
     let greeting = Builder::new()
         .initial_window_size(options.stream_window_bytes)
         .initial_connection_window_size(options.tunnel_window_bytes)

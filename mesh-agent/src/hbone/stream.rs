@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 
-use crate::hbone::unread::Received;
 use crate::io::load::Meter;
 use crate::io::relay::{Broken, Incoming, Outgoing};
+use crate::io::unread::Received;
 
 /// Both halves of one `CONNECT` stream.
 #[derive(Debug)]
@@ -124,9 +124,10 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::hbone::unread::Unread;
+    use crate::hbone::COPIED;
     use crate::io::leg::Leg;
     use crate::io::relay::{RelayError, Unsent, both_ways};
+    use crate::io::unread::Unread;
     use crate::sys::socket;
     use crate::task::scope::Scope;
 
@@ -143,14 +144,14 @@ mod tests {
             let mut connection = h2::server::handshake(theirs).await.unwrap();
             let (request, mut respond) = connection.accept().await.unwrap().unwrap();
             let send = respond.send_response(http::Response::new(()), false).unwrap();
-            let receive = Unread::within(0).watch(request.into_body());
+            let receive = Unread::within(0, COPIED).watch(request.into_body());
             accepting.send(Stream { send, receive, meter: None }).unwrap();
             while connection.accept().await.is_some() {}
         }));
         let mut requests = requests.ready().await.unwrap();
         let request = http::Request::connect("10.0.0.1:80").body(()).unwrap();
         let (response, send) = requests.send_request(request, false).unwrap();
-        let receive = Unread::within(0).watch(response.await.unwrap().into_body());
+        let receive = Unread::within(0, COPIED).watch(response.await.unwrap().into_body());
         let stream = Stream { send, receive, meter: None };
         scope.spawn(Box::pin(async move {
             let (mut leg, count) = (Leg::new(accepted), AtomicU64::new(0));

@@ -16,11 +16,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::hbone::connect::{self, Open};
 use crate::hbone::stream::Stream;
-use crate::hbone::unread::Unread;
-use crate::hbone::{Error, MAX_REMEMBERED_RESETS, Options};
+use crate::hbone::{COPIED, Error, MAX_REMEMBERED_RESETS, Options};
 use crate::io::frames::Paced;
 use crate::io::load::{Load, Meter};
 use crate::io::silence::{Alarm, News, Silence, Step};
+use crate::io::unread::Unread;
 use crate::task::ending::Unanswered;
 use crate::task::scope::Scope;
 
@@ -76,7 +76,7 @@ impl Tunnel {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let unread = Unread::within(options.tunnel_window_bytes);
+        let unread = Unread::within(options.tunnel_window_bytes, COPIED);
         let (requests, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(options.stream_window_bytes)

@@ -13,3 +13,4 @@ pub mod link;
 pub mod load;
 pub mod silence;
 pub mod tls;
+pub mod unread;

@@ -21,6 +21,7 @@ mod peers;
 mod pods;
 mod readings;
 mod relayed;
+mod slices;
 mod requests;
 mod strangers;
 mod trust_domains;

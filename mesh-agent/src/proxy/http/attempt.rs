@@ -4,13 +4,15 @@ use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use hyper::http::request;
 use hyper::{Request, Response};
 
 use crate::failure::Failure;
 use crate::proxy::http::Site;
-use crate::proxy::http::body::{self, Body};
+use crate::proxy::http::body::{self, Body, BodyError};
+use crate::proxy::http::http2::client::{Failed, Requests};
+use crate::proxy::http::incoming::Incoming;
 use crate::proxy::http::places::Place;
 use crate::proxy::http::pool::{Key, Sender};
 use crate::proxy::http::replay::Replay;
@@ -23,7 +25,7 @@ pub enum Sent {
     /// Nothing was sent: the endpoint cannot be reached.
     Unreached(Failure),
     /// The endpoint has broken HTTP, or the connection, after it may have acted.
-    Broken(hyper::Error),
+    Broken(BodyError),
     /// It takes too long.
     Late,
     /// The body was sent to another endpoint, and was not kept.
@@ -36,9 +38,8 @@ const MAX_UNSEEN: u32 = 3;
 /// Whether the endpoint says that it has not looked at the request, which may be sent again then
 /// (RFC 9113, section 8.7): servers of HTTP/2 end their connections so, for example nginx after 1,000
 /// requests.
-fn is_unseen(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(<dyn StdError>::downcast_ref::<h2::Error>);
-    cause.is_some_and(|cause| {
+fn is_unseen(error: &(dyn StdError + 'static)) -> bool {
+    error.downcast_ref::<h2::Error>().is_some_and(|cause| {
         cause.is_remote()
             && match cause.reason() {
                 Some(h2::Reason::REFUSED_STREAM) => true,
@@ -67,14 +68,14 @@ pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut
             },
         };
         let request = assembled(head, body);
-        let (error, unsent) = match once(site, &key, sender, request).await {
+        let Failed { error, unsent } = match once(site, &key, sender, request).await {
             Ok(response) => return Sent::Answered(response),
             Err(failed) => failed,
         };
         // A connection that has waited may have been closed meanwhile: nothing was sent on it.
         body = match unsent {
             Some(request) if !is_fresh => request.into_body(),
-            _ if unseen < MAX_UNSEEN && is_unseen(&error) => {
+            _ if unseen < MAX_UNSEEN && is_unseen(&*error) => {
                 unseen += 1;
                 match replay.take() {
                     Some(body) => body,
@@ -104,8 +105,6 @@ fn assembled(head: &request::Parts, body: Body) -> Request<Body> {
     request
 }
 
-type Failed = (hyper::Error, Option<Request<Body>>);
-
 async fn once(
     site: &Arc<Site>,
     key: &Key,
@@ -114,7 +113,7 @@ async fn once(
 ) -> Result<Response<Body>, Failed> {
     match sender {
         Sender::Http1(sender) => http1(site, key, sender, request).await,
-        Sender::Http2(sender, place) => http2(sender, place, request).await,
+        Sender::Http2(requests, place) => http2(requests, place, request).await,
     }
 }
 
@@ -126,11 +125,11 @@ async fn http1(
 ) -> Result<Response<Body>, Failed> {
     let response = sender.try_send_request(request).await.map_err(|mut failed| {
         let unsent = failed.take_message();
-        (failed.into_error(), unsent)
+        Failed { error: failed.into_error().into(), unsent }
     })?;
     let (site, key, kept) = (Arc::clone(site), key.clone(), sender);
     Ok(response.map(|incoming| {
-        body::then(incoming, move || {
+        body::then(Incoming::Hyper(incoming), move || {
             let scope = site.local.scope.clone();
             let mut sender = kept;
             // It is ready when its task has seen the end as well, which is soon.
@@ -146,14 +145,10 @@ async fn http1(
 }
 
 async fn http2(
-    mut sender: http2::SendRequest<Body>,
+    requests: Requests,
     place: Place,
-    mut request: Request<Body>,
+    request: Request<Body>,
 ) -> Result<Response<Body>, Failed> {
-    place.clone().hold(&mut request);
-    let response = sender.try_send_request(request).await.map_err(|mut failed| {
-        let unsent = failed.take_message();
-        (failed.into_error(), unsent)
-    })?;
+    let response = requests.send(request).await?;
     Ok(response.map(|incoming| body::then(incoming, move || drop(place))))
 }

@@ -9,8 +9,10 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::HeaderMap;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use tokio::time::Sleep;
+
+use crate::proxy::http::incoming::Incoming;
 
 /// Why a body ended before its end.
 pub type BodyError = Box<dyn StdError + Send + Sync>;

@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use hyper::header::UPGRADE;
 use hyper::http::request;
 use hyper::upgrade::OnUpgrade;
@@ -22,6 +21,7 @@ use crate::proxy::http::decide::{Chosen, Decided, decide};
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::fields::clean;
 use crate::proxy::http::heads::Heads;
+use crate::proxy::http::incoming::Incoming;
 use crate::proxy::http::replay::{self, Replay};
 use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::To;
@@ -208,7 +208,7 @@ async fn send(
             }
             Sent::Unreached(_) | Sent::Broken(_) | Sent::Late if may_retry => {}
             Sent::Unreached(failure) => return Err(unreached(&to.endpoint, &failure)),
-            Sent::Broken(error) => return Err(broken(&to.endpoint, &error)),
+            Sent::Broken(error) => return Err(broken(&to.endpoint, &*error)),
             Sent::Late | Sent::Spent => return Err(late(chosen)),
         }
         retried += 1;

@@ -4,9 +4,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use atomic_waker::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
@@ -15,12 +14,7 @@ use tokio::sync::Notify;
 pub struct Gate {
     is_shut: AtomicBool,
     opening: Notify,
-    /// The task that is woken by the first reads.
-    reader: AtomicWaker,
 }
-
-/// How many reads that is told of: what the other end says first of itself comes with the first.
-const FIRST_READS: u8 = 4;
 
 impl Gate {
     /// Whether nothing waits to be written.
@@ -38,11 +32,6 @@ impl Gate {
             }
             opening.await;
         }
-    }
-
-    /// Wakes `waker` at the first reads.
-    pub fn register(&self, waker: &Waker) {
-        self.reader.register(waker);
     }
 
     fn open(&self) {
@@ -66,13 +55,12 @@ impl Gate {
 pub struct Gated<Io> {
     io: Io,
     gate: Arc<Gate>,
-    reads: u8,
 }
 
 impl<Io> Gated<Io> {
     /// Gates a connection that is not used yet.
     pub const fn new(io: Io, gate: Arc<Gate>) -> Self {
-        Self { io, gate, reads: 0 }
+        Self { io, gate }
     }
 }
 
@@ -89,12 +77,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Gated<Io> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        if self.reads < FIRST_READS && read.is_ready() {
-            self.reads += 1;
-            self.gate.reader.wake();
-        }
-        read
+        Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
 

@@ -136,7 +136,7 @@ fn compare(head: &mut request::Parts) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Sees to it that a request of HTTP/2 has an `:authority`, which hyper insists on: whoever has written
+/// Sees to it that a request of HTTP/2 has an `:authority`, which h2 insists on: whoever has written
 /// `Host` instead means the same (RFC 9113, section 8.3.1).
 fn name_authority(head: &mut request::Parts, destination: SocketAddr) {
     if head.uri.authority().is_some() {

@@ -2,7 +2,8 @@
 //! itself, and goes to an endpoint by the way that any connection of the workload goes.
 //!
 //! [`serve`] speaks with the client, [`exchange`] decides about a request and has it answered, and
-//! [`upstream`] keeps connections to endpoints. The protocol is hyper's, but for [`plain`] requests.
+//! [`upstream`] keeps connections to endpoints. HTTP/1.1 is hyper's,
+//! but for [`plain`] requests, and HTTP/2 is spoken by [`http2`].
 
 pub mod answer;
 pub mod attempt;
@@ -19,6 +20,8 @@ pub mod front;
 pub mod gate;
 pub mod heads;
 pub mod host;
+pub mod http2;
+pub mod incoming;
 pub mod mirror;
 pub mod places;
 pub mod plain;

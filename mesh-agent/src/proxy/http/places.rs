@@ -1,17 +1,14 @@
 //! Places for requests on a connection of HTTP/2 to a server.
 //!
-//! hyper takes any number of requests, and keeps those for which the server has no stream: also those
-//! that their clients have taken back long since. So a request has a place before hyper gets it, for as
-//! long as hyper keeps it; without one it waits where its client can take it back, or has another
+//! h2 takes any number of requests, and keeps those for which the server has no stream. So a request has a
+//! place before h2 gets it; without one it waits where its client can take it back, or has another
 //! connection.
 //!
-//! Nor has a request a place while the server reads nothing: what hyper has begun to send waits in its
+//! Nor has a request a place while the server reads nothing: what h2 has begun to send waits in its
 //! memory for the socket, also when nobody waits for the answer.
 
 use std::sync::Arc;
-use std::task::Context;
 
-use hyper::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::io::frames::Paced;
@@ -24,10 +21,10 @@ pub struct Places {
     gate: Arc<Gate>,
 }
 
-/// One place. It is free again when the last clone of it is gone.
-#[derive(Clone, Debug)]
+/// One place. It is free again when it is dropped.
+#[derive(Debug)]
 pub struct Place {
-    _permit: Arc<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Places {
@@ -49,7 +46,7 @@ impl Places {
     /// A place, if there is one.
     pub fn take(&self) -> Option<Place> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        self.gate.is_open().then(|| Place { _permit: Arc::new(permit) })
+        self.gate.is_open().then(|| Place { _permit: permit })
     }
 
     /// Waits for a place. `None`: there are none any more.
@@ -58,16 +55,9 @@ impl Places {
             self.gate.opened().await;
             let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
             if self.gate.is_open() {
-                return Some(Place { _permit: Arc::new(permit) });
+                return Some(Place { _permit: permit });
             }
         }
-    }
-}
-
-impl Place {
-    /// Leaves it to a request too, until it is sent: hyper keeps the extensions of one that waits.
-    pub fn hold<B>(self, request: &mut Request<B>) {
-        request.extensions_mut().insert(self);
     }
 }
 
@@ -91,11 +81,6 @@ impl Size {
         &self.places
     }
 
-    /// Wakes the task of the connection when its server may have said so.
-    pub fn register(&self, cx: &Context<'_>) {
-        self.places.gate.register(cx.waker());
-    }
-
     /// The server allows so many streams. One place there is always: a server that allows none for a
     /// while does so later.
     pub fn fit(&mut self, streams: usize) {
@@ -113,18 +98,6 @@ impl Size {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_request_keeps_its_place_until_it_is_gone() {
-        let places = Places::new(1);
-        let place = places.take().unwrap();
-        let mut request = Request::new(());
-        place.clone().hold(&mut request);
-        drop(place);
-        assert!(places.take().is_none());
-        drop(request);
-        assert!(places.take().is_some());
-    }
 
     #[test]
     fn there_are_as_many_places_as_streams() {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use tokio::time::Instant;
 
 use crate::model::id::ResourceName;
@@ -20,6 +20,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::workload::Workload;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::detect::Version;
+use crate::proxy::http::http2::client::Requests;
 use crate::proxy::http::places::{Place, Places};
 
 /// Connections that wait for one endpoint, at most. Further ones are closed.
@@ -76,26 +77,26 @@ pub enum Sender {
     /// For one request at a time.
     Http1(http1::SendRequest<Body>),
     /// One of several requests.
-    Http2(http2::SendRequest<Body>, Place),
+    Http2(Requests, Place),
 }
 
 /// A connection of HTTP/2, and the places that it has for requests.
 #[derive(Clone)]
 pub struct Shared {
-    sender: http2::SendRequest<Body>,
+    sender: Requests,
     places: Places,
 }
 
 impl Shared {
     /// Shares a connection.
-    pub const fn new(sender: http2::SendRequest<Body>, places: Places) -> Self {
+    pub const fn new(sender: Requests, places: Places) -> Self {
         Self { sender, places }
     }
 
     /// It, for one more request, if it has a place.
     pub fn sender(&self) -> Option<Sender> {
         let place = self.places.take()?;
-        self.sender.is_ready().then(|| Sender::Http2(self.sender.clone(), place))
+        (!self.sender.is_closed()).then(|| Sender::Http2(self.sender.clone(), place))
     }
 }
 

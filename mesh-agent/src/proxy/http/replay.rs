@@ -10,11 +10,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::bounds::{Bodies, KeptBody};
 use crate::proxy::http::body::{self, Body, BodyError};
 use crate::proxy::http::heads;
+use crate::proxy::http::incoming::Incoming;
 use crate::telemetry::Unkept;
 
 /// The most that is kept of one body. A longer one is sent once, and to nobody else.
@@ -152,7 +153,7 @@ impl hyper::body::Body for Kept {
         }
         if let Some(rest) = &mut self.rest {
             let frame = ready!(Pin::new(rest).poll_frame(cx));
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+            return Poll::Ready(frame);
         }
         Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
@@ -165,7 +166,8 @@ impl hyper::body::Body for Kept {
 
     fn size_hint(&self) -> SizeHint {
         let first = self.first.len() as u64;
-        let mut hint = self.rest.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint);
+        let mut hint =
+            self.rest.as_ref().map_or(SizeHint::with_exact(0), hyper::body::Body::size_hint);
         match hint.exact() {
             Some(rest) => hint.set_exact(first + rest),
             None => hint.set_lower(first + hint.lower()),

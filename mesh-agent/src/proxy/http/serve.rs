@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::Interest;
@@ -21,12 +22,14 @@ use crate::io::leg::Leg;
 use crate::model::service::AppProtocol;
 use crate::model::trace::Trace;
 use crate::proxy::http::batch::Batch;
+use crate::proxy::http::body::BodyError;
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::front::Front;
 use crate::proxy::http::heads::Heads;
+use crate::proxy::http::incoming::Incoming;
 use crate::proxy::http::setup::{self, HEAD_TIMEOUT, Http2};
 use crate::proxy::http::upgrade::Unmet;
-use crate::proxy::http::{Site, exchange, faults, plain};
+use crate::proxy::http::{Site, exchange, faults, http2, plain};
 use crate::proxy::places::Refused;
 use crate::proxy::realm::{Local, Realm};
 use crate::proxy::{Context, client_end};
@@ -87,7 +90,7 @@ pub async fn accept(
     // Those that never come here do not carry its state.
     let front = Front::of_client(leg, read);
     if let Err(error) = Box::pin(run(site, front, (version, most))).await {
-        failed(&error);
+        failed(&*error);
     }
     Ok(None)
 }
@@ -142,17 +145,21 @@ async fn run(
     site: Arc<Site>,
     front: Front,
     (version, most): (Version, Http2),
-) -> Result<(), hyper::Error> {
+) -> Result<(), BodyError> {
     let scope = site.local.scope.clone();
     let unmet = Arc::new(Unmet::default());
     let (kept, heads) = (Arc::clone(&unmet), Heads::of(most));
-    let service = service_fn(move |request| {
+    let service = move |request: Request<Incoming>| {
         let (site, connection) = (Arc::clone(&site), (Arc::clone(&kept), Arc::clone(&heads)));
-        async move { Ok::<_, Infallible>(exchange::run(site, version, request, connection).await) }
-    });
+        exchange::run(site, version, request, connection)
+    };
     let mut draining = pin!(scope.draining());
     match version {
         Version::Http1 => {
+            let service = service_fn(|request: Request<_>| {
+                let answer = service(request.map(Incoming::Hyper));
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
             let served = {
                 let serving = setup::http1_server(HEAD_TIMEOUT, most)
                     .serve_connection(TokioIo::new(front), service);
@@ -171,11 +178,15 @@ async fn run(
             };
             // hyper gives up a connection that it holds no more.
             unmet.end().await;
-            served
+            served.map_err(Into::into)
         }
         Version::Http2 => {
+            let service = move |request| {
+                let answer = service(request);
+                async move { Ok(answer.await) }
+            };
             let mut serving = Batch::turns(Paced::of_client(front).bounding_resets(), |io| {
-                setup::http2_server(&scope, most).serve_connection(TokioIo::new(io), service)
+                http2::server::serve(io, &scope, most, service)
             });
             tokio::select! {
                 biased;

@@ -1,9 +1,8 @@
-//! How hyper is set up: bounds, times, and where its tasks live.
+//! How HTTP is set up: bounds and times.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use hyper::rt::Executor;
 use hyper::{client, server};
 use hyper_util::rt::TokioTimer;
 
@@ -11,7 +10,6 @@ use crate::bounds::{Client, Promise, Use, Wanted};
 use crate::proxy::http::detect::Version;
 use crate::proxy::places::{self, Refused};
 use crate::proxy::realm::Local;
-use crate::task::scope::Scope;
 
 /// How long the head of a request may take. nginx and Go's recommendations are of this order.
 pub const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -68,7 +66,8 @@ const STREAM_BYTES: u32 = 4 << 10;
 ///
 /// A client decides how much it sends before it reads, and how much it leaves unread: of what it sends
 /// one window is kept, of its answers what the application's connection may send, what waits to be sent
-/// on all streams, and the heads of all requests.
+/// on all streams, to the application and to the client, and the heads of all requests. All of that is in
+/// memory of its own size ([`crate::io::unread`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Http2 {
     window: u32,
@@ -80,7 +79,7 @@ pub struct Http2 {
 
 impl Http2 {
     /// Windows and their like that one such connection comes with.
-    const PARTS: u32 = 4;
+    const PARTS: u32 = 5;
 
     /// The bytes that a connection wants to be promised.
     const WANTED: Wanted =
@@ -135,6 +134,11 @@ impl Http2 {
         Self { window, streams, send, buffer: MAX_LIST_BYTES }
     }
 
+    /// How much of what a client sends may be unread.
+    pub const fn window(self) -> u32 {
+        self.window
+    }
+
     /// How many requests it carries at once.
     pub fn places(self) -> usize {
         usize::try_from(self.streams).unwrap_or(usize::MAX)
@@ -151,7 +155,8 @@ impl Http2 {
         (self.window / self.streams).max(LEAST_ANSWER_BYTES)
     }
 
-    fn server_window(self) -> u32 {
+    /// How much of what the server answers may be unread.
+    pub fn server_window(self) -> u32 {
         self.window.max(self.streams * LEAST_ANSWER_BYTES)
     }
 
@@ -175,22 +180,14 @@ impl Default for Http2 {
     }
 }
 
-/// Requests that a client has taken back and that are still in hyper's queue (CVE-2023-44487).
+/// Requests that a client has taken back before they were looked at (CVE-2023-44487).
 const MAX_RESETS: usize = 64;
 
-/// Spawns into a scope.
-#[derive(Clone, Debug)]
-pub struct InScope(pub Scope);
+/// Streams of a connection that are reset because the other end breaks the rules (CVE-2025-8671).
+const MAX_ERRORS: usize = 1024;
 
-impl<F> Executor<F> for InScope
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        // Of a size that is hyper's.
-        self.0.spawn(Box::pin(task));
-    }
-}
+/// The largest frame that is taken: the least that HTTP/2 allows (RFC 9113, section 4.2).
+const MAX_FRAME_BYTES: u32 = 16 * 1024;
 
 /// A server of HTTP/1.1, whose clients may take so long until the head of their next request is there,
 /// from the end of the last one on, and which keeps no more than `most`.
@@ -208,16 +205,16 @@ pub fn http1_server(patience: Duration, most: Http2) -> server::conn::http1::Bui
 }
 
 /// A server of HTTP/2, which keeps no more than `most`.
-pub fn http2_server(scope: &Scope, most: Http2) -> server::conn::http2::Builder<InScope> {
-    let mut builder = server::conn::http2::Builder::new(InScope(scope.clone()));
+pub fn http2_server(most: Http2) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
         .initial_connection_window_size(most.window)
-        .initial_stream_window_size(most.client_stream_window())
-        .max_send_buf_size(most.send_bytes())
+        .initial_window_size(most.client_stream_window())
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_send_buffer_size(most.send_bytes())
         .max_concurrent_streams(most.streams)
         .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERRORS))
         .max_header_list_size(MAX_LIST_BYTES);
     builder
 }
@@ -230,14 +227,18 @@ pub fn http1_client() -> client::conn::http1::Builder {
 }
 
 /// A client of HTTP/2, which keeps no more than `most`.
-pub fn http2_client(scope: &Scope, most: Http2) -> client::conn::http2::Builder<InScope> {
-    let mut builder = client::conn::http2::Builder::new(InScope(scope.clone()));
+pub fn http2_client(most: Http2) -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_LIST_BYTES)
+        .enable_push(false)
+        // Until the server says how many it allows.
+        .initial_max_send_streams(1)
         .initial_connection_window_size(most.server_window())
-        .initial_stream_window_size(most.server_stream_window())
-        .max_send_buf_size(most.send_bytes());
+        .initial_window_size(most.server_stream_window())
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_send_buffer_size(most.send_bytes())
+        .max_local_error_reset_streams(Some(MAX_ERRORS))
+        .max_header_list_size(MAX_LIST_BYTES);
     builder
 }
 
@@ -250,7 +251,8 @@ mod tests {
         let Wanted { least, most } = Http2::WANTED;
         for promised in [least, least + 65_536, 5 << 20, most] {
             let http = Http2::within(promised);
-            let waits = u64::from(http.send) * u64::from(http.streams);
+            // To the application, and to the client.
+            let waits = 2 * u64::from(http.send) * u64::from(http.streams);
             let answers = u64::from(http.server_window());
             let kept = u64::from(http.window) + answers + waits + http.head_bytes() as u64;
             // Of the least, the heads have more than their part.

@@ -1,10 +1,12 @@
 //! A connection to an endpoint, by the way that any connection of the workload goes there.
 
 use std::future::{pending, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::failure::{Failure, Kind, Retry, Side};
@@ -16,10 +18,11 @@ use crate::model::snapshot::Endpoint;
 use crate::proxy;
 use crate::proxy::conn::Conn;
 use crate::proxy::http::Site;
-use crate::proxy::http::body::Body;
+use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::detect::Version;
 use crate::proxy::http::front::Front;
-use crate::proxy::http::places::{Places, Size};
+use crate::proxy::http::http2::client;
+use crate::proxy::http::places::Places;
 use crate::proxy::http::pool::{IDLE, Key, Sender, Shared, Way};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::inbound::application::Forbidden;
@@ -201,37 +204,40 @@ async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kep
 
 /// Begins HTTP on a connection.
 async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<Sender, Failure> {
-    let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
+    let failed =
+        |error: BodyError| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     match key.version {
         Version::Http1 => {
             let handshake = setup::http1_client().handshake::<_, Body>(TokioIo::new(io));
-            let (sender, driving) = handshake.await.map_err(failed)?;
-            drive(site, key, report, None, driving.with_upgrades());
+            let (sender, driving) = handshake.await.map_err(|error| failed(error.into()))?;
+            let driving = driving.with_upgrades();
+            drive(site, key, report, None, async { Ok(driving.await?) });
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
             let (most, promise) = Http2::shared(&site.local).map_err(Refused::failure)?;
-            let mut size = Size::new(most.places());
-            let places = size.places().clone();
-            let io = TokioIo::new(places.gated(io));
-            let mut client = setup::http2_client(&site.local.scope, most);
-            // Until the server says how many it allows.
-            client.initial_max_send_streams(1);
-            let (sender, driving) = client.handshake::<_, Body>(io).await.map_err(failed)?;
-            let shared = Shared::new(sender, places.clone());
+            let begun = client::begin(io, &site.local.scope, most).await;
+            let (requests, places, mut connection) = begun.map_err(|error| failed(error.into()))?;
+            let shared = Shared::new(requests, places.clone());
             // Before others may have them.
             let own = shared
                 .sender()
                 .ok_or_else(|| Failure::new(Kind::Reset, Side::Upstream, Retry::Safe))?;
-            let mut driving = Box::pin(driving);
-            let driving = poll_fn(move |cx| {
-                size.register(cx);
-                let polled = driving.as_mut().poll(cx);
-                size.fit(driving.current_max_send_streams());
-                // Kept for as long as the connection.
-                let _promise = &promise;
-                polled
-            });
+            let (mut tell, told) = oneshot::channel();
+            // Requests that are under way have their answers, also when policies forbid further ones.
+            site.local.scope.spawn(Box::pin(async move {
+                fair::run_for(Party::own());
+                let moving = poll_fn(|cx| {
+                    if tell.poll_closed(cx).is_ready() {
+                        connection.close();
+                    }
+                    Pin::new(&mut connection).poll(cx)
+                });
+                let ended = moving.await;
+                let _unheard = tell.send(ended);
+                drop(promise);
+            }));
+            let driving = async { told.await.unwrap_or(Ok(())) };
             drive(site, key, report, Some(places), driving);
             if let Some(pool) = site.realm.http.get(site.worker) {
                 pool.share(key, shared);
@@ -244,7 +250,7 @@ async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<S
 /// Drives a connection until it ends, and reports it. `places`: of one that several requests share.
 fn drive<Driving>(site: &Site, key: &Key, report: Report, places: Option<Places>, driving: Driving)
 where
-    Driving: Future<Output = Result<(), hyper::Error>> + Send + 'static,
+    Driving: Future<Output = Result<(), BodyError>> + Send + 'static,
 {
     let (site, key, scope) = (site.clone(), key.clone(), site.local.scope.clone());
     scope.spawn(Box::pin(async move {

@@ -2,15 +2,17 @@
 
 use std::pin::Pin;
 
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use h2::Reason;
+use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, oneshot};
 
 use crate::failure::{Failure, Kind, Retry, Side};
-use crate::proxy::http::body::Body;
+use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::detect::Version;
+use crate::proxy::http::http2::client::{self, Requests};
+use crate::proxy::http::incoming::Incoming;
 use crate::proxy::http::places::{Place, Places};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::http::upstream::Counted;
@@ -20,17 +22,17 @@ use crate::task::scope::Scope;
 /// client may have under way, also of those that it has taken back.
 pub(super) enum Application {
     Http1(AsyncMutex<http1::SendRequest<Body>>),
-    Http2(http2::SendRequest<Body>, Places),
+    Http2(Requests, Places),
 }
 
 /// A request's turn on it: of HTTP/1.1 until the request has its answer.
 pub(super) enum Turn<'a> {
     Http1(AsyncGuard<'a, http1::SendRequest<Body>>),
-    Http2(http2::SendRequest<Body>, Option<Place>),
+    Http2(Requests, Option<Place>),
 }
 
-/// What moves the bytes of that connection, until it ends.
-pub(super) type Driving = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
+/// The end of that connection. One of HTTP/1.1 moves bytes only while it is polled.
+pub(super) type Driving = Pin<Box<dyn Future<Output = Result<(), BodyError>> + Send>>;
 
 impl Application {
     /// Waits for the request's turn.
@@ -46,18 +48,20 @@ impl Turn<'_> {
     /// Sends a request, when the last one's answer has been read to its end.
     pub(super) async fn send(
         &mut self,
-        mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, hyper::Error> {
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, BodyError> {
         match self {
             Self::Http1(sender) => {
                 sender.ready().await?;
-                sender.send_request(request).await
+                Ok(sender.send_request(request).await?.map(Incoming::Hyper))
             }
-            Self::Http2(sender, place) => {
-                if let Some(place) = place.take() {
-                    place.hold(&mut request);
-                }
-                sender.send_request(request).await
+            Self::Http2(requests, _place) => {
+                let sent = requests.clone().send(request).await;
+                sent.map_err(|failed| match failed.unsent {
+                    // The client may ask again (RFC 9113, section 8.7).
+                    Some(_) => h2::Error::from(Reason::REFUSED_STREAM).into(),
+                    None => failed.error,
+                })
             }
         }
     }
@@ -73,22 +77,27 @@ pub(super) async fn begin(
     io: Counted,
     (scope, most): (&Scope, Http2),
 ) -> Result<(Application, Driving), Failure> {
-    let failed = |error| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
+    let failed =
+        |error: BodyError| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     match version {
         Version::Http1 => {
             let handshake = setup::http1_client().handshake::<_, Body>(TokioIo::new(io));
-            let (sender, driving) = handshake.await.map_err(failed)?;
+            let (sender, driving) = handshake.await.map_err(|error| failed(error.into()))?;
             Ok((
                 Application::Http1(AsyncMutex::new(sender)),
-                Box::pin(async move { driving.with_upgrades().await }),
+                Box::pin(async move { Ok(driving.with_upgrades().await?) }),
             ))
         }
         Version::Http2 => {
-            let places = Places::new(most.places());
-            let io = TokioIo::new(places.gated(io));
-            let handshake = setup::http2_client(scope, most).handshake::<_, Body>(io);
-            let (sender, driving) = handshake.await.map_err(failed)?;
-            Ok((Application::Http2(sender, places), Box::pin(driving)))
+            let begun = client::begin(io, scope, most).await;
+            let (requests, places, connection) = begun.map_err(|error| failed(error.into()))?;
+            let (tell, told) = oneshot::channel();
+            // It says goodbye to the application when its client has left.
+            scope.spawn(Box::pin(async move {
+                let _unheard = tell.send(connection.await);
+            }));
+            let driving = async { told.await.unwrap_or(Ok(())) };
+            Ok((Application::Http2(requests, places), Box::pin(driving)))
         }
     }
 }

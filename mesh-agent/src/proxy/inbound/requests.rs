@@ -15,7 +15,6 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use hyper::http::request;
 use hyper::service::service_fn;
@@ -42,10 +41,11 @@ use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::fields::clean;
 use crate::proxy::http::front::Front;
 use crate::proxy::http::heads::Heads;
+use crate::proxy::http::incoming::Incoming;
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::http::upgrade::{self, Unmet};
 use crate::proxy::http::upstream::Counted;
-use crate::proxy::http::{counting, exchange, host};
+use crate::proxy::http::{counting, exchange, host, http2};
 use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::proxy::inbound::asked::{Application, Driving, begin};
 use crate::proxy::places::Refused;
@@ -211,9 +211,13 @@ where
     }
 }
 
+/// A request that the application has not answered, so that its connection is broken off.
+#[derive(Debug, thiserror::Error)]
+#[error("the application has not answered")]
+struct Unanswered(#[source] BodyError);
+
 /// The client has broken HTTP, or its connection.
-fn broken(error: impl Into<BodyError>) -> Failure {
-    let error: BodyError = error.into();
+fn broken(error: BodyError) -> Failure {
     Failure::because(client_end::kind(&*error), Side::Client, Retry::IfIdempotent, error)
 }
 
@@ -222,7 +226,7 @@ fn broken(error: impl Into<BodyError>) -> Failure {
 async fn serving<C>(
     point: &Arc<Point>,
     client: C,
-    application: oneshot::Receiver<Result<(), hyper::Error>>,
+    application: oneshot::Receiver<Result<(), BodyError>>,
 ) -> Result<(), Failure>
 where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -235,14 +239,18 @@ where
             () = left(point, application) => {}
         }
     });
-    let service = service_fn(|request| {
+    let service = |request: Request<Incoming>| {
         let point = Arc::clone(point);
         async move { answered(&point, request).await }
-    });
+    };
     match point.version {
         Version::Http1 => {
             // Who waits for an answer reads nothing, and would not see that nobody waits for it.
             let (client, mut failing) = ahead::watched(client);
+            let service = service_fn(|request: Request<_>| {
+                let answered = service(request.map(Incoming::Hyper));
+                async move { answered.await.map_err(Unanswered) }
+            });
             let serving = setup::http1_server(PATIENCE, point.most)
                 .serve_connection(TokioIo::new(client), service);
             let mut serving = pin!(serving.with_upgrades());
@@ -254,14 +262,16 @@ where
                         is_stopping = true;
                         serving.as_mut().graceful_shutdown();
                     }
-                    served = &mut serving => return served.map_err(broken),
-                    error = &mut failing => return Err(broken(error)),
+                    served = &mut serving => {
+                        return served.map_err(|error| broken(error.into()));
+                    }
+                    error = &mut failing => return Err(broken(error.into())),
                 }
             }
         }
         Version::Http2 => {
             let mut serving = Batch::turns(Paced::of_client(client).bounding_resets(), |io| {
-                setup::http2_server(&scope, point.most).serve_connection(TokioIo::new(io), service)
+                http2::server::serve(io, &scope, point.most, service)
             });
             tokio::select! {
                 biased;
@@ -274,7 +284,7 @@ where
 }
 
 /// Waits until the application has ended the connection, and no request waits for it any more.
-async fn left(point: &Point, ended: oneshot::Receiver<Result<(), hyper::Error>>) {
+async fn left(point: &Point, ended: oneshot::Receiver<Result<(), BodyError>>) {
     let _how = ended.await;
     if let Application::Http1(sender) = &point.application {
         drop(sender.lock().await);
@@ -336,7 +346,7 @@ fn judged(point: &Point, mut head: request::Parts) -> Result<Judged, Refusal> {
 async fn answered(
     point: &Point,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, hyper::Error> {
+) -> Result<Response<Body>, BodyError> {
     let (began, is_grpc) = (Instant::now(), answer::is_grpc(request.headers()));
     let refused = |refusal: &Refusal| {
         if let Some(series) = &point.series {
@@ -358,14 +368,18 @@ async fn answered(
         }
     };
     let mut turn = point.application.turn().await;
-    let body = incoming.map_err(|error| -> BodyError { error.into() }).boxed_unsync();
+    let body = incoming.boxed_unsync();
     let sent = turn.send(Request::from_parts(head, body)).await;
-    let mut response = sent.inspect_err(|_error| {
-        if let Some(series) = &point.series {
-            let kind = RequestKind { is_grpc, flags: counting::CUT, ..RequestKind::well(0) };
-            series.answered(kind, began.elapsed());
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(error) => {
+            if let Some(series) = &point.series {
+                let kind = RequestKind { is_grpc, flags: counting::CUT, ..RequestKind::well(0) };
+                series.answered(kind, began.elapsed());
+            }
+            return Err(error);
         }
-    })?;
+    };
     let ends = point.version == Version::Http1 && is_last(&response);
     let status = response.status();
     match upgrade::switched(upgrade.as_ref(), status, response.headers_mut()) {
@@ -387,8 +401,7 @@ async fn answered(
             return Ok(refused(&refusal));
         }
     }
-    let response = response
-        .map(|incoming| incoming.map_err(|error| -> BodyError { error.into() }).boxed_unsync());
+    let response = response.map(Incoming::boxed_unsync);
     Ok(match &point.series {
         Some(series) => counting::watched(series.clone(), is_grpc, began, response),
         None => response,

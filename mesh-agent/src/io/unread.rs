@@ -1,8 +1,9 @@
-//! What has come on the streams of a tunnel and that nobody has read yet, in memory of its own size.
+//! Bytes that have come on the streams of a connection of HTTP/2 and that nobody has read yet, in memory
+//! of their own size.
 //!
 //! h2 gives each piece of data as a part of the buffer that it was read into, which stays for as long
 //! as the piece: of a peer that sends a byte here and other frames in between each byte keeps 8 KiB or
-//! more, whatever the windows say. So each time when a part of a tunnel's window has come, what waits
+//! more, whatever the windows say. So each time when a part of a connection's window has come, what waits
 //! on its streams is copied.
 
 use std::collections::VecDeque;
@@ -10,29 +11,42 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::RecvStream;
+use http::HeaderMap;
 
 use crate::io::counted::{Count, Counted};
 
-/// Of a tunnel's window such a part comes between two times of copying: of all that is promised to a
+/// Of a connection's window such a part comes between two times of copying: of all that is promised to a
 /// peer, buffers of at most 1/8 are kept beside it, those read into before one time and after it.
 const PART: usize = 16;
 
 /// The least that comes between: 1,024 tunnels to a workload × 2 × 64 KiB = 128 MiB, at worst.
 const LEAST_BYTES: usize = 64 * 1024;
 
-/// The largest piece that is copied into: it is freed as a whole.
-const PIECE_BYTES: usize = 64 * 1024;
+/// By so much grows a piece that is copied into, or by an eighth of it: what may stay empty.
+const STEP_BYTES: usize = 2 * 1024;
 
-/// The streams of one tunnel.
+/// Slices of the buffers that a connection was read into which are kept as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Slices {
+    /// The least length, in bytes, of one that is copied only if it still waits the second time.
+    pub waiting: usize,
+    /// The least length of one that whoever reads the stream is given: shorter ones are copied for it.
+    pub passed: usize,
+    /// The length of the largest piece that is copied into: it is freed as a whole.
+    pub piece: usize,
+}
+
+/// The streams of one connection.
 #[derive(Debug)]
-pub(super) struct Unread {
+pub struct Unread {
     /// How much was read since what waits was copied.
     read: AtomicUsize,
     /// Something was read since this was last asked.
     heard: AtomicBool,
     every: usize,
+    slices: Slices,
     streams: Mutex<Vec<Weak<Mutex<Waiting>>>>,
 }
 
@@ -44,37 +58,47 @@ pub struct Received(Arc<Mutex<Waiting>>);
 #[derive(Debug)]
 struct Waiting {
     stream: RecvStream,
-    /// What was copied. It comes before what the stream has.
-    copied: VecDeque<BytesMut>,
+    slices: Slices,
+    /// What was taken from the stream. It comes before what the stream has.
+    taken: VecDeque<Piece>,
     /// How the stream has ended after that.
     failed: Option<h2::Error>,
     /// Who waits for more.
     reader: Option<Waker>,
 }
 
+/// A piece of what waits.
+#[derive(Debug)]
+enum Piece {
+    /// In memory of its own.
+    Own(Vec<u8>),
+    /// In the buffer that it was read into.
+    Read(Bytes),
+}
+
 impl Unread {
-    /// Of a tunnel with a window of so many bytes.
-    pub(super) fn within(window_bytes: u32) -> Arc<Self> {
+    /// Of a connection with a window of so many bytes.
+    pub fn within(window_bytes: u32, slices: Slices) -> Arc<Self> {
         let window = usize::try_from(window_bytes).unwrap_or(usize::MAX);
         let every = (window / PART).max(LEAST_BYTES);
         let (read, heard) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { read, heard, every, streams: Mutex::default() })
+        Arc::new(Self { read, heard, every, slices, streams: Mutex::default() })
     }
 
-    /// The tunnel's connection.
-    pub(super) const fn counted<Io>(self: Arc<Self>, io: Io) -> Counted<Io, Arc<Self>> {
+    /// The connection, of which is counted what was read.
+    pub const fn counted<Io>(self: Arc<Self>, io: Io) -> Counted<Io, Arc<Self>> {
         Counted::new(io, self)
     }
 
     /// Whether the peer was heard since this was last asked.
-    pub(super) fn take_heard(&self) -> bool {
+    pub fn take_heard(&self) -> bool {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Looks after a stream, until it is dropped.
-    pub(super) fn watch(&self, stream: RecvStream) -> Received {
-        let (copied, failed, reader) = (VecDeque::new(), None, None);
-        let waiting = Arc::new(Mutex::new(Waiting { stream, copied, failed, reader }));
+    pub fn watch(&self, stream: RecvStream) -> Received {
+        let (slices, taken, failed, reader) = (self.slices, VecDeque::new(), None, None);
+        let waiting = Arc::new(Mutex::new(Waiting { stream, slices, taken, failed, reader }));
         let mut streams = lock(&self.streams);
         if streams.len() == streams.capacity() {
             streams.retain(|stream| stream.strong_count() > 0);
@@ -84,7 +108,7 @@ impl Unread {
     }
 
     /// Copies what waits, if enough was read since the last time. Not to be called while h2 is.
-    pub(super) fn copy_if_due(&self) {
+    pub fn copy_if_due(&self) {
         if self.read.load(Ordering::Relaxed) < self.every {
             return;
         }
@@ -100,11 +124,19 @@ impl Unread {
 
 impl Waiting {
     fn copy(&mut self) {
+        for piece in &mut self.taken {
+            if let Piece::Read(data) = piece {
+                *piece = Piece::Own(data.to_vec());
+            }
+        }
         // Whoever waits for more goes on doing so.
         let reader = self.reader.clone();
         let mut cx = Context::from_waker(reader.as_ref().unwrap_or(Waker::noop()));
         while self.failed.is_none() {
             match self.stream.poll_data(&mut cx) {
+                Poll::Ready(Some(Ok(data))) if data.len() >= self.slices.waiting => {
+                    self.taken.push_back(Piece::Read(data));
+                }
                 Poll::Ready(Some(Ok(data))) => self.append(&data),
                 Poll::Ready(Some(Err(error))) => self.failed = Some(error),
                 // An end is there to be asked for again.
@@ -114,12 +146,20 @@ impl Waiting {
     }
 
     fn append(&mut self, mut data: &[u8]) {
+        let most = self.slices.piece;
         while !data.is_empty() {
-            if self.copied.back().is_none_or(|last| last.len() >= PIECE_BYTES) {
-                self.copied.push_back(BytesMut::new());
+            let last = match self.taken.back_mut() {
+                Some(Piece::Own(last)) if last.len() < most => last,
+                _ => {
+                    self.taken.push_back(Piece::Own(Vec::new()));
+                    continue;
+                }
+            };
+            let (now, later) = data.split_at(data.len().min(most - last.len()));
+            if last.capacity() - last.len() < now.len() {
+                let step = last.len().min(STEP_BYTES.max(last.len() / 8)).min(most - last.len());
+                last.reserve_exact(now.len().max(step));
             }
-            let Some(last) = self.copied.back_mut() else { return };
-            let (now, later) = data.split_at(data.len().min(PIECE_BYTES - last.len()));
             last.extend_from_slice(now);
             data = later;
         }
@@ -127,28 +167,47 @@ impl Waiting {
 }
 
 impl Received {
-    /// What comes next; `None` at the end.
+    /// The data that comes next; `None` at its end.
     ///
     /// # Errors
     ///
-    /// The stream was reset, or its tunnel failed.
+    /// The stream was reset, or its connection failed.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         let mut waiting = lock(&self.0);
-        if let Some(data) = waiting.copied.pop_front() {
-            return Poll::Ready(Some(Ok(data.freeze())));
+        if let Some(piece) = waiting.taken.pop_front() {
+            return Poll::Ready(Some(Ok(match piece {
+                Piece::Own(data) => Bytes::from(data),
+                Piece::Read(data) => data,
+            })));
         }
         if let Some(error) = waiting.failed.take() {
             return Poll::Ready(Some(Err(error)));
         }
         let data = waiting.stream.poll_data(cx);
         waiting.reader = data.is_pending().then(|| cx.waker().clone());
-        data
+        let passed = waiting.slices.passed;
+        data.map_ok(|data| if data.len() < passed { Bytes::copy_from_slice(&data) } else { data })
+    }
+
+    /// The fields that come after the data, once that has ended.
+    ///
+    /// # Errors
+    ///
+    /// The stream was reset, or its connection failed.
+    pub fn poll_trailers(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
+        let mut waiting = lock(&self.0);
+        let trailers = waiting.stream.poll_trailers(cx);
+        waiting.reader = trailers.is_pending().then(|| cx.waker().clone());
+        trailers
     }
 
     /// Whether the end has come too, after what was taken.
     pub fn is_last(&self) -> bool {
         let waiting = lock(&self.0);
-        waiting.copied.is_empty() && waiting.failed.is_none() && waiting.stream.is_end_stream()
+        waiting.taken.is_empty() && waiting.failed.is_none() && waiting.stream.is_end_stream()
     }
 
     /// So many bytes are not needed any more: the peer may send as many again.
@@ -182,12 +241,22 @@ mod tests {
     use super::*;
     use crate::task::scope::Scope;
 
-    /// A stream of which data comes, and what looks after it.
+    /// Nothing stays where it was read.
+    const NONE: Slices = Slices { waiting: usize::MAX, passed: 0, piece: 1 << 16 };
+
     async fn stream(scope: &Scope) -> (h2::SendStream<Bytes>, Arc<Unread>, Received) {
+        stream_with(scope, NONE).await
+    }
+
+    /// A stream of which data comes, and what looks after it.
+    async fn stream_with(
+        scope: &Scope,
+        slices: Slices,
+    ) -> (h2::SendStream<Bytes>, Arc<Unread>, Received) {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (requests, connection) = h2::client::handshake(theirs).await.unwrap();
         scope.spawn(async move { connection.await.unwrap_or_default() });
-        let unread = Unread::within(0);
+        let unread = Unread::within(0, slices);
         let counted = Arc::clone(&unread).counted(ours);
         let (tell, told) = tokio::sync::oneshot::channel();
         scope.spawn(Box::pin(async move {
@@ -210,7 +279,9 @@ mod tests {
     }
 
     fn copied(received: &Received) -> usize {
-        lock(&received.0).copied.iter().map(BytesMut::len).sum()
+        let waiting = lock(&received.0);
+        let own = |piece: &Piece| if let Piece::Own(data) = piece { data.len() } else { 0 };
+        waiting.taken.iter().map(own).sum()
     }
 
     /// Copies until so much was copied.
@@ -242,6 +313,41 @@ mod tests {
         assert_eq!(next(&mut received).await.unwrap().unwrap(), "later");
         assert!(received.is_last() && next(&mut received).await.is_none());
         received.release(105).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_long_slice_is_copied_the_second_time() {
+        const LONG: usize = 10_000;
+        let scope = Scope::new("test");
+        let slices = Slices { waiting: LONG, passed: LONG, piece: LONG };
+        let (mut send, unread, mut received) = stream_with(&scope, slices).await;
+        send.send_data(vec![1; LONG].into(), false).unwrap();
+        send.send_data(vec![2; 10].into(), false).unwrap();
+        copy(&unread, &received, 10).await;
+        let is_read = |received: &Received| matches!(lock(&received.0).taken.front(), Some(Piece::Read(data)) if data.len() == LONG);
+        assert!(is_read(&received) || copied(&received) == LONG + 10);
+        copy(&unread, &received, LONG + 10).await;
+        // Pieces have a bound, and no piece is larger than its part of it.
+        send.send_data(vec![3; LONG - 1].into(), true).unwrap();
+        copy(&unread, &received, 2 * LONG + 9).await;
+        let lengths: Vec<_> = lock(&received.0)
+            .taken
+            .iter()
+            .map(|piece| match piece {
+                Piece::Own(data) => {
+                    assert!(data.capacity() <= data.len() + STEP_BYTES, "{}", data.capacity());
+                    data.len()
+                }
+                Piece::Read(data) => data.len(),
+            })
+            .collect();
+        assert_eq!(lengths, [LONG, LONG, 9]);
+        let mut all = Vec::new();
+        while let Some(data) = next(&mut received).await {
+            all.extend_from_slice(&data.unwrap());
+        }
+        let expect = [vec![1; LONG], vec![2; 10], vec![3; LONG - 1]].concat();
+        assert!(all == expect && received.is_last());
     }
 
     #[tokio::test]
