@@ -1,6 +1,7 @@
 //! Agents that are replaced by another one of the same node, without a moment in which nobody serves.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use mesh_tests::agent::{self, Agent};
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::capture::Capture;
 use mesh_tests::expect::eventually;
+use mesh_tests::http::{Ask, Load, Web, route};
 use mesh_tests::mesh::{Mesh, MeshPolicy, Service, Workload};
 use mesh_tests::node::Node;
 use mesh_tests::pair::{ECHO, PORT, Pair, hello};
@@ -20,16 +22,34 @@ use serde_json::{Value, json};
 /// Agents that follow one another, on each node.
 const SUCCESSORS: usize = 10;
 
+/// The routed service, and where its server listens.
+const WEB: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 20)), 80);
+const WEB_PORT: u16 = 8081;
+
 /// What must not be seen between the nodes.
 const SECRET: &str = "never in the open";
 
 /// An agent says so when a successor has taken over.
 const REPLACED: &str = "a successor serves the node: this agent drains";
 
-/// The usual mesh, in which a second server is on the client's node.
+/// The usual mesh, in which a second server is on the client's node, and a service with a route of HTTP,
+/// without retries, on the other one.
 fn mesh(pair: &Pair, near: &Pod, mode: &str) -> Mesh {
     let workload = Workload::of(near).account("near").label("app", "near").port(PORT);
-    pair.mesh().workload(&workload).policy(&MeshPolicy::new("all").mtls(mode))
+    let web = Service::new("web").at(WEB.ip()).select("app", "echo");
+    let rules = format!("  - backendRefs: [{{name: web, port: {}}}]", WEB.port());
+    pair.mesh()
+        .workload(&workload)
+        .service(&web.port_of(WEB.port(), WEB_PORT, "http"))
+        .raw(route::http("demo", "web", "name: web", &rules))
+        .policy(&MeshPolicy::new("all").mtls(mode))
+}
+
+/// Clients of the routed service: connections that stay, of HTTP/1.1 and HTTP/2, and one for each request.
+fn clients_of_the_route(pair: &Pair) -> [Load; 3] {
+    let ask = Ask::post("/", SECRET).times(1, 2);
+    [ask.clone(), ask.clone().http2(), ask.fresh()]
+        .map(|ask| Load::start(&pair.client, WEB, &ask).unwrap())
 }
 
 /// Waits until agents of a node have been replaced so many times.
@@ -51,7 +71,9 @@ fn check_replaced(mode: &str) {
     let start = |node: &Node| pair.agent(node, &args).unwrap();
     let (mut a, mut b) = (vec![start(&pair.a)], vec![start(&pair.b)]);
     let servers = [&pair.echo, &near].map(|pod| Server::echo(pod, PORT, "v1").unwrap());
+    let web = Web::quiet(&pair.echo, "web", &[WEB_PORT]).unwrap();
     let wire = Capture::start(pair.lab.fabric()).unwrap();
+    let requests = clients_of_the_route(&pair);
     let far = Client::to(ECHO).echo(SECRET).times(10_000_000, 4);
     let beside = Client::to(near.at(PORT)).echo(SECRET).times(10_000_000, 4);
     let traffic = [far, beside].map(|client| client.traffic(&pair.client).unwrap());
@@ -64,10 +86,19 @@ fn check_replaced(mode: &str) {
     }
     // The first ones still carry what was opened before.
     assert_eq!(held.mark().unwrap().failed, 0);
+    for mut load in requests {
+        let until_now = load.mark().unwrap();
+        assert!(until_now.requests > 0);
+        for tally in [until_now, load.stop().unwrap()] {
+            assert_eq!((tally.failed(), tally.errors.into_keys().next()), (0, None));
+        }
+    }
     for mut traffic in traffic {
-        assert!(traffic.mark().unwrap().connections > 0);
-        let totals = traffic.stop().unwrap();
-        assert_eq!((totals.failed, totals.errors.into_keys().next()), (0, None));
+        let until_now = traffic.mark().unwrap();
+        assert!(until_now.connections > 0);
+        for totals in [until_now, traffic.stop().unwrap()] {
+            assert_eq!((totals.failed, totals.errors.into_keys().next()), (0, None));
+        }
     }
     assert_eq!(held.stop().unwrap().failed, 0);
     for agents in [&mut a, &mut b] {
@@ -81,7 +112,7 @@ fn check_replaced(mode: &str) {
     }
     let wire = wire.stop().unwrap();
     assert!(!wire.shows(SECRET.as_bytes()));
-    drop(servers);
+    drop((servers, web));
 }
 
 #[test]

@@ -8,12 +8,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::bounds::Use;
 use crate::failure::{Failure, Retry, Side, chain};
@@ -27,7 +28,7 @@ use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::front::Front;
 use crate::proxy::http::heads::Heads;
 use crate::proxy::http::incoming::Incoming;
-use crate::proxy::http::setup::{self, HEAD_TIMEOUT, Http2};
+use crate::proxy::http::setup::{self, HEAD_TIMEOUT, Http2, LAST_REQUEST};
 use crate::proxy::http::upgrade::Unmet;
 use crate::proxy::http::{Site, exchange, faults, http2, plain};
 use crate::proxy::places::Refused;
@@ -151,7 +152,16 @@ async fn run(
     let (kept, heads) = (Arc::clone(&unmet), Heads::of(most));
     let service = move |request: Request<Incoming>| {
         let (site, connection) = (Arc::clone(&site), (Arc::clone(&kept), Arc::clone(&heads)));
-        exchange::run(site, version, request, connection)
+        async move {
+            let scope = site.local.scope.clone();
+            let mut answer = exchange::run(site, version, request, connection).await;
+            let may_close =
+                version == Version::Http1 && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
+            if may_close && scope.is_draining() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
     };
     let mut draining = pin!(scope.draining());
     match version {
@@ -166,7 +176,7 @@ async fn run(
                 let mut serving = pin!(serving.with_upgrades());
                 let early = tokio::select! {
                     biased;
-                    () = &mut draining => None,
+                    () = async { draining.as_mut().await; sleep(LAST_REQUEST).await } => None,
                     served = &mut serving => Some(served),
                 };
                 if let Some(served) = early {

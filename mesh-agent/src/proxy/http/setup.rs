@@ -14,6 +14,11 @@ use crate::proxy::realm::Local;
 /// How long the head of a request may take. nginx and Go's recommendations are of this order.
 pub const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// How long a connection of HTTP/1.1 on which nothing is asked stays open when its agent drains: one that is
+/// closed while its client sends a request would fail it, and a request that comes has an answer that says
+/// that it is the last (RFC 9112, section 9.6).
+pub const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// The longest head of a request or an answer.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 

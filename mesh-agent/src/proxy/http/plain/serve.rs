@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::io::leg::{Leg, Linger};
 use crate::proxy::http::Site;
@@ -17,7 +17,7 @@ use crate::proxy::http::plain::buffer::{Buffer, FIRST_BYTES};
 use crate::proxy::http::plain::choose::{Asked, Choice, Way, choose};
 use crate::proxy::http::plain::exchange::{self, After};
 use crate::proxy::http::plain::head::{Look, look};
-use crate::proxy::http::setup::HEAD_TIMEOUT;
+use crate::proxy::http::setup::{HEAD_TIMEOUT, LAST_REQUEST};
 
 /// What a client does next.
 enum Next {
@@ -73,7 +73,8 @@ async fn next(
         let read = tokio::select! {
             biased;
             read = buffer.fill(client, FIRST_BYTES) => read?,
-            () = draining => 0,
+            // The answer to a request that comes meanwhile says that it is the last.
+            () = async { draining.await; sleep(LAST_REQUEST).await } => 0,
         };
         if read == 0 {
             return Ok(Next::End);

@@ -148,6 +148,11 @@ async fn once(
     answer: &mut Answer,
 ) -> io::Result<Option<Open>> {
     let open = match open {
+        // Nothing has been sent on it since the server announced its end.
+        Some(Open::Http2(sender)) if ask_http2::is_ending(&sender).await => None,
+        open => open,
+    };
+    let open = match open {
         Some(open) => open,
         None => connect(target, ask.version).await?,
     };

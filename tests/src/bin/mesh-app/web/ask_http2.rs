@@ -3,8 +3,8 @@
 use std::io;
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::client::SendRequest;
+use h2::{Reason, SendStream};
 use http::Request;
 use mesh_tests::http::{Answer, Ask, grpc};
 use tokio::net::TcpStream;
@@ -19,6 +19,14 @@ pub(super) async fn open(stream: TcpStream) -> io::Result<SendRequest<Bytes>> {
         drop(connection.await);
     });
     Ok(sender)
+}
+
+/// Whether the server has announced an orderly end of the connection: new requests need another one
+/// (RFC 9113, section 6.8).
+pub(super) async fn is_ending(sender: &SendRequest<Bytes>) -> bool {
+    let is_orderly =
+        |error: &h2::Error| error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+    sender.clone().ready().await.is_err_and(|error| is_orderly(&error))
 }
 
 /// Asks once.
