@@ -1,10 +1,13 @@
 //! Local ports: as many as without the mesh, in both directions.
 
 use mesh_tests::apps::{Client, Server};
+use mesh_tests::expect::eventually;
 use mesh_tests::fixture::{World, service6};
-use mesh_tests::mesh::Service;
+use mesh_tests::mesh::{Mesh, Service, Workload};
 use mesh_tests::pair::{ECHO, PORT, Pair};
 use mesh_tests::pod::Pod;
+use mesh_tests::process::DEADLINE;
+use mesh_tests::script::run_in;
 
 /// Local ports that a pod has in these tests, so that they are soon used up.
 const PORTS: &str = "20000 20099";
@@ -72,6 +75,16 @@ fn clients_of_an_application_do_not_share_the_ports_of_its_pod_by_ipv6() {
         Client::to(to).echo("hello").times(MANY, MANY).hold(world.client()).unwrap();
     assert_eq!((opened.connections, opened.failed), (MANY, 0), "{:?}", opened.errors);
     assert_eq!(held.stop().unwrap().failed, 0);
+    // So many needed addresses of the agent's own. They go with the workload.
+    let has_route = || {
+        let program = "print('fd5e9c1a70b36d65' in open('/proc/net/ipv6_route').read())";
+        let said = run_in(world.v1().netns(), world.v1().cgroup(), program).unwrap();
+        said.trim() == "True"
+    };
+    assert!(has_route());
+    let client = Workload::of(world.client()).account("client");
+    world.config.write(&Mesh::new("demo").workload(&client)).unwrap();
+    eventually("the route to go", DEADLINE, || (!has_route()).then_some(())).unwrap();
 }
 
 #[test]

@@ -143,6 +143,19 @@ fn no_kind_of_socket_of_a_unit_gets_around_a_policy() {
 }
 
 #[test]
+fn a_unit_may_bind_a_socket_to_the_hosts_device() {
+    let (hosts, ()) = bare_metal::start_after(|_host| ());
+    let _far = Server::echo(&hosts.far, 8080, "far").unwrap();
+    let unit = hosts.unit("web");
+    let met = |kind, to| met_in(hosts.host.netns(), &unit, kind, to);
+    let [v4, v6] = hosts.host.addresses();
+    for (own, to) in [(v4, hosts.far.at(8080)), (v6, hosts.far.at6(8080))] {
+        check(&met("device:up0", to), "the device of its addresses", own, to);
+        assert_eq!(met("device:br0", to)["error"], "EPERM", "the other device");
+    }
+}
+
+#[test]
 fn a_socket_of_a_device_without_the_agent_fails_at_once() {
     let machines = Machines::new(1).unwrap();
     let mesh = machines.mesh().policy(&MeshPolicy::new("strict").mtls("STRICT"));
