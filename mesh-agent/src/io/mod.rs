@@ -12,5 +12,6 @@ pub mod frames;
 pub mod link;
 pub mod load;
 pub mod silence;
+pub mod tied;
 pub mod tls;
 pub mod unread;

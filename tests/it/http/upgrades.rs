@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 
 use mesh_tests::expect::eventually;
+use mesh_tests::fixture::TRUST_DOMAIN;
 use mesh_tests::http::{self, Answer, Ask, field};
 use mesh_tests::process::DEADLINE;
+use mesh_tests::script::Script;
 
-use super::suite::{HTTP, NAMESPACE, Suite, To, route};
+use super::suite::{HTTP, NAMESPACE, Suite, To, policy, route};
 
 /// The service whose requests are routed, and judged then, and the workload whose requests are judged.
 const BOTH: [SocketAddr; 2] = [To::Echo.at(80), To::V1.at(80)];
@@ -164,5 +166,51 @@ fn a_connection_whose_upgrade_is_ignored_goes_on_and_ends_in_order() {
         let statuses = answer.body.split("HTTP/1.1 ").skip(1).filter_map(|answer| answer.get(..3));
         assert_eq!(statuses.collect::<Vec<_>>(), ["201", "202"], "{answer:?}");
         assert_eq!(answer.error, None);
+    }
+}
+
+/// Switches protocols, has so many bytes sent back, and says how it ends.
+const CHAT: &str = "
+import socket
+s = socket.create_connection(('10.96.0.10', 80))
+s.sendall(b'GET /chat HTTP/1.1\\r\\nHost: echo\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\n')
+head = b''
+while b'\\r\\n\\r\\n' not in head:
+    head += s.recv(1000)
+assert b' 101 ' in head, head
+s.sendall(b'x' * 100000)
+left = 100000
+while left:
+    left -= len(s.recv(left))
+print('switched', flush=True)
+try:
+    print('more' if s.recv(1) else 'ended', flush=True)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+";
+
+/// What a connection has become by a request is still that connection, and what policies say of it holds:
+/// between nodes, and within one.
+#[test]
+fn what_was_switched_to_ends_when_its_client_may_not_connect_any_more() {
+    let to_v1 = || route("  - backendRefs: [{name: echo-v1, port: 8080}]");
+    let suite = Suite::start(&[to_v1()]);
+    let clients = [(&suite.a, &suite.client, "client"), (&suite.b, &suite.versions[1], "echo")];
+    let open = clients.map(|(agent, pod, account)| {
+        let (script, first) = Script::start(pod, CHAT).unwrap();
+        assert_eq!(first, "switched", "{account}");
+        (agent, pod, account, script)
+    });
+    let principal = |account: &str| format!("'{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{account}'");
+    let both = ["client", "echo"].map(principal).join(", ");
+    let denied = policy("no", "DENY", &format!("{{from: [{{source: {{principals: [{both}]}}}}]}}"));
+    suite.write(&[to_v1(), denied]);
+    for (agent, pod, account, mut script) in open {
+        assert_eq!(script.line().unwrap(), "ConnectionResetError", "{account}");
+        let is_it = |line: &serde_json::Value| {
+            let sent = line["bytes_sent"].as_u64();
+            line["source_workload"] == pod.name() && sent.is_some_and(|sent| sent >= 100_000)
+        };
+        agent.logged("the line of what it has carried", is_it).unwrap();
     }
 }

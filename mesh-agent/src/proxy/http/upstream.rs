@@ -12,9 +12,10 @@ use tokio::time::sleep;
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::Carried;
 use crate::io::counted;
+use crate::io::tied::Tie;
 use crate::model::id::ResourceName;
 use crate::model::service::Service;
-use crate::model::snapshot::Endpoint;
+use crate::model::snapshot::{Endpoint, Snapshot};
 use crate::proxy;
 use crate::proxy::conn::Conn;
 use crate::proxy::http::Site;
@@ -153,8 +154,9 @@ pub fn parties(site: &Site, service: Option<&Arc<Service>>) -> Parties {
 }
 
 async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kept), Failure> {
-    let (context, endpoint, local) = (&*site.context, &to.endpoint, &*site.local);
+    let (context, local) = (&*site.context, &*site.local);
     let mesh = context.mesh.load();
+    let endpoint = &now(&mesh, &to.endpoint)?;
     let resident = same_node::destination(context, &mesh, local, endpoint);
     conn.parties = parties(site, to.service.as_ref());
     conn.towards(endpoint, resident.is_some());
@@ -202,16 +204,33 @@ async fn make(site: &Site, to: &To, conn: &mut Conn) -> Result<(Box<dyn Io>, Kep
     }
 }
 
+/// The endpoint as it is now: it was chosen before the body of the request had come, or before a pause.
+///
+/// # Errors
+///
+/// Its address or its port is not that workload's any more, and may be another one's.
+fn now(mesh: &Snapshot, endpoint: &Endpoint) -> Result<Endpoint, Failure> {
+    let Endpoint { address, workload } = endpoint;
+    let there = mesh.workloads.get(&workload.name).filter(|now| mesh.listens(now, *address));
+    let workload = there.cloned().ok_or_else(|| {
+        let cause = format!("{address} is not {}'s any more", workload.name);
+        Failure::because(Kind::NoEndpoint, Side::Upstream, Retry::Safe, cause)
+    })?;
+    Ok(Endpoint { address: *address, workload })
+}
+
 /// Begins HTTP on a connection.
 async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<Sender, Failure> {
     let failed =
         |error: BodyError| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     match key.version {
         Version::Http1 => {
+            // What it becomes, if a request switches protocols, is still the same connection.
+            let (io, tie) = Tie::to(io);
             let handshake = setup::http1_client().handshake::<_, Body>(TokioIo::new(io));
             let (sender, driving) = handshake.await.map_err(|error| failed(error.into()))?;
             let driving = driving.with_upgrades();
-            drive(site, key, report, None, async { Ok(driving.await?) });
+            drive(site, key, report, (None, Some(tie)), async { Ok(driving.await?) });
             Ok(Sender::Http1(sender))
         }
         Version::Http2 => {
@@ -238,7 +257,7 @@ async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<S
                 drop(promise);
             }));
             let driving = async { told.await.unwrap_or(Ok(())) };
-            drive(site, key, report, Some(places), driving);
+            drive(site, key, report, (Some(places), None), driving);
             if let Some(pool) = site.realm.http.get(site.worker) {
                 pool.share(key, shared);
             }
@@ -247,40 +266,64 @@ async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<S
     }
 }
 
-/// Drives a connection until it ends, and reports it. `places`: of one that several requests share.
-fn drive<Driving>(site: &Site, key: &Key, report: Report, places: Option<Places>, driving: Driving)
-where
+/// Drives a connection until it ends, and reports it. `places`: of one that several requests share; `tie`: of
+/// one that may become something else than HTTP.
+fn drive<Driving>(
+    site: &Site,
+    key: &Key,
+    report: Report,
+    (places, mut tie): (Option<Places>, Option<Tie>),
+    driving: Driving,
+) where
     Driving: Future<Output = Result<(), BodyError>> + Send + 'static,
 {
     let (site, key, scope) = (site.clone(), key.clone(), site.local.scope.clone());
     scope.spawn(Box::pin(async move {
         // Not the one's who had it opened: others use it too.
         fair::run_for(Party::own());
-        let mut driving = std::pin::pin!(driving);
-        let mut carried = 0;
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut driving => return report.finish(ended.map_err(|error| {
-                    Failure::because(Kind::Reset, Side::Upstream, Retry::IfIdempotent, error)
-                })),
-                forbidden = report.forbidden(&site.context) => {
-                    drop(report.forbid(forbidden));
-                    return;
-                }
-                () = sleep(IDLE) => {
-                    if let Some(pool) = site.realm.http.get(site.worker) {
-                        pool.sweep();
-                        // Of HTTP/2, whether it is used shows in what it has carried.
-                        let now = report.conn.carried.sent.load(Ordering::Relaxed);
-                        if let Some(places) = places.as_ref().filter(|_| now == carried) {
-                            pool.forget(&key, places);
+        let forbidden = {
+            let mut driving = std::pin::pin!(driving);
+            let mut carried = 0;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut driving => match ended {
+                        Ok(()) => break None,
+                        Err(error) => {
+                            let (kind, side) = (Kind::Reset, Side::Upstream);
+                            let failure = Failure::because(kind, side, Retry::IfIdempotent, error);
+                            return report.finish(Err(failure));
                         }
-                        carried = now;
+                    },
+                    forbidden = report.forbidden(&site.context) => break Some(forbidden),
+                    () = sleep(IDLE) => {
+                        if let Some(pool) = site.realm.http.get(site.worker) {
+                            pool.sweep();
+                            // Of HTTP/2, whether it is used shows in what it has carried.
+                            let now = report.conn.carried.sent.load(Ordering::Relaxed);
+                            if let Some(places) = places.as_ref().filter(|_| now == carried) {
+                                pool.forget(&key, places);
+                            }
+                            carried = now;
+                        }
                     }
                 }
             }
+        };
+        // HTTP has ended. Whoever has the bytes from here on has the connection.
+        let forbidden = match (forbidden, &mut tie) {
+            (None, Some(tie)) => tokio::select! {
+                biased;
+                () = tie.gone() => None,
+                forbidden = report.forbidden(&site.context) => Some(forbidden),
+            },
+            (forbidden, _) => forbidden,
+        };
+        let Some(forbidden) = forbidden else { return report.finish(Ok(())) };
+        if let Some(tie) = tie {
+            tie.cut();
         }
+        drop(report.forbid(forbidden));
     }));
 }
 
