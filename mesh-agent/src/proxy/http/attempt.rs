@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::sync::Arc;
 
+use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper::http::request;
 use hyper::{Request, Response};
@@ -149,6 +150,6 @@ async fn http2(
     place: Place,
     request: Request<Body>,
 ) -> Result<Response<Body>, Failed> {
-    let response = requests.send(request).await?;
-    Ok(response.map(|incoming| body::then(incoming, move || drop(place))))
+    let response = requests.send(request, Some(place)).await?;
+    Ok(response.map(Incoming::boxed_unsync))
 }

@@ -11,6 +11,7 @@ use hyper::header::CONTENT_LENGTH;
 
 use crate::io::unread::{Received, Unread};
 use crate::proxy::http::body::BodyError;
+use crate::proxy::http::places::Place;
 
 /// A body as it comes.
 #[derive(Debug)]
@@ -35,30 +36,39 @@ pub struct Stream {
     has_ended: bool,
     /// Its sender may stop the other's body when all of it is said (RFC 9113, section 8.1).
     is_answer: bool,
+    /// Of an answer: the server's stream is taken for as long.
+    _place: Option<Place>,
 }
 
 impl Stream {
     /// The body of a request whose head has `fields`.
     pub fn of_request(stream: RecvStream, unread: &Unread, fields: &HeaderMap) -> Incoming {
-        Self::incoming(stream, unread, fields, false)
+        Self::incoming(stream, unread, fields, (false, None))
     }
 
-    /// The body of an answer.
-    pub fn of_answer(stream: RecvStream, unread: &Unread, fields: &HeaderMap) -> Incoming {
-        Self::incoming(stream, unread, fields, true)
+    /// The body of an answer to a request that has taken `place`.
+    pub fn of_answer(
+        stream: RecvStream,
+        unread: &Unread,
+        fields: &HeaderMap,
+        place: Option<Place>,
+    ) -> Incoming {
+        Self::incoming(stream, unread, fields, (true, place))
     }
 
     fn incoming(
         stream: RecvStream,
         unread: &Unread,
         fields: &HeaderMap,
-        is_answer: bool,
+        (is_answer, place): (bool, Option<Place>),
     ) -> Incoming {
         if stream.is_end_stream() {
             return Incoming::Empty;
         }
         let (received, left) = (unread.watch(stream), content_length(fields));
-        Incoming::Stream(Self { received, left, unreleased: 0, has_ended: false, is_answer })
+        let (unreleased, has_ended) = (0, false);
+        let body = Self { received, left, unreleased, has_ended, is_answer, _place: place };
+        Incoming::Stream(body)
     }
 
     /// Lets the peer send as much again as whoever reads has taken: what was given it last is done with when

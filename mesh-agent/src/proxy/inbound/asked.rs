@@ -25,10 +25,10 @@ pub(super) enum Application {
     Http2(Requests, Places),
 }
 
-/// A request's turn on it: of HTTP/1.1 until the request has its answer.
+/// A request's turn on it: of HTTP/1.1 until the request has its answer, of HTTP/2 until that has ended.
 pub(super) enum Turn<'a> {
     Http1(AsyncGuard<'a, http1::SendRequest<Body>>),
-    Http2(Requests, Option<Place>),
+    Http2(&'a Requests, Option<Place>),
 }
 
 /// The end of that connection. One of HTTP/1.1 moves bytes only while it is polled.
@@ -39,7 +39,7 @@ impl Application {
     pub(super) async fn turn(&self) -> Turn<'_> {
         match self {
             Self::Http1(sender) => Turn::Http1(sender.lock().await),
-            Self::Http2(sender, places) => Turn::Http2(sender.clone(), places.wait().await),
+            Self::Http2(requests, places) => Turn::Http2(requests, places.wait().await),
         }
     }
 }
@@ -55,8 +55,8 @@ impl Turn<'_> {
                 sender.ready().await?;
                 Ok(sender.send_request(request).await?.map(Incoming::Hyper))
             }
-            Self::Http2(requests, _place) => {
-                let sent = requests.clone().send(request).await;
+            Self::Http2(requests, place) => {
+                let sent = requests.clone().send(request, place.take()).await;
                 sent.map_err(|failed| match failed.unsent {
                     // The client may ask again (RFC 9113, section 8.7).
                     Some(_) => h2::Error::from(Reason::REFUSED_STREAM).into(),

@@ -22,7 +22,7 @@ use crate::proxy::http::gate::Gated;
 use crate::proxy::http::http2::sending::Sending;
 use crate::proxy::http::http2::{SLICES, cause, strip_request};
 use crate::proxy::http::incoming::{Incoming, Stream};
-use crate::proxy::http::places::{Places, Size};
+use crate::proxy::http::places::{Place, Places, Size};
 use crate::proxy::http::setup::{self, Http2};
 use crate::task::scope::Scope;
 
@@ -142,13 +142,17 @@ impl Requests {
         self.shared.is_closed.load(Ordering::Acquire)
     }
 
-    /// Sends a request, and waits for the head of its answer. The rest of its body is sent in the
-    /// connection's scope. Dropped before that, it takes the request back.
+    /// Sends a request, and waits for the head of its answer, whose body keeps `place`. The rest of its
+    /// own body is sent in the connection's scope. Dropped before that, it takes the request back.
     ///
     /// # Errors
     ///
     /// The connection has ended, or the server has reset the request.
-    pub async fn send(mut self, request: Request<Body>) -> Result<Response<Incoming>, Failed> {
+    pub async fn send(
+        mut self,
+        request: Request<Body>,
+        place: Option<Place>,
+    ) -> Result<Response<Incoming>, Failed> {
         if let Err(error) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
             self.shared.close();
             return Err(Failed { error: cause(error), unsent: Some(request) });
@@ -164,7 +168,7 @@ impl Requests {
             self.shared.scope.spawn(sending);
         }
         let (head, stream) = answer.into_parts();
-        let body = Stream::of_answer(stream, &self.shared.unread, &head.headers);
+        let body = Stream::of_answer(stream, &self.shared.unread, &head.headers, place);
         Ok(Response::from_parts(head, body))
     }
 }

@@ -19,6 +19,7 @@ use super::client::{Failed, Requests};
 use super::{client, server};
 use crate::proxy::http::body::{self, Body, BodyError};
 use crate::proxy::http::incoming::Incoming;
+use crate::proxy::http::places::Places;
 use crate::proxy::http::setup::Http2;
 use crate::task::scope::Scope;
 
@@ -308,7 +309,7 @@ async fn a_request_goes_as_http2_has_it() {
         stream.send_data(long(), true).unwrap();
     };
     let ask = async {
-        let answer = requests.send(asked).await.unwrap();
+        let answer = requests.send(asked, None).await.unwrap();
         answer.into_body().collect().await.unwrap().to_bytes()
     };
     let ((), answer) = tokio::join!(serve, ask);
@@ -320,7 +321,7 @@ async fn a_request_that_is_dropped_is_taken_back() {
     let scope = Scope::new("test");
     let (requests, mut told) = asking(&scope).await;
     let (_sender, body) = frames();
-    let mut sending = Box::pin(requests.send(request(&Method::POST).map(|()| body)));
+    let mut sending = Box::pin(requests.send(request(&Method::POST).map(|()| body), None));
     let (_request, mut respond) = tokio::select! {
         _ = &mut sending => unreachable!("nobody answers"),
         asked = told.recv() => asked.unwrap(),
@@ -340,7 +341,7 @@ async fn a_body_goes_on_after_the_head_of_its_answer() {
         let stream = respond.send_response(Response::new(()), false).unwrap();
         (request.into_body(), stream)
     };
-    let send = requests.send(request(&Method::POST).map(|()| body));
+    let send = requests.send(request(&Method::POST).map(|()| body), None);
     let ((mut from, mut to), answer) = tokio::join!(serve, send);
     let mut answer = answer.unwrap().into_body();
     for _ in 0..3 {
@@ -366,7 +367,7 @@ async fn an_answer_that_is_cut_fails() {
         answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
         respond.send_response(answer, false).unwrap()
     };
-    let send = requests.send(request(&Method::GET).map(|()| body::empty()));
+    let send = requests.send(request(&Method::GET).map(|()| body::empty()), None);
     let (mut stream, answer) = tokio::join!(serve, send);
     let mut answer = answer.unwrap().into_body();
     stream.send_data(Bytes::from_static(b"cut"), false).unwrap();
@@ -379,8 +380,9 @@ async fn an_answer_that_is_cut_fails() {
 async fn a_request_for_a_connection_that_has_ended_is_given_back() {
     let scope = Scope::new("test");
     let (requests, mut told) = asking(&scope).await;
-    let send =
-        |requests: &Requests| requests.clone().send(request(&Method::GET).map(|()| body::empty()));
+    let send = |requests: &Requests| {
+        requests.clone().send(request(&Method::GET).map(|()| body::empty()), None)
+    };
     let serve = async {
         let (_request, mut respond) = told.recv().await.unwrap();
         respond.send_response(Response::new(()), true).unwrap();
@@ -396,4 +398,22 @@ async fn a_request_for_a_connection_that_has_ended_is_given_back() {
     let Err(Failed { unsent: Some(_), .. }) = send(&requests).await else {
         panic!("it was not sent");
     };
+}
+
+#[tokio::test]
+async fn a_place_is_taken_until_its_answer_has_ended() {
+    let scope = Scope::new("test");
+    let (requests, mut told) = asking(&scope).await;
+    let places = Places::new(1);
+    let serve = async {
+        let (_request, mut respond) = told.recv().await.unwrap();
+        respond.send_response(Response::new(()), false).unwrap()
+    };
+    let send = requests.send(request(&Method::GET).map(|()| body::empty()), places.take());
+    let (mut stream, answer) = tokio::join!(serve, send);
+    let answer = answer.unwrap();
+    assert!(places.take().is_none());
+    stream.send_data(Bytes::from_static(b"x"), true).unwrap();
+    answer.into_body().collect().await.unwrap();
+    assert!(places.take().is_some());
 }
