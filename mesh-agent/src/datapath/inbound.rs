@@ -155,6 +155,11 @@ impl Copies {
         Ok(Copy { program, own })
     }
 
+    /// Watches the link of a namespace no more: it goes with the namespace, or by [`Self::retain`].
+    pub(super) fn let_go(&self, cookie: u64) {
+        self.pins.release(&self.folder.join(format!("{PREFIX}{cookie}")));
+    }
+
     /// Detaches the copies of namespaces for which `wanted` is false, also those that a predecessor
     /// left.
     pub(super) fn retain(&self, wanted: impl Fn(u64) -> bool) {

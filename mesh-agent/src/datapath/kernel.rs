@@ -126,6 +126,11 @@ impl Kernel {
         self.copies.prepare()
     }
 
+    /// Notes that the program of a namespace may go: its workload has gone.
+    pub fn let_arrivals_go(&self, cookie: u64) {
+        self.copies.let_go(cookie);
+    }
+
     /// Stops to look at what arrives in the namespaces for whose cookies `wanted` is false.
     pub fn retain_arrivals(&self, wanted: impl Fn(u64) -> bool) {
         self.copies.retain(wanted);

@@ -256,6 +256,7 @@ impl Pods {
         set.refresh_host();
         for pod in gone {
             if pod.realm.netns().is_some() {
+                self.context.kernel.let_arrivals_go(pod.realm.cookie);
                 pod.realm.listening.stop();
             }
             let cut = pod.local.scope.drain(Duration::ZERO).await;
