@@ -78,7 +78,7 @@ pub fn rules(matches: Vec<Match>) -> HttpRules {
     let rule = |(index, one): (usize, Match)| HttpRule {
         route: Arc::clone(&route),
         index,
-        rule: Rule {
+        rule: Arc::new(Rule {
             name: None,
             matches: vec![one],
             filters: Vec::new(),
@@ -87,7 +87,7 @@ pub fn rules(matches: Vec<Match>) -> HttpRules {
             retry: None,
             persistence: None,
             split_by: None,
-        },
+        }),
         backends: Vec::new(),
         mirrors: Vec::new(),
     };

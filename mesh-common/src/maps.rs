@@ -101,12 +101,13 @@ pub const ALL: &[&str] = &[
 
 /// Workloads on one node, and cgroups. Kubernetes supports 110 pods a node; some run 500.
 pub const MAX_SOURCES: usize = 4_096;
-/// Virtual addresses with their ports, and workload addresses, of the whole mesh. Entries are
-/// allocated as they are added: a full map is about 131,072 × 100 B = 13 MiB.
-pub const MAX_DESTINATIONS: usize = 131_072;
+/// Virtual addresses with their ports, and workload addresses, of the whole mesh: 65,536 services with a
+/// port and an entry for all other ports each, and as many workloads and further ports. Entries are
+/// allocated as they are added: a full map is about 262,144 × 100 B = 26 MiB.
+pub const MAX_DESTINATIONS: usize = 262_144;
 /// Sets of backends: one a port of a service, and one for each namespace with routes of its own.
-pub const MAX_SETS: usize = 65_536;
-/// Parts of all sets together, of 16 slots each: two for each set on average.
+pub const MAX_SETS: usize = 131_072;
+/// Parts of all sets together, of 16 slots each.
 pub const MAX_CHUNKS: usize = 131_072;
 /// The same with those of sets that are being replaced: 262,144 × 960 B = 240 MiB, if all are there. Each
 /// is allocated as it is added.

@@ -138,6 +138,12 @@ impl Client {
             .arg(&concurrency.to_string())
     }
 
+    /// Begins at most so many connections a second.
+    #[must_use]
+    pub fn rate(self, rate: u32) -> Self {
+        self.arg("--rate").arg(&rate.to_string())
+    }
+
     /// Reaches an IPv4 address through an IPv6 socket, as `::ffff:a.b.c.d`.
     #[must_use]
     pub fn mapped(self) -> Self {

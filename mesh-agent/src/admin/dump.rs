@@ -178,7 +178,7 @@ pub(super) fn conditions<'a>(
         message: condition.message.as_str().into(),
     });
     let found = findings.iter().map(|finding| {
-        let at = snapshot.locations.get(&finding.subject);
+        let at = snapshot.locations.of(&finding.subject);
         Condition {
             file: at.map(|at| at.file.display().to_string()).unwrap_or_default(),
             document: at.map_or(0, |at| at.document),

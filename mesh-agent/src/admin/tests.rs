@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::model::condition::{Condition, Location, Reason};
+use crate::model::condition::{Condition, Location, Locations, Reason};
 use crate::model::http::rules::{HttpRule, HttpRules};
 use crate::model::http::table::Table;
 use crate::model::http::{Kind, Match, Rule, Timeouts};
@@ -63,7 +63,7 @@ fn snapshot() -> Snapshot {
     let rule = HttpRule {
         route: Arc::new(ResourceName::new("shop", "canary")),
         index: 1,
-        rule: Rule {
+        rule: Arc::new(Rule {
             name: Some("testers".to_owned()),
             matches: vec![Match::all()],
             filters: Vec::new(),
@@ -72,7 +72,7 @@ fn snapshot() -> Snapshot {
             retry: None,
             persistence: None,
             split_by: None,
-        },
+        }),
         backends: vec![backend(9)],
         mirrors: vec![Backend { endpoints: Endpoints::Invalid, ..backend(1) }],
     };
@@ -93,15 +93,16 @@ fn snapshot() -> Snapshot {
         by_port: HashMap::new(),
         contested: HashMap::new(),
         services: [("10.96.0.10:80".parse().unwrap(), Arc::new(target))].into(),
-        placements: HashMap::new(),
+        placements: Arc::default(),
         policies: HashMap::new(),
         externals: Vec::new(),
         acceleration: vec![(
             Location { file: std::path::Path::new("policy.yaml").into(), document: 1, line: 1 },
             ResourceName::new("demo", "fast"),
         )],
-        locations: HashMap::from([(
-            "Workload demo/copy".to_owned(),
+        locations: Locations::from_iter([(
+            "Workload",
+            ResourceName::new("demo", "copy"),
             Location { file: std::path::Path::new("copy.yaml").into(), document: 3, line: 7 },
         )]),
         conditions: vec![Condition {

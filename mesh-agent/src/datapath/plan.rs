@@ -18,9 +18,21 @@ pub fn plan<K: Ord + Copy, V: PartialEq + Copy>(
     have: &BTreeMap<K, V>,
     want: &BTreeMap<K, V>,
 ) -> Vec<Op<K, V>> {
-    let puts = want.iter().filter(|(k, v)| have.get(k) != Some(*v)).map(|(k, v)| Op::Put(*k, *v));
-    let dels = have.keys().filter(|k| !want.contains_key(k)).map(|k| Op::Del(*k));
-    puts.chain(dels).collect()
+    let (mut puts, mut dels) = (Vec::new(), Vec::new());
+    // Both are in the order of keys, and mostly the same.
+    let mut held = have.iter().peekable();
+    for (key, value) in want {
+        while let Some((gone, _)) = held.next_if(|(held, _)| *held < key) {
+            dels.push(Op::Del(*gone));
+        }
+        let same = held.next_if(|(held, _)| *held == key);
+        if same.is_none_or(|(_, held)| held != value) {
+            puts.push(Op::Put(*key, *value));
+        }
+    }
+    dels.extend(held.map(|(gone, _)| Op::Del(*gone)));
+    puts.append(&mut dels);
+    puts
 }
 
 #[cfg(test)]

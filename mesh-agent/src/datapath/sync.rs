@@ -90,6 +90,8 @@ pub async fn run(
     let mut predecessors = Some(predecessors);
     let mut sets = SetIds::after(tables.last_set());
     let mut returns = 0;
+    // What was in force before goes when its successor is in force: of a large mesh that takes a while.
+    let mut former = None;
     loop {
         let Some((snapshot, found)) = together(&mesh, &mut enrolled, &scope).await else { return };
         let Some(mut work) = duty.work(&scope).await else { return };
@@ -116,6 +118,7 @@ pub async fn run(
                 let no_acceleration = acceleration.turn(&mut ebpf, wants_acceleration(want));
                 let began = Instant::now();
                 let refused = tables.bring_to(want);
+                drop(former.take());
                 tracing::debug!(
                     revision = snapshot.revision,
                     compiled_ms = compiled.as_millis(),
@@ -156,6 +159,7 @@ pub async fn run(
                 None => return,
             };
         }
+        former = Some((snapshot, want));
     }
 }
 

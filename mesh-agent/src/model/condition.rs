@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::model::id::ResourceName;
+
 /// Something an operator should know about one document.
 ///
 /// The mesh works on without what the condition names; a rejected document's last good version
@@ -25,9 +27,7 @@ pub struct Condition {
 /// Something wrong with a resource that only a node sees, and not whoever reads the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// `Workload default/echo`: a key of [`Snapshot::locations`].
-    ///
-    /// [`Snapshot::locations`]: crate::model::snapshot::Snapshot::locations
+    /// `Workload default/echo`, as [`Locations::of`] takes it.
     pub subject: String,
     /// As [`Condition::field`].
     pub field: &'static str,
@@ -46,6 +46,37 @@ pub struct Location {
     pub document: usize,
     /// The line in the file, counted from 1.
     pub line: usize,
+}
+
+/// Locations of resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Locations(
+    /// In the order of kinds and names.
+    Vec<(&'static str, ResourceName, Location)>,
+);
+
+impl Locations {
+    /// The location of `Workload default/echo`: a kind, a namespace and a name.
+    pub fn of(&self, subject: &str) -> Option<&Location> {
+        let (kind, name) = subject.split_once(' ')?;
+        let wanted = (kind, name.split_once('/')?);
+        let all = &self.0;
+        let order = |(kind, name, _): &(&'static str, ResourceName, Location)| {
+            (*kind, (&*name.namespace, &*name.name)).cmp(&wanted)
+        };
+        let place = all.binary_search_by(order).ok()?;
+        all.get(place).map(|(_, _, location)| location)
+    }
+}
+
+impl FromIterator<(&'static str, ResourceName, Location)> for Locations {
+    fn from_iter<T: IntoIterator<Item = (&'static str, ResourceName, Location)>>(all: T) -> Self {
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_by(|(kind, name, _), (other, other_name, _)| {
+            (kind, name).cmp(&(other, other_name))
+        });
+        Self(all)
+    }
 }
 
 /// Why a condition is there.

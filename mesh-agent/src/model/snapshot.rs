@@ -1,10 +1,10 @@
 //! One consistent view of the mesh, with its indices.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::model::condition::{Condition, Location};
+use crate::model::condition::{Condition, Location, Locations};
 use crate::model::external::External;
 use crate::model::http::rules::HttpRules;
 use crate::model::id::ResourceName;
@@ -16,13 +16,16 @@ use crate::model::workload::Workload;
 /// The ports of nodes that several namespaces claim, with the namespace that has each, if one does.
 pub type Contested = HashMap<(Arc<str>, u16), Option<Arc<str>>>;
 
+/// The nodes that each identity is scheduled on.
+pub type Placements = HashMap<SpiffeId, BTreeSet<Arc<str>>>;
+
 /// Everything the proxies know, as of one revision. Never changes after it is published.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Counts up by one with each publication; 0 is the empty view before the first.
     pub revision: u64,
     /// Workloads by name.
-    pub workloads: HashMap<ResourceName, Arc<Workload>>,
+    pub workloads: BTreeMap<ResourceName, Arc<Workload>>,
     /// Workloads by address. Several may share one: units of one host. Never empty; by name, those of
     /// other namespaces that came later after the others.
     pub by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
@@ -35,19 +38,20 @@ pub struct Snapshot {
     pub contested: Contested,
     /// What is behind each virtual address and port.
     pub services: HashMap<SocketAddr, Arc<Target>>,
-    /// On which nodes each identity is scheduled.
-    pub placements: HashMap<SpiffeId, BTreeSet<Arc<str>>>,
+    /// On which nodes each identity is scheduled; the same as the last snapshot's as long as no workload
+    /// changes.
+    pub placements: Arc<Placements>,
     /// What is in force for each workload; see [`Snapshot::policy`].
     pub policies: HashMap<ResourceName, Arc<WorkloadPolicy>>,
     /// What lies outside and is known, by name.
     pub externals: Vec<Arc<External>>,
     /// The documents that ask for acceleration, which a kernel may not have.
     pub acceleration: Vec<(Location, ResourceName)>,
-    /// The locations of services, workloads and external addresses by `<kind> <namespace>/<name>`, for
-    /// the conditions that only a node finds ([`Finding`]).
+    /// The locations of services, workloads and external addresses, for the conditions that only a
+    /// node finds ([`Finding`]).
     ///
     /// [`Finding`]: crate::model::condition::Finding
-    pub locations: HashMap<String, Location>,
+    pub locations: Locations,
     /// What is wrong.
     pub conditions: Vec<Condition>,
 }

@@ -1,14 +1,13 @@
 //! From what the sources say to one snapshot (pure).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::model::condition::{Condition, Location, Reason};
+use crate::model::condition::{Condition, Location, Locations, Reason};
 use crate::model::id::ResourceName;
 use crate::model::policy::Acceleration;
-use crate::model::snapshot::{Snapshot, Target};
-use crate::model::spiffe::SpiffeId;
+use crate::model::snapshot::{Placements, Snapshot, Target};
 use crate::model::workload::Workload;
 use crate::store::attach::Attached;
 use crate::store::endpoints::Catalog;
@@ -36,7 +35,7 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
         .iter()
         .map(|(name, (_, workload))| ((*name).clone(), Arc::clone(workload)))
         .collect();
-    let placements = placements(&index);
+    let placements = placements(last, &index);
     let policies = policies::resolve(&index, &mut conditions);
     let acceleration = index.mesh_policies.values();
     let acceleration = acceleration
@@ -67,12 +66,13 @@ pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snaps
 }
 
 /// The locations of the resources that nodes have conditions of.
-fn locations(index: &Index<'_>) -> HashMap<String, Location> {
+fn locations(index: &Index<'_>) -> Locations {
     let services = index.services.iter().map(|(name, (at, _))| (Kind::Service, *name, *at));
     let workloads = index.workloads.iter().map(|(name, (at, _))| (Kind::Workload, *name, *at));
     let externals = index.externals.iter().map(|(name, (at, _))| (Kind::ServiceEntry, *name, *at));
-    let all = services.chain(workloads).chain(externals);
-    all.map(|(kind, name, at)| (Key { kind, name: name.clone() }.to_string(), at.clone())).collect()
+    // In the order in which they are kept.
+    let all = services.chain(externals).chain(workloads);
+    all.map(|(kind, name, at)| (kind.as_str(), name.clone(), at.clone())).collect()
 }
 
 /// Whose the ports are of addresses that several workloads share.
@@ -115,14 +115,18 @@ fn are_of_several(workloads: &[Arc<Workload>]) -> bool {
 }
 
 /// On which nodes each identity is scheduled.
-fn placements(index: &Index<'_>) -> HashMap<SpiffeId, BTreeSet<Arc<str>>> {
-    let mut placements: HashMap<_, BTreeSet<_>> = HashMap::new();
+fn placements(last: &Snapshot, index: &Index<'_>) -> Arc<Placements> {
+    let now = index.workloads.values().map(|(_, workload)| Arc::as_ptr(workload));
+    if now.eq(last.workloads.values().map(Arc::as_ptr)) {
+        return Arc::clone(&last.placements);
+    }
+    let mut placements = Placements::new();
     for (_, workload) in index.workloads.values() {
         if let Some(node) = &workload.node {
             placements.entry(workload.identity.clone()).or_default().insert(Arc::clone(node));
         }
     }
-    placements
+    Arc::new(placements)
 }
 
 /// What is behind each virtual address and port. The first service by name wins, but none takes the
@@ -175,11 +179,15 @@ fn targets<'a>(
     targets
 }
 
-/// The names of the workloads that have an agent, by address.
+/// The names of the workloads that have an agent, by address, where that is a service's too.
 fn served<'a>(index: &Index<'a>) -> HashMap<IpAddr, Vec<&'a ResourceName>> {
+    let services = index.services.values();
+    let virtual_ones: HashSet<_> =
+        services.flat_map(|(_, service)| &service.addresses).copied().collect();
     let mut served: HashMap<_, Vec<_>> = HashMap::new();
     for (name, (_, workload)) in &index.workloads {
-        for address in workload.addresses.iter().filter(|_| workload.node.is_some()) {
+        let addresses = workload.addresses.iter().filter(|_| workload.node.is_some());
+        for address in addresses.filter(|address| virtual_ones.contains(address)) {
             served.entry(*address).or_default().push(*name);
         }
     }
@@ -196,7 +204,8 @@ fn by_address(
 ) -> HashMap<IpAddr, Vec<Arc<Workload>>> {
     let virtual_addresses: HashMap<IpAddr, &ResourceName> =
         targets.iter().map(|(at, target)| (at.ip(), &target.service.name)).collect();
-    let mut map: HashMap<IpAddr, Vec<Arc<Workload>>> = HashMap::new();
+    let mut map: HashMap<IpAddr, Vec<Arc<Workload>>> =
+        HashMap::with_capacity(index.workloads.len());
     for (location, workload) in index.workloads.values() {
         for address in &workload.addresses {
             if virtual_addresses.contains_key(address) {

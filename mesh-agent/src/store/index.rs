@@ -1,6 +1,6 @@
 //! What the sources say, by name: duplicates are settled here (pure).
 
-use std::collections::{BTreeMap, HashMap, btree_map};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,59 +38,40 @@ impl<'a> Index<'a> {
         updates: &'a BTreeMap<&'static str, Update>,
         conditions: &mut Vec<Condition>,
     ) -> Self {
-        let mut index = Self {
-            services: BTreeMap::new(),
-            tcp_routes: BTreeMap::new(),
-            http_routes: BTreeMap::new(),
-            grpc_routes: BTreeMap::new(),
-            workloads: BTreeMap::new(),
-            mesh_policies: BTreeMap::new(),
-            authorization: BTreeMap::new(),
-            externals: BTreeMap::new(),
-            by_label: HashMap::new(),
-        };
+        let (mut services, mut tcp_routes, mut http_routes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut grpc_routes, mut workloads, mut externals) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut mesh_policies, mut authorization) = (Vec::new(), Vec::new());
         for resource in updates.values().flat_map(|update| &update.resources) {
             let at = &resource.location;
-            let other = match &resource.object {
-                Object::Service(service) => insert(&mut index.services, &service.name, at, service),
-                Object::TcpRoute(route) => insert(&mut index.tcp_routes, &route.name, at, route),
-                Object::HttpRoute(route) => {
-                    let routes = match route.kind {
-                        Kind::Grpc => &mut index.grpc_routes,
-                        Kind::Http => &mut index.http_routes,
-                    };
-                    insert(routes, &route.name, at, route)
-                }
-                Object::Workload(workload) => {
-                    insert(&mut index.workloads, &workload.name, at, workload)
-                }
+            match &resource.object {
+                Object::Service(service) => services.push((&service.name, (at, service))),
+                Object::TcpRoute(route) => tcp_routes.push((&route.name, (at, route))),
+                Object::HttpRoute(route) => match route.kind {
+                    Kind::Grpc => grpc_routes.push((&route.name, (at, route))),
+                    Kind::Http => http_routes.push((&route.name, (at, route))),
+                },
+                Object::Workload(workload) => workloads.push((&workload.name, (at, workload))),
                 Object::MeshPolicy(policy) => {
-                    insert(&mut index.mesh_policies, (policy.kind, &policy.name), at, policy)
+                    mesh_policies.push(((policy.kind, &policy.name), (at, policy)));
                 }
                 Object::AuthorizationPolicy(policy) => {
-                    insert(&mut index.authorization, &policy.name, at, policy)
+                    authorization.push((&policy.name, (at, policy)));
                 }
-                Object::External(external) => {
-                    insert(&mut index.externals, &external.name, at, external)
-                }
-            };
-            if let Some(other) = other {
-                conditions.push(Condition {
-                    location: at.clone(),
-                    subject: resource.object.key().to_string(),
-                    field: "metadata.name".to_owned(),
-                    reason: Reason::Conflicted,
-                    message: format!("{other} has this name already; rename or remove one"),
-                });
+                Object::External(external) => externals.push((&external.name, (at, external))),
             }
         }
-        for (_, workload) in index.workloads.values() {
-            for (key, value) in &workload.labels {
-                let label = (&*workload.name.namespace, key.as_str(), value.as_str());
-                index.by_label.entry(label).or_default().push(workload);
-            }
+        let workloads = by_name(workloads, Object::Workload, conditions);
+        Self {
+            services: by_name(services, Object::Service, conditions),
+            tcp_routes: by_name(tcp_routes, Object::TcpRoute, conditions),
+            http_routes: by_name(http_routes, Object::HttpRoute, conditions),
+            grpc_routes: by_name(grpc_routes, Object::HttpRoute, conditions),
+            mesh_policies: by_name(mesh_policies, Object::MeshPolicy, conditions),
+            authorization: by_name(authorization, Object::AuthorizationPolicy, conditions),
+            externals: by_name(externals, Object::External, conditions),
+            by_label: by_label(&workloads),
+            workloads,
         }
-        index
     }
 
     /// The workloads of a service's namespace among which those are that it selects: by the label that
@@ -122,18 +103,39 @@ impl Family {
     }
 }
 
-/// Adds a resource. Returns where the one is that has the name already.
-fn insert<'a, K: Ord, T>(
-    map: &mut BTreeMap<K, Placed<'a, T>>,
-    name: K,
-    location: &'a Location,
-    object: &'a Arc<T>,
-) -> Option<&'a Location> {
-    match map.entry(name) {
-        btree_map::Entry::Occupied(entry) => Some(entry.get().0),
-        btree_map::Entry::Vacant(entry) => {
-            entry.insert((location, object));
-            None
+/// Resources by name, of several with one name the first. A source has them in the order of names: then
+/// nothing is moved.
+fn by_name<'a, K: Ord, T>(
+    mut all: Vec<(K, Placed<'a, T>)>,
+    object: fn(Arc<T>) -> Object,
+    conditions: &mut Vec<Condition>,
+) -> BTreeMap<K, Placed<'a, T>> {
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all.dedup_by(|(name, (location, it)), (first, (other, _))| {
+        let is_taken = name == first;
+        if is_taken {
+            conditions.push(Condition {
+                location: location.clone(),
+                subject: object(Arc::clone(it)).key().to_string(),
+                field: "metadata.name".to_owned(),
+                reason: Reason::Conflicted,
+                message: format!("{other} has this name already; rename or remove one"),
+            });
+        }
+        is_taken
+    });
+    all.into_iter().collect()
+}
+
+fn by_label<'a>(
+    workloads: &BTreeMap<&'a ResourceName, Placed<'a, Workload>>,
+) -> HashMap<Label<'a>, Vec<&'a Arc<Workload>>> {
+    let mut all: HashMap<_, Vec<_>> = HashMap::new();
+    for (_, workload) in workloads.values() {
+        for (key, value) in &workload.labels {
+            let label = (&*workload.name.namespace, key.as_str(), value.as_str());
+            all.entry(label).or_default().push(*workload);
         }
     }
+    all
 }

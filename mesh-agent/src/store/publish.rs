@@ -33,8 +33,10 @@ impl Publisher {
     /// Makes `next` what every reader sees from now on.
     pub fn publish(&mut self, next: Snapshot) {
         let revision = next.revision;
-        self.current.store(Arc::new(next));
+        let former = self.current.swap(Arc::new(next));
         self.revision.send_replace(revision);
+        // Of a large mesh that takes milliseconds, in which others begin with the next one.
+        drop(former);
     }
 
     /// The latest snapshot.

@@ -76,11 +76,11 @@ fn rules<'a>(
         let name = Arc::new(route.name.clone());
         for (i, rule) in route.rules.iter().enumerate() {
             let backends = rule.backends.iter();
-            let mirrors = mirrors(rule).into_iter();
+            let mirrors = mirrors(rule);
             rules.push(HttpRule {
                 route: Arc::clone(&name),
                 index: i,
-                rule: rule.clone(),
+                rule: Arc::clone(rule),
                 backends: backends.map(|it| backend((&it.service, it.port), it.weight)).collect(),
                 mirrors: mirrors.map(|(_, it)| backend((&it.service, it.port), 1)).collect(),
             });
@@ -110,9 +110,11 @@ pub(super) fn missing_of_http(index: &Index<'_>, route: &HttpRoute) -> Vec<(Stri
                 missing.push((format!("spec.rules[{r}].backendRefs[{i}]"), message));
             }
         }
-        for (field, it) in mirrors(rule) {
+        for ((backend, filter), it) in mirrors(rule) {
             if let Err(what) = resolve(index, (&it.service, it.port)) {
                 let message = what.message("no copies of requests are sent");
+                let backend = backend.map(|i| format!("backendRefs[{i}].")).unwrap_or_default();
+                let field = format!("{backend}filters[{filter}].requestMirror.backendRef");
                 missing.push((format!("spec.rules[{r}].{field}"), message));
             }
         }
@@ -120,19 +122,17 @@ pub(super) fn missing_of_http(index: &Index<'_>, route: &HttpRoute) -> Vec<(Stri
     missing
 }
 
-/// The mirrors of a rule in the order of [`HttpRule::mirrors`], with their fields in the rule.
-fn mirrors(rule: &Rule) -> Vec<(String, &Mirror)> {
+/// The mirrors of a rule in the order of [`HttpRule::mirrors`], with their places: of the backend, if it
+/// is a backend's, and of the filter.
+fn mirrors(rule: &Rule) -> impl Iterator<Item = ((Option<usize>, usize), &Mirror)> {
     let inner = rule.backends.iter().enumerate();
-    let inner = inner.map(|(i, backend)| (format!("backendRefs[{i}]."), &backend.filters));
-    let mut mirrors = Vec::new();
-    for (path, filters) in std::iter::once((String::new(), &rule.filters)).chain(inner) {
-        for (i, filter) in filters.iter().enumerate() {
-            if let Filter::Mirror(mirror) = filter {
-                mirrors.push((format!("{path}filters[{i}].requestMirror.backendRef"), mirror));
-            }
-        }
-    }
-    mirrors
+    let inner = inner.map(|(i, backend)| (Some(i), &backend.filters));
+    std::iter::once((None, &rule.filters)).chain(inner).flat_map(|(backend, filters)| {
+        filters.iter().enumerate().filter_map(move |(i, filter)| match filter {
+            Filter::Mirror(mirror) => Some(((backend, i), mirror)),
+            _ => None,
+        })
+    })
 }
 
 fn backend<'a>(

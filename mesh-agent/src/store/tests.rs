@@ -97,7 +97,7 @@ fn http_route(
         kind,
         created: created.into(),
         parents: vec![ParentRef { service: name(parent.0), port: parent.1 }],
-        rules: vec![rule],
+        rules: vec![Arc::new(rule)],
     }))
 }
 
@@ -274,7 +274,8 @@ fn expressions_of_all_routes_of_a_port_have_a_bound() {
             path: http::PathMatch::Regex(Compiled::new(source).unwrap()),
             ..http::Match::all()
         };
-        Arc::make_mut(&mut route).rules[0].matches = sources.iter().map(of).collect();
+        let rule = &mut Arc::make_mut(&mut route).rules[0];
+        Arc::make_mut(rule).matches = sources.iter().map(of).collect();
         Object::HttpRoute(route)
     };
     let small = r"/[a-z]+";
@@ -302,7 +303,8 @@ fn matches_of_all_routes_of_a_port_have_a_bound() {
     let made = |at: &str, count: usize| {
         let object = http_route(Kind::Http, at, at, ("demo/echo", None), &[("demo/echo", 1)]);
         let Object::HttpRoute(mut route) = object else { panic!() };
-        Arc::make_mut(&mut route).rules[0].matches = vec![http::Match::all(); count];
+        let rule = &mut Arc::make_mut(&mut route).rules[0];
+        Arc::make_mut(rule).matches = vec![http::Match::all(); count];
         Object::HttpRoute(route)
     };
     let echo = service("demo/echo", "echo", &["10.96.0.1"]);
@@ -425,7 +427,7 @@ fn a_table_is_made_again_only_if_a_match_has_changed() {
         let Object::HttpRoute(route) = object else { panic!("{object:?}") };
         let mut route = (*route).clone();
         let path = Compiled::new(path).unwrap();
-        route.rules[0].matches[0].path = http::PathMatch::Regex(path);
+        Arc::make_mut(&mut route.rules[0]).matches[0].path = http::PathMatch::Regex(path);
         Object::HttpRoute(Arc::new(route))
     };
     let other = http_route(Kind::Http, "demo/o", "", ("demo/echo", Some(81)), &[("demo/v1", 1)]);
@@ -463,8 +465,9 @@ fn mirrors_are_resolved_in_order_and_reach_their_endpoints() {
         Object::HttpRoute(route) => {
             let mut route = (*route).clone();
             route.parents.push(route.parents[0].clone());
-            route.rules[0].filters = vec![mirror("demo/v1"), mirror("demo/none")];
-            route.rules[0].backends[0].filters = vec![mirror("demo/v2")];
+            let rule = Arc::make_mut(&mut route.rules[0]);
+            rule.filters = vec![mirror("demo/v1"), mirror("demo/none")];
+            rule.backends[0].filters = vec![mirror("demo/v2")];
             Object::HttpRoute(Arc::new(route))
         }
         other => other,

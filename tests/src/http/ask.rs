@@ -16,6 +16,16 @@ pub enum Version {
     Raw,
 }
 
+/// Contents that an answer must have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Check {
+    /// Any.
+    #[default]
+    Nothing,
+    /// An echo of the request: another one is the error [`Ask::ANOTHER_ECHO`].
+    Echo,
+}
+
 /// A request, and how often and how it is sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ask {
@@ -47,6 +57,8 @@ pub struct Ask {
     pub concurrency: u64,
     /// Whether each has a new connection.
     pub is_fresh: bool,
+    /// Contents that an answer 200 must have.
+    pub check: Check,
     /// After which one has failed, in milliseconds.
     pub timeout_ms: u64,
     /// How many are begun a second, at times that no answer changes. Without it, one after the
@@ -55,6 +67,15 @@ pub struct Ask {
 }
 
 impl Ask {
+    /// The error of an answer that is no echo of its request.
+    pub const ANOTHER_ECHO: &str = "another echo";
+
+    /// Compares each answer with its request.
+    #[must_use]
+    pub fn checked(self) -> Self {
+        Self { check: Check::Echo, ..self }
+    }
+
     /// Asks for `path` once, by HTTP/1.1.
     pub fn get(path: &str) -> Self {
         Self {
@@ -72,6 +93,7 @@ impl Ask {
             count: 1,
             concurrency: 1,
             is_fresh: false,
+            check: Check::Nothing,
             timeout_ms: 20_000,
             rate: None,
         }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-pub use ask::{Ask, Version};
+pub use ask::{Ask, Check, Version};
 
 use crate::pod::Pod;
 use crate::process::Process;

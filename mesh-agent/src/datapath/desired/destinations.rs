@@ -11,6 +11,7 @@ use crate::datapath::desired::room::{Shortages, Want, tables};
 use crate::datapath::desired::services::{self, Virtual};
 use crate::datapath::desired::sets::SetIds;
 use crate::datapath::desired::{Enrolled, Entries, View, guard_of};
+use crate::model::policy::WorkloadPolicy;
 use crate::model::workload::Workload;
 use crate::store::update::Kind;
 
@@ -25,7 +26,7 @@ struct Served<'a> {
     local: Option<&'a Enrolled>,
     /// Its ports, if these tell it from others on its address.
     own_ports: Option<&'a BTreeSet<u16>>,
-    n_settings: usize,
+    policy: &'a WorkloadPolicy,
 }
 
 /// Adds the destinations with their sets of backends.
@@ -72,16 +73,13 @@ pub(super) fn add(view: &View<'_>, sets: &mut SetIds, short: &mut Shortages, wan
 fn served<'a>(view: &'a View<'_>) -> Vec<Served<'a>> {
     let here: HashMap<_, _> = view.enrolled.iter().map(|local| (&local.name, local)).collect();
     let all = view.mesh.workloads.values().filter(|workload| workload.node.is_some());
-    let mut all: Vec<_> = all
-        .map(|workload| Served {
-            workload,
-            local: here.get(&workload.name).copied(),
-            own_ports: view.by_port.get(&workload.name),
-            n_settings: view.mesh.policy(&workload.name).ports.len(),
-        })
-        .collect();
-    all.sort_by(|a, b| a.workload.name.cmp(&b.workload.name));
-    all
+    all.map(|workload| Served {
+        workload,
+        local: here.get(&workload.name).copied(),
+        own_ports: view.by_port.get(&workload.name),
+        policy: view.mesh.policies.get(&workload.name).unwrap_or(&view.no_policy),
+    })
+    .collect()
 }
 
 impl<'a> Served<'a> {
@@ -91,7 +89,8 @@ impl<'a> Served<'a> {
     }
 
     fn settings(&self) -> Want<'a> {
-        self.want(if self.own_ports.is_some() { 0 } else { self.n_settings }, BY_AGENT)
+        let n_settings = self.policy.ports.len();
+        self.want(if self.own_ports.is_some() { 0 } else { n_settings }, BY_AGENT)
     }
 
     /// Entries for each of its addresses.
@@ -111,17 +110,17 @@ fn all_ports(service: &Virtual<'_>, flags: u32, wanted: &mut Entries) {
 }
 
 fn add_workload(view: &View<'_>, one: &Served<'_>, has_settings: bool, wanted: &mut Entries) {
-    let policy = view.mesh.policy(&one.workload.name);
+    let policy = one.policy;
     let is_here = one.local.is_some();
     let owner = one.local.filter(|_| one.own_ports.is_none()).map_or(0, |local| local.netns);
     let id = view.ids.of(&one.workload.name);
     let entry = |flags: u32| Destination { owner, workload: id, set: 0, flags, pad: 0 };
-    let of_port = |port: u16| entry(guard_of(&policy, port, is_here));
+    let of_port = |port: u16| entry(guard_of(policy, port, is_here));
     // Without entries for its ports, the strictest stands for all.
     let any = || {
         let ports = policy.ports.keys().filter(|_| !has_settings);
-        let strictest = ports.fold(0, |all, port| all | guard_of(&policy, *port, is_here));
-        entry(guard_of(&policy, 0, is_here) | (strictest & GUARDED))
+        let strictest = ports.fold(0, |all, port| all | guard_of(policy, *port, is_here));
+        entry(guard_of(policy, 0, is_here) | (strictest & GUARDED))
     };
     // What others keep is not its own, here or elsewhere.
     let own = one.workload.addresses.iter().filter(|ip| view.mesh.keeps(one.workload, **ip));

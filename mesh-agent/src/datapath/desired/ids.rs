@@ -1,6 +1,6 @@
 //! Workloads' numbers in the kernel.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use mesh_common::workload;
 
@@ -22,19 +22,22 @@ impl<'a> Ids<'a> {
     /// Numbers the enrolled workloads. Two names with one number, which nobody meets but who looks
     /// for them, have none: their connections go through the agent, which tells them apart.
     pub(super) fn new(mesh: &Snapshot, enrolled: &'a [Enrolled]) -> Self {
-        let mut seen = HashSet::new();
-        let mut twice = HashSet::new();
-        for name in mesh.workloads.keys() {
-            let id = id_of(name);
-            if !seen.insert(id) {
-                twice.insert(id);
+        let number = |local: &'a Enrolled| (&local.name, id_of(&local.name));
+        let mut by_name: HashMap<_, _> = enrolled.iter().map(number).collect();
+        // How many workloads of the mesh have each of them.
+        let mut had: HashMap<u64, usize> = by_name.values().map(|id| (*id, 0)).collect();
+        let mut text = String::new();
+        for ResourceName { namespace, name } in mesh.workloads.keys() {
+            text.clear();
+            text.extend([namespace, "/", name]);
+            if let Some(had) = had.get_mut(&workload::id(text.as_bytes())) {
+                *had += 1;
             }
         }
-        let number = |local: &'a Enrolled| {
-            let id = id_of(&local.name);
-            (&local.name, if twice.contains(&id) { 0 } else { id })
-        };
-        Self { by_name: enrolled.iter().map(number).collect() }
+        for id in by_name.values_mut().filter(|id| had.get(*id).is_some_and(|had| *had > 1)) {
+            *id = 0;
+        }
+        Self { by_name }
     }
 
     /// The number of a workload of this node; 0 for every other.

@@ -155,6 +155,7 @@ struct View<'a> {
     /// The ports of the workloads that are known by them.
     by_port: HashMap<&'a ResourceName, BTreeSet<u16>>,
     no_ports: BTreeSet<u16>,
+    no_policy: Arc<WorkloadPolicy>,
 }
 
 /// What the maps should hold; `node` is the cookie of the agent's own namespace, `sets` which
@@ -176,6 +177,7 @@ pub fn entries(mesh: &Snapshot, enrolled: &Places, node: u64, sets: &mut SetIds)
         ids: Ids::new(mesh, enrolled),
         by_port: ports::by_workload(mesh),
         no_ports: BTreeSet::new(),
+        no_policy: Arc::default(),
     };
     let locals = locals::all(&view);
     wanted.places = locals::places(&view, awaited, &mut short);

@@ -87,11 +87,16 @@ impl Shortages {
         taken: usize,
         groups: &[Vec<Want<'a>>; N],
     ) -> [Vec<bool>; N] {
+        let room = table.entries.saturating_sub(taken);
+        let all = groups.iter().flatten().map(|want| want.entries);
+        if all.fold(0, usize::saturating_add) <= room {
+            return groups.each_ref().map(|wants| vec![true; wants.len()]);
+        }
         let mut asked: HashMap<&str, usize> = HashMap::new();
         for want in groups.iter().flatten() {
             *asked.entry(want.namespace).or_default() += want.entries;
         }
-        let most = fair_share(table.entries.saturating_sub(taken), asked.values().copied());
+        let most = fair_share(room, asked.values().copied());
         let mut used: HashMap<&str, usize> = HashMap::new();
         let mut short: HashSet<&str> = HashSet::new();
         let findings = &mut self.0;

@@ -6,6 +6,7 @@ pub mod pattern;
 pub mod rules;
 pub mod table;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -25,8 +26,8 @@ pub struct HttpRoute {
     pub created: String,
     /// `spec.parentRefs` that name a service.
     pub parents: Vec<ParentRef>,
-    /// `spec.rules`, at least one.
-    pub rules: Vec<Rule>,
+    /// `spec.rules`, at least one; shared with the snapshots that they are in force in.
+    pub rules: Vec<Arc<Rule>>,
 }
 
 impl HttpRoute {

@@ -28,7 +28,7 @@ pub struct HttpRule {
     /// Its place in the route, from 0.
     pub index: usize,
     /// What it says.
-    pub rule: Rule,
+    pub rule: Arc<Rule>,
     /// Its backends, in the order and number of [`Rule::backends`].
     pub backends: Vec<Backend>,
     /// The backends of its mirrors: those of [`Rule::filters`], in their order, then those of each

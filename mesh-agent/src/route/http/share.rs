@@ -90,8 +90,8 @@ mod tests {
     fn a_user_has_a_place_in_each_route() {
         let by = |by: SplitBy| {
             let rule = weighted(&[1, 1]);
-            let plain = Rule { split_by: Some(by), ..rule.rule };
-            HttpRule { rule: plain, ..rule }
+            let plain = Rule { split_by: Some(by), ..Rule::clone(&rule.rule) };
+            HttpRule { rule: Arc::new(plain), ..rule }
         };
         let fields = |fields: &[(&'static str, &'static str)]| {
             let mut all = http::HeaderMap::new();

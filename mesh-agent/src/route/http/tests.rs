@@ -30,7 +30,7 @@ pub(super) fn rule(matches: Vec<Match>) -> HttpRule {
     HttpRule {
         route: Arc::new(ResourceName::new("demo", "route")),
         index: 0,
-        rule,
+        rule: Arc::new(rule),
         backends: Vec::new(),
         mirrors: Vec::new(),
     }

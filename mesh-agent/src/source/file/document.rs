@@ -57,15 +57,14 @@ pub(super) struct Documents {
 }
 
 impl Documents {
-    /// Remembers what `piece` became: all from the place `first` on.
-    fn remember(&mut self, piece: &Piece<'_>, first: usize) {
-        let found = (piece.line, first..self.all.len());
-        self.found.insert(text_fingerprint(piece.text), found);
-    }
-
     /// What a text became when it was read before, at the place that it has now.
-    fn again(&self, piece: &Piece<'_>, number: usize) -> Option<impl Iterator<Item = Document>> {
-        let (line, range) = self.found.get(&text_fingerprint(piece.text))?;
+    fn again(
+        &self,
+        fingerprint: u64,
+        piece: &Piece<'_>,
+        number: usize,
+    ) -> Option<impl Iterator<Item = Document>> {
+        let (line, range) = self.found.get(&fingerprint)?;
         let moved = move |location: &mut Location| {
             location.document = number;
             location.line = (location.line + piece.line).saturating_sub(*line);
@@ -83,7 +82,8 @@ impl Documents {
 /// Reads the documents of a file. Those that it had before, of which `last` is what they were, are
 /// taken over: among thousands one is edited, and the others are the same objects as before.
 pub(super) fn read(file: &Path, text: &str, domains: &TrustDomains, last: &Documents) -> Documents {
-    let mut documents = Documents::default();
+    let found = HashMap::with_capacity(last.found.len());
+    let mut documents = Documents { all: Vec::with_capacity(last.all.len()), found };
     let file = &Arc::from(file);
     for (number, piece) in (1..).zip(split::documents(text)) {
         let reader = Reader { file, number, piece: &piece, domains };
@@ -99,11 +99,12 @@ pub(super) fn read(file: &Path, text: &str, domains: &TrustDomains, last: &Docum
                 .push(Document { outcome: Outcome::Broken(None), conditions: vec![condition] });
             break;
         }
-        match last.again(&piece, number) {
+        let fingerprint = text_fingerprint(piece.text);
+        match last.again(fingerprint, &piece, number) {
             Some(again) => documents.all.extend(again),
             None => reader.read(&mut documents.all),
         }
-        documents.remember(&piece, first);
+        documents.found.insert(fingerprint, (piece.line, first..documents.all.len()));
     }
     documents
 }

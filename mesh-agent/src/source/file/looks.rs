@@ -37,8 +37,10 @@ pub(super) struct Looks {
 /// One file.
 #[derive(Clone, Copy, Debug)]
 struct Look {
-    /// `None`: it is not to be relied on.
+    /// Before it was read. `None`: it was not there, or is no file.
     state: Option<State>,
+    /// Whether a later change is sure to show in the state.
+    is_sure: bool,
     /// Fingerprint of the text, or of the error with which it could not be read.
     fingerprint: u64,
 }
@@ -111,6 +113,16 @@ impl Looks {
         hasher.finish()
     }
 
+    /// Whether nothing seems to have been written since the files were looked at. Enough to know that who
+    /// writes them has stopped, but not what is in them: two changes may have the same time.
+    pub(super) fn are_settled(&self, dir: &Path) -> bool {
+        // A folder that cannot be read is for those to report who read it.
+        let Ok(files) = read::files(dir) else { return true };
+        let is_same =
+            |file: &PathBuf| self.files.get(file).is_some_and(|look| look.state == State::of(file));
+        files.len() == self.files.len() && files.iter().all(is_same)
+    }
+
     /// Whether the text of a file is sure to be the one with this fingerprint.
     pub(super) fn is_same(&self, file: &Path, fingerprint: Option<u64>) -> bool {
         let Some(look) = self.files.get(file) else { return false };
@@ -128,12 +140,13 @@ impl Look {
             Ok(None) => 0,
             Err(error) => read::text_fingerprint(&error.to_string()),
         };
-        Self { state: state.filter(|state| state.is_old(now)), fingerprint }
+        let is_sure = state.is_some_and(|state| state.is_old(now));
+        Self { state, is_sure, fingerprint }
     }
 
-    /// Whether the file is as it was.
+    /// Whether the file is sure to be as it was.
     fn is_of(&self, file: &Path) -> bool {
-        self.state.is_some() && self.state == State::of(file)
+        self.is_sure && self.state == State::of(file)
     }
 }
 

@@ -14,6 +14,7 @@ mod document;
 mod looks;
 mod read;
 mod watch;
+mod in_force;
 mod news;
 mod again;
 
@@ -32,6 +33,7 @@ use crate::task::clock;
 use crate::task::scope::Scope;
 
 use document::{Document, Documents, Outcome};
+use in_force::{InForce, Next};
 use looks::Looks;
 use watch::{Change, Watch};
 
@@ -65,7 +67,7 @@ pub struct FileSource {
     /// The documents of each file as they were last read.
     files: BTreeMap<PathBuf, Contents>,
     /// What is in force.
-    good: BTreeMap<Key, Good>,
+    good: InForce,
 }
 
 /// What is in force under one name.
@@ -103,7 +105,7 @@ impl FileSource {
     /// The directory cannot be read now. Later that is a condition.
     pub fn new(dir: PathBuf, domains: TrustDomains, allow_empty: bool) -> Result<Self, Error> {
         read::files(&dir)?;
-        let (looks, files, good) = (Looks::default(), BTreeMap::new(), BTreeMap::new());
+        let (looks, files, good) = (Looks::default(), BTreeMap::new(), InForce::default());
         Ok(Self { dir, domains, allow_empty, looks, files, good })
     }
 
@@ -151,12 +153,13 @@ impl FileSource {
             .inspect_err(|error| tracing::warn!(%error, "cannot watch; looking every 5 s instead"))
             .ok();
         let mut sent: Option<Update> = None;
+        let mut seen = None;
         loop {
             // Before the files are read, so that no later change is missed.
             if let Some(watch) = &mut watch {
                 watch.renew();
             }
-            let seen = self.look();
+            let now = seen.take().unwrap_or_else(|| self.look());
             let began = Instant::now();
             let update = self.load();
             tracing::debug!(read_ms = began.elapsed().as_millis(), "read the configuration");
@@ -181,13 +184,14 @@ impl FileSource {
             tokio::select! {
                 biased;
                 () = asked.wait() => {}
-                () = self.changed(watch.as_mut(), seen) => {}
+                next = self.changed(watch.as_mut(), now) => seen = Some(next),
             }
         }
     }
 
-    /// Waits until the files are not as they were when `seen` was taken, and have settled.
-    async fn changed(&mut self, mut watch: Option<&mut Watch>, seen: u64) {
+    /// Waits until the files are not as they were when `seen` was taken, and have settled. Returns what
+    /// they look like then, or looked like before something was written that has not settled yet.
+    async fn changed(&mut self, mut watch: Option<&mut Watch>, seen: u64) -> u64 {
         let mut now = seen;
         let mut settle = SETTLE_WHOLE;
         while now == seen {
@@ -196,12 +200,12 @@ impl FileSource {
         }
         for _ in 0..MAX_SETTLES {
             sleep(settle).await;
-            let next = self.look();
-            if next == now {
-                return;
+            if self.looks.are_settled(&self.dir) {
+                break;
             }
-            now = next;
+            now = self.look();
         }
+        now
     }
 
     /// See [`Looks::fingerprint`].
@@ -230,12 +234,8 @@ impl FileSource {
 
     /// Works out what is in force, from the files and what was in force before.
     fn merge(&mut self) -> Vec<Condition> {
-        let mut merge = Merge {
-            before: &self.good,
-            next: BTreeMap::new(),
-            kept: BTreeSet::new(),
-            conditions: Vec::new(),
-        };
+        let (next, kept) = (self.good.next(), BTreeSet::new());
+        let mut merge = Merge { next, kept, conditions: Vec::new() };
         for (file, contents) in &self.files {
             merge.add_file(file, &contents.documents.all);
         }
@@ -299,12 +299,13 @@ impl FileSource {
             }));
         }
         conditions.sort_by(|a, b| a.location.cmp(&b.location));
-        self.good = next;
+        let next = next.into_parts();
+        self.good.become_next(next);
         conditions
     }
 
     fn update(&self, conditions: Vec<Condition>) -> Update {
-        let resources = self.good.values().map(|good| good.resource.clone()).collect();
+        let resources = self.good.iter().map(|(_, good)| good.resource.clone()).collect();
         Update { source: NAME, resources, conditions }
     }
 
@@ -349,8 +350,7 @@ async fn event(watch: &mut Option<&mut Watch>) -> Duration {
 
 /// What is in force next, as it is being worked out.
 struct Merge<'a> {
-    before: &'a BTreeMap<Key, Good>,
-    next: BTreeMap<Key, Good>,
+    next: Next<'a>,
     /// What of it was in force before, and is said by no document now.
     kept: BTreeSet<Key>,
     conditions: Vec<Condition>,
@@ -362,12 +362,24 @@ impl Merge<'_> {
     /// Of several with one name, a broken one stays as it was only if it was the one in force: not
     /// if another says the same as that, or is at its place among them.
     fn add_file(&mut self, file: &Path, documents: &[Document]) {
+        // Of a file without a broken document, only the first of a name is ever in force.
+        let is_whole =
+            |document: &Document| matches!(document.outcome, Outcome::Good(_) | Outcome::Foreign);
+        if documents.iter().all(is_whole) {
+            for document in documents {
+                self.conditions.extend(document.conditions.iter().cloned());
+                if let Outcome::Good(resource) = &document.outcome {
+                    self.add(resource, 0);
+                }
+            }
+            return;
+        }
         let mut seen = BTreeMap::<Key, usize>::new();
         let mut nth = |key: &Key| {
             let seen = seen.entry(key.clone()).or_default();
             std::mem::replace(seen, *seen + 1)
         };
-        let before = self.before;
+        let before = self.next.before();
         let is_in_force = |(key, resource): &(Key, &Resource)| {
             let is_it = |good: &Good| good.is_of(file) && good.resource.object == resource.object;
             before.get(key).is_some_and(is_it)
@@ -380,10 +392,9 @@ impl Merge<'_> {
         for document in documents {
             match &document.outcome {
                 Outcome::Good(resource) => {
-                    let key = resource.object.key();
-                    let nth = nth(&key);
+                    let nth = nth(&resource.object.key());
                     self.conditions.extend(document.conditions.iter().cloned());
-                    self.add(key, Good { resource: resource.clone(), nth, is_closed: false });
+                    self.add(resource, nth);
                 }
                 Outcome::Foreign => self.conditions.extend(document.conditions.iter().cloned()),
                 // Its conditions are told when it is known what stays.
@@ -398,11 +409,11 @@ impl Merge<'_> {
         }
     }
 
-    fn add(&mut self, key: Key, good: Good) {
-        let Some(winner) = self.next.get(&key) else {
-            self.next.insert(key, good);
-            return;
-        };
+    /// Puts the `nth` document of a name in force, unless an earlier one is.
+    fn add(&mut self, resource: &Resource, nth: usize) {
+        let good = Good { resource: resource.clone(), nth, is_closed: false };
+        let Err((key, good)) = self.next.insert(resource.object.key(), good) else { return };
+        let Some(winner) = self.next.get(&key) else { return };
         self.conditions.push(Condition {
             location: good.resource.location,
             subject: key.to_string(),
@@ -419,7 +430,7 @@ impl Merge<'_> {
     /// Keeps what was in force under this name, if it was this one of a file's documents of the name.
     fn keep_nth(&mut self, file: &Path, key: &Key, nth: usize, said: &BTreeSet<Key>) {
         let was_it = |good: &Good| good.is_of(file) && good.nth == nth;
-        if !said.contains(key) && self.before.get(key).is_some_and(was_it) {
+        if !said.contains(key) && self.next.before().get(key).is_some_and(was_it) {
             self.keep(key);
         }
     }
@@ -428,22 +439,24 @@ impl Merge<'_> {
     /// good, unless something good has its name.
     fn close(&mut self, resource: &Resource) {
         let key = resource.object.key();
-        let resource = resource.clone();
-        self.next.entry(key).or_insert(Good { resource, nth: 0, is_closed: true });
+        let good = Good { resource: resource.clone(), nth: 0, is_closed: true };
+        // One that is good has the name.
+        let _is_taken: Result<(), _> = self.next.insert(key, good);
     }
 
     /// Keeps what was in force under this name, unless something good has it now.
     fn keep(&mut self, key: &Key) {
-        let before = self.before.get(key).filter(|good| !good.is_closed);
-        if let Some(before) = before.filter(|_| !self.next.contains_key(key)) {
-            self.next.insert(key.clone(), before.clone());
+        let before = self.next.before().get(key).filter(|good| !good.is_closed);
+        if let Some(before) = before
+            && self.next.insert(key.clone(), before.clone()).is_ok()
+        {
             self.kept.insert(key.clone());
         }
     }
 
     /// Keeps everything that this file once said, unless something good has its name now.
     fn keep_file(&mut self, file: &Path) {
-        for (key, good) in self.before {
+        for (key, good) in self.next.before().iter() {
             if good.is_of(file) {
                 self.keep(key);
             }

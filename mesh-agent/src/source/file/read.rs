@@ -1,9 +1,10 @@
 //! The files of a configuration directory.
 
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// The most bytes of one file.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -84,9 +85,57 @@ pub(super) fn text(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// A number that tells one text from another.
+/// Numbers of this process that fingerprints are made with.
+static KEY: LazyLock<[u64; 2]> = LazyLock::new(|| {
+    let random = RandomState::new();
+    [random.hash_one(0), random.hash_one(1)]
+});
+
+/// A number that tells one text from another, of this process: whoever writes documents cannot know
+/// which texts have the same. Some GB a second, as each change has all of a file looked through.
 pub(super) fn text_fingerprint(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+    let [mut state, key] = *KEY;
+    let (blocks, rest) = text.as_bytes().as_chunks::<16>();
+    let mut last = [0; 16];
+    for (to, byte) in last.iter_mut().zip(rest) {
+        *to = *byte;
+    }
+    for block in blocks.iter().chain([&last]) {
+        let block = u128::from_le_bytes(*block);
+        state = fold(low(block) ^ state, low(block >> 64) ^ key);
+    }
+    fold(state ^ text.len() as u64, key)
+}
+
+/// Both halves of the product of two numbers, in one.
+const fn fold(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    low(product) ^ low(product >> 64)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
+const fn low(number: u128) -> u64 {
+    number as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn texts_that_differ_have_other_fingerprints() {
+        let long = "0123456789abcdef".repeat(3);
+        let mut texts: Vec<String> = (0..=48).map(|n| long.chars().take(n).collect()).collect();
+        texts.extend((0..=40).map(|n| "\0".repeat(n)));
+        let with_x =
+            |at| long.chars().enumerate().map(move |(n, it)| if n == at { 'x' } else { it });
+        texts.extend((0..48).map(|at| with_x(at).collect()));
+        texts.push("fedcba98765432100123456789abcdef".to_owned());
+        let texts: HashSet<_> = texts.into_iter().collect();
+        let all: HashSet<_> = texts.iter().map(|text| text_fingerprint(text)).collect();
+        assert_eq!(all.len(), texts.len());
+        assert!(texts.iter().all(|text| all.contains(&text_fingerprint(text))));
+    }
 }

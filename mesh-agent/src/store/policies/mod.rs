@@ -45,13 +45,17 @@ pub(super) fn resolve(
     let mesh = by_namespace(index.mesh_policies.iter().map(|((_kind, name), one)| (*name, *one)));
     let authorization = by_namespace(index.authorization.iter().map(|(name, one)| (*name, *one)));
     let mut shared: HashMap<(Vec<_>, Vec<_>), Arc<WorkloadPolicy>> = HashMap::new();
-    let mut policies = HashMap::new();
+    let mut policies = HashMap::with_capacity(index.workloads.len());
     let mut conflicts = Conflicts::default();
     let mut limits = Limits::default();
     let mut open = BTreeMap::new();
+    // Workloads come in the order of their namespaces.
+    let (mut namespace, mut near) = (None, (Vec::new(), Vec::new()));
     for (name, (_, workload)) in &index.workloads {
-        let (mut carried, authorized) =
-            (in_scope(&mesh, workload), in_scope(&authorization, workload));
+        if namespace.replace(&*name.namespace) != Some(&*name.namespace) {
+            near = (in_reach(&mesh, &name.namespace), in_reach(&authorization, &name.namespace));
+        }
+        let (mut carried, authorized) = (in_scope(&near.0, workload), in_scope(&near.1, workload));
         let key: (Vec<_>, Vec<_>) = (
             carried.iter().map(|(_, policy)| (policy.kind, &policy.name)).collect(),
             authorized.iter().map(|(_, policy)| &policy.name).collect(),
@@ -133,19 +137,20 @@ fn by_namespace<'a, T: Scoped>(
     map
 }
 
-/// The policies whose scope `workload` is in: those of its namespace and those of the root.
-fn in_scope<'a, T: Scoped>(
-    policies: &ByNamespace<'a, T>,
-    workload: &Workload,
-) -> Vec<Placed<'a, T>> {
+/// The policies that may be for workloads of a namespace: its own and those of the root.
+fn in_reach<'a, T>(policies: &ByNamespace<'a, T>, namespace: &str) -> Vec<Placed<'a, T>> {
     let mut namespaces = BTreeSet::from(ROOT_NAMESPACES);
-    namespaces.insert(&workload.name.namespace);
+    namespaces.insert(namespace);
     let near = namespaces.iter().filter_map(|namespace| policies.get(namespace)).flatten();
-    near.filter(|(_, policy)| {
+    near.copied().collect()
+}
+
+/// Those of them whose scope `workload` is in.
+fn in_scope<'a, T: Scoped>(near: &[Placed<'a, T>], workload: &Workload) -> Vec<Placed<'a, T>> {
+    let is_for = |(_, policy): &&Placed<'a, T>| {
         policy.selector().iter().all(|(key, value)| workload.labels.get(key) == Some(value))
-    })
-    .copied()
-    .collect()
+    };
+    near.iter().filter(is_for).copied().collect()
 }
 
 fn level(policy: &MeshPolicy) -> Level {

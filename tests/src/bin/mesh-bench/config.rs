@@ -1,7 +1,8 @@
 //! How long an agent takes to start with a configuration of some size, and to put a change of one
-//! service in force; and whether it answers meanwhile.
+//! service and a thousand more services in force; and whether it answers and beats meanwhile.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use mesh_tests::mesh::{Mesh, Workload};
 use mesh_tests::pair::{ECHO, PORT, Pair};
 use mesh_tests::pod::Pod;
 use mesh_tests::script::Script;
+use mesh_tests::sweep::BPFFS;
 
 use crate::LabIds;
 use crate::machine::Machine;
@@ -26,6 +28,9 @@ pub(crate) struct Config {
     /// Workloads; a tenth as many services select ten of them each, and have two routes each
     #[arg(long, value_name = "WORKLOADS", default_values_t = [10, 1_000, 10_000])]
     pub size: Vec<usize>,
+    /// Services with one port and one endpoint each, and no workloads of other nodes: one more size
+    #[arg(long, value_name = "SERVICES", default_values_t = [65_536])]
+    pub services: Vec<usize>,
     /// Changes of one service that are measured of each size
     #[arg(long, default_value_t = 11)]
     pub changes: u16,
@@ -41,38 +46,85 @@ const APART: Duration = Duration::from_millis(200);
 /// The first port that a change adds to the service.
 const FIRST_PORT: u16 = 1_000;
 
+/// Services that are added at once.
+const MORE: u16 = 1_000;
+
 /// How long a connection is waited for before the next is tried, in seconds: a captured one is
 /// answered on the node.
 const PATIENCE: &str = "0.005";
 
-/// Tries to connect to the port of each line that it is told until it can, and says when that was, in
-/// seconds of the clock that `Instant` has.
+/// Tries to connect to the address and port of each line that it is told until it can, and says when that
+/// was, in seconds of the clock that `Instant` has.
 const PROBE: &str = "
 import socket, sys, time
 print('ready', flush=True)
 for line in sys.stdin:
+    address, port = line.split()
     while True:
         conn = socket.socket()
         conn.settimeout(PATIENCE)
         try:
-            conn.connect(('ADDRESS', int(line)))
+            conn.connect((address, int(port)))
             print(time.monotonic(), flush=True)
             break
         except OSError: pass
         finally: conn.close()
 ";
 
+/// Looks at the heartbeat of the agent whose pins are in `FOLDER`, as the kernel's programs see it: a map
+/// of one entry, in nanoseconds of the monotonic clock. From the first beat of an agent on it notes the
+/// oldest that one was, and says it in seconds at each line that it is told, from when on it notes anew.
+///
+/// The system call is `bpf` (321), its commands are `BPF_OBJ_GET` (7) and `BPF_MAP_LOOKUP_ELEM` (1).
+const HEARTBEAT: &str = "
+import ctypes, glob, select, struct, sys, time
+call = ctypes.CDLL(None, use_errno=True).syscall
+def bpf(command, attr):
+    attr = ctypes.create_string_buffer(attr, 128)
+    done = call(321, command, attr, 128)
+    if done < 0: raise OSError(ctypes.get_errno())
+    return done
+key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(8)
+print('ready', flush=True)
+while not (paths := glob.glob('FOLDER/v*/HEARTBEAT')): time.sleep(.001)
+name = ctypes.create_string_buffer(paths[0].encode())
+map = bpf(7, struct.pack('=QII', ctypes.addressof(name), 0, 0))
+look = struct.pack('=IIQQQ', map, 0, ctypes.addressof(key), ctypes.addressof(value), 0)
+oldest = 0
+while True:
+    bpf(1, look)
+    beat = int.from_bytes(value.raw, 'little')
+    if beat: oldest = max(oldest, time.monotonic_ns() - beat)
+    if select.select([sys.stdin], [], [], .002)[0]:
+        if not sys.stdin.readline(): break
+        print(oldest / 1e9, flush=True)
+        oldest = 0
+";
+
+/// What the documents hold.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    /// So many workloads of other nodes, a tenth as many services, and two routes of each.
+    Workloads(usize),
+    /// So many services of one port and one endpoint.
+    Services(usize),
+}
+
 /// Figures of one size.
 #[derive(Debug)]
 struct Row {
-    workloads: usize,
+    size: Size,
     bytes: usize,
     /// From the start of the process to ready.
     start: Duration,
     /// From when the new file had its name to the first connection, of each change.
     changes: Vec<Duration>,
+    /// The same of a thousand services that were added.
+    more: Duration,
     /// The longest that the admin server took to answer, while it started and while it changed.
     slowest: Duration,
+    /// The oldest that the heartbeat was meanwhile.
+    beat: Duration,
     memory_bytes: u64,
 }
 
@@ -84,8 +136,9 @@ struct Row {
 pub(crate) fn run(config: &Config, ids: &LabIds) -> Result<()> {
     let mut screen = Screen::new(false);
     let mut rows = Vec::new();
-    for &size in &config.size {
-        screen.live(&format!("{size} workloads"));
+    let sizes = config.size.iter().copied().map(Size::Workloads);
+    for size in sizes.chain(config.services.iter().copied().map(Size::Services)) {
+        screen.live(&format!("{size:?}"));
         rows.push(measure(size, config.changes, ids)?);
     }
     screen.live("");
@@ -93,7 +146,7 @@ pub(crate) fn run(config: &Config, ids: &LabIds) -> Result<()> {
     Ok(())
 }
 
-fn measure(size: usize, changes: u16, ids: &LabIds) -> Result<Row> {
+fn measure(size: Size, changes: u16, ids: &LabIds) -> Result<Row> {
     let pair = Pair::new()?;
     ids.add(pair.lab.id())?;
     let _server = Server::echo(&pair.echo, PORT, "v1")?;
@@ -104,9 +157,10 @@ fn measure(size: usize, changes: u16, ids: &LabIds) -> Result<Row> {
     pair.config.write(&Mesh::new("demo").workload(&client).workload(&echo))?;
     pair.config.write_file("many.yaml", &format!("{text}{}", service(80)))?;
     let _peer = pair.agent(&pair.b, &[])?;
+    let mut beats = beats(&pair)?;
     let (agent, start, mut slowest) = start(&pair)?;
     let mut probe = probe(&pair.client)?;
-    let mut all = Vec::new();
+    let (mut all, mut more) = (Vec::new(), Duration::ZERO);
     let done = AtomicBool::new(false);
     thread::scope(|scope| -> Result<()> {
         let asking = scope.spawn(|| slowest_answer(&agent, &done));
@@ -114,13 +168,19 @@ fn measure(size: usize, changes: u16, ids: &LabIds) -> Result<Row> {
             all.push(change(&pair, &text, &mut probe, FIRST_PORT + n)?);
             anyhow::Ok(())
         });
+        let changed = changed.and_then(|()| {
+            more = add_services(&pair, &mut probe)?;
+            Ok(())
+        });
         done.store(true, Ordering::Relaxed);
         let asked = asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         slowest = slowest.max(asked?);
         changed
     })?;
+    beats.say("")?;
+    let beat = Duration::from_secs_f64(beats.line()?.parse().context("no age of the heartbeat")?);
     let (bytes, memory_bytes) = (text.len(), agent.memory_bytes()?);
-    Ok(Row { workloads: size, bytes, start, changes: all, slowest, memory_bytes })
+    Ok(Row { size, bytes, start, changes: all, more, slowest, beat, memory_bytes })
 }
 
 /// Starts an agent; with how long it took to be ready, and the slowest answer of its admin server.
@@ -163,21 +223,41 @@ fn pause(length: Duration) {
 
 /// The service that changes, with this port.
 fn service(port: u16) -> String {
-    let address = ECHO.ip();
-    format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: echo, namespace: demo}}\nspec: \
-         {{clusterIP: {address}, selector: {{app: echo}}, ports: [{{port: {port}, targetPort: \
-         {PORT}}}]}}\n"
-    )
+    one_service("echo", SocketAddr::new(ECHO.ip(), port))
 }
 
 /// Gives the service another port; with how long it took until it could be connected to.
 fn change(pair: &Pair, text: &str, probe: &mut Script, port: u16) -> Result<Duration> {
-    pause(APART);
-    probe.say(&port.to_string())?;
-    let text = format!("{text}{}", service(port));
     // It is in the file with all others, which is read as a whole.
-    pair.config.write_file("many.yaml", &text)?;
+    let text = format!("{text}{}", service(port));
+    until_served(pair, ("many.yaml", &text), probe, SocketAddr::new(ECHO.ip(), port))
+}
+
+/// Adds a thousand services in a file of their own; with how long it took until the last one could be
+/// connected to.
+fn add_services(pair: &Pair, probe: &mut Script) -> Result<Duration> {
+    let mut text = String::new();
+    let mut last = None;
+    for n in 0..MORE {
+        let [a, b] = n.to_be_bytes();
+        let at = SocketAddr::from(([10, 98, a, b], 80));
+        text.push_str(&one_service(&format!("more-{n}"), at));
+        last = Some(at);
+    }
+    let last = last.context("there are no services to add")?;
+    until_served(pair, ("more.yaml", &text), probe, last)
+}
+
+/// Writes a file; with how long it took until `to` could be connected to.
+fn until_served(
+    pair: &Pair,
+    (file, text): (&str, &str),
+    probe: &mut Script,
+    to: SocketAddr,
+) -> Result<Duration> {
+    pause(APART);
+    probe.say(&format!("{} {}", to.ip(), to.port()))?;
+    pair.config.write_file(file, text)?;
     let began = monotonic()?;
     let seen: f64 = probe.line()?.parse().context("the probe tells no time")?;
     Ok(Duration::from_secs_f64((seen - began).max(0.0)))
@@ -190,12 +270,41 @@ fn monotonic() -> Result<f64> {
 }
 
 fn probe(pod: &Pod) -> Result<Script> {
-    let program = PROBE.replace("PATIENCE", PATIENCE).replace("ADDRESS", &ECHO.ip().to_string());
-    Ok(Script::start(pod, &program)?.0)
+    Ok(Script::start(pod, &PROBE.replace("PATIENCE", PATIENCE))?.0)
+}
+
+/// Begins to look at the heartbeat of the agent that will start.
+fn beats(pair: &Pair) -> Result<Script> {
+    let program = HEARTBEAT.replace("FOLDER", &format!("{BPFFS}/mesh/{}", pair.a.name()));
+    Ok(Script::start(&pair.client, &program)?.0)
+}
+
+/// The documents of a size.
+fn documents(size: Size) -> String {
+    match size {
+        Size::Workloads(count) => workloads(count),
+        Size::Services(count) => {
+            let one = |n: usize| {
+                let [.., a, b] = n.to_be_bytes();
+                one_service(&format!("one-{n}"), SocketAddr::from(([10, 100, a, b], 80)))
+            };
+            (0..count).map(one).collect()
+        }
+    }
+}
+
+/// A service of this address and port, which the echo server is behind.
+fn one_service(name: &str, at: SocketAddr) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\nspec: \
+         {{clusterIP: {}, selector: {{app: echo}}, ports: [{{port: {}, targetPort: {PORT}}}]}}\n",
+        at.ip(),
+        at.port()
+    )
 }
 
 /// So many workloads of other nodes, and what belongs to them.
-fn documents(size: usize) -> String {
+fn workloads(size: usize) -> String {
     let mut text = String::new();
     let mut add = |document: std::fmt::Arguments<'_>| {
         text.write_fmt(document).expect("invariant: a String takes all text");
@@ -232,23 +341,27 @@ fn documents(size: usize) -> String {
 
 fn table(rows: &[Row]) -> String {
     let mut text = "| Workloads | Services | Routes | Documents | Start | Change | The slowest | \
-        Slowest answer of the admin server | Memory |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+        1,000 more services | Slowest answer of the admin server | Oldest heartbeat | Memory |\n\
+        |--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
         .to_owned();
     for row in rows {
         let millis = |time: Duration| format!("{:.0} ms", time.as_secs_f64() * 1e3);
         let times: Vec<_> = row.changes.iter().map(Duration::as_secs_f64).collect();
         let slowest = row.changes.iter().max().copied().unwrap_or_default();
+        let (workloads, services, routes) = match row.size {
+            Size::Workloads(count) => (count, count / 10, count / 5),
+            Size::Services(count) => (0, count, 0),
+        };
         writeln!(
             text,
-            "| {} | {} | {} | {} kB | {} | {} | {} | {} | {} MiB |",
-            row.workloads,
-            row.workloads / 10,
-            row.workloads / 5,
+            "| {workloads} | {services} | {routes} | {} kB | {} | {} | {} | {} | {} | {} | {} MiB |",
             row.bytes / 1000,
             millis(row.start),
             millis(Duration::from_secs_f64(median(times).unwrap_or_default())),
             millis(slowest),
+            millis(row.more),
             millis(row.slowest),
+            millis(row.beat),
             row.memory_bytes >> 20,
         )
         .expect("invariant: a String takes all text");

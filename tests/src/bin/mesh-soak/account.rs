@@ -7,16 +7,20 @@ use std::time::Instant;
 use anyhow::Result;
 use mesh_tests::apps::Traffic;
 use mesh_tests::capture::Capture;
-use mesh_tests::http::Tally;
+use mesh_tests::http::{Ask, Tally};
 use mesh_tests::pair::PORT;
 use mesh_tests::report::Totals;
 use serde_json::json;
 
 use crate::event::Event;
+use crate::slope;
 use crate::world::{HTTP, World};
 
-/// A client says so of bytes that are not those that were sent.
-const WRONG: &str = "another echo";
+/// A client says so of bytes that are not those that were sent, of connections and of requests.
+const WRONG: &str = Ask::ANOTHER_ECHO;
+
+/// The part of the time after which memory is looked at: a third.
+const WARM_UP: f64 = 3.0;
 
 /// The account.
 #[derive(Debug)]
@@ -123,6 +127,9 @@ impl Account {
             self.fail(during, &format!("status {status}"), *count);
         }
         for (error, count) in &tally.errors {
+            if error.contains(WRONG) {
+                self.wrong_bytes += count;
+            }
             self.fail(during, error, *count);
         }
     }
@@ -145,16 +152,12 @@ impl Account {
         Ok(())
     }
 
-    /// By how much the memory grows, in KiB a minute: the slope of the line through the second half of
-    /// what was seen (least squares).
+    /// By how much the memory grows, in KiB a minute, after a third of the time: the agent has its
+    /// buffers and caches by then.
     fn slope(&self) -> f64 {
-        let seen = self.memory.get(self.memory.len() / 2..).unwrap_or_default();
-        let count = f64::from(u32::try_from(seen.len()).unwrap_or(u32::MAX)).max(1.0);
-        let mean = |of: fn(&(f64, f64)) -> f64| seen.iter().map(of).sum::<f64>() / count;
-        let (at, kib) = (mean(|it| it.0), mean(|it| it.1));
-        let both: f64 = seen.iter().map(|it| (it.0 - at) * (it.1 - kib)).sum();
-        let square: f64 = seen.iter().map(|it| (it.0 - at).powi(2)).sum();
-        if square > 0.0 { both / square * 60.0 } else { 0.0 }
+        let warm = self.memory.last().map_or(0.0, |(at, _)| at / WARM_UP);
+        let after = self.memory.iter().filter(|(at, _)| *at >= warm).copied();
+        slope::median(&after.collect::<Vec<_>>()) * 60.0
     }
 
     /// Whether nothing has failed that should not have.

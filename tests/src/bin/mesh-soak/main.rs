@@ -5,6 +5,7 @@
 
 mod account;
 mod event;
+mod slope;
 mod world;
 
 use std::process::ExitCode;
@@ -35,6 +36,10 @@ struct Args {
     /// Only these events, with commas between [default: all]
     #[arg(long, value_name = "EVENTS", value_delimiter = ',', value_enum)]
     only: Vec<Event>,
+    /// At most this many connections a second of each kind, and as many requests: for an hour on a machine
+    /// that others use [default: as many as there can be]
+    #[arg(long, value_name = "NUMBER")]
+    rate: Option<u32>,
     /// Print the account as one JSON object on the last line of standard output
     #[arg(long)]
     json: bool,
@@ -64,7 +69,7 @@ fn run(args: &Args) -> Result<Account> {
     eprintln!("seed {seed}");
     let mut dice = StdRng::seed_from_u64(seed);
     let events = if args.only.is_empty() { &Event::ALL[..] } else { &args.only };
-    let mut world = World::start().context("making the world")?;
+    let mut world = World::start(args.rate).context("making the world")?;
     let mut account = Account::new(&world)?;
     let end = Instant::now() + Duration::from_secs_f64(args.minutes * 60.0);
     while Instant::now() < end {

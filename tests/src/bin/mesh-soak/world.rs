@@ -25,6 +25,9 @@ const ARGS: [&str; 4] = ["--leaf-ttl", "60", "--drain-timeout", "10"];
 /// What is sent, and must not be seen between the nodes.
 const SECRET: &str = "never in the open";
 
+/// How often a request says it: some kilobytes, which are several records of TLS with those of others.
+const REPEATS: usize = 200;
+
 /// All that runs. What is dropped first ends first.
 pub(crate) struct World {
     /// Connections to the other node, and within the node.
@@ -53,8 +56,9 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts it.
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts it, each kind of traffic with at most `rate` connections or requests a second, if that is
+    /// given.
+    pub(crate) fn start(rate: Option<u32>) -> Result<Self> {
         let pair = Pair::new()?;
         let (near_pod, shop) = (pair.a.pod("near")?, pair.b.pod("shop")?);
         pair.config.write(&mesh(&pair, &near_pod, &shop, 0))?;
@@ -65,8 +69,11 @@ impl World {
         let web = Web::quiet(&shop, "shop", &[HTTP])?;
         let to_far = Client::to(ECHO).echo(SECRET).times(u64::MAX, 2);
         let to_near = Client::to(near_pod.at(PORT)).echo(SECRET).times(u64::MAX, 1);
-        let connections = [to_far.traffic(&pair.client)?, to_near.traffic(&pair.client)?];
-        let ask = Ask::post("/post", SECRET).timeout_ms(20_000);
+        let paced = |client: Client| rate.into_iter().fold(client, Client::rate);
+        let connections =
+            [paced(to_far).traffic(&pair.client)?, paced(to_near).traffic(&pair.client)?];
+        let ask = Ask::post("/post?n={n}", &SECRET.repeat(REPEATS)).timeout_ms(20_000).checked();
+        let ask = rate.into_iter().fold(ask, Ask::rate);
         let requests = Load::start(&pair.client, SHOP, &ask)?;
         let link = pair.b.fabric_link();
         let wire = Some(Capture::start(pair.lab.fabric())?);

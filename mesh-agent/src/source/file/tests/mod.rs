@@ -3,6 +3,7 @@
 mod again;
 mod empty;
 mod policies;
+mod steps;
 
 use std::fs;
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use mesh_tests::http::{Answer, Ask, Tally, Version};
+use mesh_tests::http::{Answer, Ask, Check, Seen, Tally, Version};
 use mesh_tests::report::Event;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -109,6 +109,12 @@ async fn work(shared: Arc<Shared>, mut times: Option<Interval>) -> Result<()> {
             Ok(Ok(kept)) => open = kept.filter(|_| !ask.is_fresh),
             Ok(Err(error)) => answer.error = Some(client::name(&error)),
             Err(_late) => answer.error = Some("timeout".to_owned()),
+        }
+        if ask.check == Check::Echo && answer.error.is_none() && answer.status == 200 {
+            let is_echo = |seen: &Seen| seen.body == ask.body && seen.path == ask.path;
+            if !answer.seen().is_ok_and(|seen| is_echo(&seen)) {
+                answer.error = Some(Ask::ANOTHER_ECHO.to_owned());
+            }
         }
         answer.total_us = client::micros(start);
         shared.add(&answer);

@@ -13,6 +13,7 @@ mod session;
 mod split_by;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::model::condition::Reason;
 use crate::model::http::{HttpBackend, HttpRoute, Kind, Match, PathMatch, Rule};
@@ -110,7 +111,7 @@ fn route<R>(
             rule_name(&format!("{path}.name"), name, &mut names, problems);
         }
         let rule = rule(&path, parts, Context { route: &name, kind, rule: i }, problems);
-        rules.push(Rule { split_by: split_by.clone(), ..rule });
+        rules.push(Arc::new(Rule { split_by: split_by.clone(), ..rule }));
     }
     let n_matches = rules.iter().map(|rule| rule.matches.len()).sum();
     value::at_most(MAX_ALL_MATCHES, n_matches, "spec.rules", "matches in all its rules", problems);

@@ -55,8 +55,8 @@ fn found(problems: &Problems) -> Vec<String> {
 fn rule_of(kind: Kind, rule: &str) -> Rule {
     let (route, problems) = read(kind, &format!("{{rules: [{rule}]}}"));
     assert_eq!(found(&problems), [""; 0], "{rule}");
-    let [rule] = <[Rule; 1]>::try_from(route.unwrap().rules).unwrap();
-    rule
+    let [rule] = <[_; 1]>::try_from(route.unwrap().rules).unwrap();
+    Arc::unwrap_or_clone(rule)
 }
 
 /// Checks the problems of a rule, as `field reason`. The field is given within the rule.
@@ -165,7 +165,7 @@ fn a_whole_route_is_taken_over() {
         persistence: None,
         split_by: None,
     };
-    assert_eq!(route.rules, [canary, rest]);
+    assert_eq!(route.rules, [canary, rest].map(Arc::new));
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn sessions_are_taken_over() {
     let names = |kind| {
         let spec = "{rules: [{sessionPersistence: {}}, {sessionPersistence: {}}]}";
         let rules = read(kind, spec).0.unwrap().rules.into_iter();
-        rules.map(|rule| rule.persistence.unwrap().name).collect::<Vec<_>>()
+        rules.map(|rule| rule.persistence.clone().unwrap().name).collect::<Vec<_>>()
     };
     let all: BTreeSet<_> = [names(Kind::Http), names(Kind::Grpc)].concat().into_iter().collect();
     assert_eq!(all.len(), 4, "{all:?}");
