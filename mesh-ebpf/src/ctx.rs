@@ -324,6 +324,13 @@ pub(crate) fn report_states(ctx: &SockOpsContext) {
         unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed()) };
 }
 
+/// Has the hook called for nothing but what every connection has it called for.
+#[inline(always)]
+pub(crate) fn report_nothing(ctx: &SockOpsContext) {
+    // SAFETY: the helper takes the hook's own context. That it fails costs calls that do nothing.
+    let _result = unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, 0) };
+}
+
 /// The state before and after the change that is reported.
 #[inline(always)]
 pub(crate) fn states(ctx: &SockOpsContext) -> (u32, u32) {

@@ -7,15 +7,15 @@ use aya_ebpf::programs::SkLookupContext;
 use mesh_common::addr::is_loopback;
 use mesh_common::arrival::{Own, thread_of, without_entry};
 use mesh_common::destination::TCP;
-use mesh_common::maps::{ListenerKey, ODD, OUTBOUND, PLAINTEXT, TUNNELS};
-use mesh_common::record::{AGENT, FlowKey};
+use mesh_common::maps::{ListenerKey, ODD, OUTBOUND, PLAINTEXT, TUNNELS, UNIT};
+use mesh_common::record::{AGENT, ConnKey, FlowKey};
 use mesh_common::source::SourceKey;
 use mesh_common::workload::{CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey};
 use mesh_common::{HBONE_PORT, OUTBOUND_PORT, stats};
 
 use crate::agent;
 use crate::ctx::{self, End};
-use crate::maps::{FLOWS, INBOUND, LISTENERS, OWN, SOURCES, count};
+use crate::maps::{FLOWS, INBOUND, LISTENERS, ORIGINS, OWN, SOURCES, count};
 
 /// `SK_PASS`: the usual look-up goes on, or the assigned socket is taken.
 const PASS: u32 = 1;
@@ -33,7 +33,9 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     // Without a listener of the agent there is nothing to reach: whoever else listens at its ports is
     // not the agent.
     if local.port_be == OUTBOUND_PORT.to_be() && is_loopback(local.addr) {
-        return if assign(context, own, OUTBOUND, thread(own, remote)) { PASS } else { DROP };
+        let unit = if shared { opener(netns, local, remote) } else { 0 };
+        let assigned = assign_of(context, own, unit, OUTBOUND, remote);
+        return if assigned { PASS } else { DROP };
     }
     if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {
         return if assign(context, own, TUNNELS, 0) { PASS } else { DROP };
@@ -45,7 +47,8 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     if inbound.flags & CAPTURE == 0 || authorized(netns, local, remote, &inbound) {
         return PASS;
     }
-    if agent::beats() && assign(context, own, PLAINTEXT, thread(own, remote)) {
+    let unit = if shared { inbound.workload } else { 0 };
+    if agent::beats() && assign_of(context, own, unit, PLAINTEXT, remote) {
         count(stats::CAPTURED);
         return PASS;
     }
@@ -92,6 +95,28 @@ fn authorized(netns: u64, local: End, remote: End, inbound: &Inbound) -> bool {
     record.role == AGENT || record.destination == inbound.workload
 }
 
+/// The workload whose `connect()` has opened a connection to the agent; 0: none is known.
+#[inline(always)]
+fn opener(netns: u64, local: End, remote: End) -> u64 {
+    let key = ConnKey::new(netns, (remote.addr, remote.port_be), local.addr);
+    // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
+    unsafe { ORIGINS.get(key) }.map_or(0, |record| record.source)
+}
+
+/// Gives the connection to a listener of the workload `unit`, or, where that is 0 or has none, to one that
+/// all of the namespace share. False: there is none.
+#[inline(always)]
+fn assign_of(context: &SkLookupContext, own: &Own, unit: u64, kind: u16, remote: End) -> bool {
+    if unit != 0 {
+        let kind = kind | UNIT;
+        if give(context, unit, kind | own.odd, 0) || give(context, unit, kind | (own.odd ^ ODD), 0)
+        {
+            return true;
+        }
+    }
+    assign(context, own, kind, thread(own, remote))
+}
+
 /// Picks the data thread for the connection of a client.
 #[inline(always)]
 fn thread(own: &Own, remote: End) -> u32 {
@@ -103,13 +128,17 @@ fn thread(own: &Own, remote: End) -> u32 {
 /// before it. False: there is none.
 #[inline(always)]
 fn assign(context: &SkLookupContext, own: &Own, kind: u16, thread: u32) -> bool {
-    let (netns, family) = (own.netns, ctx::lookup_family(context));
-    let to = |kind, thread| {
-        ctx::assign(context, &LISTENERS, &ListenerKey { netns, kind, family, thread })
-    };
+    let to = |kind, thread| give(context, own.netns, kind, thread);
     let (first, second) = (kind | own.odd, kind | (own.odd ^ ODD));
     to(first, thread)
         || (thread != 0 && to(first, 0))
         || to(second, thread)
         || (thread != 0 && to(second, 0))
+}
+
+/// Gives the connection to one listener. False: it is not there.
+#[inline(always)]
+fn give(context: &SkLookupContext, owner: u64, kind: u16, thread: u32) -> bool {
+    let family = ctx::lookup_family(context);
+    ctx::assign(context, &LISTENERS, &ListenerKey { owner, kind, family, thread })
 }

@@ -17,6 +17,8 @@ use mesh_tests::process::{self, DEADLINE};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::failure_modes::hold;
+
 /// Agents that follow one another, on each node.
 const SUCCESSORS: usize = 10;
 
@@ -257,4 +259,23 @@ fn an_agent_that_stops_serves_until_what_is_open_has_ended() {
     for agent in [&mut a, &mut b] {
         assert_eq!(agent.ended().unwrap().code(), Some(0));
     }
+}
+
+#[test]
+fn a_pod_that_holds_the_agents_ports_does_not_keep_a_successor_waiting() {
+    let pair = Pair::new().unwrap();
+    let [a, _b] = [&pair.a, &pair.b].map(|node| pair.agent(node, &[]).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    // Where agents that were numbered would listen, and everywhere.
+    let _holder = hold(
+        &pair.client,
+        "[(at, port) for port in (15001, 15006, 15008) for at in ['0.0.0.0', '::'] \
+         + ['240.%d.0.%d' % (g, n) for g in range(4) for n in range(9)] \
+         + ['100::%x:%x' % (g, n) for g in range(4) for n in range(9)]]",
+    );
+    let successor = pair.successor(&pair.a, &[]).unwrap();
+    replaced(&a, 1);
+    assert!(successor.ready(), "{}", successor.log());
+    assert!(!successor.log().contains("without it"), "{}", successor.log());
+    assert_eq!(hello().run(&pair.client).unwrap().totals.errors.into_keys().next(), None);
 }

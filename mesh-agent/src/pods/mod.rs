@@ -3,6 +3,7 @@
 //! One task owns the set. A workload is captured only when its listeners are there and its
 //! certificate is made, and its listeners go only after it is not captured any more.
 
+mod accepting;
 pub mod changes;
 pub mod claims;
 pub mod finder;

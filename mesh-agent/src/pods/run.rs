@@ -1,6 +1,7 @@
 //! The task that owns the set of enrolled workloads. It ends when its scope drains.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,8 @@ use crate::pods::place::SpotId;
 use crate::pods::set::{Pod, Set};
 use crate::pods::{Options, listeners, unprotected};
 use crate::proxy::Context;
-use crate::proxy::realm::{Local, Realm, Resident};
+use crate::proxy::listening::Listening;
+use crate::proxy::realm::{Local, Realm, Resident, UNIT_DESCRIPTORS};
 use crate::sys::netns::Netns;
 use crate::task::backoff::Backoff;
 use crate::task::clock;
@@ -252,6 +254,9 @@ impl Pods {
             if pod.realm.netns().is_some() {
                 pod.realm.listening.stop();
             }
+            if let Some(own) = &pod.listening {
+                own.stop();
+            }
             let cut = pod.local.scope.drain(Duration::ZERO).await;
             tracing::info!(workload = %pod.workload.name, connections_cut = cut, "released");
         }
@@ -309,9 +314,10 @@ impl Pods {
         let local = Arc::new(local);
         if is_pod {
             realm.set_locals(vec![Arc::clone(&local)]);
-            self.listen(&realm)?;
+            self.listen(&realm, &workload.name)?;
         }
-        Ok(Pod { workload: Arc::clone(workload), found, local, realm })
+        let listening = if is_pod { None } else { self.listen_for(&realm, &workload.name) };
+        Ok(Pod { workload: Arc::clone(workload), found, local, realm, listening })
     }
 
     fn realm(&self, netns: Option<Arc<Netns>>, name: &'static str) -> io::Result<Arc<Realm>> {
@@ -325,23 +331,43 @@ impl Pods {
             return Ok(Arc::clone(host));
         }
         let host = self.realm(None, "host")?;
-        self.listen(&host)?;
+        self.listen(&host, &"the node's own")?;
         set.host = Some(Arc::clone(&host));
         Ok(host)
     }
 
     /// Starts the listeners of a realm, or gives it up.
-    fn listen(&self, realm: &Arc<Realm>) -> io::Result<()> {
-        let started = listeners::start(&self.context, realm, self.options.generation);
-        // Those of a predecessor have their places until all of them are taken over.
-        let given = started.and_then(|()| match self.expected {
-            Some(_) => Ok(()),
-            None => realm.listening.give(&self.context.kernel),
-        });
-        given.inspect_err(|_error| {
+    fn listen(&self, realm: &Arc<Realm>, owner: &dyn fmt::Display) -> io::Result<()> {
+        let started = listeners::start(&self.context, realm, self.options.generation, owner);
+        started.and_then(|()| self.give(&realm.listening)).inspect_err(|_error| {
             realm.scope.stop();
             realm.listening.stop();
         })
+    }
+
+    /// Starts a unit's own listeners. `None`: those that units share serve it, which others can fill.
+    fn listen_for(&self, realm: &Arc<Realm>, name: &ResourceName) -> Option<Listening> {
+        let counted = self.context.sockets.keep(UNIT_DESCRIPTORS);
+        let own = Listening::new(self.listening.child("unit"), counted);
+        let generation = self.options.generation;
+        let started = listeners::start_unit(&self.context, realm, (name, &own), generation);
+        match started.and_then(|()| self.give(&own)) {
+            Ok(()) => Some(own),
+            Err(error) => {
+                tracing::warn!(
+                    workload = %name, %error,
+                    "no listeners of its own: it shares the node's, which other units can fill"
+                );
+                own.stop();
+                None
+            }
+        }
+    }
+
+    /// Has the kernel give connections to listeners. Those of a predecessor have their places until all
+    /// of them are taken over.
+    fn give(&self, listening: &Listening) -> io::Result<()> {
+        if self.expected.is_some() { Ok(()) } else { listening.give(&self.context.kernel) }
     }
 
     /// Takes over what a predecessor serves, when all of it is enrolled here too. False: it is not yet.
@@ -365,8 +391,9 @@ impl Pods {
     }
 
     fn give_all(&self, set: &Set) {
-        for realm in set.realms() {
-            if let Err(error) = realm.listening.give(&self.context.kernel) {
+        let units = set.pods.values().filter_map(|pod| pod.listening.as_ref());
+        for listening in set.realms().into_iter().map(|realm| &realm.listening).chain(units) {
+            if let Err(error) = listening.give(&self.context.kernel) {
                 tracing::error!(%error, "the kernel does not give connections to a listener");
             }
         }

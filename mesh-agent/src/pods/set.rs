@@ -12,6 +12,7 @@ use crate::model::workload::Workload;
 use crate::pods::claims::{Claims, Conflicts};
 use crate::pods::finder::Finder;
 use crate::pods::place::Spot;
+use crate::proxy::listening::Listening;
 use crate::proxy::realm::{Local, Realm};
 use crate::task::backoff::Backoff;
 
@@ -21,6 +22,8 @@ pub(super) struct Pod {
     pub(super) found: Spot,
     pub(super) local: Arc<Local>,
     pub(super) realm: Arc<Realm>,
+    /// A unit's own listeners; `None`: those of the namespace are its own, or serve it with others.
+    pub(super) listening: Option<Listening>,
 }
 
 /// The task's own state.

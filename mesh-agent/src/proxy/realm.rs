@@ -14,7 +14,7 @@ use mesh_common::source::SourceKey;
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 
-use crate::bounds::{Account, Kept};
+use crate::bounds::Account;
 use crate::datapath::desired::id_of;
 use crate::datapath::kernel::Shown;
 use crate::identity::{Identity, tls};
@@ -83,8 +83,6 @@ pub struct Realm {
     /// `None`: the agent's own namespace.
     netns: Option<Arc<Netns>>,
     locals: ArcSwap<Vec<Arc<Local>>>,
-    /// The descriptors of its listeners.
-    _listeners: Kept,
 }
 
 /// The workloads of this node that are enrolled, by name, each with its namespace. Cheap to clone;
@@ -172,10 +170,11 @@ impl Realm {
         let tunnels = context.options.tunnels;
         let quotas = quota::Quotas::within(Arc::clone(&context.unread));
         let quotas: Quotas = Arc::new(Mutex::new(quotas));
+        let counted = context.sockets.keep(descriptors(context.runtimes.all().len()));
         let pool =
             || Pool::new(&tunnels, scope.clone(), context.telemetry.clone(), Arc::clone(&quotas));
         Ok(Self {
-            listening: Listening::new(listening),
+            listening: Listening::new(listening, counted),
             cookie,
             admission: Mutex::new(Admission::new(context.options.handshakes)),
             breaker: Mutex::new(Breaker::new(context.options.breaker)),
@@ -189,7 +188,6 @@ impl Realm {
             scope: scope.clone(),
             netns,
             locals: ArcSwap::default(),
-            _listeners: context.sockets.keep(descriptors(context.runtimes.all().len())),
         })
     }
 
@@ -294,6 +292,10 @@ impl Realm {
 const fn descriptors(workers: usize) -> usize {
     1 + 2 * (1 + 2 * workers)
 }
+
+/// Listeners that a workload has of its own where several share a namespace: for both families one for what
+/// goes out and one for plaintext.
+pub const UNIT_DESCRIPTORS: usize = 4;
 
 /// Whether a connection to `to` may be for `workload`. `alone`: no other workload is in its
 /// namespace.
