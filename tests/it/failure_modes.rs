@@ -85,7 +85,7 @@ pub(crate) fn hold(pod: &Pod, addresses: &str) -> Script {
 
 /// Leaves a pod four ports to choose from, and returns all ports at which the agent could listen there, for
 /// [`hold`]. Only of IPv6, so that its processes can still connect by IPv4.
-fn few_ports(pod: &Pod, first: u16) -> String {
+pub(crate) fn few_ports(pod: &Pod, first: u16) -> String {
     let range = format!("{first} {}", first + 3);
     pod.netns().sysctl(&[("net/ipv4/ip_local_port_range", &range)]).unwrap();
     format!("[('::', port) for port in (15001, 15006, 15008, *range({first}, {first} + 4))]")

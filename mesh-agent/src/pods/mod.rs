@@ -6,6 +6,7 @@
 mod accepting;
 pub mod changes;
 pub mod claims;
+mod failing;
 pub mod finder;
 mod guard;
 pub mod listeners;

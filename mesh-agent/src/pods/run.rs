@@ -15,7 +15,7 @@ use crate::datapath::desired::{Enrolled, Places};
 use crate::datapath::sync::{Applied, Found};
 use crate::failure::chain;
 use crate::flows::enforce::LocalNetns;
-use crate::identity::{self, Identities};
+use crate::identity::{self, Identities, Identity};
 use crate::model::condition::Finding;
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
@@ -23,6 +23,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Place, Workload};
 use crate::pods::changes::Changes;
 use crate::pods::claims;
+use crate::pods::failing::{Cause, Failing, LEAVES, may_leave};
 use crate::pods::guard::Guarded;
 use crate::pods::place::SpotId;
 use crate::pods::set::{Pod, Set};
@@ -31,7 +32,6 @@ use crate::proxy::Context;
 use crate::proxy::listening::Listening;
 use crate::proxy::realm::{Local, Realm, Resident, UNIT_DESCRIPTORS};
 use crate::sys::netns::Netns;
-use crate::task::backoff::Backoff;
 use crate::task::clock;
 use crate::task::duty::Duty;
 use crate::task::ready::Gate;
@@ -102,7 +102,10 @@ impl Pods {
                 changes.wait().await;
             };
             let look = Instant::now() + self.options.retry.1;
-            let next = set.failing.values().map(|(_, at)| *at).fold(look, Instant::min);
+            let leaves = set.missing_since.map(|since| since + LEAVES);
+            let leaves = leaves.filter(|_| self.expected.is_some());
+            let failing = set.failing.values().map(|failing| failing.next);
+            let next = failing.chain(leaves).fold(look, Instant::min);
             tokio::select! {
                 biased;
                 () = self.scope.draining() => return,
@@ -206,7 +209,11 @@ impl Pods {
         };
         let unprotected = unprotected::all(&set.finder, &set.spots, wanted, &self.options);
         unprotected::log_new(&unprotected, &self.findings.borrow());
-        let found: Arc<[_]> = conflicts.iter().filter_map(finding).chain(unprotected).collect();
+        let failing = |(name, failing): (_, &Failing)| failing.finding(wanted.get(name)?);
+        let mut failing: Vec<_> = set.failing.iter().filter_map(failing).collect();
+        failing.sort_by(|a, b| a.subject.cmp(&b.subject));
+        let conflicting = conflicts.iter().filter_map(finding);
+        let found: Arc<[_]> = conflicting.chain(unprotected).chain(failing).collect();
         self.findings.send_if_modified(|current| {
             let before = std::mem::replace(current, found);
             before != *current
@@ -216,15 +223,20 @@ impl Pods {
     }
 
     /// Tries a workload again some time later.
-    pub(super) fn put_off(&self, set: &mut Set, name: &ResourceName, error: &io::Error) {
-        let (first, most) = self.options.retry;
+    pub(super) fn put_off(
+        &self,
+        set: &mut Set,
+        name: &ResourceName,
+        cause: Cause,
+        error: &io::Error,
+    ) {
         let now = Instant::now();
-        let (backoff, at) = set.failing.entry(name.clone()).or_insert_with(|| {
+        let failing = set.failing.entry(name.clone()).or_insert_with(|| {
             // Said once: what follows is the same again.
             tracing::warn!(workload = %name, %error, "cannot be enrolled yet");
-            (Backoff::new(first, most), now)
+            Failing::new(now, self.options.retry)
         });
-        *at = now + backoff.next(rand::random());
+        failing.again(now, cause, error);
     }
 
     /// Has certificates made for those that are to be started now, all at one time: an authority
@@ -279,29 +291,40 @@ impl Pods {
             return;
         }
         let Some(guarded) = guarded else { return };
-        match self.start(set, workload, guarded, refused).await {
+        let identity = match self.certificate(workload, refused).await {
+            Ok(identity) => identity,
+            Err(error) => return self.put_off(set, name, Cause::Certificate, &error),
+        };
+        match self.start(set, workload, guarded, identity) {
             Ok(pod) => {
                 tracing::info!(workload = %name, identity = %workload.identity, "enrolled");
                 set.failing.remove(name);
                 set.waiting.remove(name);
                 set.pods.insert(name.clone(), pod);
             }
-            Err(error) => self.put_off(set, name, &error),
+            Err(error) => self.put_off(set, name, Cause::of(&error), &error),
         }
     }
 
-    async fn start(
+    /// A workload's certificate. `refused`: those that were asked for and not made.
+    async fn certificate(
+        &self,
+        workload: &Workload,
+        refused: &HashMap<SpiffeId, identity::Error>,
+    ) -> io::Result<Arc<Identity>> {
+        if let Some(error) = refused.get(&workload.identity) {
+            return Err(io::Error::other(chain(error)));
+        }
+        self.identities.ensure(&workload.identity).await.map_err(io::Error::other)
+    }
+
+    fn start(
         &self,
         set: &mut Set,
         workload: &Arc<Workload>,
         (found, located): Guarded,
-        refused: &HashMap<SpiffeId, identity::Error>,
+        identity: Arc<Identity>,
     ) -> io::Result<Pod> {
-        if let Some(error) = refused.get(&workload.identity) {
-            return Err(io::Error::other(chain(error)));
-        }
-        let identity =
-            self.identities.ensure(&workload.identity).await.map_err(io::Error::other)?;
         let is_pod = located.netns.is_some();
         let realm = match located.netns {
             None => self.host(set)?,
@@ -370,20 +393,33 @@ impl Pods {
         if self.expected.is_some() { Ok(()) } else { listening.give(&self.context.kernel) }
     }
 
-    /// Takes over what a predecessor serves, when all of it is enrolled here too. False: it is not yet.
-    fn take_over(&mut self, set: &Set, mesh: &Snapshot) -> bool {
+    /// Takes over what a predecessor serves, when all of it is enrolled here too, or what is not cannot
+    /// be. False: it is not yet.
+    fn take_over(&mut self, set: &mut Set, mesh: &Snapshot) -> bool {
         let Some(expected) = &self.expected else { return true };
         let node = &self.options.node;
         let is_missing = |workload: &&Arc<Workload>| {
             expected.contains(&workload.name) && !set.pods.contains_key(&workload.name)
         };
-        let missing = mesh.on_node(node).filter(is_missing).count();
-        if missing > 0 {
-            tracing::info!(
-                missing,
-                "a predecessor goes on serving until its workloads are enrolled"
-            );
-            return false;
+        let missing: Vec<_> = mesh.on_node(node).filter(is_missing).collect();
+        if !missing.is_empty() {
+            let is_late =
+                Instant::now() >= *set.missing_since.get_or_insert_with(Instant::now) + LEAVES;
+            let has_some = expected.iter().any(|name| set.pods.contains_key(name));
+            let cause = |one: &&Arc<Workload>| Some(set.failing.get(&one.name)?.cause);
+            if !is_late || !may_leave(has_some, missing.iter().map(cause)) {
+                tracing::info!(
+                    missing = missing.len(),
+                    "a predecessor goes on serving until its workloads are enrolled"
+                );
+                return false;
+            }
+            for workload in missing {
+                tracing::warn!(
+                    workload = %workload.name,
+                    "taking over without it: it cannot be enrolled, and its failure mode is in force"
+                );
+            }
         }
         self.give_all(set);
         self.expected = None;
