@@ -120,7 +120,7 @@ pub const MAX_PORTS: usize = 65_536;
 pub const MAX_EXTERNALS: usize = 65_536;
 /// Workloads × ways in which connections go.
 pub const MAX_COVERED: usize = 10 * MAX_SOURCES;
-/// Listeners of the agent: kinds × families × data threads × namespaces. Entries are allocated when
+/// Listeners of the agent: kinds × families × data threads × namespaces, and four of each unit. Entries are allocated when
 /// they are added; the table itself is 262,144 × 16 B = 4 MiB.
 pub const MAX_LISTENERS: usize = 64 * MAX_SOURCES;
 /// Connections between `connect()` and `accept()`. The oldest is forgotten beyond this, and that
@@ -140,10 +140,11 @@ pub const MAX_SUMS: usize = 65_536;
 abi! {
     /// Key of `LISTENERS`.
     pub struct ListenerKey[16] {
-        /// The cookie of the network namespace.
-        pub netns: u64,
-        /// [`TUNNELS`], [`PLAINTEXT`] or [`OUTBOUND`], with [`ODD`] if the agent's generation is odd: an
-        /// agent and its successor have places of their own.
+        /// The cookie of the network namespace; with [`UNIT`], the [id](crate::workload::id) of a workload
+        /// that shares its namespace with others.
+        pub owner: u64,
+        /// [`TUNNELS`], [`PLAINTEXT`] or [`OUTBOUND`], with [`UNIT`] for a workload's own, and with [`ODD`] if
+        /// the agent's generation is odd: an agent and its successor have places of their own.
         pub kind: u16,
         /// 4 or 6.
         pub family: u16,
@@ -154,6 +155,10 @@ abi! {
 
 /// A part of `ListenerKey::kind`: the agent has followed on an odd number of others.
 pub const ODD: u16 = 1 << 8;
+
+/// A part of `ListenerKey::kind`: the listener is one workload's of a namespace that several share, so that
+/// its queue is that workload's alone. There is one of each kind and family, as thread 0.
+pub const UNIT: u16 = 1 << 9;
 
 /// `ListenerKey::kind`: tunnels of peers.
 pub const TUNNELS: u16 = 1;

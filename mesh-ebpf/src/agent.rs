@@ -95,7 +95,7 @@ pub(crate) fn is_taken(context: &SockAddrContext, (addr, port_be): (Addr, u16)) 
 
 #[inline(always)]
 fn has(netns: u64, kind: u16, family: u16) -> bool {
-    let key = ListenerKey { netns, kind, family, thread: 0 };
+    let key = ListenerKey { owner: netns, kind, family, thread: 0 };
     // SAFETY: the map, and a key of its type.
     let found =
         unsafe { bpf_map_lookup_elem(addr_of!(LISTENERS).cast_mut().cast(), addr_of!(key).cast()) };

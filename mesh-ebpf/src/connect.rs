@@ -15,7 +15,7 @@ use mesh_common::{OUTBOUND_PORT, event, stats};
 use crate::lookup::Kernel;
 use crate::maps::{PROBES, count};
 use crate::owner::{Owner, owner, stray};
-use crate::{agent, ctx, events};
+use crate::{agent, bound, ctx, events};
 
 /// The hook's return value that lets the `connect()` go on.
 const ALLOW: i32 = 1;
@@ -43,7 +43,7 @@ struct Ask {
 }
 
 pub(crate) fn v4(context: &SockAddrContext) -> i32 {
-    match redirect(context, true, ctx::v4(context), ctx::bound_v4) {
+    match redirect(context, true, ctx::v4(context), bound::v4) {
         Outcome::Allow => ALLOW,
         Outcome::Deny => DENY,
         Outcome::To(addr, port_be) => {
@@ -57,7 +57,7 @@ pub(crate) fn v4(context: &SockAddrContext) -> i32 {
 pub(crate) fn v6(context: &SockAddrContext) -> i32 {
     let asked = ctx::v6(context);
     // A v4-mapped destination is IPv4 on the wire, and so is the way to the agent.
-    match redirect(context, addr::to_v4_be(asked).is_some(), asked, ctx::bound_v6) {
+    match redirect(context, addr::to_v4_be(asked).is_some(), asked, bound::v6) {
         Outcome::Allow => ALLOW,
         Outcome::Deny => DENY,
         Outcome::To(addr, port_be) => {
@@ -226,7 +226,7 @@ fn is_from_itself(bound: Addr, v4: bool, caller: &Caller) -> bool {
 /// Whether the socket is bound to a network device, which loopback is not reached from.
 #[inline(always)]
 fn is_bound(context: &SockAddrContext) -> bool {
-    let device = ctx::device(context);
+    let device = bound::device(context);
     device != 0 && device != LOOPBACK_DEVICE
 }
 
@@ -235,8 +235,8 @@ fn is_bound(context: &SockAddrContext) -> bool {
 fn reaches(context: &SockAddrContext, ask: &Ask) -> bool {
     let source = &ask.caller.source;
     // A socket of this very port would be connected with itself.
-    let is_itself = ctx::source_port(context) == u32::from(OUTBOUND_PORT);
-    !is_bound(context) || (source.is_at(ctx::device(context), ask.v4) && !is_itself)
+    let is_itself = bound::source_port(context) == u32::from(OUTBOUND_PORT);
+    !is_bound(context) || (source.is_at(bound::device(context), ask.v4) && !is_itself)
 }
 
 /// Where the socket, which [`reaches`] it, finds the agent.
@@ -252,7 +252,7 @@ fn listener(context: &SockAddrContext, ask: &Ask) -> Outcome {
     }
     let port = listener::v6_port(ask.to);
     // Where somebody listens, a connection whose record got lost would be theirs.
-    let is_free = ctx::source_port(context) != u32::from(port)
+    let is_free = bound::source_port(context) != u32::from(port)
         && !agent::is_taken(context, (listener::V6, port.to_be()));
     Outcome::To(listener::V6, if is_free { port } else { OUTBOUND_PORT }.to_be())
 }

@@ -30,6 +30,8 @@ macro_rules! field {
     };
 }
 
+pub(crate) use field;
+
 /// Writes one field of a context by itself.
 macro_rules! set_field {
     ($context:expr, $value:expr, $($path:tt)+) => {
@@ -83,34 +85,6 @@ pub(crate) fn set_v6(ctx: &SockAddrContext, addr: Addr, port_be: u16) {
     set_field!(ctx.sock_addr, c, user_ip6[2]);
     set_field!(ctx.sock_addr, d, user_ip6[3]);
     set_field!(ctx.sock_addr, u32::from(port_be), user_port);
-}
-
-/// The network device that the socket is bound to (`SO_BINDTODEVICE`); 0: any.
-#[inline(always)]
-pub(crate) fn device(ctx: &SockAddrContext) -> u32 {
-    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
-    field!(sk, bound_dev_if)
-}
-
-/// The address that an IPv4 socket is bound to, or that it had for an earlier connection; zeros: none.
-#[inline(always)]
-pub(crate) fn bound_v4(ctx: &SockAddrContext) -> Addr {
-    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
-    addr::from_v4_be(field!(sk, src_ip4))
-}
-
-/// The same of an IPv6 socket.
-#[inline(always)]
-pub(crate) fn bound_v6(ctx: &SockAddrContext) -> Addr {
-    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
-    [field!(sk, src_ip6[0]), field!(sk, src_ip6[1]), field!(sk, src_ip6[2]), field!(sk, src_ip6[3])]
-}
-
-/// The port that the socket is bound to, host byte order; 0: none yet.
-#[inline(always)]
-pub(crate) fn source_port(ctx: &SockAddrContext) -> u32 {
-    let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
-    field!(sk, src_port)
 }
 
 /// The cookie of the socket's network namespace.
@@ -387,6 +361,13 @@ pub(crate) fn report_states(ctx: &SockOpsContext) {
     // end is not reported, which nothing depends on.
     let _result =
         unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed()) };
+}
+
+/// Has the hook called for nothing but what every connection has it called for.
+#[inline(always)]
+pub(crate) fn report_nothing(ctx: &SockOpsContext) {
+    // SAFETY: the helper takes the hook's own context. That it fails costs calls that do nothing.
+    let _result = unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, 0) };
 }
 
 /// The state before and after the change that is reported.

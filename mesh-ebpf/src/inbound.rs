@@ -8,7 +8,7 @@ use mesh_common::addr::is_loopback;
 use mesh_common::arrival::{Own, thread_of, without_entry};
 use mesh_common::destination::TCP;
 use mesh_common::listener;
-use mesh_common::maps::{ListenerKey, ODD, OUTBOUND, PLAINTEXT, TUNNELS};
+use mesh_common::maps::{ListenerKey, ODD, OUTBOUND, PLAINTEXT, TUNNELS, UNIT};
 use mesh_common::record::{AGENT, ConnKey, FlowKey};
 use mesh_common::source::SourceKey;
 use mesh_common::workload::{CAPTURE, FAIL_OPEN, GUARDED, Inbound, PortKey};
@@ -33,8 +33,9 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     let (netns, shared) = (own.netns, own.is_shared != 0);
     // Without a listener of the agent there is nothing to reach: whoever else listens at its ports is
     // not the agent.
-    if is_agents(netns, local, remote) {
-        return if assign(context, own, OUTBOUND, thread(own, remote)) { PASS } else { DROP };
+    if let Some(opener) = opener(own, local, remote) {
+        let assigned = assign_of(context, own, opener, OUTBOUND, remote);
+        return if assigned { PASS } else { DROP };
     }
     if local.port_be == HBONE_PORT.to_be() && !is_loopback(local.addr) {
         return if assign(context, own, TUNNELS, 0) { PASS } else { DROP };
@@ -46,7 +47,8 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     if inbound.flags & CAPTURE == 0 || authorized(netns, local, remote, &inbound) {
         return PASS;
     }
-    if agent::beats() && assign(context, own, PLAINTEXT, thread(own, remote)) {
+    let unit = if shared { inbound.workload } else { 0 };
+    if agent::beats() && assign_of(context, own, unit, PLAINTEXT, remote) {
         count(stats::CAPTURED);
         return PASS;
     }
@@ -58,20 +60,26 @@ pub(crate) fn run(context: &SkLookupContext) -> u32 {
     DROP
 }
 
-/// Whether it is a connection that `connect()` has sent to the agent. At the agent's own port of loopback
-/// all are, and those without a record are refused there.
+/// The workload whose `connect()` has sent a connection to the agent; 0: it does not matter, or none is known.
+/// `None`: none has. At the agent's own port of loopback all are such, and those without a record are refused
+/// there.
 #[inline(always)]
-fn is_agents(netns: u64, local: End, remote: End) -> bool {
+fn opener(own: &Own, local: End, remote: End) -> Option<u64> {
     let to = (local.addr, local.port_be);
-    if listener::is_only(to) {
-        return true;
+    let (is_only, shared) = (listener::is_only(to), own.is_shared != 0);
+    if is_only && !shared {
+        return Some(0);
     }
-    if !listener::may_be((remote.addr, local.addr, local.port_be)) {
-        return false;
+    if !is_only && !listener::may_be((remote.addr, local.addr, local.port_be)) {
+        return None;
     }
-    let key = ConnKey::new(netns, (remote.addr, remote.port_be), to);
+    let key = ConnKey::new(own.netns, (remote.addr, remote.port_be), to);
     // SAFETY: entries may be replaced while they are read; every bit pattern is a value.
-    unsafe { ORIGINS.get(key) }.is_some()
+    match unsafe { ORIGINS.get(key) } {
+        Some(record) => Some(if shared { record.source } else { 0 }),
+        None if is_only => Some(0),
+        None => None,
+    }
 }
 
 /// What holds for a port of this namespace.
@@ -109,6 +117,20 @@ fn authorized(netns: u64, local: End, remote: End, inbound: &Inbound) -> bool {
     record.role == AGENT || record.destination == inbound.workload
 }
 
+/// Gives the connection to a listener of the workload `unit`, or, where that is 0 or has none, to one that
+/// all of the namespace share. False: there is none.
+#[inline(always)]
+fn assign_of(context: &SkLookupContext, own: &Own, unit: u64, kind: u16, remote: End) -> bool {
+    if unit != 0 {
+        let kind = kind | UNIT;
+        if give(context, unit, kind | own.odd, 0) || give(context, unit, kind | (own.odd ^ ODD), 0)
+        {
+            return true;
+        }
+    }
+    assign(context, own, kind, thread(own, remote))
+}
+
 /// Picks the data thread for the connection of a client.
 #[inline(always)]
 fn thread(own: &Own, remote: End) -> u32 {
@@ -120,13 +142,17 @@ fn thread(own: &Own, remote: End) -> u32 {
 /// before it. False: there is none.
 #[inline(always)]
 fn assign(context: &SkLookupContext, own: &Own, kind: u16, thread: u32) -> bool {
-    let (netns, family) = (own.netns, ctx::lookup_family(context));
-    let to = |kind, thread| {
-        ctx::assign(context, &LISTENERS, &ListenerKey { netns, kind, family, thread })
-    };
+    let to = |kind, thread| give(context, own.netns, kind, thread);
     let (first, second) = (kind | own.odd, kind | (own.odd ^ ODD));
     to(first, thread)
         || (thread != 0 && to(first, 0))
         || to(second, thread)
         || (thread != 0 && to(second, 0))
+}
+
+/// Gives the connection to one listener. False: it is not there.
+#[inline(always)]
+fn give(context: &SkLookupContext, owner: u64, kind: u16, thread: u32) -> bool {
+    let family = ctx::lookup_family(context);
+    ctx::assign(context, &LISTENERS, &ListenerKey { owner, kind, family, thread })
 }

@@ -12,6 +12,7 @@ mod accel;
 mod agent;
 mod atomic;
 mod bind;
+mod bound;
 mod connect;
 mod ctx;
 mod events;

@@ -62,7 +62,10 @@ fn opening(context: &SockOpsContext) {
         let to = (remote.addr, remote.port_be);
         let key = ConnKey::new(ctx::ops_netns(context), (local.addr, local.port_be), to);
         let _done = match ctx::ops_record(context) {
-            Some(record) if role == REDIRECTED => ORIGINS.insert(key, *record, 0),
+            Some(record) if role == REDIRECTED => {
+                ctx::report_states(context);
+                ORIGINS.insert(key, *record, 0)
+            }
             _ => ORIGINS.remove(key),
         };
     } else if to_itself {
@@ -74,6 +77,10 @@ fn opening(context: &SockOpsContext) {
 #[inline(always)]
 fn opened(context: &SockOpsContext) {
     let Some(record) = ctx::ops_record(context) else { return };
+    if record.role == REDIRECTED {
+        // The agent takes its record.
+        ctx::report_nothing(context);
+    }
     if record.flags & CAN_ACCELERATE != 0 {
         accel::opened(context, record.destination);
     }
@@ -105,7 +112,7 @@ fn accepted(context: &SockOpsContext) {
 }
 
 /// The state of a direct or an accelerated connection, of a probe's, or of one of a workload to itself
-/// has changed, on its opening side.
+/// has changed, on its opening side; or that of one to the agent which is not established yet.
 #[inline(always)]
 fn changed(context: &SockOpsContext) {
     let (old, new) = ctx::states(context);
@@ -114,7 +121,16 @@ fn changed(context: &SockOpsContext) {
     }
     let shorter = if new == flow::CLOSE { accel::closed(context) } else { (0, 0) };
     let Some(record) = ctx::ops_record(context) else { return };
-    let key = flow(context, ctx::local(context), ctx::remote(context));
+    let (local, remote) = (ctx::local(context), ctx::remote(context));
+    if record.role == REDIRECTED && old == flow::SYN_SENT && new == flow::CLOSE {
+        // The agent never sees it: its record would be there until newer ones have taken its room, those of
+        // other workloads among them.
+        let to = (remote.addr, remote.port_be);
+        let key = ConnKey::new(ctx::ops_netns(context), (local.addr, local.port_be), to);
+        let _done = ORIGINS.remove(key);
+        return;
+    }
+    let key = flow(context, local, remote);
     if (record.role == PROBE || record.role == ITSELF) && new == flow::CLOSE {
         // Whoever comes later from its address and port is somebody else.
         let _done = FLOWS.remove(key);

@@ -11,6 +11,7 @@ use mesh_tests::mesh::{MeshPolicy, Workload};
 use mesh_tests::pair::{ECHO, PORT, Pair, hello};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
+use mesh_tests::script::Script;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -52,6 +53,42 @@ impl World {
     fn near(&self) -> Option<String> {
         error(&Client::to(self.beside.at(PORT)).echo("hello"), &self.pair.client)
     }
+}
+
+/// Listens, without capabilities, at all of these that are free, and waits until it is killed.
+const HOLD: &str = "
+import ctypes, socket, sys
+capset = ctypes.CDLL(None).capset
+assert capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()) == 0
+held = []
+for address, port in ADDRESSES:
+    v6 = ':' in address
+    one = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # IPV6_V6ONLY; IPV6_FREEBIND or IP_FREEBIND.
+    if v6: one.setsockopt(41, 26, 1)
+    one.setsockopt(*((41, 78) if v6 else (0, 15)), 1)
+    try:
+        one.bind((address, port)); one.listen(1)
+        held.append(one)
+    except OSError: one.close()
+print(len(held), flush=True)
+sys.stdin.read()
+";
+
+/// Has a process of a pod hold addresses and ports, a list in Python; all that are free.
+pub(crate) fn hold(pod: &Pod, addresses: &str) -> Script {
+    let (script, held) = Script::start(pod, &HOLD.replace("ADDRESSES", addresses)).unwrap();
+    assert_ne!(held, "0");
+    script
+}
+
+/// Leaves a pod four ports to choose from, and returns all ports at which the agent could listen there, for
+/// [`hold`]. Only of IPv6, so that its processes can still connect by IPv4.
+pub(crate) fn few_ports(pod: &Pod, first: u16) -> String {
+    let range = format!("{first} {}", first + 3);
+    pod.netns().sysctl(&[("net/ipv4/ip_local_port_range", &range)]).unwrap();
+    format!("[('::', port) for port in (15001, 15006, 15008, *range({first}, {first} + 4))]")
 }
 
 fn error(client: &Client, pod: &Pod) -> Option<String> {
@@ -169,15 +206,16 @@ fn a_workload_that_cannot_be_served_yet_has_its_failure_mode() {
     for (mode, expect) in [("static", DENIED), ("open", None)] {
         let pair = Pair::new().unwrap();
         pair.config.write(&pair.mesh().policy(&policy().failure(mode))).unwrap();
-        // Another mesh has the agent's port: there can be no listener in this namespace.
-        let listen = ["close", "--listen", "0.0.0.0:15001"];
-        let squatter = Server::start(&pair.client, &listen).unwrap();
+        // No port is left: there can be no listener in this namespace.
+        let squatter = hold(&pair.client, &few_ports(&pair.client, 41_000));
         let (_a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
         let _echo = Server::echo(&pair.echo, PORT, "v1").unwrap();
+        // A socket that is bound has its port already, of those that are free for IPv4.
+        let bound = hello().arg("--bind").arg(&pair.client.v4().to_string());
+        assert_eq!(error(&bound, &pair.client).as_deref(), expect, "{mode}");
+        drop(squatter);
         let met = || error(&hello(), &pair.client);
-        assert_eq!(met().as_deref(), expect, "{mode}");
-        squatter.stop().unwrap();
-        // When the port is free, the workload is served as any other.
+        // When they are free, the workload is served as any other.
         eventually("the workload to be served", DEADLINE, || {
             let error = met();
             let lines = b.access_log().ok()?;

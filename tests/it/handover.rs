@@ -19,6 +19,8 @@ use mesh_tests::process::{self, DEADLINE};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::failure_modes::{few_ports, hold};
+
 /// Agents that follow one another, on each node.
 const SUCCESSORS: usize = 10;
 
@@ -288,4 +290,49 @@ fn an_agent_that_stops_serves_until_what_is_open_has_ended() {
     for agent in [&mut a, &mut b] {
         assert_eq!(agent.ended().unwrap().code(), Some(0));
     }
+}
+
+#[test]
+fn a_pod_that_holds_the_agents_ports_does_not_keep_a_successor_waiting() {
+    let pair = Pair::new().unwrap();
+    let [a, _b] = [&pair.a, &pair.b].map(|node| pair.agent(node, &[]).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    // Where agents that were numbered would listen, and everywhere.
+    let _holder = hold(
+        &pair.client,
+        "[(at, port) for port in (15001, 15006, 15008) for at in ['0.0.0.0', '::'] \
+         + ['240.%d.0.%d' % (g, n) for g in range(4) for n in range(9)] \
+         + ['100::%x:%x' % (g, n) for g in range(4) for n in range(9)]]",
+    );
+    let successor = pair.successor(&pair.a, &[]).unwrap();
+    replaced(&a, 1);
+    assert!(successor.ready(), "{}", successor.log());
+    assert!(!successor.log().contains("without it"), "{}", successor.log());
+    assert_eq!(hello().run(&pair.client).unwrap().totals.errors.into_keys().next(), None);
+}
+
+#[test]
+fn a_workload_that_cannot_be_enrolled_does_not_keep_others_from_a_successor() {
+    let pair = Pair::new().unwrap();
+    let near = pair.a.pod("near").unwrap();
+    pair.config.write(&mesh(&pair, &near, "STRICT")).unwrap();
+    // What is left to the agent is gone when its successor comes.
+    let usual = hold(&near, "[('::', port) for port in (15001, 15006, 15008)]");
+    let [a, _b] = [&pair.a, &pair.b].map(|node| pair.agent(node, &[]).unwrap());
+    let _servers = [&pair.echo, &near].map(|pod| Server::echo(pod, PORT, "v1").unwrap());
+    let beside = Client::to(near.at(PORT)).echo(SECRET);
+    let met = |client: &Client| client.run(&pair.client).unwrap().totals.errors.into_keys().next();
+    assert_eq!((met(&hello()), met(&beside)), (None, None));
+    let others = hold(&near, &few_ports(&near, 41_000));
+    let successor = pair.successor(&pair.a, &[]).unwrap();
+    replaced(&a, 1);
+    assert_eq!(met(&hello()), None);
+    assert!(successor.log().contains("taking over without it"), "{}", successor.log());
+    let told = || successor.conditions().ok()?.to_string().contains("NotEnrolled").then_some(());
+    eventually("the condition", DEADLINE, told).unwrap();
+    drop((usual, others));
+    let served =
+        || (!successor.conditions().ok()?.to_string().contains("NotEnrolled")).then_some(());
+    eventually("the workload to be enrolled", DEADLINE, served).unwrap();
+    assert_eq!(met(&beside), None, "{}", successor.log());
 }

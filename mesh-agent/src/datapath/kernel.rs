@@ -163,18 +163,26 @@ impl Kernel {
     /// `netns`, opened to the outbound listener, which it reached at `to`. Each record can be taken
     /// once.
     ///
+    /// With `unit`, the record of another workload is left, and `Ok(None)`: a connection that was reset while
+    /// it waited to be accepted has no record any more, and its port may be another workload's by then.
+    ///
     /// # Errors
     ///
     /// The kernel refused; that there is no record is `Ok(None)`.
     pub fn take_origin(
         &self,
         netns: u64,
-        client: SocketAddr,
-        to: SocketAddr,
+        (client, to): (SocketAddr, SocketAddr),
+        unit: Option<u64>,
     ) -> io::Result<Option<Record>> {
         let client = (from_ip(client.ip()), client.port().to_be());
         let to = (from_ip(to.ip()), to.port().to_be());
-        self.origins.take(&ConnKey::new(netns, client, to))
+        let key = ConnKey::new(netns, client, to);
+        let is_its = |record: &Record| unit.is_none_or(|unit| record.source == unit);
+        if unit.is_some() && !self.origins.get(&key)?.as_ref().is_some_and(is_its) {
+            return Ok(None);
+        }
+        Ok(self.origins.take(&key)?.filter(is_its))
     }
 
     /// Marks a socket as the agent's own before it connects: it is never captured. If the

@@ -96,6 +96,8 @@ pub enum Reason {
     LimitExceeded,
     /// A kind of parent or backend that is not supported (Gateway API `ResolvedRefs`).
     InvalidKind,
+    /// A workload was found, and the agent cannot serve it.
+    NotEnrolled,
     /// A policy's principal is none that this mesh accepts.
     NoMatchingPrincipal,
     /// A route's parent does not exist (Gateway API `Accepted`).
@@ -117,7 +119,7 @@ pub enum Reason {
 impl Reason {
     /// Whether the workload that it is about is not protected by the mesh, or not as a whole.
     pub const fn is_unprotected(self) -> bool {
-        matches!(self, Self::OtherNamespace | Self::PlaceForbidden)
+        matches!(self, Self::NotEnrolled | Self::OtherNamespace | Self::PlaceForbidden)
     }
 
     /// Whether the document says what its author may well mean, so that `check` only warns of it.
@@ -135,6 +137,7 @@ impl Reason {
             Self::Invalid => "Invalid",
             Self::InvalidKind => "InvalidKind",
             Self::LimitExceeded => "LimitExceeded",
+            Self::NotEnrolled => "NotEnrolled",
             Self::NoMatchingPrincipal => "NoMatchingPrincipal",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::OtherNamespace => "OtherNamespace",

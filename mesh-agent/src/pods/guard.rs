@@ -15,6 +15,7 @@ use crate::datapath::inbound::Arrivals;
 use crate::failure::chain;
 use crate::model::id::ResourceName;
 use crate::model::workload::Workload;
+use crate::pods::failing::Cause;
 use crate::pods::place::Spot;
 use crate::pods::run::Pods;
 use crate::pods::set::Set;
@@ -97,7 +98,7 @@ impl Pods {
                 Err(error) if !is_there => {
                     tracing::warn!(workload = %name, %error, "not enrolled: it is not there");
                 }
-                Err(error) => self.put_off(set, name, &error),
+                Err(error) => self.put_off(set, name, Cause::of(&error), &error),
             }
             tokio::task::yield_now().await;
         }

@@ -3,15 +3,18 @@
 //! One task owns the set. A workload is captured only when its listeners are there and its
 //! certificate is made, and its listeners go only after it is not captured any more.
 
+mod accepting;
 pub mod changes;
 pub mod claims;
 mod device;
+mod failing;
 pub mod finder;
 mod guard;
 pub mod listeners;
 pub mod place;
 pub mod run;
 mod set;
+mod taking;
 pub mod unprotected;
 
 use std::time::Duration;

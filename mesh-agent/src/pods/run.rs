@@ -1,6 +1,7 @@
 //! The task that owns the set of enrolled workloads. It ends when its scope drains.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::datapath::pins;
 use crate::datapath::sync::{Applied, Found};
 use crate::failure::chain;
 use crate::flows::enforce::LocalNetns;
-use crate::identity::{self, Identities};
+use crate::identity::{self, Identities, Identity};
 use crate::model::condition::Finding;
 use crate::model::id::ResourceName;
 use crate::model::snapshot::Snapshot;
@@ -23,14 +24,15 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Place, Workload};
 use crate::pods::changes::Changes;
 use crate::pods::claims;
+use crate::pods::failing::{Cause, Failing, LEAVES};
 use crate::pods::guard::Guarded;
 use crate::pods::place::SpotId;
 use crate::pods::set::{Pod, Set};
 use crate::pods::{Options, listeners, unprotected};
 use crate::proxy::Context;
-use crate::proxy::realm::{Local, Realm, Resident};
+use crate::proxy::listening::Listening;
+use crate::proxy::realm::{Local, Realm, Resident, UNIT_DESCRIPTORS};
 use crate::sys::netns::Netns;
-use crate::task::backoff::Backoff;
 use crate::task::clock;
 use crate::task::duty::Duty;
 use crate::task::ready::Gate;
@@ -105,7 +107,10 @@ impl Pods {
                 changes.wait().await;
             };
             let look = Instant::now() + self.options.retry.1;
-            let next = set.failing.values().map(|(_, at)| *at).fold(look, Instant::min);
+            let leaves = set.missing_since.map(|since| since + LEAVES);
+            let leaves = leaves.filter(|_| self.expected.is_some());
+            let failing = set.failing.values().map(|failing| failing.next);
+            let next = failing.chain(leaves).fold(look, Instant::min);
             tokio::select! {
                 biased;
                 () = self.scope.draining() => return,
@@ -210,7 +215,11 @@ impl Pods {
         };
         let unprotected = unprotected::all(&set.finder, &set.spots, wanted, &self.options);
         unprotected::log_new(&unprotected, &self.findings.borrow());
-        let found: Arc<[_]> = conflicts.iter().filter_map(finding).chain(unprotected).collect();
+        let failing = |(name, failing): (_, &Failing)| failing.finding(wanted.get(name)?);
+        let mut failing: Vec<_> = set.failing.iter().filter_map(failing).collect();
+        failing.sort_by(|a, b| a.subject.cmp(&b.subject));
+        let conflicting = conflicts.iter().filter_map(finding);
+        let found: Arc<[_]> = conflicting.chain(unprotected).chain(failing).collect();
         self.findings.send_if_modified(|current| {
             let before = std::mem::replace(current, found);
             before != *current
@@ -220,15 +229,20 @@ impl Pods {
     }
 
     /// Tries a workload again some time later.
-    pub(super) fn put_off(&self, set: &mut Set, name: &ResourceName, error: &io::Error) {
-        let (first, most) = self.options.retry;
+    pub(super) fn put_off(
+        &self,
+        set: &mut Set,
+        name: &ResourceName,
+        cause: Cause,
+        error: &io::Error,
+    ) {
         let now = Instant::now();
-        let (backoff, at) = set.failing.entry(name.clone()).or_insert_with(|| {
+        let failing = set.failing.entry(name.clone()).or_insert_with(|| {
             // Said once: what follows is the same again.
             tracing::warn!(workload = %name, %error, "cannot be enrolled yet");
-            (Backoff::new(first, most), now)
+            Failing::new(now, self.options.retry)
         });
-        *at = now + backoff.next(rand::random());
+        failing.again(now, cause, error);
     }
 
     /// Has certificates made for those that are to be started now, all at one time: an authority
@@ -259,6 +273,9 @@ impl Pods {
                 self.context.kernel.let_arrivals_go(pod.realm.cookie);
                 pod.realm.listening.stop();
             }
+            if let Some(own) = &pod.listening {
+                own.stop();
+            }
             let cut = pod.local.scope.drain(Duration::ZERO).await;
             if pod.realm.netns().is_some()
                 && let Err(error) = pod.realm.tidy()
@@ -287,29 +304,40 @@ impl Pods {
             return;
         }
         let Some(guarded) = guarded else { return };
-        match self.start(set, workload, guarded, refused).await {
+        let identity = match self.certificate(workload, refused).await {
+            Ok(identity) => identity,
+            Err(error) => return self.put_off(set, name, Cause::Certificate, &error),
+        };
+        match self.start(set, workload, guarded, identity) {
             Ok(pod) => {
                 tracing::info!(workload = %name, identity = %workload.identity, "enrolled");
                 set.failing.remove(name);
                 set.waiting.remove(name);
                 set.pods.insert(name.clone(), pod);
             }
-            Err(error) => self.put_off(set, name, &error),
+            Err(error) => self.put_off(set, name, Cause::of(&error), &error),
         }
     }
 
-    async fn start(
+    /// A workload's certificate. `refused`: those that were asked for and not made.
+    async fn certificate(
+        &self,
+        workload: &Workload,
+        refused: &HashMap<SpiffeId, identity::Error>,
+    ) -> io::Result<Arc<Identity>> {
+        if let Some(error) = refused.get(&workload.identity) {
+            return Err(io::Error::other(chain(error)));
+        }
+        self.identities.ensure(&workload.identity).await.map_err(io::Error::other)
+    }
+
+    fn start(
         &self,
         set: &mut Set,
         workload: &Arc<Workload>,
         (found, located): Guarded,
-        refused: &HashMap<SpiffeId, identity::Error>,
+        identity: Arc<Identity>,
     ) -> io::Result<Pod> {
-        if let Some(error) = refused.get(&workload.identity) {
-            return Err(io::Error::other(chain(error)));
-        }
-        let identity =
-            self.identities.ensure(&workload.identity).await.map_err(io::Error::other)?;
         let is_pod = located.netns.is_some();
         let realm = match located.netns {
             None => self.host(set)?,
@@ -322,9 +350,11 @@ impl Pods {
         let local = Arc::new(local);
         if is_pod {
             realm.set_locals(vec![Arc::clone(&local)]);
-            self.listen(&realm)?;
+            self.listen(&realm, &workload.name)?;
         }
-        let mut pod = Pod { workload: Arc::clone(workload), found, local, realm, device: 0 };
+        let listening = if is_pod { None } else { self.listen_for(&realm, &workload.name) };
+        let mut pod =
+            Pod { workload: Arc::clone(workload), found, local, realm, device: 0, listening };
         pod.find_device();
         Ok(pod)
     }
@@ -340,49 +370,35 @@ impl Pods {
             return Ok(Arc::clone(host));
         }
         let host = self.realm(None, "host")?;
-        self.listen(&host)?;
+        self.listen(&host, &"the node's own")?;
         set.host = Some(Arc::clone(&host));
         Ok(host)
     }
 
     /// Starts the listeners of a realm, or gives it up.
-    fn listen(&self, realm: &Arc<Realm>) -> io::Result<()> {
-        let started = listeners::start(&self.context, realm, self.options.generation);
-        // Those of a predecessor have their places until all of them are taken over.
-        let given = started.and_then(|()| match self.expected {
-            Some(_) => Ok(()),
-            None => realm.listening.give(&self.context.kernel),
-        });
-        given.inspect_err(|_error| {
+    fn listen(&self, realm: &Arc<Realm>, owner: &dyn fmt::Display) -> io::Result<()> {
+        let started = listeners::start(&self.context, realm, self.options.generation, owner);
+        started.and_then(|()| self.give(&realm.listening)).inspect_err(|_error| {
             realm.scope.stop();
             realm.listening.stop();
         })
     }
 
-    /// Takes over what a predecessor serves, when all of it is enrolled here too. False: it is not yet.
-    fn take_over(&mut self, set: &Set, mesh: &Snapshot) -> bool {
-        let Some(expected) = &self.expected else { return true };
-        let node = &self.options.node;
-        let is_missing = |workload: &&Arc<Workload>| {
-            expected.contains(&workload.name) && !set.pods.contains_key(&workload.name)
-        };
-        let missing = mesh.on_node(node).filter(is_missing).count();
-        if missing > 0 {
-            tracing::info!(
-                missing,
-                "a predecessor goes on serving until its workloads are enrolled"
-            );
-            return false;
-        }
-        self.give_all(set);
-        self.expected = None;
-        true
-    }
-
-    fn give_all(&self, set: &Set) {
-        for realm in set.realms() {
-            if let Err(error) = realm.listening.give(&self.context.kernel) {
-                tracing::error!(%error, "the kernel does not give connections to a listener");
+    /// Starts a unit's own listeners. `None`: those that units share serve it, which others can fill.
+    fn listen_for(&self, realm: &Arc<Realm>, name: &ResourceName) -> Option<Arc<Listening>> {
+        let counted = self.context.sockets.keep(UNIT_DESCRIPTORS);
+        let own = Listening::new(self.listening.child("unit"), counted);
+        let generation = self.options.generation;
+        let started = listeners::start_unit(&self.context, realm, (name, &own), generation);
+        match started.and_then(|()| self.give(&own)) {
+            Ok(()) => Some(Arc::new(own)),
+            Err(error) => {
+                tracing::warn!(
+                    workload = %name, %error,
+                    "no listeners of its own: it shares the node's, which other units can fill"
+                );
+                own.stop();
+                None
             }
         }
     }
@@ -410,7 +426,8 @@ impl Pods {
         let resident =
             |pod: &Pod| Resident { realm: Arc::clone(&pod.realm), local: Arc::clone(&pod.local) };
         let residents = set.pods.iter().map(|(name, pod)| (name.clone(), resident(pod)));
-        self.context.locals.set(residents.collect());
+        let own = set.pods.values().filter_map(|pod| pod.listening.clone());
+        self.context.locals.set(residents.collect(), own.collect());
     }
 
     /// Says to the datapath who is here.

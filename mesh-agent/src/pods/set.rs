@@ -10,10 +10,11 @@ use crate::flows::enforce::LocalNetns;
 use crate::model::id::ResourceName;
 use crate::model::workload::Workload;
 use crate::pods::claims::{Claims, Conflicts};
+use crate::pods::failing::Failing;
 use crate::pods::finder::Finder;
 use crate::pods::place::Spot;
+use crate::proxy::listening::Listening;
 use crate::proxy::realm::{Local, Realm};
-use crate::task::backoff::Backoff;
 
 /// One enrolled workload.
 pub(super) struct Pod {
@@ -23,6 +24,8 @@ pub(super) struct Pod {
     pub(super) realm: Arc<Realm>,
     /// The network device that has its addresses; 0: none has, or it is not known yet.
     pub(super) device: u32,
+    /// A unit's own listeners; `None`: those of the namespace are its own, or serve it with others.
+    pub(super) listening: Option<Arc<Listening>>,
 }
 
 /// The task's own state.
@@ -46,8 +49,10 @@ pub(super) struct Set {
     pub(super) claims: Claims,
     /// The workloads that are not enrolled, because others have their places.
     pub(super) conflicts: Conflicts,
-    /// When to try again what could not be started.
-    pub(super) failing: HashMap<ResourceName, (Backoff, Instant)>,
+    /// Those that could not be started.
+    pub(super) failing: HashMap<ResourceName, Failing>,
+    /// When workloads of a predecessor were first found missing; `None`: not yet.
+    pub(super) missing_since: Option<Instant>,
 }
 
 impl Pod {
@@ -115,7 +120,7 @@ impl Set {
 
     /// Whether a workload may be started now: it has not just failed.
     pub(super) fn is_due(&self, name: &ResourceName, now: Instant) -> bool {
-        self.failing.get(name).is_none_or(|(_, at)| now >= *at)
+        self.failing.get(name).is_none_or(|failing| now >= failing.next)
     }
 
     /// Whether a workload is in the namespace with this cookie.

@@ -1,5 +1,6 @@
 //! The one accept loop.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,9 +16,14 @@ use crate::task::scope::Scope;
 /// stay in the kernel's queue.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How many connections are taken before others on the thread have their turn. Each is a task at once
-/// and dials: whoever connects in a loop must not have all of a turn.
-const TURN_ACCEPTS: u32 = 4;
+/// How long connections are taken before others on the thread have their turn. Each is a task at once
+/// and dials: whoever connects in a loop must not have all of the thread. A shorter turn takes so few that
+/// the queue overflows whose other connections are somebody else's: tasks of others run for
+/// up to a millisecond between two turns ([`fair`](crate::task::fair)).
+const TURN: Duration = Duration::from_micros(500);
+
+/// How many are taken between two looks at the clock; a turn that is no longer has none.
+const LOOK_ACCEPTS: u32 = 4;
 
 /// Gives each connection to `each` until the scope drains; the listener is closed then.
 pub async fn run(
@@ -26,17 +32,23 @@ pub async fn run(
     sockets: &bounds::Node,
     each: impl Fn(TcpStream, SocketAddr),
 ) {
-    let mut taken = 0;
+    let mut turn = Turn::default();
     loop {
-        if taken == TURN_ACCEPTS {
-            taken = 0;
+        if turn.is_over() {
             tokio::task::yield_now().await;
+            turn = Turn::default();
         }
-        taken += 1;
+        let accept = poll_fn(|cx| {
+            let accepted = listener.poll_accept(cx);
+            if accepted.is_pending() {
+                turn = Turn::default();
+            }
+            accepted
+        });
         let accepted = tokio::select! {
             biased;
             () = scope.draining() => return,
-            accepted = listener.accept() => accepted,
+            accepted = accept => accepted,
         };
         match accepted {
             Ok((stream, client)) => each(stream, client),
@@ -54,6 +66,27 @@ pub async fn run(
     }
 }
 
+/// Connections that are taken without a break.
+#[derive(Debug, Default)]
+struct Turn {
+    taken: u32,
+    /// The first look at the clock.
+    began: Option<Instant>,
+}
+
+impl Turn {
+    /// Counts one more connection; whether others have their turn before it.
+    fn is_over(&mut self) -> bool {
+        self.taken += 1;
+        if self.taken <= LOOK_ACCEPTS {
+            return false;
+        }
+        self.taken = 1;
+        let now = Instant::now();
+        now.saturating_duration_since(*self.began.get_or_insert(now)) >= TURN
+    }
+}
+
 /// Whether every `accept(2)` will fail until something is freed.
 fn is_of_the_process(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
@@ -64,6 +97,17 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_a_time() {
+        let mut turn = Turn::default();
+        for _ in 0..10 * LOOK_ACCEPTS {
+            assert!(!turn.is_over());
+        }
+        tokio::time::advance(TURN).await;
+        let more = (0..LOOK_ACCEPTS).position(|_| turn.is_over());
+        assert!(more.is_some());
+    }
 
     #[tokio::test]
     async fn a_panic_in_one_connection_leaves_the_others_alone() {

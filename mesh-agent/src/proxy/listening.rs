@@ -1,4 +1,4 @@
-//! The listeners of a namespace. They go on while the connections drain, so that nothing is refused until
+//! The listeners of a namespace, or of one workload in it. They go on while the connections drain, so that nothing is refused until
 //! the agent ends or a successor has their places.
 
 use std::io;
@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mesh_common::maps::ListenerKey;
 
+use crate::bounds::Kept;
 use crate::datapath::Kernel;
 use crate::task::scope::Scope;
 
@@ -18,12 +19,14 @@ pub struct Listening {
     noted: Mutex<Vec<(ListenerKey, OwnedFd)>>,
     /// Places in the kernel's map of those that are given to it.
     given: Mutex<Vec<ListenerKey>>,
+    /// The descriptors of all of them.
+    _counted: Kept,
 }
 
 impl Listening {
-    /// None yet; their tasks are those of `scope`.
-    pub fn new(scope: Scope) -> Self {
-        Self { scope, noted: Mutex::default(), given: Mutex::default() }
+    /// None yet; their tasks are those of `scope`, and their descriptors are counted already.
+    pub fn new(scope: Scope, counted: Kept) -> Self {
+        Self { scope, noted: Mutex::default(), given: Mutex::default(), _counted: counted }
     }
 
     /// Their tasks.

@@ -15,7 +15,7 @@ use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::bounds::{Account, Kept};
+use crate::bounds::Account;
 use crate::datapath::Kernel;
 use crate::datapath::desired::id_of;
 use crate::datapath::kernel::Shown;
@@ -90,14 +90,16 @@ pub struct Realm {
     /// `None`: the agent's own namespace.
     netns: Option<Arc<Netns>>,
     locals: ArcSwap<Vec<Arc<Local>>>,
-    /// The descriptors of its listeners.
-    _listeners: Kept,
 }
 
 /// The workloads of this node that are enrolled, by name, each with its namespace. Cheap to clone;
 /// all clones are one. Written by the task that owns the set.
 #[derive(Clone, Default)]
-pub struct Locals(Arc<ArcSwap<HashMap<ResourceName, Resident>>>);
+pub struct Locals {
+    all: Arc<ArcSwap<HashMap<ResourceName, Resident>>>,
+    /// The listeners that units have of their own.
+    listening: Arc<ArcSwap<Vec<Arc<Listening>>>>,
+}
 
 /// A workload of this node, with the namespace that it lives in.
 #[derive(Clone)]
@@ -109,20 +111,23 @@ pub struct Resident {
 }
 
 impl Locals {
-    /// Replaces all of them.
-    pub fn set(&self, all: HashMap<ResourceName, Resident>) {
-        self.0.store(Arc::new(all));
+    /// Replaces all of them, and the listeners of units among them.
+    pub fn set(&self, all: HashMap<ResourceName, Resident>, listening: Vec<Arc<Listening>>) {
+        self.all.store(Arc::new(all));
+        self.listening.store(Arc::new(listening));
     }
 
     /// Their names, `<namespace>/<name>`.
     pub fn names(&self) -> Vec<String> {
-        self.0.load().keys().map(ToString::to_string).collect()
+        self.all.load().keys().map(ToString::to_string).collect()
     }
 
     /// Has the kernel give no more connections to listeners of theirs.
     pub fn take_back(&self, kernel: &Kernel) {
-        for resident in self.0.load().values() {
-            if let Err(error) = resident.realm.listening.take_back(kernel) {
+        let (all, units) = (self.all.load(), self.listening.load());
+        let of_realms = all.values().map(|resident| &resident.realm.listening);
+        for listening in of_realms.chain(units.iter().map(Arc::as_ref)) {
+            if let Err(error) = listening.take_back(kernel) {
                 tracing::warn!(%error, "the kernel still gives connections to a listener of this agent");
             }
         }
@@ -130,13 +135,13 @@ impl Locals {
 
     /// The one with this name.
     pub fn get(&self, name: &ResourceName) -> Option<Resident> {
-        self.0.load().get(name).cloned()
+        self.all.load().get(name).cloned()
     }
 }
 
 impl fmt::Debug for Locals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.load().keys()).finish()
+        f.debug_set().entries(self.all.load().keys()).finish()
     }
 }
 
@@ -188,10 +193,11 @@ impl Realm {
         let tunnels = context.options.tunnels;
         let quotas = quota::Quotas::within(Arc::clone(&context.unread));
         let quotas: Quotas = Arc::new(Mutex::new(quotas));
+        let counted = context.sockets.keep(descriptors(context.runtimes.all().len()));
         let pool =
             || Pool::new(&tunnels, scope.clone(), context.telemetry.clone(), Arc::clone(&quotas));
         Ok(Self {
-            listening: Listening::new(listening),
+            listening: Listening::new(listening, counted),
             cookie,
             admission: Mutex::new(Admission::new(context.options.handshakes)),
             breaker: Mutex::new(Breaker::new(context.options.breaker)),
@@ -206,7 +212,6 @@ impl Realm {
             scope: scope.clone(),
             netns,
             locals: ArcSwap::default(),
-            _listeners: context.sockets.keep(descriptors(context.runtimes.all().len())),
         })
     }
 
@@ -362,6 +367,10 @@ impl Realm {
 const fn descriptors(workers: usize) -> usize {
     1 + 2 * (1 + 2 * workers)
 }
+
+/// Listeners that a workload has of its own where several share a namespace: for both families one for what
+/// goes out and one for plaintext.
+pub const UNIT_DESCRIPTORS: usize = 4;
 
 /// Whether a connection to `to` may be for `workload`. `alone`: no other workload is in its
 /// namespace.

@@ -12,6 +12,8 @@ use aya::Pod;
 use nix::libc;
 
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+/// `enum bpf_cmd`.
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 /// `enum bpf_cmd`.
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
@@ -159,20 +161,16 @@ impl<K: Pod, V: Pod> SharedMap<K, V> {
     ///
     /// The kernel refused for another reason than an absent key.
     pub fn take(&self, key: &K) -> io::Result<Option<V>> {
-        let mut value = std::mem::MaybeUninit::<V>::zeroed();
-        let mut attr = self.element(key);
-        attr.value = value.as_mut_ptr() as u64;
-        // JUSTIFICATION: aya has no such command, and its maps want exclusive access.
-        // SAFETY: `attr` is of the command's layout; key and value point to memory of the sizes
-        // that `new` compared with the kernel's, alive until the call returns.
-        let result = unsafe { command(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) };
-        match result {
-            // JUSTIFICATION: the kernel filled it.
-            // SAFETY: `V: Pod`, so that every pattern of its bytes is a value, zeroes included.
-            Ok(_zero) => Ok(Some(unsafe { value.assume_init() })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.read(BPF_MAP_LOOKUP_AND_DELETE_ELEM, key)
+    }
+
+    /// Reads a value and leaves it. `Ok(None)`: there is none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
+        self.read(BPF_MAP_LOOKUP_ELEM, key)
     }
 
     /// Writes an entry, whether there was one or not.
@@ -196,10 +194,29 @@ impl<K: Pod, V: Pod> SharedMap<K, V> {
     pub fn remove(&self, key: &K) -> io::Result<()> {
         let mut attr = self.element(key);
         // JUSTIFICATION: aya's maps want exclusive access; the kernel does not.
-        // SAFETY: as in `take`.
+        // SAFETY: `attr` is of the command's layout; the key is of the size that `new` compared with the
+        // kernel's, alive until the call returns.
         match unsafe { command(BPF_MAP_DELETE_ELEM, &mut attr) } {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// Has the command `read` write a value.
+    fn read(&self, read: libc::c_long, key: &K) -> io::Result<Option<V>> {
+        let mut value = std::mem::MaybeUninit::<V>::zeroed();
+        let mut attr = self.element(key);
+        attr.value = value.as_mut_ptr() as u64;
+        // JUSTIFICATION: aya has no such command, and its maps want exclusive access.
+        // SAFETY: `attr` is of the command's layout; key and value point to memory of the sizes
+        // that `new` compared with the kernel's, alive until the call returns.
+        let result = unsafe { command(read, &mut attr) };
+        match result {
+            // JUSTIFICATION: the kernel filled it.
+            // SAFETY: `V: Pod`, so that every pattern of its bytes is a value, zeroes included.
+            Ok(_zero) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

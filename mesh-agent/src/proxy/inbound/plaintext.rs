@@ -46,7 +46,7 @@ pub fn accept(
     realm: &Arc<Realm>,
     stream: &TcpStream,
     client: SocketAddr,
-) -> Option<Accepted> {
+) -> Option<Box<Accepted>> {
     let to = stream.local_addr().map_or(client, canonical);
     let client = canonical(client);
     let mut conn = Conn::new(&context.telemetry, Reporter::Destination, client, to);
@@ -71,7 +71,7 @@ pub fn accept(
     };
     conn.established();
     match arrival.judged(&mesh, &mut conn) {
-        Ok((arrival, scrutiny)) => Some(Accepted { conn, arrival, scrutiny, held }),
+        Ok((arrival, scrutiny)) => Some(Box::new(Accepted { conn, arrival, scrutiny, held })),
         Err(failure) => {
             conn.finish(Err(failure));
             None
@@ -80,8 +80,8 @@ pub fn accept(
 }
 
 /// Serves it.
-pub async fn run(context: Arc<Context>, stream: TcpStream, accepted: Accepted) {
-    let Accepted { mut conn, arrival, scrutiny, held } = accepted;
+pub async fn run(context: Arc<Context>, stream: TcpStream, accepted: Box<Accepted>) {
+    let Accepted { mut conn, arrival, scrutiny, held } = *accepted;
     fair::run_for(party::stranger(arrival.client.ip()));
     let leg = Leg::holding(stream, Some(held));
     let result = match scrutiny {

@@ -42,18 +42,18 @@ impl Accepted {
     }
 }
 
-/// Takes a connection that the kernel sent to the outbound listener of `realm`. `None`: it is not
-/// served, and that was reported.
+/// Takes a connection that the kernel sent to an outbound listener of `realm`, or of the workload `unit` in
+/// it. `None`: it is not served, and that was reported.
 pub fn accept(
     context: &Context,
-    realm: &Realm,
+    (realm, unit): (&Realm, Option<u64>),
     stream: &TcpStream,
     client: SocketAddr,
 ) -> Option<Box<Accepted>> {
     let mut conn = Conn::new(&context.telemetry, Reporter::Source, client, client);
     // One that has ended already has no address, and no record.
     let to = stream.local_addr().unwrap_or(client);
-    let origin = match origin(context, realm, (client, to)) {
+    let origin = match origin(context, (realm, unit), (client, to)) {
         Ok(origin) => origin,
         Err(failure) => {
             conn.finish(Err(failure));
@@ -210,13 +210,13 @@ struct Origin {
 /// Whose connection it is and where it wants to go, as the kernel recorded it.
 fn origin(
     context: &Context,
-    realm: &Realm,
+    (realm, unit): (&Realm, Option<u64>),
     (client, to): (SocketAddr, SocketAddr),
 ) -> Result<Origin, Failure> {
     let no_origin = || Failure::new(Kind::NoOrigin, Side::Client, Retry::Never);
     let record = context
         .kernel
-        .take_origin(realm.cookie, client, to)
+        .take_origin(realm.cookie, (client, to), unit)
         .map_err(|error| Failure::because(Kind::NoOrigin, Side::Mesh, Retry::Safe, error))?;
     let record = record.ok_or_else(no_origin)?;
     let local = realm.local_of(&record).ok_or_else(no_origin)?;
