@@ -161,6 +161,19 @@ fn flags_that_are_wrong_are_named() {
 }
 
 #[test]
+fn flags_without_a_value_are_given_in_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ConfigDir::create(folder.path().join("config")).unwrap();
+    for (value, code) in [("1", 0), ("true", 0), ("yes", 0), ("0", 1), ("maybe", 2)] {
+        let mut command = Command::new(agent::binary().unwrap());
+        // Without an authority, `check` fails unless it looks at the documents alone.
+        command.args(["check", "--config", text(config.path()), "--ca", "/nowhere"]);
+        let output = command.env("MESH_OFFLINE", value).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{value}: {output:?}");
+    }
+}
+
+#[test]
 fn help_has_every_flag() {
     let flags = |names: &[&'static str]| names.to_vec();
     for (command, expect) in [

@@ -18,7 +18,7 @@ use crate::app;
 use crate::datapath::load;
 use crate::datapath::lock::NodeLock;
 use crate::proxy::inbound::sources;
-use crate::settings::args::AuthorityArgs;
+use crate::settings::args::{AuthorityArgs, switch};
 use crate::settings::{self, RunArgs, Settings, VERSION, defaults};
 use crate::sys::route;
 
@@ -100,11 +100,11 @@ pub struct CheckArgs {
     pub bpffs: PathBuf,
 
     /// Checks the configuration only, not this machine
-    #[arg(long, env = "MESH_OFFLINE")]
+    #[arg(long, env = "MESH_OFFLINE", value_parser = switch())]
     pub offline: bool,
 
     /// Prints JSON, for programs
-    #[arg(long, env = "MESH_JSON")]
+    #[arg(long, env = "MESH_JSON", value_parser = switch())]
     pub json: bool,
 }
 
@@ -121,7 +121,7 @@ pub struct AskArgs {
     pub admin_socket: Option<PathBuf>,
 
     /// Prints JSON, for programs
-    #[arg(long, env = "MESH_JSON")]
+    #[arg(long, env = "MESH_JSON", value_parser = switch())]
     pub json: bool,
 }
 
@@ -138,7 +138,7 @@ pub struct UninstallArgs {
     pub bpffs: PathBuf,
 
     /// Removes it also while an agent of the node runs
-    #[arg(long, env = "MESH_FORCE")]
+    #[arg(long, env = "MESH_FORCE", value_parser = switch())]
     pub force: bool,
 }
 

@@ -6,10 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use crate::identity::authority;
 use crate::settings::defaults;
 use crate::sys::socket::PeerTimeout;
+
+/// The values of a flag without one, as the environment has them: `1`, `true`, `yes`, `on`, and their opposites.
+pub fn switch() -> BoolishValueParser {
+    BoolishValueParser::new()
+}
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +46,7 @@ pub struct RunArgs {
 
     /// Lets that folder become empty: then nothing is in force any more. Otherwise the last
     /// configuration stays, because nobody means that in most cases
-    #[arg(long, env = "MESH_ALLOW_EMPTY")]
+    #[arg(long, env = "MESH_ALLOW_EMPTY", value_parser = switch())]
     pub allow_empty: bool,
 
     /// Who vouches for this node's workloads.
@@ -113,7 +119,7 @@ pub struct RunArgs {
 
     /// Runs the agent as a child of this process, for a service manager: on SIGUSR2 this process ends,
     /// and the agent serves on until a successor has taken over, or for a minute
-    #[arg(long, env = "MESH_AS_CHILD")]
+    #[arg(long, env = "MESH_AS_CHILD", value_parser = switch())]
     pub as_child: bool,
 
     /// How long a TCP peer may leave everything without an answer until its connection is reset:
@@ -149,7 +155,7 @@ pub struct RunArgs {
 
     /// Has the kernel programs log each redirected connection;
     /// `--log info,mesh_ebpf=debug` shows it
-    #[arg(long, env = "MESH_KERNEL_LOG")]
+    #[arg(long, env = "MESH_KERNEL_LOG", value_parser = switch())]
     pub kernel_log: bool,
 }
 
