@@ -147,7 +147,8 @@ impl Fake {
 }
 
 fn take_over(node: &str, version: u32) -> Value {
-    json!({"request": "take-over", "version": version, "node": node, "agent": "test"})
+    json!({"request": "take-over", "version": version, "node": node, "agent": "test",
+        "descriptors": true})
 }
 
 #[test]
@@ -243,6 +244,9 @@ fn who_is_no_successor_is_refused() {
     };
     refused(&take_over("another", 1), "the node a");
     refused(&take_over(a.node().name(), 2), "version 1");
+    let mut earlier = take_over(a.node().name(), 1);
+    earlier.as_object_mut().unwrap().remove("descriptors");
+    refused(&earlier, "hands its listeners of --admin and --metrics over");
     refused(&json!({"request": "done"}), "nothing was taken over");
     refused(&json!("x"), "");
     // Without the socket it cannot ask, and there is one agent of a node at a time.

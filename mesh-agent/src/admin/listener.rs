@@ -2,14 +2,12 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 };
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-
-use crate::sys::socket::{self, PeerTimeout};
 
 /// Only the owner may enter the socket's folder, if we make it.
 const FOLDER_MODE: u32 = 0o700;
@@ -65,24 +63,6 @@ impl Drop for UnixFile {
 }
 
 impl Listener {
-    /// Listens at an address.
-    ///
-    /// # Errors
-    ///
-    /// It is not this machine's, or taken.
-    pub fn tcp(address: SocketAddr, peer_timeout: PeerTimeout) -> io::Result<Self> {
-        socket::listen_all(address, peer_timeout).map(Self::Tcp)
-    }
-
-    /// Listens at an address at which a predecessor, who allows it, still does.
-    ///
-    /// # Errors
-    ///
-    /// It is not this machine's, or taken by somebody else.
-    pub fn tcp_beside(address: SocketAddr, peer_timeout: PeerTimeout) -> io::Result<Self> {
-        socket::listen_beside(address, peer_timeout).map(Self::Tcp)
-    }
-
     /// Listens on a Unix socket that only its owner may open. Its folder is made if it is missing.
     /// The file of an agent that was killed is replaced.
     ///

@@ -8,6 +8,7 @@ mod logs;
 mod memory;
 mod notify;
 mod parent;
+mod ports;
 mod reload;
 mod shutdown;
 mod stopping;
@@ -21,8 +22,9 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::admin::{self, Listener, Surface, Unpublished};
+use crate::admin::{self, Surface};
 use crate::app::handover::{Office, Successor};
+use crate::app::ports::Ports;
 use crate::app::stopping::{End, Ending};
 use crate::bounds;
 use crate::datapath::sync::{self, Applied};
@@ -53,9 +55,6 @@ use crate::telemetry::{KernelCounters, Source, Telemetry, log};
 /// How long the control tasks may take to end once the connections have.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
 
-/// How long answers of the admin server may take once a successor gives them.
-const ADMIN_DRAIN: Duration = Duration::from_secs(1);
-
 /// Runs the agent until it is asked to stop, on a runtime of its own. Returns the status to end with.
 ///
 /// # Errors
@@ -83,7 +82,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     // From here on, one that runs changes nothing in the kernel, and serves.
     let predecessor = handover::find(settings).await?;
     let lock = handover::lock(settings).await?;
-    let (admin, unpublished) = admin_listeners(settings, predecessor.is_some())?;
+    let (admin, unpublished) = ports::admin_socket(settings, predecessor.is_some())?;
+    let ports = Ports::open(settings)?;
     let (office, unpublished_office) = handover::listener(settings, predecessor.is_some())?;
     let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
     let (publisher, mesh) = store::channel();
@@ -206,16 +206,18 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         move || coverage::shown(&observed, &mesh.load(), &telemetry, &node)
     };
     let applied_now = applied.clone();
-    let watched = Watched { coverage: Arc::new(covered), applied: applied.clone(), findings };
+    let (asked_at, name) = (ports.clone(), Arc::clone(&node));
+    let watched = Watched {
+        coverage: Arc::new(covered),
+        applied: applied.clone(),
+        findings,
+        ports: Box::new(move || asked_at.findings(&name)),
+    };
     let state = admin_state(&mesh, &identities, &telemetry, &ready, watched);
     let asked = control.child("admin");
-    let mut shared = Vec::new();
-    for (listener, surface) in admin {
-        if let Listener::Tcp(listener) = &listener {
-            shared.push(listener.try_clone().context("keeping the admin server's address")?);
-        }
-        asked.spawn(Box::pin(serve_admin(listener, surface, (state.clone(), asked.clone()))));
-    }
+    asked.spawn(Box::pin(ports::serve(admin, Surface::All, (state.clone(), asked.clone()))));
+    let listening_at = ports.clone();
+    telemetry.register_source(Source::Admin(Box::new(move || listening_at.listening())));
     // A service manager hears of no successor before the other one is replaced.
     let replacing = ready.gate("agent that runs replaced");
     let role = role(settings, predecessor.is_some());
@@ -233,18 +235,21 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         "started"
     );
 
+    let replaces = predecessor.is_some();
     if let Some(predecessor) = predecessor {
         let taking = handover::take_over(predecessor, applied, [unpublished, unpublished_office]);
         tokio::select! {
-            taken = taking => taken?,
+            taken = taking => ports.inherit(taken?),
             asked = stop.any() => {
                 anyhow::bail!("{asked} before this agent had taken over; the other one goes on");
             }
         }
     }
     replacing.pass();
+    ports.serve(replaces, &state, &asked);
     let (replaced_tx, mut replaced) = watch::channel(Successor::None);
     let yielding = Arc::clone(&context);
+    let kept = ports.clone();
     let office_keeper = Office {
         node,
         bpffs: settings.bpffs().to_owned(),
@@ -253,17 +258,17 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         duty,
         workloads: Box::new(move || context.locals.names()),
         yield_places: Box::new(move || yielding.locals.take_back(&yielding.kernel)),
-        shared,
+        ports,
         in_force: ready.gate("no successor that is late"),
     };
     office_keeper.in_force.pass();
     control.spawn(Box::pin(handover::serve(office, office_keeper, replaced_tx, control.clone())));
 
     let end = stopping::reason(&mut stop, &mut replaced, || notifier.leaves()).await;
-    staying.close();
     let open_connections = telemetry.open_connections();
     match end {
         End::Signal(signal) => {
+            staying.close();
             notifier.stops();
             tracing::info!(signal, open_connections, "stopping");
         }
@@ -272,14 +277,16 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
             pins.release_all();
             // The kernel is to notice if the successor hangs.
             watchdog.stop_beating();
-            // Its addresses are the successor's.
-            let _cut = asked.drain(ADMIN_DRAIN).await;
+            // Its addresses are the successor's. It is ready for those that it answers still.
+            kept.release(&asked).await;
+            staying.close();
             tracing::info!(open_connections, "draining");
         }
     }
     let ending = Ending {
         connections: &connections,
         listening: &listening,
+        asked: (&kept, &asked),
         telemetry: &telemetry,
         replaced,
         timeout: settings.drain_timeout(),
@@ -333,42 +340,6 @@ fn count_turns(workers: &Workers, config: &Workers, control: &Scope) -> Turns {
         control.spawn_on(runtime, turns.clone().count(thread, control.clone()));
     }
     turns
-}
-
-/// A listener of the admin server, and what it serves there.
-type Served = (Listener, Surface);
-
-/// Everything that the admin server listens on; `beside`: a predecessor does so too.
-fn admin_listeners(
-    settings: &Settings,
-    beside: bool,
-) -> anyhow::Result<(Vec<Served>, Option<Unpublished>)> {
-    let path = settings.admin_socket();
-    let opened = if beside {
-        Listener::unix_beside(path).map(|(listener, unpublished)| (listener, Some(unpublished)))
-    } else {
-        Listener::unix(path).map(|listener| (listener, None))
-    };
-    let (socket, unpublished) =
-        opened.with_context(|| format!("opening the admin socket {}", path.display()))?;
-    let open = if beside { Listener::tcp_beside } else { Listener::tcp };
-    let mut all = vec![(socket, Surface::All)];
-    for (address, surface) in
-        [(settings.admin(), Surface::All), (settings.metrics(), Surface::Probes)]
-    {
-        if let Some(address) = address {
-            let listener = open(address, settings.peer_timeout())
-                .with_context(|| format!("binding the admin server to {address}"))?;
-            all.push((listener, surface));
-        }
-    }
-    Ok((all, unpublished))
-}
-
-async fn serve_admin(listener: Listener, surface: Surface, (state, scope): (admin::State, Scope)) {
-    if let Err(error) = admin::serve(listener, surface, state, scope).await {
-        tracing::error!(%error, "the admin server ended");
-    }
 }
 
 /// Opens the authority. Peers' identities are checked against the snapshot of the moment.
@@ -443,6 +414,8 @@ struct Watched {
     applied: watch::Receiver<Applied>,
     /// Conditions of workloads.
     findings: watch::Receiver<Arc<[Finding]>>,
+    /// Conditions of the addresses at which this agent is asked.
+    ports: Box<dyn Fn() -> Vec<Finding> + Send + Sync>,
 }
 
 fn admin_state(
@@ -450,7 +423,7 @@ fn admin_state(
     identities: &Identities,
     telemetry: &Telemetry,
     ready: &Ready,
-    Watched { coverage, applied, findings }: Watched,
+    Watched { coverage, applied, findings, ports }: Watched,
 ) -> admin::State {
     let (mesh, identities) = (mesh.clone(), identities.clone());
     let in_force = applied.clone();
@@ -461,7 +434,8 @@ fn admin_state(
         snapshot: Arc::new(move || mesh.load()),
         telemetry: telemetry.clone(),
         findings: Arc::new(move || {
-            [&*findings.borrow(), &*in_force.borrow().findings].map(<[_]>::to_vec).concat()
+            let of_workloads = [&*findings.borrow(), &*in_force.borrow().findings].concat();
+            [of_workloads, ports()].concat()
         }),
         no_acceleration: Arc::new(move || applied.borrow().no_acceleration.clone()),
         version: VERSION,

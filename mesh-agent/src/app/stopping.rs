@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::app::handover::{Replaced, Successor};
+use crate::app::ports::Ports;
 use crate::app::shutdown::{Asked, Signals};
 use crate::task::scope::Scope;
 use crate::telemetry::Telemetry;
@@ -37,6 +38,8 @@ pub(super) struct Ending<'a> {
     pub(super) connections: &'a Scope,
     /// The listeners.
     pub(super) listening: &'a Scope,
+    /// The addresses at which this agent is asked, and their scope.
+    pub(super) asked: (&'a Ports, &'a Scope),
     /// Counts what is open.
     pub(super) telemetry: &'a Telemetry,
     /// Whether a successor serves the node.
@@ -107,6 +110,8 @@ impl Ending<'_> {
 
     /// Drains what is open while a successor takes what is new.
     async fn hand_over(&self, late: Instant) {
+        let (ports, scope) = self.asked;
+        ports.release(scope).await;
         let linger = sleep(LINGER.min(self.timeout));
         let draining = self.connections.drain(late.saturating_duration_since(Instant::now()));
         let both = async { tokio::join!(linger, draining) };

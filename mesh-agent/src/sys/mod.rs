@@ -10,6 +10,7 @@ pub mod caps;
 pub mod cgroup;
 pub mod child;
 pub mod confine;
+pub mod descriptors;
 pub mod diag;
 pub mod heap;
 pub mod memory;

@@ -3,12 +3,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::sockopt::IpBindAddressNoPort;
-use nix::sys::socket::{MsgFlags, recv, setsockopt};
+use nix::sys::socket::sockopt::{AcceptConn, IpBindAddressNoPort};
+use nix::sys::socket::{MsgFlags, getsockopt, recv, setsockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// `TCP_RTO_MAX_MS` (include/uapi/linux/tcp.h; since Linux 6.15): the longest time between two
@@ -186,21 +186,27 @@ pub fn listen_all(addr: SocketAddr, timeout: PeerTimeout) -> io::Result<std::net
     Ok(listener)
 }
 
-/// As [`listen_all`], where a process of the same user may listen already that allows it
-/// (`SO_REUSEPORT`).
+/// Takes a listener that another process has opened, if it is one of TCP at `addr` in the calling thread's
+/// namespace. `None`: it is something else, and is closed.
 ///
 /// # Errors
 ///
-/// The address is in use by somebody else, or not this machine's.
-pub fn listen_beside(addr: SocketAddr, timeout: PeerTimeout) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&addr.into())?;
-    // As that of `std::net::TcpListener`.
-    socket.listen(128)?;
+/// The kernel does not tell, or does not take the options of a listener.
+pub fn adopt(
+    descriptor: OwnedFd,
+    addr: SocketAddr,
+    timeout: PeerTimeout,
+) -> io::Result<Option<std::net::TcpListener>> {
+    let socket = Socket::from(descriptor);
+    let listens = socket.protocol()? == Some(Protocol::TCP)
+        && getsockopt(&socket, AcceptConn)?
+        && socket.local_addr()?.as_socket() == Some(addr)
+        && netns_cookie(&socket)? == current_netns_cookie()?;
+    if !listens {
+        return Ok(None);
+    }
     watch_peer(&socket, timeout)?;
-    Ok(socket.into())
+    Ok(Some(socket.into()))
 }
 
 /// Ends a connection when data has been under way for `timeout`, or the peer's window closed, also
@@ -308,6 +314,32 @@ mod tests {
         assert_eq!(SockRef::from(&accepted).tcp_user_timeout().unwrap(), None);
         limit_unacknowledged(&accepted, peer_timeout).unwrap();
         assert_eq!(SockRef::from(&accepted).tcp_user_timeout().unwrap(), Some(secs(60)));
+    }
+
+    #[test]
+    fn only_a_listener_at_the_very_address_is_taken() {
+        let timeout = PeerTimeout::from_secs(60);
+        let listener = listen_all("127.0.0.1:0".parse().unwrap(), timeout).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let taken = |descriptor: OwnedFd, addr| {
+            adopt(descriptor, addr, timeout).unwrap().map(|taken| taken.local_addr().unwrap())
+        };
+        let copy = || OwnedFd::from(listener.try_clone().unwrap());
+        assert_eq!(taken(copy(), addr), Some(addr));
+        assert_eq!(taken(copy(), SocketAddr::new([0, 0, 0, 0].into(), addr.port())), None);
+        assert_eq!(taken(copy(), SocketAddr::new(addr.ip(), 1)), None);
+        let dialed = std::net::TcpStream::connect(addr).unwrap();
+        let local = dialed.local_addr().unwrap();
+        assert_eq!(taken(dialed.into(), local), None);
+        let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = other.local_addr().unwrap();
+        assert_eq!(taken(other.into(), local), None);
+        let bound = tcp(addr.ip(), Peer::Remote, timeout).unwrap();
+        bound.bind(&SocketAddr::new(addr.ip(), 0).into()).unwrap();
+        let local = bound.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(taken(bound.into(), local), None);
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(taken(unix.into(), addr), None);
     }
 
     #[test]

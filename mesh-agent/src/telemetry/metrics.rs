@@ -116,6 +116,8 @@ catalog! {
         "Revision of the configuration that is in force in the kernel";
     CONDITIONS = Gauge "mesh_conditions" []
         "Documents' faults that the agent reports at /conditions";
+    ADMIN_LISTENING = Gauge "mesh_admin_listening" ["address"]
+        "Whether the agent listens at an address of --admin or --metrics: 0 while another process does";
     KERNEL_CONNECTS = Counter "mesh_kernel_connects_total" ["verdict"]
         "Calls of connect() by workloads, by the kernel program's verdict";
     KERNEL_ARRIVALS = Counter "mesh_kernel_arrivals_total" ["verdict"]
@@ -323,6 +325,13 @@ fn encode_source(
             }
         }
         Source::Sockets(read) => encode_sockets(encoder, &read())?,
+        Source::Admin(read) => {
+            let mut family = describe(encoder, &ADMIN_LISTENING)?;
+            for (address, listens) in read() {
+                let values = [&*address.to_string()];
+                sample(&mut family, &ADMIN_LISTENING, vec![], &values, u64::from(listens))?;
+            }
+        }
     }
     Ok(())
 }

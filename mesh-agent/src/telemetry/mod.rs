@@ -94,6 +94,8 @@ pub enum Source {
     Coverage(Box<dyn Fn() -> Vec<CoverageCount> + Send + Sync>),
     /// Whether the agent's threads run their tasks.
     Threads(Box<dyn Fn() -> Vec<Stalled> + Send + Sync>),
+    /// Addresses of the admin server, and whether the agent listens there.
+    Admin(Box<dyn Fn() -> Vec<(std::net::SocketAddr, bool)> + Send + Sync>),
 }
 
 /// How often connections of a workload went one way.
@@ -473,6 +475,7 @@ impl fmt::Debug for Source {
             Self::Coverage(_) => "Coverage",
             Self::Threads(_) => "Threads",
             Self::Sockets(_) => "Sockets",
+            Self::Admin(_) => "Admin",
         })
     }
 }

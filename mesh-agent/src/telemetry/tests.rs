@@ -224,6 +224,8 @@ fn with_everything() -> Telemetry {
         let memory = bounds::Memory { most_bytes: 600, promised_bytes: [0, 0, 0, 0, 400] };
         bounds::Counts { most: 100, held: [1, 2, 3, 4, 5], refused, accept_failures: 7, memory }
     })));
+    let admin = ("127.0.0.1:15000".parse().unwrap(), true);
+    telemetry.register_source(Source::Admin(Box::new(move || vec![admin])));
     telemetry.register_source(Source::Certificates(Box::new(|| {
         let id = SpiffeId::new("cluster.local", "demo", "echo").unwrap();
         CertificateCounters {
@@ -255,6 +257,7 @@ fn sources_are_asked_at_each_scrape() {
     check(&telemetry, "mesh_thread_stalled_milliseconds", &[r#"{thread="data-0"} 1200"#]);
     check(&telemetry, "mesh_thread_stalls_total", &[r#"{thread="data-0"} 2"#]);
     check(&telemetry, "mesh_sockets_limit", &[" 100"]);
+    check(&telemetry, "mesh_admin_listening", &[r#"{address="127.0.0.1:15000"} 1"#]);
     check(&telemetry, "mesh_memory_promised_limit_bytes", &[" 600"]);
     let expect = [
         r#"{used="handshake"} 1"#,

@@ -10,6 +10,7 @@ mod bounds;
 mod bystander;
 
 mod addresses;
+mod admin;
 mod authors;
 mod connects;
 mod hung;

@@ -1,17 +1,24 @@
 //! The messages of a hand-over: one JSON object a line (docs/handover.md).
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{
-    AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+    AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest,
 };
+use tokio::net::UnixStream;
+
+use crate::sys::descriptors;
 
 /// The version of the messages. One who does not know it refuses.
 pub(super) const VERSION: u32 = 1;
 
 /// The longest line: the names of all workloads that a node may have.
 const MAX_BYTES: u64 = 2 << 20;
+
+/// The longest line of the last message, which names nothing.
+const MAX_LAST_BYTES: usize = 64 << 10;
 
 /// The messages of a successor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +32,10 @@ pub(super) enum Request {
         node: String,
         /// The successor's own version, for the log.
         agent: String,
+        /// Whether it takes listeners with [`Answer::Draining`]; one that does not would have to share
+        /// their addresses.
+        #[serde(default)]
+        descriptors: bool,
     },
     /// It serves everything: the other one may drain.
     Done,
@@ -41,7 +52,7 @@ pub(super) enum Answer {
         /// The workloads that it serves, `<namespace>/<name>`.
         workloads: Vec<String>,
     },
-    /// It drains.
+    /// It drains. Listeners of the admin server come with it.
     Draining,
     /// It does not hand over.
     Refused {
@@ -58,6 +69,37 @@ pub(super) async fn send(
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     to.write_all(&line).await
+}
+
+/// Sends a message, and descriptors with its first byte.
+pub(super) async fn send_with<D: AsFd>(
+    to: &mut UnixStream,
+    message: &impl Serialize,
+    handed: &[D],
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    let send = || descriptors::send(&*to, &line, handed);
+    let sent = to.async_io(Interest::WRITABLE, send).await?;
+    to.write_all(line.get(sent..).unwrap_or_default()).await
+}
+
+/// Waits for a message that is the last one, and for the descriptors that come with it.
+pub(super) async fn receive_last<T: for<'de> Deserialize<'de>>(
+    from: &UnixStream,
+) -> io::Result<(T, Vec<OwnedFd>)> {
+    let (mut line, mut taken) = (Vec::new(), Vec::new());
+    let mut buffer = [0; 1024];
+    while line.last() != Some(&b'\n') && line.len() < MAX_LAST_BYTES {
+        let receive = || descriptors::receive(from, &mut buffer);
+        let (received, mut came) = from.async_io(Interest::READABLE, receive).await?;
+        if received == 0 {
+            break;
+        }
+        line.extend_from_slice(buffer.get(..received).unwrap_or_default());
+        taken.append(&mut came);
+    }
+    Ok((serde_json::from_slice(&line)?, taken))
 }
 
 /// Waits for one. `None`: the other one has gone.
@@ -81,10 +123,11 @@ mod tests {
     #[tokio::test]
     async fn messages_are_lines_whose_unknown_fields_are_left_for_later_versions() {
         let mut sent = Vec::new();
-        let ask = Request::TakeOver { version: 1, node: "a".into(), agent: "0.1".into() };
+        let (node, agent) = ("a".to_owned(), "0.1".to_owned());
+        let ask = Request::TakeOver { version: 1, node, agent, descriptors: true };
         send(&mut sent, &ask).await.unwrap();
         send(&mut sent, &Request::Done).await.unwrap();
-        let text = r#"{"request":"take-over","version":1,"node":"a","agent":"0.1"}
+        let text = r#"{"request":"take-over","version":1,"node":"a","agent":"0.1","descriptors":true}
 {"request":"done"}
 "#;
         assert_eq!(String::from_utf8(sent).unwrap(), text);
@@ -97,5 +140,25 @@ mod tests {
         assert!(receive::<Answer>(&mut BufReader::new(&b"x\n"[..])).await.is_err());
         let long = vec![b' '; 3 << 20];
         assert!(receive::<Answer>(&mut BufReader::new(&long[..])).await.is_err());
+        let earlier = br#"{"request":"take-over","version":1,"node":"a","agent":"0.1"}"#;
+        let asked = receive::<Request>(&mut BufReader::new(&earlier[..])).await.unwrap();
+        assert!(matches!(asked, Some(Request::TakeOver { descriptors: false, .. })), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn descriptors_come_with_the_last_message() {
+        let (mut one, other) = UnixStream::pair().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        send_with(&mut one, &Answer::Draining, &[listener]).await.unwrap();
+        let (answer, mut taken) = receive_last::<Answer>(&other).await.unwrap();
+        assert_eq!((answer, taken.len()), (Answer::Draining, 1));
+        let taken = std::net::TcpListener::from(taken.remove(0));
+        assert_eq!(taken.local_addr().unwrap(), address);
+        // As an agent of an earlier version does.
+        send(&mut one, &Answer::Draining).await.unwrap();
+        assert!(receive_last::<Answer>(&other).await.unwrap().1.is_empty());
+        drop(one);
+        assert!(receive_last::<Answer>(&other).await.is_err());
     }
 }

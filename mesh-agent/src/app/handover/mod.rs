@@ -8,6 +8,7 @@ mod message;
 mod running;
 mod starting;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,12 +37,12 @@ pub(super) fn socket(admin_socket: &Path) -> PathBuf {
 }
 
 /// Takes over from `predecessor` when what it serves is served here, and puts this agent's sockets in
-/// the place of its own.
+/// the place of its own. Returns the listeners that it hands over.
 pub(super) async fn take_over(
     predecessor: Predecessor,
     mut applied: watch::Receiver<Applied>,
     sockets: [Option<Unpublished>; 2],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<OwnedFd>> {
     tracing::info!("taking over from the agent that runs");
     let served = applied.wait_for(|applied| applied.revision > 0 && applied.refused.is_empty());
     match timeout(TAKE_OVER, served).await {
@@ -54,10 +55,10 @@ pub(super) async fn take_over(
     for socket in sockets.iter().flatten() {
         socket.publish().context("replacing a socket of the agent that runs")?;
     }
-    if let Err(error) = predecessor.replace().await {
+    Ok(predecessor.replace().await.unwrap_or_else(|error| {
         tracing::warn!(error = &*error, "the agent that was replaced does not answer");
-    }
-    Ok(())
+        Vec::new()
+    }))
 }
 
 /// The socket at which successors ask.

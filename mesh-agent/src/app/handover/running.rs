@@ -1,21 +1,20 @@
 //! The side of the agent that runs.
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{setsockopt, sockopt::ReusePort};
 use nix::unistd::Pid;
 use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::app::handover::message::{Answer, Request, VERSION, receive, send};
+use crate::app::handover::message::{Answer, Request, VERSION, receive, send, send_with};
+use crate::app::ports::Ports;
 use crate::datapath::lock::NodeLock;
 use crate::settings;
 use crate::task::duty::{Duty, Pause};
@@ -69,8 +68,8 @@ pub(in crate::app) struct Office {
     pub(in crate::app) workloads: Box<dyn Fn() -> Vec<String> + Send>,
     /// Has the kernel give connections to the successor's listeners alone.
     pub(in crate::app) yield_places: Box<dyn Fn() + Send>,
-    /// Listeners at addresses that a successor listens at as well.
-    pub(in crate::app) shared: Vec<std::net::TcpListener>,
+    /// The addresses at which this agent is asked, of which a successor is given the listeners.
+    pub(in crate::app) ports: Ports,
     /// Closed while a successor is late.
     pub(in crate::app) in_force: Gate,
 }
@@ -115,11 +114,18 @@ impl Office {
     /// Hands over to one successor. An error: it has taken over, and this agent's work stays paused.
     async fn hand_over(self, mut stream: BufReader<UnixStream>) -> Result<Self, Pause> {
         let refused = match timeout(ASK, receive(&mut stream)).await {
-            Ok(Ok(Some(Request::TakeOver { version, node, agent }))) => {
-                if version == VERSION && *node == *self.node {
+            Ok(Ok(Some(Request::TakeOver { version, node, agent, descriptors }))) => {
+                let takes_all = descriptors || self.ports.is_empty();
+                if version == VERSION && *node == *self.node && takes_all {
                     return self.pause(stream, &agent).await;
                 }
-                if version == VERSION {
+                if !takes_all {
+                    format!(
+                        "this agent ({own}) hands its listeners of --admin and --metrics over, which \
+                         the successor ({agent}) does not take",
+                        own = settings::VERSION
+                    )
+                } else if version == VERSION {
                     format!("this is the agent of the node {}, not of {node}", self.node)
                 } else {
                     format!(
@@ -140,11 +146,10 @@ impl Office {
 
     async fn pause(self, mut stream: BufReader<UnixStream>, agent: &str) -> Result<Self, Pause> {
         tracing::info!(version = agent, "a successor starts: this agent serves until it does");
-        let Self { node, bpffs, generation, lock, duty, workloads, yield_places, shared, in_force } =
+        let Self { node, bpffs, generation, lock, duty, workloads, yield_places, ports, in_force } =
             self;
         let pause = duty.pause().await;
         drop(lock);
-        share(&shared, true);
         let answer = Answer::Paused { generation, workloads: workloads() };
         let paused = send(&mut stream, &answer).await;
         let asked = match paused {
@@ -156,15 +161,17 @@ impl Office {
             // Before it hears that: its own successor's listeners will have the places of these.
             yield_places();
             // It has taken over, whether it hears that or not.
-            drop(send(&mut stream, &Answer::Draining).await);
+            let handed = send_with(stream.get_mut(), &Answer::Draining, &ports.hand_over()).await;
+            if let Err(error) = handed {
+                tracing::warn!(%error, "the successor has gone after it had taken over");
+            }
             return Err(pause);
         }
         tracing::warn!("the successor has gone before it served: this agent goes on");
         let lock = lock_again(&bpffs, &node).await;
-        share(&shared, false);
         drop(pause);
         in_force.pass();
-        Ok(Self { node, bpffs, generation, lock, duty, workloads, yield_places, shared, in_force })
+        Ok(Self { node, bpffs, generation, lock, duty, workloads, yield_places, ports, in_force })
     }
 }
 
@@ -188,15 +195,6 @@ async fn wait(stream: &mut BufReader<UnixStream>, in_force: &Gate) -> io::Result
     tracing::error!(%pid, "the successor hangs: it is ended");
     kill(pid, Signal::SIGKILL)?;
     Ok(None)
-}
-
-/// Lets another process of the same user listen at the same addresses, or no longer.
-fn share(listeners: &[std::net::TcpListener], allow: bool) {
-    for listener in listeners {
-        if let Err(error) = setsockopt(&listener.as_fd(), ReusePort, &allow) {
-            tracing::warn!(%error, "an address of the admin server cannot be handed over");
-        }
-    }
 }
 
 /// Waits for the lock of a process that ends.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::app::handover::message::{Answer, Request, VERSION, receive, send};
+use crate::app::handover::message::{Answer, Request, VERSION, receive, receive_last, send};
 use crate::app::handover::socket;
 use crate::datapath::lock::NodeLock;
 use crate::model::id::ResourceName;
@@ -69,7 +70,8 @@ fn is_nobody(error: &io::Error) -> bool {
 
 async fn pause(mut stream: BufReader<UnixStream>, node: &str) -> anyhow::Result<Predecessor> {
     let (node, agent) = (node.to_owned(), settings::VERSION.to_owned());
-    send(&mut stream, &Request::TakeOver { version: VERSION, node, agent }).await?;
+    let ask = Request::TakeOver { version: VERSION, node, agent, descriptors: true };
+    send(&mut stream, &ask).await?;
     let answer = receive(&mut stream).await.context(
         "its answer is of another version of the hand-over; stop it, then start this agent",
     )?;
@@ -88,16 +90,18 @@ async fn pause(mut stream: BufReader<UnixStream>, node: &str) -> anyhow::Result<
 }
 
 impl Predecessor {
-    /// Has it drain: everything is served by this process.
+    /// Has it drain: everything is served by this process. Returns the listeners that it hands over.
     ///
     /// # Errors
     ///
     /// It does not answer. It may have ended.
-    pub(in crate::app) async fn replace(mut self) -> anyhow::Result<()> {
-        send(&mut self.stream, &Request::Done).await?;
-        match timeout(DRAIN, receive::<Answer>(&mut self.stream)).await?? {
-            Some(Answer::Draining) => Ok(()),
-            other => bail!("the answer is {other:?}"),
+    pub(in crate::app) async fn replace(self) -> anyhow::Result<Vec<OwnedFd>> {
+        // It has said nothing that was not read.
+        let mut stream = self.stream.into_inner();
+        send(&mut stream, &Request::Done).await?;
+        match timeout(DRAIN, receive_last::<Answer>(&stream)).await?? {
+            (Answer::Draining, listeners) => Ok(listeners),
+            (other, _) => bail!("the answer is {other:?}"),
         }
     }
 }
