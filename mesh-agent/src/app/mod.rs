@@ -249,7 +249,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     ports.serve(replaces, &state, &asked);
     let (replaced_tx, mut replaced) = watch::channel(Successor::None);
     let yielding = Arc::clone(&context);
-    let kept = ports.clone();
+    let (kept, waiting) = (ports.clone(), Arc::clone(&context));
     let office_keeper = Office {
         node,
         bpffs: settings.bpffs().to_owned(),
@@ -288,6 +288,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         listening: &listening,
         asked: (&kept, &asked),
         telemetry: &telemetry,
+        close_idle: &|| waiting.locals.close_idle(&waiting),
         replaced,
         timeout: settings.drain_timeout(),
     };

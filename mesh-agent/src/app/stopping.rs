@@ -23,6 +23,9 @@ const LEFT: Duration = Duration::from_mins(1);
 /// How often it is looked whether connections are open.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// After so many looks connections that wait for a request are closed: each second.
+const LOOKS: u32 = 50;
+
 /// Why an agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -42,6 +45,9 @@ pub(super) struct Ending<'a> {
     pub(super) asked: (&'a Ports, &'a Scope),
     /// Counts what is open.
     pub(super) telemetry: &'a Telemetry,
+    /// Closes connections to applications that wait for a request: an agent that stops waits for none of
+    /// its own.
+    pub(super) close_idle: &'a dyn Fn(),
     /// Whether a successor serves the node.
     pub(super) replaced: Replaced,
     /// How long open connections may take to end.
@@ -103,7 +109,12 @@ impl Ending<'_> {
     /// Waits until no connection is open, and no successor starts.
     async fn idle(&self) {
         let starts = || *self.replaced.borrow() == Successor::Starts;
+        let mut looks = 0;
         while self.telemetry.open_connections() > 0 || starts() {
+            if looks % LOOKS == 0 {
+                (self.close_idle)();
+            }
+            looks += 1;
             sleep(LOOK).await;
         }
     }

@@ -73,6 +73,25 @@ impl Applied {
         }
         (self.refused, self.no_acceleration) = (refused, no_acceleration);
     }
+
+    /// Notes what has become of `want`, of places that were `found` and a revision: what was not refused is in
+    /// force.
+    fn follow(
+        &mut self,
+        want: &Entries,
+        (found, revision): (&Arc<Places>, u64),
+        refused: Refused,
+        no_acceleration: Option<Arc<str>>,
+    ) {
+        let is_all = refused.is_empty();
+        self.note(&want.findings, refused, no_acceleration);
+        if is_all {
+            self.enrolled = Arc::clone(found);
+            if found.are_settled() {
+                self.revision = revision;
+            }
+        }
+    }
 }
 
 /// Keeps the maps equal to the snapshot and to `enrolled`, and says in `applied` what is in force.
@@ -132,16 +151,8 @@ pub async fn run(
                 } else {
                     retry = Some(backoff.next(rand::random()));
                 }
-                let revision = snapshot.revision;
-                applied.send_modify(|applied| {
-                    applied.note(&want.findings, refused, no_acceleration);
-                    if retry.is_none() {
-                        applied.enrolled = Arc::clone(found);
-                        if found.are_settled() {
-                            applied.revision = revision;
-                        }
-                    }
-                });
+                let of = (found, snapshot.revision);
+                applied.send_modify(|now| now.follow(want, of, refused, no_acceleration));
             }
             drop(work);
             tokio::select! {

@@ -133,6 +133,14 @@ impl Locals {
         }
     }
 
+    /// Closes their connections to endpoints that wait for a request.
+    pub fn close_idle(&self, context: &Context) {
+        for resident in self.all.load().values() {
+            resident.realm.http.iter().for_each(http::pool::Pool::close_idle);
+            resident.realm.wires.iter().for_each(|wires| wires.close_idle(context));
+        }
+    }
+
     /// The one with this name.
     pub fn get(&self, name: &ResourceName) -> Option<Resident> {
         self.all.load().get(name).cloned()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_tests::http::{Ask, Tally};
+use mesh_tests::script;
 
 use super::suite::{GRPC, Suite, To, grpc_route, route};
 
@@ -87,4 +88,29 @@ fn a_backend_where_nobody_listens_is_unavailable() {
     let suite = Suite::start(&[route("  - backendRefs: [{name: echo-v1, port: 9090}]")]);
     let answer = suite.ask(To::Echo.at(80), &Ask::get("/"));
     assert_eq!((answer.status, answer.error), (503, None));
+}
+
+/// A client that waits to be told to send its body, and is refused, does not send it: what comes next would be
+/// taken for it.
+#[test]
+fn a_connection_ends_where_a_body_that_waits_is_refused() {
+    let suite = Suite::start(&[route("  - backendRefs: [{name: echo-v1, port: 8080}]")]);
+    let program = "
+import socket
+s = socket.create_connection(('10.96.0.10', 80))
+s.settimeout(10)
+s.sendall(b'PUT /status/417 HTTP/1.1\\r\\nHost: echo\\r\\nExpect: 100-continue\\r\\nContent-Length: 5\\r\\n\\r\\n')
+said = s.recv(1000)
+# This server answers when it has the body.
+s.sendall(b'hello')
+while True:
+    more = s.recv(1000)
+    if not more:
+        break
+    said += more
+heads = [head.split(b' ')[1].decode() for head in said.split(b'\\r\\n') if head.startswith(b'HTTP/1.1 ')]
+print(heads[-1], b'connection: close' in said.lower())
+";
+    let said = script::run_in(suite.client.netns(), suite.client.cgroup(), program).unwrap();
+    assert_eq!(said.trim(), "417 True");
 }

@@ -110,11 +110,47 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether fields of HTTP/2 are well-formed: no value begins or ends with a space or a tab (RFC 9113, section
+/// 8.2.1), and there is one length at the most, which is a number. h2 lets others pass; a strict peer ends the
+/// connection for them, which carries what others ask for too.
+pub fn are_well_formed(headers: &HeaderMap) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut lengths = 0;
+    headers.iter().all(|(name, value)| {
+        let value = value.as_bytes();
+        let is_length = name == CONTENT_LENGTH;
+        lengths += usize::from(is_length);
+        let is_number = || !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+        !is_space(value.first())
+            && !is_space(value.last())
+            && (!is_length || (lengths == 1 && is_number()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use hyper::header::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn values_that_a_strict_peer_does_not_take_are_not_well_formed() {
+        let check = |fields: &[(&'static str, &'static str)], expect| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(are_well_formed(&headers), expect, "{fields:?}");
+        };
+        check(&[("x-a", ""), ("x-b", "b c\td"), ("content-length", "0")], true);
+        for value in [" b", "b ", "\tb", "b\t", " "] {
+            check(&[("x-a", value)], false);
+        }
+        for length in ["", "x", "+1", "1 2", "1, 1"] {
+            check(&[("content-length", length)], false);
+        }
+        check(&[("content-length", "1"), ("content-length", "1")], false);
+    }
 
     #[test]
     fn what_is_about_a_connection_goes_and_the_order_stays() {

@@ -11,6 +11,7 @@ use hyper::header::CONTENT_LENGTH;
 
 use crate::io::unread::{Received, Unread};
 use crate::proxy::http::body::BodyError;
+use crate::proxy::http::fields::are_well_formed;
 use crate::proxy::http::places::Place;
 
 /// A body as it comes.
@@ -34,8 +35,9 @@ pub struct Stream {
     unreleased: usize,
     /// Only trailers may follow.
     has_ended: bool,
-    /// Its sender may stop the other's body when all of it is said (RFC 9113, section 8.1).
-    is_answer: bool,
+    /// Its sender may stop the other's body, which is still on its way, when all of it is said (RFC 9113,
+    /// section 8.1).
+    may_stop: bool,
     /// Of an answer: the server's stream is taken for as long.
     _place: Option<Place>,
 }
@@ -46,28 +48,29 @@ impl Stream {
         Self::incoming(stream, unread, fields, (false, None))
     }
 
-    /// The body of an answer to a request that has taken `place`.
+    /// The body of an answer to a request that has taken `place`. `is_asking`: the request's own body is
+    /// still on its way.
     pub fn of_answer(
         stream: RecvStream,
         unread: &Unread,
         fields: &HeaderMap,
-        place: Option<Place>,
+        (is_asking, place): (bool, Option<Place>),
     ) -> Incoming {
-        Self::incoming(stream, unread, fields, (true, place))
+        Self::incoming(stream, unread, fields, (is_asking, place))
     }
 
     fn incoming(
         stream: RecvStream,
         unread: &Unread,
         fields: &HeaderMap,
-        (is_answer, place): (bool, Option<Place>),
+        (may_stop, place): (bool, Option<Place>),
     ) -> Incoming {
         if stream.is_end_stream() {
             return Incoming::Empty;
         }
         let (received, left) = (unread.watch(stream), content_length(fields));
         let (unreleased, has_ended) = (0, false);
-        let body = Self { received, left, unreleased, has_ended, is_answer, _place: place };
+        let body = Self { received, left, unreleased, has_ended, may_stop, _place: place };
         Incoming::Stream(body)
     }
 
@@ -84,7 +87,7 @@ impl Stream {
     /// Whether the sender of an answer has said all of it when it fails so.
     fn is_end(&self, error: &h2::Error) -> bool {
         let is_stop = error.is_reset() && error.reason() == Some(Reason::NO_ERROR);
-        self.is_answer && is_stop && self.left.is_none_or(|left| left == 0)
+        self.may_stop && is_stop && self.left.is_none_or(|left| left == 0)
     }
 
     fn poll_frame(
@@ -101,7 +104,13 @@ impl Stream {
             self.has_ended = true;
         }
         let trailers = ready!(self.received.poll_trailers(cx)?);
-        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+        Poll::Ready(trailers.map(|trailers| {
+            if are_well_formed(&trailers) {
+                Ok(Frame::trailers(trailers))
+            } else {
+                Err(Reason::PROTOCOL_ERROR.into())
+            }
+        }))
     }
 }
 

@@ -30,6 +30,10 @@ pub const MAX_IDLE: usize = 64;
 /// a request rarely meets one that is being closed.
 pub const IDLE: Duration = Duration::from_mins(1);
 
+/// The same while the agent drains: those that it serves open hardly any requests, and it ends when all of
+/// its connections have ended.
+pub const DRAINING_IDLE: Duration = Duration::from_secs(1);
+
 /// Which requests a connection may carry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -151,18 +155,25 @@ impl Pool {
         }
     }
 
-    /// Closes those that have waited for too long. Called now and then by each one's task.
-    pub fn sweep(&self) {
+    /// Closes those that have waited for `longest`. Called now and then by each one's task.
+    pub fn sweep(&self, longest: Duration) {
         let now = Instant::now();
         let mut idle = self.lock();
         idle.alone.retain(|_, waiting| {
-            waiting.retain(|(since, sender)| now - *since < IDLE && !sender.is_closed());
+            waiting.retain(|(since, sender)| now - *since < longest && !sender.is_closed());
             !waiting.is_empty()
         });
         idle.shared.retain(|_, all| {
             all.retain(|one| !one.sender.is_closed());
             !all.is_empty()
         });
+    }
+
+    /// Closes all that wait, and those of HTTP/2 when their requests have ended.
+    pub fn close_idle(&self) {
+        let mut idle = self.lock();
+        idle.alone.clear();
+        idle.shared.clear();
     }
 
     /// Lets go of the HTTP/2 connection with these places: no request uses it, and none has for a

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -152,12 +152,16 @@ async fn run(
     let (kept, heads) = (Arc::clone(&unmet), Heads::of(most));
     let service = move |request: Request<Incoming>| {
         let (site, connection) = (Arc::clone(&site), (Arc::clone(&kept), Arc::clone(&heads)));
+        // Whoever is refused by then does not send its body, and the next request comes in its place (RFC
+        // 9110, section 10.1.1).
+        let expects = request.headers().contains_key(EXPECT);
         async move {
             let scope = site.local.scope.clone();
             let mut answer = exchange::run(site, version, request, connection).await;
             let may_close =
                 version == Version::Http1 && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
-            if may_close && scope.is_draining() {
+            let is_refused = expects && !answer.status().is_success();
+            if may_close && (is_refused || scope.is_draining()) {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             answer

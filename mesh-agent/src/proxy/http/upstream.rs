@@ -24,7 +24,7 @@ use crate::proxy::http::detect::Version;
 use crate::proxy::http::front::Front;
 use crate::proxy::http::http2::client;
 use crate::proxy::http::places::Places;
-use crate::proxy::http::pool::{IDLE, Key, Sender, Shared, Way};
+use crate::proxy::http::pool::{DRAINING_IDLE, IDLE, Key, Sender, Shared, Way};
 use crate::proxy::http::setup::{self, Http2};
 use crate::proxy::inbound::application::Forbidden;
 use crate::proxy::outbound::same_node::{self, Opened};
@@ -278,15 +278,17 @@ fn drive<Driving>(
     Driving: Future<Output = Result<(), BodyError>> + Send + 'static,
 {
     let (site, key, scope) = (site.clone(), key.clone(), site.local.scope.clone());
+    let draining = scope.clone();
     scope.spawn(Box::pin(async move {
         // Not the one's who had it opened: others use it too.
         fair::run_for(Party::own());
         let forbidden = {
             let mut driving = std::pin::pin!(driving);
-            let mut carried = 0;
+            let (mut carried, mut idle) = (0, IDLE);
             loop {
                 tokio::select! {
                     biased;
+                    () = draining.draining(), if idle == IDLE => idle = DRAINING_IDLE,
                     ended = &mut driving => match ended {
                         Ok(()) => break None,
                         Err(error) => {
@@ -296,9 +298,9 @@ fn drive<Driving>(
                         }
                     },
                     forbidden = report.forbidden(&site.context) => break Some(forbidden),
-                    () = sleep(IDLE) => {
+                    () = sleep(idle) => {
                         if let Some(pool) = site.realm.http.get(site.worker) {
-                            pool.sweep();
+                            pool.sweep(idle);
                             // Of HTTP/2, whether it is used shows in what it has carried.
                             let now = report.conn.carried.sent.load(Ordering::Relaxed);
                             if let Some(places) = places.as_ref().filter(|_| now == carried) {

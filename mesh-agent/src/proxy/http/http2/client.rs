@@ -18,6 +18,7 @@ use crate::io::counted::Counted;
 use crate::io::frames::Paced;
 use crate::io::unread::Unread;
 use crate::proxy::http::body::{Body, BodyError};
+use crate::proxy::http::fields::are_well_formed;
 use crate::proxy::http::gate::Gated;
 use crate::proxy::http::http2::sending::Sending;
 use crate::proxy::http::http2::{SLICES, cause, strip_request};
@@ -164,11 +165,16 @@ impl Requests {
         let sending = (!has_ended).then(|| Sending::new(body, stream, false));
         let mut asking = Asking { sender: self.sender, is_open: false, sending, answer };
         let answer = poll_fn(|cx| asking.poll(cx)).await.map_err(failed)?;
+        let is_asking = asking.sending.is_some();
         if let Some(sending) = asking.sending {
             self.shared.scope.spawn(sending);
         }
+        if !are_well_formed(answer.headers()) {
+            return Err(failed(Reason::PROTOCOL_ERROR.into()));
+        }
         let (head, stream) = answer.into_parts();
-        let body = Stream::of_answer(stream, &self.shared.unread, &head.headers, place);
+        let (unread, fields) = (&self.shared.unread, &head.headers);
+        let body = Stream::of_answer(stream, unread, fields, (is_asking, place));
         Ok(Response::from_parts(head, body))
     }
 }

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::io::counted::Counted;
 use crate::io::unread::Unread;
 use crate::proxy::http::body::{Body, BodyError};
+use crate::proxy::http::fields::are_well_formed;
 use crate::proxy::http::http2::sending::Sending;
 use crate::proxy::http::http2::{SLICES, cause, reason, strip_answer};
 use crate::proxy::http::incoming::{Incoming, Stream};
@@ -96,7 +97,11 @@ where
             let next = connection.poll_accept(cx);
             this.unread.copy_if_due();
             let Some(next) = ready!(next) else { return Poll::Ready(Ok(())) };
-            let (request, respond) = next.map_err(cause)?;
+            let (request, mut respond) = next.map_err(cause)?;
+            if !are_well_formed(request.headers()) {
+                respond.send_reset(Reason::PROTOCOL_ERROR);
+                continue;
+            }
             let is_for_head = request.method() == Method::HEAD;
             let answer = (this.service)(taken(request, &this.unread));
             let state = Progress::Answering { answer };

@@ -358,22 +358,40 @@ async fn a_body_goes_on_after_the_head_of_its_answer() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_malformed_ends_alone() {
+    let scope = Scope::new("test");
+    let mut requests = giving(&scope, [Response::new(body::empty())]).await;
+    for (name, value) in [("content-length", ""), ("x-a", " b "), ("x-a", "b\t")] {
+        let mut ask = request(&Method::GET);
+        ask.headers_mut().insert(name, HeaderValue::from_static(value));
+        let reset = requests.send_request(ask, true).unwrap().0.await.unwrap_err();
+        assert_eq!(reset.reason(), Some(Reason::PROTOCOL_ERROR), "{name}: {value:?}");
+    }
+    assert_eq!(get(&mut requests, &Method::GET).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn an_answer_that_is_cut_fails() {
     let scope = Scope::new("test");
     let (requests, mut told) = asking(&scope).await;
-    let serve = async {
-        let (_request, mut respond) = told.recv().await.unwrap();
-        let mut answer = Response::new(());
-        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
-        respond.send_response(answer, false).unwrap()
-    };
-    let send = requests.send(request(&Method::GET).map(|()| body::empty()), None);
-    let (mut stream, answer) = tokio::join!(serve, send);
-    let mut answer = answer.unwrap().into_body();
-    stream.send_data(Bytes::from_static(b"cut"), false).unwrap();
-    assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "cut");
-    stream.send_reset(Reason::NO_ERROR);
-    answer.frame().await.unwrap().unwrap_err();
+    // Also where nothing says how long it is: there is no body to be stopped.
+    for length in [Some("5"), None] {
+        let serve = async {
+            let (_request, mut respond) = told.recv().await.unwrap();
+            let mut answer = Response::new(());
+            if let Some(length) = length {
+                answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+            }
+            respond.send_response(answer, false).unwrap()
+        };
+        let ask = request(&Method::GET).map(|()| body::empty());
+        let (mut stream, answer) = tokio::join!(serve, requests.clone().send(ask, None));
+        let mut answer = answer.unwrap().into_body();
+        stream.send_data(Bytes::from_static(b"cut"), false).unwrap();
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "cut");
+        stream.send_reset(Reason::NO_ERROR);
+        answer.frame().await.unwrap().unwrap_err();
+    }
 }
 
 #[tokio::test]

@@ -193,6 +193,14 @@ impl Wires {
         }
     }
 
+    /// Ends all that wait.
+    pub fn close_idle(&self, context: &proxy::Context) {
+        for endpoint in self.endpoints() {
+            let (all, _none) = self.stale(context, endpoint, true);
+            all.into_iter().for_each(|(wire, _forbidden)| end_now(wire));
+        }
+    }
+
     /// The endpoints to which some wait.
     fn endpoints(&self) -> Vec<SocketAddr> {
         self.lock().by_endpoint.keys().copied().collect()
