@@ -278,8 +278,9 @@ fn a_namespace_does_not_take_all_entries_of_the_kernel() {
     let bystander = Bystander::between(&world.a, &world.b);
     let arena = Arena { by: "author", agent: &world.b, serves: &good, bystander: &bystander };
     // 67,000 ports are text, documents, and entries as they are wanted and as they are, some 30 MiB. The
-    // workload that comes has listeners for each of the agent's threads.
-    let bounds = Bounds { memory_bytes: 64 << 20, descriptors_after: 256, ..Bounds::default() };
+    // workload that comes has listeners for each of the agent's threads, and each of the 66 units four of its
+    // own.
+    let bounds = Bounds { memory_bytes: 64 << 20, descriptors: 640, descriptors_after: 640 };
     let units = units(&world.on.b);
     for (name, text, words) in [
         (

@@ -197,7 +197,9 @@ impl Wires {
     pub fn close_idle(&self, context: &proxy::Context) {
         for endpoint in self.endpoints() {
             let (all, _none) = self.stale(context, endpoint, true);
-            all.into_iter().for_each(|(wire, _forbidden)| end_now(wire));
+            for (wire, _forbidden) in all {
+                end_now(wire);
+            }
         }
     }
 
