@@ -3,6 +3,8 @@
 //! The input is lines: a name, then the values of fields.
 #![no_main]
 
+use std::sync::Arc;
+
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
@@ -33,7 +35,7 @@ fuzz_target!(|input: &[u8]| {
     // A user stays wherever the dice fall; who is nobody goes with them.
     let mut rules = mesh_fuzz::rules(vec![Match::all()]);
     let rule = &mut rules.rules[0];
-    rule.rule.split_by = Some(SplitBy::Cookie(name.to_owned()));
+    Arc::make_mut(&mut rule.rule).split_by = Some(SplitBy::Cookie(name.to_owned()));
     let places = [7, u64::MAX].map(|random| place(rule, &headers, random));
     match expected {
         Some(_) => assert_eq!(places[0], places[1]),
