@@ -70,7 +70,8 @@ fn a_workload_whose_place_is_not_there_is_told_until_it_is() {
     let pair = Pair::new().unwrap();
     let agent = pair.agent(&pair.a, &[]).unwrap();
     assert_eq!(agent.conditions().unwrap(), serde_json::json!([]));
-    let name = format!("{}-late", pair.a.name());
+    // The lab removes what is named so.
+    let name = pair.client.netns().name().replace("client", "late");
     let late = format!(
         "apiVersion: nodemesh.dev/v1alpha1\nkind: Workload\n\
          metadata: {{name: late, namespace: demo}}\n\
