@@ -25,7 +25,7 @@ const PASSED: [Signal; 5] =
 /// parent is gone, whatever has ended it.
 const LEAVE: Signal = Signal::SIGUSR2;
 
-/// What is added to a signal's number for an exit status, as shells do.
+/// Number that is added to a signal's for an exit status, as shells do.
 const BY_SIGNAL: u8 = 128;
 
 /// Continues in a child. In the parent it returns the status to end with, when the child has ended, or

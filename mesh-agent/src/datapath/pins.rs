@@ -41,7 +41,7 @@ pub struct Pins {
 
 #[derive(Debug, Default)]
 struct Held {
-    /// By their names in the folder.
+    /// Entries by their names in the folder.
     open: BTreeMap<OsString, OwnedFd>,
     /// Links to a cgroup that is gone: the agent's sockets of that time keep its programs.
     former: Vec<OwnedFd>,

@@ -17,14 +17,14 @@ use http::HeaderMap;
 
 use crate::io::counted::{Count, Counted};
 
-/// Of a connection's window such a part comes between two times of copying: of all that is promised to a
+/// Part of a connection's window that comes between two times of copying: of all that is promised to a
 /// peer, buffers of at most 1/8 are kept beside it, those read into before one time and after it.
 const PART: usize = 16;
 
 /// The least that comes between: 1,024 tunnels to a workload × 2 × 64 KiB = 128 MiB, at worst.
 const LEAST_BYTES: usize = 64 * 1024;
 
-/// By so much grows a piece that is copied into, or by an eighth of it: what may stay empty.
+/// Growth of a piece that is copied into, or an eighth of it: what may stay empty.
 const STEP_BYTES: usize = 2 * 1024;
 
 /// Slices of the buffers that a connection was read into which are kept as they are.
@@ -59,7 +59,7 @@ pub struct Received(Arc<Mutex<Waiting>>);
 struct Waiting {
     stream: RecvStream,
     slices: Slices,
-    /// What was taken from the stream. It comes before what the stream has.
+    /// Bytes that were taken from the stream. They come before what the stream has.
     taken: VecDeque<Piece>,
     /// How the stream has ended after that.
     failed: Option<h2::Error>,
@@ -77,7 +77,7 @@ enum Piece {
 }
 
 impl Unread {
-    /// Of a connection with a window of so many bytes.
+    /// Streams of a connection with a window of so many bytes.
     pub fn within(window_bytes: u32, slices: Slices) -> Arc<Self> {
         let window = usize::try_from(window_bytes).unwrap_or(usize::MAX);
         let every = (window / PART).max(LEAST_BYTES);

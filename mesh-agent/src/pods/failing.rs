@@ -21,7 +21,7 @@ pub(super) struct Failing {
     backoff: Backoff,
     /// When it is tried again.
     pub(super) next: Instant,
-    /// Of the last try.
+    /// Cause of the last try's failure.
     pub(super) cause: Cause,
     error: String,
 }

@@ -99,7 +99,7 @@ pub fn start(
 ///
 /// # Errors
 ///
-/// Those of [`start`].
+/// Errors of [`start`].
 pub fn start_unit(
     context: &Arc<Context>,
     realm: &Arc<Realm>,
