@@ -5,7 +5,7 @@
 //! One compare-and-exchange takes a token, on whichever CPU.
 
 abi! {
-    /// Value of `BUDGETS`, by the workload's [id](crate::workload::id).
+    /// Value of `BUDGETS`, by the workload's [id](crate::workload#ids).
     pub struct Budget[16] {
         /// When the bucket is full again, in ns of `CLOCK_MONOTONIC`.
         pub full_at: u64,

@@ -12,7 +12,7 @@ use crate::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 abi! {
     /// Key of `COVERAGE`, whose value is a count.
     pub struct CoverKey[16] {
-        /// The workload's [id](crate::workload::id).
+        /// The workload's [id](crate::workload#ids).
         pub workload: u64,
         /// How it went: one of the constants below.
         pub how: u32,

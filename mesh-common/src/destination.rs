@@ -37,7 +37,7 @@ abi! {
 abi! {
     /// Key of `CONSUMERS`: clients of some namespaces have routes of their own.
     pub struct ConsumerKey[16] {
-        /// The [id](crate::workload::id) of the client's namespace.
+        /// The [id](crate::workload#ids) of the client's namespace.
         pub namespace: u64,
         /// [`Destination::set`].
         pub set: u32,

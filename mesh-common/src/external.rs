@@ -6,7 +6,7 @@ abi! {
     /// The data of a key of `EXTERNALS`, a trie: what is fixed first, then an address of which a
     /// prefix counts.
     pub struct ExternalKey[28] {
-        /// The [id](crate::workload::id) of the namespace that may, in two words; 0: every one.
+        /// The [id](crate::workload#ids) of the namespace that may, in two words; 0: every one.
         pub namespace: [u32; 2],
         /// The port, network byte order; 0: every one.
         pub port_be: u32,

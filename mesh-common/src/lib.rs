@@ -31,7 +31,7 @@ pub mod workload;
 /// The version of everything that is pinned: it is part of the pin path, so that an agent never
 /// reads maps of another layout. Bump it with every change to a type declared with `abi!`, to a
 /// map's kind, or to the meaning of a flag.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// The port on the loopback of each workload's namespace that `connect()` sends applications to when
 /// they need the agent (Istio's convention). Nobody but the agent gets a connection to it, whoever

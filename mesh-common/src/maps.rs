@@ -5,7 +5,7 @@ pub const SOURCES: &str = "SOURCES";
 /// Hash: [`PathKey`](crate::source::PathKey) to the [`Source`](crate::source::Source) of a cgroup that is
 /// made there.
 pub const PLACES: &str = "PLACES";
-/// Hash: a workload's [id](crate::workload::id) to [`Workload`](crate::workload::Workload).
+/// Hash: a workload's [id](crate::workload#ids) to [`Workload`](crate::workload::Workload).
 pub const WORKLOADS: &str = "WORKLOADS";
 /// Hash: [`DestinationKey`](crate::destination::DestinationKey) to
 /// [`Destination`](crate::destination::Destination).
@@ -44,7 +44,7 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Ring buffer of [`Event`](crate::event::Event).
 pub const EVENTS: &str = "EVENTS";
-/// LRU hash: a workload's [id](crate::workload::id) to its [`Budget`](crate::budget::Budget). Only
+/// LRU hash: a workload's [id](crate::workload#ids) to its [`Budget`](crate::budget::Budget). Only
 /// ids of `SOURCES` get in, so that what is forgotten belongs to workloads that are gone.
 pub const BUDGETS: &str = "BUDGETS";
 /// Hash: [`SumKey`](crate::summary::SumKey) to [`Sum`](crate::summary::Sum).
@@ -140,7 +140,7 @@ pub const MAX_SUMS: usize = 65_536;
 abi! {
     /// Key of `LISTENERS`.
     pub struct ListenerKey[16] {
-        /// The cookie of the network namespace; with [`UNIT`], the [id](crate::workload::id) of a workload
+        /// The cookie of the network namespace; with [`UNIT`], the [id](crate::workload#ids) of a workload
         /// that shares its namespace with others.
         pub owner: u64,
         /// [`TUNNELS`], [`PLAINTEXT`] or [`OUTBOUND`], with [`UNIT`] for a workload's own, and with [`ODD`] if

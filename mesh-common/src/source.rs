@@ -17,9 +17,9 @@ abi! {
 abi! {
     /// Value of `SOURCES`.
     pub struct Source[48] {
-        /// The workload's [id](crate::workload::id); 0 for a namespace that is [`BY_CGROUP`].
+        /// The workload's [id](crate::workload#ids); 0 for a namespace that is [`BY_CGROUP`].
         pub workload: u64,
-        /// The [id](crate::workload::id) of the workload's namespace: routes may depend on it.
+        /// The [id](crate::workload#ids) of the workload's namespace: routes may depend on it.
         pub namespace: u64,
         /// A set of [`ENROLLED`], [`BY_CGROUP`], [`NODE`], [`WAITING`], and of `workload`'s flags.
         pub flags: u32,

@@ -1,7 +1,16 @@
 //! What the kernel knows of a workload of this node.
+//!
+//! # Ids
+//!
+//! The id of a workload or policy (`namespace/name`), or of a namespace, is the first 64 bits of the SHA-256
+//! (FIPS 180-4) of the UTF-8 bytes of its name, as a little-endian number, never 0. Nobody finds another name
+//! with the id of a given one; who holds the names makes sure that no two of them have one id.
+//!
+//! It is a function of the name and not a number that is given out, so that records and events that were
+//! made before an agent was restarted mean the same after.
 
 abi! {
-    /// Value of `WORKLOADS`, by the workload's [id](crate::workload::id): who can be connected to
+    /// Value of `WORKLOADS`, by the workload's [id](crate::workload#ids): who can be connected to
     /// directly.
     pub struct Workload[24] {
         /// The cookie of the network namespace that its sockets are in.
@@ -63,34 +72,5 @@ impl PortKey {
     #[inline]
     pub const fn new(owner: u64, port_be: u16) -> Self {
         Self { owner, port_be, pad: [0; 6] }
-    }
-}
-
-/// The id of a workload (`namespace/name`) or of a namespace: FNV-1a over its UTF-8 bytes, 64 bits,
-/// never 0. Whoever holds the names must make sure that no two have one id.
-///
-/// A function of the name and not a number that is given out, so that records and events made
-/// before an agent was restarted mean the same after.
-pub const fn id(name: &[u8]) -> u64 {
-    // The offset basis and the prime of FNV-1a (draft-eastlake-fnv, section 5).
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut rest = name;
-    while let [byte, tail @ ..] = rest {
-        hash = (hash ^ *byte as u64).wrapping_mul(0x0100_0000_01b3);
-        rest = tail;
-    }
-    if hash == 0 { 1 } else { hash }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_fnv_1a() {
-        // Test vectors of draft-eastlake-fnv, appendix C.
-        assert_eq!(id(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(id(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(id(b"foobar"), 0x8594_4171_f739_67e8);
     }
 }

@@ -16,6 +16,7 @@ use mesh_tests::node::Node;
 use mesh_tests::pair::{ECHO, PORT, Pair, hello};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::{self, DEADLINE};
+use mesh_tests::script::PYTHON;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -146,6 +147,13 @@ impl Fake {
     }
 }
 
+/// Says something to a socket, and prints the answer.
+const ASK: &str = "import socket, sys
+asked = socket.socket(socket.AF_UNIX)
+asked.connect(sys.argv[1])
+asked.sendall(sys.argv[2].encode() + b'\\n')
+print(asked.makefile().readline())";
+
 fn take_over(node: &str, version: u32) -> Value {
     json!({"request": "take-over", "version": version, "node": node, "agent": "test",
         "descriptors": true})
@@ -249,6 +257,13 @@ fn who_is_no_successor_is_refused() {
     refused(&earlier, "hands its listeners of --admin and --metrics over");
     refused(&json!({"request": "done"}), "nothing was taken over");
     refused(&json!("x"), "");
+    // Root without capabilities, as a unit may be: it may open the socket.
+    let path = a.admin_socket().with_file_name("handover.sock");
+    let mut weak = Command::new("setpriv");
+    weak.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", PYTHON, "-c", ASK]);
+    weak.arg(path).arg(take_over(a.node().name(), 1).to_string());
+    let said = process::run(&mut weak).unwrap();
+    assert!(said.contains("without the capabilities of an agent"), "{said}");
     // Without the socket it cannot ask, and there is one agent of a node at a time.
     let elsewhere = pair.lab.state().join("elsewhere/admin.sock");
     let mut second = Command::new(agent::binary().unwrap());

@@ -109,7 +109,7 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
         source: source.into(),
     };
     bpffs::ensure_mounted(&options.bpffs).map_err(|e| pin(&options.bpffs, e))?;
-    fs::create_dir_all(&folder).map_err(|e| pin(&folder, e))?;
+    bpffs::make_folders(&options.bpffs, &folder).map_err(|e| pin(&folder, e))?;
 
     let offsets = Offsets::of_kernel();
     let mut ebpf = open(options, bytes, (&folder, offsets.as_ref()), true)?;

@@ -1,7 +1,7 @@
 //! The lock of a node: of several agents, and of those who remove what agents have left, one at a time
 //! changes what the node has in the kernel.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -25,7 +25,7 @@ impl NodeLock {
     pub fn take(bpffs: &Path, node: &str) -> io::Result<Option<Self>> {
         bpffs::ensure_mounted(bpffs)?;
         let folder = node_folder(bpffs, node);
-        fs::create_dir_all(&folder)?;
+        bpffs::make_folders(bpffs, &folder)?;
         match Flock::lock(File::open(&folder)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(Self(lock))),
             Err((_folder, Errno::EWOULDBLOCK)) => Ok(None),

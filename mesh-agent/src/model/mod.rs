@@ -18,6 +18,7 @@
 //! | failure | a classified error at the seam |
 
 pub mod condition;
+pub mod fnv;
 pub mod id;
 pub mod policy;
 pub mod external;

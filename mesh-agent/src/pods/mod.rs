@@ -30,4 +30,6 @@ pub struct Options {
     pub retry: (Duration, Duration),
     /// The number of agents of this node that have handed over to the next, modulo 256.
     pub generation: u8,
+    /// The ports of the node at which this agent is asked (`--admin`, `--metrics`).
+    pub own_ports: std::sync::Arc<std::collections::BTreeSet<u16>>,
 }

@@ -451,7 +451,9 @@ impl Pods {
             device: pod.device,
         });
         let found = ready.chain(set.waiting.values().cloned()).collect::<Places>();
-        let enrolled = found.awaiting(set.awaited.clone()).of(revision, is_last);
+        let own_ports = Arc::clone(&self.options.own_ports);
+        let enrolled = found.awaiting(set.awaited.clone()).without_ports(own_ports);
+        let enrolled = enrolled.of(revision, is_last);
         self.enrolled.send_if_modified(|current| {
             let changed = current.as_deref() != Some(&enrolled);
             *current = Some(Arc::new(enrolled));

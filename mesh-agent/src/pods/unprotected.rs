@@ -1,13 +1,13 @@
 //! Workloads that were found and that the mesh cannot protect, or not as a whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::condition::{Finding, Reason};
 use crate::model::id::ResourceName;
-use crate::model::workload::Workload;
+use crate::model::workload::{NamedPort, Workload};
 use crate::pods::Options;
 use crate::pods::finder::Finder;
 use crate::pods::place::Spot;
@@ -24,6 +24,9 @@ pub fn all(
     let units: HashMap<u64, &ResourceName> =
         spots.iter().filter_map(|(name, spot)| Some((spot.cgroup()?, name))).collect();
     let finding = |(name, workload): (&&ResourceName, &&Arc<Workload>)| {
+        if let Some(finding) = own_port(workload, &options.own_ports) {
+            return Some(finding);
+        }
         if let Some(error) = finder.error(name) {
             return by_error(workload, error);
         }
@@ -73,6 +76,18 @@ pub fn in_cgroup(
     Ok(Some(finding(workload, Reason::OtherNamespace, message)))
 }
 
+/// A unit that declares a port that is the agent's own.
+fn own_port(workload: &Workload, own: &BTreeSet<u16>) -> Option<Finding> {
+    let is_own = |port: &&NamedPort| own.contains(&port.port);
+    let port = workload.ports.iter().filter(|_| workload.is_unit()).find(is_own)?.port;
+    let subject = Key { kind: Kind::Workload, name: workload.name.clone() }.to_string();
+    let message = format!(
+        "port {port} of this node is the agent's own (--admin or --metrics), and what arrives there is not \
+         for this workload; remove it, or start the agent with another port"
+    );
+    Some(Finding { subject, field: "spec.ports", reason: Reason::Conflicted, message })
+}
+
 /// Why a workload is not protected whose place cannot be opened: it may not be there.
 pub fn by_error(workload: &Workload, error: &io::Error) -> Option<Finding> {
     match error.kind() {
@@ -118,6 +133,19 @@ mod tests {
             ready: true,
             place: Place::Netns("/run/netns/web".into()),
         }
+    }
+
+    #[test]
+    fn a_port_of_the_agent_is_told() {
+        let ports = vec![NamedPort { name: "main".into(), port: 15000 }];
+        let unit = Workload { place: Place::Cgroup("web".into()), ports, ..web() };
+        let own = BTreeSet::from([15000]);
+        let found = own_port(&unit, &own).unwrap();
+        assert!(found.message.contains("port 15000 of this node"), "{}", found.message);
+        assert_eq!(own_port(&unit, &BTreeSet::new()), None);
+        // A pod has ports of its own.
+        let pod = Workload { place: web().place, ..unit };
+        assert_eq!(own_port(&pod, &own), None);
     }
 
     #[test]

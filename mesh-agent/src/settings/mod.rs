@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::args::{RunArgs, Transport};
@@ -262,6 +263,11 @@ impl Settings {
         }
     }
 
+    /// The ports at which the agent is asked.
+    fn own_ports(&self) -> BTreeSet<u16> {
+        [self.admin, self.metrics].into_iter().flatten().map(|address| address.port()).collect()
+    }
+
     /// For the set of enrolled workloads; `cgroup_root` is where cgroup v2 is mounted, and `generation`
     /// this agent's number among those of the node that have handed over.
     pub fn pods(&self, cgroup_root: &Path, generation: u8) -> pods::Options {
@@ -270,6 +276,7 @@ impl Settings {
             cgroup_root: cgroup_root.to_owned(),
             retry: defaults::WORKLOAD_RETRY,
             generation,
+            own_ports: Arc::new(self.own_ports()),
         }
     }
 

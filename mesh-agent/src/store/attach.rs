@@ -18,6 +18,8 @@ use crate::store::update::{Key, Kind};
 /// The routes of every service's port.
 pub(super) struct Attached<'a> {
     ports: HashMap<(&'a ResourceName, u16), BTreeMap<Scope<'a>, Routes<'a>>>,
+    /// How many bytes the regular expressions of a namespace's routes take, by its name.
+    expression_bytes: HashMap<&'a str, usize>,
 }
 
 /// Whom a route applies to.
@@ -33,6 +35,11 @@ enum Scope<'a> {
 /// one alone may. A request may be compared with each of them, which holds its data thread for so long.
 const MAX_EXPRESSION_BYTES: usize = pattern::MAX_BYTES;
 
+/// How many bytes the regular expressions of all routes of one namespace take at most, compiled for each
+/// port that they apply to: 16 MiB, as much as a namespace whose every port has a dozen expressions of some
+/// KiB needs for a hundred ports.
+const MAX_NAMESPACE_EXPRESSION_BYTES: usize = 16 << 20;
+
 /// How many matches the rules of all routes of one port have at most. A request may be compared with
 /// each of them that its path, or another of its parts, is common to.
 const MAX_MATCHES: usize = 8 * 1024;
@@ -43,6 +50,8 @@ enum Lost {
     To(Key),
     /// With its expressions there would be more than there may be.
     Large,
+    /// With its expressions those of its namespace would be more than they may be.
+    Share,
     /// With its matches there would be.
     Many,
 }
@@ -77,7 +86,7 @@ impl<'a> Attached<'a> {
         let tcp = index.tcp_routes.values().map(|route| Route::Tcp(*route));
         let mut routes: Vec<_> = grpc.map(|route| Route::Http(*route)).chain(tcp).collect();
         routes.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
-        let mut attached = Self { ports: HashMap::new() };
+        let mut attached = Self { ports: HashMap::new(), expression_bytes: HashMap::new() };
         for route in routes {
             for (i, parent) in route.parents().iter().enumerate() {
                 if let Err((reason, message)) = attached.attach(index, route, parent) {
@@ -119,18 +128,30 @@ impl<'a> Attached<'a> {
             Scope::Namespace(&route.name().namespace)
         };
         let mut lost = None;
+        let expression_bytes = route.expression_bytes();
+        let used = self.expression_bytes.entry(&route.name().namespace).or_default();
         for port in service.ports.iter().filter(wanted) {
+            let with_these = used.saturating_add(expression_bytes);
+            if expression_bytes > 0 && with_these > MAX_NAMESPACE_EXPRESSION_BYTES {
+                lost.get_or_insert((port.port, Lost::Share));
+                continue;
+            }
             match self.ports.entry((&service.name, port.port)).or_default().entry(scope) {
                 btree_map::Entry::Vacant(entry) => match Routes::of(route) {
                     Ok(routes) => drop(entry.insert(routes)),
-                    Err(why) => drop(lost.get_or_insert((port.port, why))),
+                    Err(why) => {
+                        lost.get_or_insert((port.port, why));
+                        continue;
+                    }
                 },
                 btree_map::Entry::Occupied(mut entry) => {
                     if let Err(why) = entry.get_mut().add(route) {
                         lost.get_or_insert((port.port, why));
+                        continue;
                     }
                 }
             }
+            *used = with_these;
         }
         let limit = |message| Err((Reason::LimitExceeded, message));
         let (port, winner) = match lost {
@@ -145,6 +166,16 @@ impl<'a> Attached<'a> {
                     MAX_EXPRESSION_BYTES >> 10
                 );
                 return limit(message);
+            }
+            Some((port, Lost::Share)) => {
+                return limit(format!(
+                    "with its regular expressions on port {port} of Service {} those of all routes of \
+                     the namespace {} take more than {} MiB, compiled, so it does not apply there; \
+                     match exact values or prefixes, or name fewer ports",
+                    service.name,
+                    route.name().namespace,
+                    MAX_NAMESPACE_EXPRESSION_BYTES >> 20
+                ));
             }
             Some((port, Lost::Many)) => {
                 return limit(format!(
@@ -313,6 +344,14 @@ impl<'a> Route<'a> {
                 (rank, &route.created, &route.name)
             }
             Self::Tcp((_, route)) => (2, &route.created, &route.name),
+        }
+    }
+
+    /// How many bytes its regular expressions take, compiled.
+    fn expression_bytes(&self) -> usize {
+        match self {
+            Self::Http((_, route)) => route.expression_bytes(),
+            Self::Tcp(_) => 0,
         }
     }
 

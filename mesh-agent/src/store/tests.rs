@@ -11,7 +11,7 @@ use super::index::{Family, Index};
 use super::update::{Object, Resource};
 use super::*;
 use crate::model::condition::{Condition, Location, Reason};
-use crate::model::http::pattern::Compiled;
+use crate::model::http::pattern::Expression;
 use crate::model::http::{self, Kind};
 use crate::model::id::ResourceName;
 use crate::model::route::{BackendRef, ParentRef, TcpRoute};
@@ -271,7 +271,7 @@ fn expressions_of_all_routes_of_a_port_have_a_bound() {
         let object = http_route(Kind::Http, at, at, ("demo/echo", None), &[("demo/echo", 1)]);
         let Object::HttpRoute(mut route) = object else { panic!() };
         let of = |source: &&str| http::Match {
-            path: http::PathMatch::Regex(Compiled::new(source).unwrap()),
+            path: http::PathMatch::Regex(Expression::new(source).unwrap()),
             ..http::Match::all()
         };
         let rule = &mut Arc::make_mut(&mut route).rules[0];
@@ -296,6 +296,39 @@ fn expressions_of_all_routes_of_a_port_have_a_bound() {
     let told = check(&routes, &["a", "c"]);
     assert!(told[0].contains("routes of port 80 of Service demo/echo take"), "{told:?}");
     assert!(!check(&[made("demo/a", &[large; 3])], &[]).is_empty(), "one alone");
+}
+
+#[test]
+fn expressions_of_all_routes_of_a_namespace_have_a_bound() {
+    // Each takes 256 KiB of 16 MiB.
+    let routed = |n: usize, namespace: &str| {
+        let to = format!("{namespace}/echo");
+        let at = format!("{namespace}/r-{n:02}");
+        let object = http_route(Kind::Http, &at, &at, (&to, Some(1000 + n as u16)), &[(&to, 1)]);
+        let Object::HttpRoute(mut route) = object else { panic!() };
+        let rule = Arc::make_mut(&mut Arc::make_mut(&mut route).rules[0]);
+        rule.matches[0].path = http::PathMatch::Regex(Expression::new(r"/\pL{5}").unwrap());
+        Object::HttpRoute(route)
+    };
+    let service = |at: &str, address: &str| {
+        let Object::Service(mut service) = service(at, "echo", &[address]) else { panic!() };
+        let own = Arc::make_mut(&mut service);
+        let port = own.ports[0].clone();
+        let ports =
+            (0..70).map(|n| ServicePort { port: 1000 + n, name: format!("p{n}"), ..port.clone() });
+        own.ports = ports.collect();
+        Object::Service(service)
+    };
+    let mut objects = vec![service("big/echo", "10.96.0.1"), service("other/echo", "10.96.0.2")];
+    objects.extend((0..66).map(|n| routed(n, "big")));
+    objects.push(routed(0, "other"));
+    let snapshot = snapshot(&objects);
+    let lost = snapshot.conditions.iter().filter(|it| it.reason == Reason::LimitExceeded);
+    let lost: Vec<_> = lost.map(|it| it.subject.as_str()).collect();
+    assert_eq!(lost, ["HTTPRoute big/r-64", "HTTPRoute big/r-65"]);
+    let has_route = |at: &str| snapshot.services[&at.parse().unwrap()].default.http.is_some();
+    assert!(has_route("10.96.0.1:1063") && !has_route("10.96.0.1:1064"));
+    assert!(has_route("10.96.0.2:1000"));
 }
 
 #[test]
@@ -426,7 +459,7 @@ fn a_table_is_made_again_only_if_a_match_has_changed() {
             http_route(Kind::Http, "demo/h", "", ("demo/echo", Some(80)), &[("demo/v1", weight)]);
         let Object::HttpRoute(route) = object else { panic!("{object:?}") };
         let mut route = (*route).clone();
-        let path = Compiled::new(path).unwrap();
+        let path = Expression::new(path).unwrap();
         Arc::make_mut(&mut route.rules[0]).matches[0].path = http::PathMatch::Regex(path);
         Object::HttpRoute(Arc::new(route))
     };

@@ -27,6 +27,17 @@ pub fn missing() -> io::Result<Vec<(&'static str, &'static str)>> {
     Ok(lacking(effective))
 }
 
+/// Whether the process `pid` has all of `NEEDED`, as an agent that starts does. A process of root without
+/// them is none.
+///
+/// # Errors
+///
+/// It cannot be told: it has ended, or is not visible from here.
+pub fn are_an_agents(pid: i32) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(effective(&status).is_some_and(|effective| lacking(effective).is_empty()))
+}
+
 fn effective(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()

@@ -17,6 +17,7 @@ use crate::app::handover::message::{Answer, Request, VERSION, receive, send, sen
 use crate::app::ports::Ports;
 use crate::datapath::lock::NodeLock;
 use crate::settings;
+use crate::sys::caps;
 use crate::task::duty::{Duty, Pause};
 use crate::task::ready::Gate;
 use crate::task::scope::Scope;
@@ -114,6 +115,10 @@ impl Office {
     /// Hands over to one successor. An error: it has taken over, and this agent's work stays paused.
     async fn hand_over(self, mut stream: BufReader<UnixStream>) -> Result<Self, Pause> {
         let refused = match timeout(ASK, receive(&mut stream)).await {
+            // Root alone may open the socket, which a unit may run as, without its capabilities.
+            Ok(Ok(Some(_))) if !is_an_agent(&stream).unwrap_or(false) => {
+                "a process without the capabilities of an agent is no successor".to_owned()
+            }
             Ok(Ok(Some(Request::TakeOver { version, node, agent, descriptors }))) => {
                 let takes_all = descriptors || self.ports.is_empty();
                 if version == VERSION && *node == *self.node && takes_all {
@@ -168,11 +173,16 @@ impl Office {
             return Err(pause);
         }
         tracing::warn!("the successor has gone before it served: this agent goes on");
-        let lock = lock_again(&bpffs, &node).await;
+        let lock = lock_again(&bpffs, &node, &in_force).await;
         drop(pause);
         in_force.pass();
         Ok(Self { node, bpffs, generation, lock, duty, workloads, yield_places, ports, in_force })
     }
+}
+
+fn is_an_agent(stream: &BufReader<UnixStream>) -> io::Result<bool> {
+    let pid = stream.get_ref().peer_cred()?.pid().filter(|pid| *pid > 0);
+    pid.map_or(Ok(false), caps::are_an_agents)
 }
 
 /// Waits until the successor serves, or has gone. One that hangs is ended: as long as it is there, nobody
@@ -198,13 +208,14 @@ async fn wait(stream: &mut BufReader<UnixStream>, in_force: &Gate) -> io::Result
 }
 
 /// Waits for the lock of a process that ends.
-async fn lock_again(bpffs: &std::path::Path, node: &str) -> NodeLock {
+async fn lock_again(bpffs: &std::path::Path, node: &str, in_force: &Gate) -> NodeLock {
     let mut said = false;
     loop {
         match NodeLock::take(bpffs, node) {
             Ok(Some(lock)) => return lock,
             other => {
                 if !std::mem::replace(&mut said, true) {
+                    in_force.close();
                     let error = other.err().unwrap_or_else(|| io::Error::other("it is held"));
                     tracing::warn!(%error, "the node's lock is not free yet: nothing in the kernel changes");
                 }

@@ -60,6 +60,8 @@ pub struct Enrolled {
 pub struct Places {
     all: Vec<Enrolled>,
     awaited: Vec<Awaited>,
+    /// Ports of the node that are the agent's own.
+    own_ports: Arc<BTreeSet<u16>>,
     /// The snapshot's revision for which they were looked for.
     revision: u64,
     /// Enrolled as far as they can be.
@@ -80,6 +82,13 @@ impl Places {
     #[must_use]
     pub fn awaiting(mut self, awaited: Vec<Awaited>) -> Self {
         self.awaited = awaited;
+        self
+    }
+
+    /// Without these ports of the node, which are the agent's own, whoever declares them.
+    #[must_use]
+    pub fn without_ports(mut self, own: Arc<BTreeSet<u16>>) -> Self {
+        self.own_ports = own;
         self
     }
 
@@ -106,7 +115,7 @@ impl FromIterator<Enrolled> for Places {
     fn from_iter<T: IntoIterator<Item = Enrolled>>(all: T) -> Self {
         let mut taken = BTreeSet::new();
         let all = all.into_iter().filter(|one| taken.insert(one.source)).collect();
-        Self { all, awaited: Vec::new(), revision: 0, are_settled: false }
+        Self { all, revision: 0, are_settled: false, ..Self::default() }
     }
 }
 
@@ -169,13 +178,13 @@ pub fn entries(mesh: &Snapshot, enrolled: &Places, node: u64, sets: &mut SetIds)
     let mut wanted = Entries::default();
     let mut short = Shortages::default();
     let missing = &locals::missing(mesh, enrolled, node);
-    let awaited = &enrolled.awaited;
+    let (awaited, own_ports) = (&enrolled.awaited, &enrolled.own_ports);
     let enrolled = &locals::within_room(enrolled, &mut short);
     let view = View {
         mesh,
         enrolled,
         ids: Ids::new(mesh, enrolled),
-        by_port: ports::by_workload(mesh),
+        by_port: ports::by_workload(mesh, own_ports),
         no_ports: BTreeSet::new(),
         no_policy: Arc::default(),
     };

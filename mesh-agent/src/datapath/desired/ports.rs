@@ -7,8 +7,11 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 
 /// The ports that each workload that is known by them declares, or that a service reaches it at: also
-/// those that are another's or nobody's ([`Snapshot::owns`]).
-pub(super) fn by_workload(mesh: &Snapshot) -> HashMap<&ResourceName, BTreeSet<u16>> {
+/// those that are another's or nobody's ([`Snapshot::owns`]). Without `own`, the agent's.
+pub(super) fn by_workload<'a>(
+    mesh: &'a Snapshot,
+    own: &BTreeSet<u16>,
+) -> HashMap<&'a ResourceName, BTreeSet<u16>> {
     let known = mesh.workloads.values().filter(|workload| workload.is_unit());
     let declared = |workload: &Workload| workload.ports.iter().map(|port| port.port).collect();
     let mut ports: HashMap<_, BTreeSet<u16>> =
@@ -20,6 +23,9 @@ pub(super) fn by_workload(mesh: &Snapshot) -> HashMap<&ResourceName, BTreeSet<u1
         if let Some(ports) = ports.get_mut(&endpoint.workload.name) {
             ports.insert(endpoint.address.port());
         }
+    }
+    for ports in ports.values_mut() {
+        ports.retain(|port| !own.contains(port));
     }
     ports
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::model::http::pattern::Compiled;
+use crate::model::http::pattern::Expression;
 use crate::model::id::ResourceName;
 use crate::model::route::ParentRef;
 
@@ -115,7 +115,7 @@ impl Match {
             ValueMatch::Regex(pattern) => Some(pattern),
             ValueMatch::Exact(_) => None,
         });
-        path.into_iter().chain(values).map(Compiled::size).sum()
+        path.into_iter().chain(values).map(Expression::size).sum()
     }
 }
 
@@ -128,7 +128,7 @@ pub enum PathMatch {
     /// at the end, except for `/`.
     Prefix(String),
     /// The whole path, by a regular expression.
-    Regex(Compiled),
+    Regex(Expression),
 }
 
 /// A condition on a value.
@@ -137,7 +137,7 @@ pub enum ValueMatch {
     /// It is this.
     Exact(String),
     /// It matches.
-    Regex(Compiled),
+    Regex(Expression),
 }
 
 /// A condition on a header. Of a header that is there several times, the values are taken as one,

@@ -17,38 +17,27 @@ const LEAST_BYTES: usize = 1 << 10;
 /// A longer value is matched by no expression: the time that one takes grows with both lengths.
 const MAX_VALUE: usize = 4 << 10;
 
-/// A regular expression that must match the whole of a value.
-///
-/// `\\w`, `\\d`, `\\s` and `\\b` are about ASCII, as in RE2, which other meshes and gateways use: those of
-/// all of Unicode take 50 times as much.
-///
-/// It is of bytes: what is not UTF-8 in a value is matched by no `.`, and hinders nothing else.
-/// The time it takes is linear in the length of the value and in the size of the expression, both of
-/// which have a bound: a value of more than 4 KiB is matched by none.
-#[derive(Clone, Debug)]
-pub struct Compiled {
+/// A regular expression as it is written in a route: checked, and compiled only where it is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expression {
     source: String,
-    regex: Regex,
     size: usize,
 }
 
-impl Compiled {
-    /// Compiles an expression.
+impl Expression {
+    /// Checks an expression.
     ///
     /// # Errors
     ///
     /// If it is none, or larger than 512 KiB.
     pub fn new(source: &str) -> Result<Self, regex::Error> {
-        let compile = |source: &str, limit| {
-            RegexBuilder::new(source).size_limit(limit).dfa_size_limit(MAX_BYTES).build()
-        };
         // By itself first: `a)|(b` is no expression, but would be one in the brackets.
         compile(&ascii(source), MAX_BYTES)?;
         // Its size is told by the limit that it is within.
         let (source, whole, mut size) = (source.to_owned(), whole(source), LEAST_BYTES);
         loop {
             match compile(&whole, size) {
-                Ok(regex) => return Ok(Self { source, regex, size }),
+                Ok(_fits) => return Ok(Self { source, size }),
                 Err(regex::Error::CompiledTooBig(_)) if size < MAX_BYTES => size *= 2,
                 Err(error) => return Err(error),
             }
@@ -60,14 +49,44 @@ impl Compiled {
         self.size
     }
 
-    /// The expression, as it is written.
+    /// It, as it is written.
     pub fn source(&self) -> &str {
         &self.source
     }
 
+    /// What values are compared with.
+    pub fn compiled(&self) -> Compiled {
+        // It was compiled when it was checked: what fails now, as nothing does, matches nothing.
+        Compiled {
+            source: self.source.clone(),
+            regex: compile(&whole(&self.source), MAX_BYTES).ok(),
+        }
+    }
+}
+
+fn compile(source: &str, limit: usize) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(source).size_limit(limit).dfa_size_limit(MAX_BYTES).build()
+}
+
+/// A regular expression that must match the whole of a value.
+///
+/// `\\w`, `\\d`, `\\s` and `\\b` are about ASCII, as in RE2, which other meshes and gateways use: those of
+/// all of Unicode take 50 times as much.
+///
+/// It is of bytes: what is not UTF-8 in a value is matched by no `.`, and hinders nothing else.
+/// The time it takes is linear in the length of the value and in the size of the expression, both of
+/// which have a bound: a value of more than 4 KiB is matched by none.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    source: String,
+    regex: Option<Regex>,
+}
+
+impl Compiled {
     /// Whether it matches the whole of `value`.
     pub fn is_match(&self, value: &[u8]) -> bool {
-        value.len() <= MAX_VALUE && self.regex.is_match(value)
+        let is_match = |regex: &Regex| regex.is_match(value);
+        value.len() <= MAX_VALUE && self.regex.as_ref().is_some_and(is_match)
     }
 }
 
@@ -88,8 +107,8 @@ pub struct CompiledSet {
 }
 
 impl CompiledSet {
-    /// Compiles them again, together.
-    pub fn new(patterns: &[&Compiled]) -> Self {
+    /// Compiles them together.
+    pub fn new(patterns: &[&Expression]) -> Self {
         let sources: Vec<String> = patterns.iter().map(|pattern| pattern.source.clone()).collect();
         let mut sets = Vec::new();
         add(&mut sets, 0, &sources);
@@ -215,16 +234,16 @@ impl Visitor for Replaced {
 mod tests {
     use super::*;
 
-    fn compiled(source: &str) -> Compiled {
-        Compiled::new(source).unwrap()
+    fn expression(source: &str) -> Expression {
+        Expression::new(source).unwrap()
     }
 
     #[test]
     fn the_whole_value_must_match() {
         let check = |source: &str, value: &[u8], expect: bool| {
-            let pattern = compiled(source);
-            assert_eq!(pattern.is_match(value), expect, "{source} {value:?}");
-            let set = CompiledSet::new(&[&compiled("x"), &pattern]);
+            let pattern = expression(source);
+            assert_eq!(pattern.compiled().is_match(value), expect, "{source} {value:?}");
+            let set = CompiledSet::new(&[&expression("x"), &pattern]);
             assert_eq!(set.matches(value).collect::<Vec<_>>(), Vec::from_iter(expect.then_some(1)));
         };
         check("a", b"a", true);
@@ -242,14 +261,18 @@ mod tests {
     #[test]
     fn what_is_no_expression_is_refused() {
         for source in ["(", "a)|(b", "[", "*", r"(?P<n>", r"(\pL{1000}){1000}"] {
-            assert!(Compiled::new(source).is_err(), "{source}");
+            assert!(Expression::new(source).is_err(), "{source}");
         }
     }
 
     #[test]
     fn classes_and_boundaries_are_those_of_re2() {
         let check = |source: &str, value: &str, expect: bool| {
-            assert_eq!(compiled(source).is_match(value.as_bytes()), expect, "{source} {value:?}");
+            assert_eq!(
+                expression(source).compiled().is_match(value.as_bytes()),
+                expect,
+                "{source} {value:?}"
+            );
         };
         check(r"\w+", "a_9", true);
         check(r"\w", "\u{e9}", false);
@@ -268,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_size_is_what_an_expression_takes() {
-        let size = |source: &str| compiled(source).size();
+        let size = |source: &str| expression(source).size();
         assert_eq!(size("a"), LEAST_BYTES);
         assert!(size(r"/\w+/\d{8}-\w{30}") <= 4 * LEAST_BYTES);
         assert_eq!(size(r"\pL{5}"), MAX_BYTES / 2);
@@ -276,26 +299,26 @@ mod tests {
 
     #[test]
     fn equal_sources_are_equal() {
-        assert_eq!(compiled("a+"), compiled("a+"));
-        assert_ne!(compiled("a+"), compiled("aa*"));
-        assert_eq!(CompiledSet::new(&[&compiled("a")]), CompiledSet::new(&[&compiled("a")]));
-        assert_ne!(CompiledSet::new(&[&compiled("a")]), CompiledSet::default());
+        assert_eq!(expression("a+"), expression("a+"));
+        assert_ne!(expression("a+"), expression("aa*"));
+        assert_eq!(CompiledSet::new(&[&expression("a")]), CompiledSet::new(&[&expression("a")]));
+        assert_ne!(CompiledSet::new(&[&expression("a")]), CompiledSet::default());
     }
 
     #[test]
     fn a_long_value_is_matched_by_none() {
-        let all = compiled(".*");
+        let all = expression(".*");
         let set = CompiledSet::new(&[&all]);
         for (length, expect) in [(MAX_VALUE, true), (MAX_VALUE + 1, false)] {
             let value = vec![b'a'; length];
-            assert_eq!(all.is_match(&value), expect);
+            assert_eq!(all.compiled().is_match(&value), expect);
             assert_eq!(set.matches(&value).count(), usize::from(expect));
         }
     }
 
     #[test]
     fn what_is_too_large_for_one_set_is_several() {
-        let sources: Vec<_> = (0..32).map(|i| compiled(&format!(r"{i}-\pL{{10}}"))).collect();
+        let sources: Vec<_> = (0..32).map(|i| expression(&format!(r"{i}-\pL{{10}}"))).collect();
         let set = CompiledSet::new(&sources.iter().collect::<Vec<_>>());
         assert!(set.sets.len() > 1, "{}", set.sets.len());
         for i in [0, 15, 16, 31] {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use http::{HeaderName, Method};
 
-use crate::model::http::pattern::{Compiled, CompiledSet};
+use crate::model::http::pattern::{CompiledSet, Expression};
 use crate::model::http::rules::HttpRule;
 use crate::model::http::table::{Bucket, Candidate, Condition, Node, Table};
 use crate::model::http::{Match, PathMatch, ValueMatch};
@@ -24,7 +24,7 @@ pub fn compile(rules: &[HttpRule]) -> Table {
 
     let mut exact: HashMap<&str, Vec<Candidate>> = HashMap::new();
     let mut prefixes: HashMap<&str, Vec<Candidate>> = HashMap::new();
-    let mut patterns: Vec<(&Compiled, Vec<Candidate>)> = Vec::new();
+    let mut patterns: Vec<(&Expression, Vec<Candidate>)> = Vec::new();
     let mut by_source: HashMap<&str, usize> = HashMap::new();
     for (rank, (precedence, match_)) in places.into_iter().enumerate() {
         let candidate = candidate(match_, precedence, rank);
@@ -95,7 +95,7 @@ fn candidate(match_: &Match, precedence: Precedence, rank: usize) -> Candidate {
 fn condition(value: &ValueMatch) -> Condition {
     match value {
         ValueMatch::Exact(expected) => Condition::Exact(expected.clone()),
-        ValueMatch::Regex(pattern) => Condition::Pattern(pattern.clone()),
+        ValueMatch::Regex(pattern) => Condition::Pattern(pattern.compiled()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which of a rule's backends a request goes to.
 
 use http::header::COOKIE;
-use mesh_common::workload::id;
 
+use crate::model::fnv::fnv_1a;
 use crate::model::http::SplitBy;
 use crate::model::http::rules::HttpRule;
 use crate::model::snapshot::Backend;
@@ -28,7 +28,7 @@ pub fn backend(rule: &HttpRule, random: u64) -> Option<(usize, &Backend)> {
 /// When weight moves from one backend to the next in order, only keys of the first move, and only
 /// to the second.
 fn sticky(key: &[u8]) -> u64 {
-    let mut hash = id(key);
+    let mut hash = fnv_1a(key);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::find::Search;
 use super::*;
-use crate::model::http::pattern::Compiled;
+use crate::model::http::pattern::Expression;
 use crate::model::http::rules::{HttpRule, HttpRules};
 use crate::model::http::{
     HeaderMatch, Kind, Match, PathMatch, QueryMatch, Rule, Timeouts, ValueMatch,
@@ -42,8 +42,8 @@ fn rules(matches: Vec<Vec<Match>>) -> HttpRules {
     HttpRules { kind: Kind::Http, rules, table }
 }
 
-fn regex(source: &str) -> Compiled {
-    Compiled::new(source).unwrap()
+fn regex(source: &str) -> Expression {
+    Expression::new(source).unwrap()
 }
 
 fn on(path: PathMatch) -> Match {

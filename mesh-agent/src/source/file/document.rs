@@ -195,7 +195,7 @@ impl Reader<'_> {
             reason: problem.reason,
             message: problem.message,
         };
-        let conditions = problems.0.into_iter().map(condition).collect();
+        let conditions = problems.found.into_iter().map(condition).collect();
         let outcome = match object {
             Some(object) => {
                 let content = self.first_line();

@@ -149,6 +149,28 @@ fn units_share_an_address_by_their_ports() {
 }
 
 #[test]
+fn ports_of_the_agent_are_no_units() {
+    let both = ["main", "other"].into_iter().zip([80, 15000]);
+    let ports = both.map(|(name, port)| NamedPort { name: name.into(), port });
+    let web = Known {
+        ports: ports.collect(),
+        place: Place::Cgroup("web".into()),
+        ..workload("web", Some("a"), "10.0.0.1")
+    };
+    let mesh = mesh(vec![web]);
+    let awaited =
+        Awaited { name: ResourceName::new("demo", "web"), path: PathKey { path: [0; 256] } };
+    for enrolled in [vec![unit("web", 7)], vec![]] {
+        let own = Arc::new(BTreeSet::from([15000]));
+        let places = enrolled.into_iter().collect::<Places>();
+        let places = places.awaiting(vec![awaited.clone()]).without_ports(own);
+        let entries = entries(&mesh, &places, NODE, &mut SetIds::after(0));
+        let has = |port: u16| entries.inbound.contains_key(&PortKey::new(NODE, port.to_be()));
+        assert_eq!([has(80), has(15000)], [true, false]);
+    }
+}
+
+#[test]
 fn a_place_is_one_workloads() {
     let mut mesh = mesh(vec![
         workload("here", Some("a"), "10.0.0.1"),

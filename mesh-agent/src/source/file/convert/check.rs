@@ -224,7 +224,7 @@ mod tests {
         let check = |text: &str, fine: bool| {
             let mut problems = Problems::default();
             assert_eq!(address("a", text, &mut problems).is_some(), fine, "{text}");
-            assert_eq!(problems.0.is_empty(), fine, "{text}");
+            assert_eq!(problems.found.is_empty(), fine, "{text}");
         };
         check("10.0.2.10", true);
         check("fd00:2::10", true);

@@ -13,6 +13,7 @@ mod workload;
 use std::sync::Arc;
 
 use crate::model::condition::Reason;
+use crate::model::http::pattern;
 use crate::model::trust_domain::TrustDomains;
 use crate::store::update::Object;
 
@@ -46,11 +47,33 @@ pub(super) struct Problem {
     pub(super) fatal: bool,
 }
 
-/// The problems found in a document so far.
+/// The most problems of a document that are told.
+const MAX_PROBLEMS: usize = 100;
+
+/// The problems found in a document so far, and what it has used.
 #[derive(Debug, Default)]
-pub(super) struct Problems(pub(super) Vec<Problem>);
+pub(super) struct Problems {
+    /// In the order of finding, the first [`MAX_PROBLEMS`] of them.
+    pub(super) found: Vec<Problem>,
+    /// One of them is fatal, whether it is told or not.
+    is_fatal: bool,
+    /// How many bytes its regular expressions take, compiled.
+    expression_bytes: usize,
+}
 
 impl Problems {
+    /// Whether the document may have another regular expression.
+    const fn have_room(&self) -> bool {
+        self.expression_bytes <= pattern::MAX_BYTES
+    }
+
+    /// Has the document's regular expressions take `bytes` more, as many as those of a port of a service may
+    /// take at the most: more of them are in force nowhere. Once that was too much, nothing more is taken.
+    const fn take_room(&mut self, bytes: usize) -> bool {
+        self.expression_bytes = self.expression_bytes.saturating_add(bytes);
+        self.expression_bytes <= pattern::MAX_BYTES
+    }
+
     /// The field has a value it may not have; the document is not used.
     fn invalid(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.push(path, Reason::Invalid, message, true);
@@ -73,11 +96,20 @@ impl Problems {
         message: impl Into<String>,
         fatal: bool,
     ) {
-        self.0.push(Problem { path: path.into(), reason, message: message.into(), fatal });
-    }
-
-    fn is_fatal(&self) -> bool {
-        self.0.iter().any(|problem| problem.fatal)
+        self.is_fatal |= fatal;
+        if self.found.len() < MAX_PROBLEMS {
+            self.found.push(Problem { path: path.into(), reason, message: message.into(), fatal });
+        }
+        if self.found.len() == MAX_PROBLEMS {
+            let message =
+                "there may be more problems, which are not told; mend those before this one";
+            self.found.push(Problem {
+                path: String::new(),
+                reason,
+                message: message.into(),
+                fatal,
+            });
+        }
     }
 }
 
@@ -111,5 +143,5 @@ pub(super) fn convert(
         Written::AuthorizationPolicy(policy) => authorization::convert(policy, domains, problems)
             .map(|policy| Object::AuthorizationPolicy(Arc::new(policy))),
     };
-    object.filter(|_| !problems.is_fatal())
+    object.filter(|_| !problems.is_fatal)
 }

@@ -13,6 +13,9 @@ const MAX_WEIGHT: u32 = 1_000_000;
 /// The group of a parent that names none (Gateway API, `ParentReference.group`).
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
+/// The most parents of a route (Gateway API, `CommonRouteSpec.parentRefs`).
+const MAX_PARENTS: usize = 32;
+
 /// `spec.parentRefs`: those that are services. Others are reported and left to those whom they
 /// concern.
 pub(super) fn parents(
@@ -20,8 +23,9 @@ pub(super) fn parents(
     route: &ResourceName,
     problems: &mut Problems,
 ) -> Vec<ParentRef> {
+    check::at_most("spec.parentRefs", written.len(), MAX_PARENTS, problems);
     let mut parents = Vec::new();
-    for (i, written) in written.iter().enumerate() {
+    for (i, written) in written.iter().take(MAX_PARENTS).enumerate() {
         parents.extend(parent(&format!("spec.parentRefs[{i}]"), written, route, problems));
     }
     parents

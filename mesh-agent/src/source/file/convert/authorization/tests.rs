@@ -44,20 +44,20 @@ fn read_in(
 #[track_caller]
 fn check(spec: &str, action: Action, rules: &[Rule], notes: &[&str]) {
     let (policy, problems) = read("{}", spec);
-    assert!(!problems.is_fatal(), "{spec}: {problems:?}");
+    assert!(!problems.is_fatal, "{spec}: {problems:?}");
     let policy = policy.unwrap();
     assert_eq!((policy.action, policy.rules.as_slice()), (action, rules), "{spec}");
-    let found: Vec<_> = problems.0.iter().map(|problem| problem.path.as_str()).collect();
+    let found: Vec<_> = problems.found.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(found, notes, "{spec}");
-    assert!(problems.0.iter().all(|problem| problem.reason == Reason::UnsupportedValue));
+    assert!(problems.found.iter().all(|problem| problem.reason == Reason::UnsupportedValue));
 }
 
 /// Checks that `spec` is refused because of these fields.
 #[track_caller]
 fn refused(spec: &str, fields: &[&str]) {
     let (_, problems) = read("{}", spec);
-    assert!(problems.is_fatal(), "{spec}: {problems:?}");
-    let found: Vec<_> = problems.0.iter().map(|problem| problem.path.as_str()).collect();
+    assert!(problems.is_fatal, "{spec}: {problems:?}");
+    let found: Vec<_> = problems.found.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(found, fields, "{spec}");
 }
 
@@ -246,7 +246,7 @@ fn a_dry_run_is_marked_as_one() {
             "{action: DENY, rules: [{}]}",
         );
         let policy = policy.unwrap();
-        assert_eq!((policy.dry_run, policy.rules.len(), problems.0.len()), (is_dry, 1, 0));
+        assert_eq!((policy.dry_run, policy.rules.len(), problems.found.len()), (is_dry, 1, 0));
     };
     check("true", true);
     check("false", false);
@@ -259,7 +259,7 @@ fn what_an_audit_cannot_know_it_does_not_tell() {
     let policy = policy.unwrap();
     let never: Vec<_> = policy.rules.iter().map(|rule| rule.never).collect();
     assert_eq!((policy.action, never), (Action::Audit, vec![false, true]));
-    assert!(problems.0[0].message.contains("this rule matches nothing"));
+    assert!(problems.found[0].message.contains("this rule matches nothing"));
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn wrong_values_are_refused() {
 
 #[test]
 fn the_condition_says_what_is_done() {
-    let message = |spec: &str| read("{}", spec).1.0.remove(0).message;
+    let message = |spec: &str| read("{}", spec).1.found.remove(0).message;
     let allow = message("{rules: [{when: [{key: connection.sni, values: [a]}]}]}");
     assert_eq!(
         allow,
@@ -369,7 +369,7 @@ fn principals_are_of_every_trust_domain_of_the_mesh() {
         for domain in ["cluster.local", "old.example", "new.example"] {
             let rule = list.replace('@', domain);
             let (policy, problems) = read_in(&mesh, "{}", &format!("{{rules: [{{{rule}}}]}}"));
-            assert_eq!(problems.0, [], "{rule}");
+            assert_eq!(problems.found, [], "{rule}");
             let rule = policy.unwrap().rules.remove(0);
             let sources = rule.from.iter().chain(rule.when.iter().map(|when| &when.source));
             let source = sources.last().unwrap();
@@ -391,7 +391,7 @@ fn a_principal_that_nobody_has_is_noted_and_stays() {
             let rule = list.replace('@', &format!("'{nobody}'"));
             let spec = format!("{{action: DENY, rules: [{{{rule}}}]}}");
             let (policy, problems) = read_in(&mesh, "{}", &spec);
-            let [problem] = &problems.0[..] else { panic!("{spec}: {problems:?}") };
+            let [problem] = &problems.found[..] else { panic!("{spec}: {problems:?}") };
             assert_eq!(problem.path, format!("spec.rules[0].{field}"));
             assert_eq!((problem.reason, problem.fatal), (Reason::NoMatchingPrincipal, false));
             let rule = policy.unwrap().rules.remove(0);
@@ -410,9 +410,9 @@ fn a_policy_that_says_too_much_refuses_everything() {
         let (policy, problems) = read("{}", &format!("{{action: {action}, rules: [{rules}]}}"));
         let policy = policy.unwrap();
         match expect {
-            None => assert!(problems.0.is_empty(), "{problems:?}"),
+            None => assert!(problems.found.is_empty(), "{problems:?}"),
             Some(expect) => {
-                assert_eq!(problems.0[0].reason, Reason::LimitExceeded, "{problems:?}");
+                assert_eq!(problems.found[0].reason, Reason::LimitExceeded, "{problems:?}");
                 assert_eq!((policy.action, policy.rules.len()), expect);
                 assert!(policy.rules.iter().all(|rule| *rule == Rule::default()));
             }

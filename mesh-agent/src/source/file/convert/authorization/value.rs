@@ -145,7 +145,7 @@ mod tests {
     fn read<T>(read: impl Fn(&mut Problems) -> Option<T>) -> Option<T> {
         let mut problems = Problems::default();
         let value = read(&mut problems);
-        assert_eq!(value.is_none(), problems.is_fatal());
+        assert_eq!(value.is_none(), problems.is_fatal);
         value
     }
 

@@ -14,6 +14,9 @@ const DEFAULT_ATTEMPTS: u32 = 1;
 /// The most retries of one request: with each, a backend that is down gets that much more to do.
 const MAX_ATTEMPTS: u32 = 100;
 
+/// The most codes of a retry: all from 400 to 599.
+const MAX_CODES: usize = 200;
+
 /// The timeouts at `path` (GEP-1742).
 pub(super) fn timeouts(
     path: &str,
@@ -38,8 +41,11 @@ pub(super) fn timeouts(
 
 /// What is tried again, at `path` (GEP-1731).
 pub(super) fn retry(path: &str, written: &schema::Retry, problems: &mut Problems) -> Retry {
-    let mut codes = Vec::with_capacity(written.codes.len());
-    for (i, code) in written.codes.iter().enumerate() {
+    let path_of_codes = format!("{path}.codes");
+    let written_codes =
+        value::at_most(MAX_CODES, &written.codes, &path_of_codes, "codes", problems);
+    let mut codes = Vec::with_capacity(written_codes.len());
+    for (i, code) in written_codes.iter().enumerate() {
         let known = u16::try_from(*code).ok().filter(|code| (400..=599).contains(code));
         match known.and_then(|code| StatusCode::from_u16(code).ok()) {
             Some(code) if codes.contains(&code) => {}
@@ -47,7 +53,7 @@ pub(super) fn retry(path: &str, written: &schema::Retry, problems: &mut Problems
             None => {
                 let message =
                     format!("{code} is not the status of an error; write a number from 400 to 599");
-                problems.invalid(format!("{path}.codes[{i}]"), message);
+                problems.invalid(format!("{path_of_codes}[{i}]"), message);
             }
         }
     }

@@ -44,9 +44,9 @@ pub(super) fn headers(
     let set = pairs(&format!("{path}.set"), &written.set, problems);
     let add = pairs(&format!("{path}.add"), &written.add, problems);
     let path = format!("{path}.remove");
-    value::at_most(MAX_HEADERS, written.remove.len(), &path, "headers", problems);
-    let mut remove = Vec::with_capacity(written.remove.len());
-    for (i, name) in written.remove.iter().enumerate() {
+    let written = value::at_most(MAX_HEADERS, &written.remove, &path, "headers", problems);
+    let mut remove = Vec::with_capacity(written.len());
+    for (i, name) in written.iter().enumerate() {
         remove.extend(name_to_change(&format!("{path}[{i}]"), name, problems));
     }
     HeaderChange { set, add, remove }
@@ -58,7 +58,7 @@ fn pairs(
     written: &[schema::Header],
     problems: &mut Problems,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    value::at_most(MAX_HEADERS, written.len(), path, "headers", problems);
+    let written = value::at_most(MAX_HEADERS, written, path, "headers", problems);
     let mut seen = HashSet::new();
     let mut pairs = Vec::with_capacity(written.len());
     for (i, written) in written.iter().enumerate() {

@@ -19,7 +19,7 @@ const DEFAULT_MAX_AGE: u32 = 5;
 pub(super) fn convert(path: &str, written: &schema::Cors, problems: &mut Problems) -> Cors {
     let mut list = |field: &str, written: &[String], check: fn(&str, &str, &mut Problems)| {
         let path = format!("{path}.{field}");
-        value::at_most(MAX_ENTRIES, written.len(), &path, "entries", problems);
+        let written = value::at_most(MAX_ENTRIES, written, &path, "entries", problems);
         for (i, text) in written.iter().enumerate() {
             let path = format!("{path}[{i}]");
             if text != "*" {

@@ -83,7 +83,7 @@ fn types(
     kind: Kind,
     problems: &mut Problems,
 ) -> Vec<Option<Type>> {
-    value::at_most(MAX_FILTERS, written.len(), path, "filters", problems);
+    let written = value::at_most(MAX_FILTERS, written, path, "filters", problems);
     let known = match kind {
         Kind::Grpc => TYPES.get(..N_GRPC_TYPES).unwrap_or(TYPES),
         Kind::Http => TYPES,

@@ -155,7 +155,7 @@ fn grpc_name(path: &str, text: &str, is_service: bool, problems: &mut Problems) 
 
 /// The headers at `path`. Of several with one name only the first counts (Gateway API).
 fn headers(path: &str, written: &[NamedMatch], problems: &mut Problems) -> Vec<HeaderMatch> {
-    value::at_most(MAX_CONDITIONS, written.len(), path, "headers", problems);
+    let written = value::at_most(MAX_CONDITIONS, written, path, "headers", problems);
     let mut seen = HashSet::new();
     let mut headers = Vec::with_capacity(written.len());
     for (i, written) in written.iter().enumerate() {
@@ -174,7 +174,7 @@ fn headers(path: &str, written: &[NamedMatch], problems: &mut Problems) -> Vec<H
 
 /// The query's parameters at `path`. Of several with one name only the first counts (Gateway API).
 fn query(path: &str, written: &[NamedMatch], problems: &mut Problems) -> Vec<QueryMatch> {
-    value::at_most(MAX_CONDITIONS, written.len(), path, "parameters", problems);
+    let written = value::at_most(MAX_CONDITIONS, written, path, "parameters", problems);
     let mut seen = HashSet::new();
     let mut query = Vec::with_capacity(written.len());
     for (i, written) in written.iter().enumerate() {

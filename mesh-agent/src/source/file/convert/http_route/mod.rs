@@ -97,11 +97,12 @@ fn route<R>(
     let annotations = written.metadata.annotations.unwrap_or_default();
     let split_by = annotations.split_by.and_then(|by| split_by::convert(&by, problems));
     let parents = refs::parents(&written.spec.parent_refs, &name, problems);
-    let written = written.spec.rules;
+    let mut written = written.spec.rules;
     if written.is_empty() {
         problems.invalid("spec.rules", "the route has no rule; add one with backendRefs");
     }
-    value::at_most(MAX_RULES, written.len(), "spec.rules", "rules", problems);
+    value::at_most(MAX_RULES, &written, "spec.rules", "rules", problems);
+    written.truncate(MAX_RULES);
     let mut names = BTreeSet::new();
     let mut rules = Vec::with_capacity(written.len());
     for (i, written) in written.into_iter().enumerate() {
@@ -113,8 +114,8 @@ fn route<R>(
         let rule = rule(&path, parts, Context { route: &name, kind, rule: i }, problems);
         rules.push(Arc::new(Rule { split_by: split_by.clone(), ..rule }));
     }
-    let n_matches = rules.iter().map(|rule| rule.matches.len()).sum();
-    value::at_most(MAX_ALL_MATCHES, n_matches, "spec.rules", "matches in all its rules", problems);
+    let matches: Vec<_> = rules.iter().flat_map(|rule| &rule.matches).collect();
+    value::at_most(MAX_ALL_MATCHES, &matches, "spec.rules", "matches in all its rules", problems);
     Some(HttpRoute { name, kind, created, parents, rules })
 }
 
@@ -126,7 +127,7 @@ fn each<T>(
     problems: &mut Problems,
 ) -> Vec<Match> {
     let path = format!("{path}.matches");
-    value::at_most(MAX_MATCHES, written.len(), &path, "matches", problems);
+    let written = value::at_most(MAX_MATCHES, written, &path, "matches", problems);
     if written.is_empty() {
         return vec![Match::all()];
     }
@@ -148,9 +149,10 @@ fn rule(path: &str, parts: Parts, context: Context<'_>, problems: &mut Problems)
     let filters_path = format!("{path}.filters");
     let filters = filters::rule(&filters_path, &parts.filters, context, problems);
     let backends_path = format!("{path}.backendRefs");
-    value::at_most(MAX_BACKENDS, parts.backends.len(), &backends_path, "backends", problems);
-    let mut backends = Vec::with_capacity(parts.backends.len());
-    for (i, written) in parts.backends.iter().enumerate() {
+    let written =
+        value::at_most(MAX_BACKENDS, &parts.backends, &backends_path, "backends", problems);
+    let mut backends = Vec::with_capacity(written.len());
+    for (i, written) in written.iter().enumerate() {
         backends.extend(backend(&format!("{backends_path}[{i}]"), written, context, problems));
     }
     let persistence = parts.persistence.map(|written| {

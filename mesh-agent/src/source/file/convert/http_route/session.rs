@@ -1,8 +1,7 @@
 //! What keeps a client with one endpoint (GEP-1619).
 
-use mesh_common::workload::id;
-
 use crate::model::condition::Reason;
+use crate::model::fnv::fnv_1a;
 use crate::model::http::{Persistence, PersistenceBy};
 
 use super::super::super::schema;
@@ -64,5 +63,5 @@ fn name(path: &str, name: &str, problems: &mut Problems) -> Option<String> {
 /// A name that no other rule has, the same on every node and in every version.
 fn default_name(context: Context<'_>) -> String {
     let Context { route, kind, rule } = context;
-    format!("mesh-{:016x}", id(format!("{kind:?} {route} {rule}").as_bytes()))
+    format!("mesh-{:016x}", fnv_1a(format!("{kind:?} {route} {rule}").as_bytes()))
 }

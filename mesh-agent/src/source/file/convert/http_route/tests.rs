@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::super::super::yaml;
 use super::*;
-use crate::model::http::pattern::Compiled;
+use crate::model::http::pattern::Expression;
 use crate::model::http::{
     Cors, Filter, HeaderChange, HeaderMatch, Mirror, PathChange, Persistence, PersistenceBy,
     QueryMatch, Redirect, Retry, Rewrite, Scheme, SplitBy, Timeouts, ValueMatch,
@@ -47,7 +47,7 @@ fn found(problems: &Problems) -> Vec<String> {
         let end = if problem.fatal { "" } else { " (noted)" };
         format!("{} {}{end}", problem.path, problem.reason.as_str())
     };
-    problems.0.iter().map(one).collect()
+    problems.found.iter().map(one).collect()
 }
 
 /// The one rule of a route, which has no problem.
@@ -69,8 +69,8 @@ fn wrong(kind: Kind, rule: &str, expect: &[&str]) {
     assert_eq!(found, expect, "{rule}");
 }
 
-fn compiled(source: &str) -> Compiled {
-    Compiled::new(source).unwrap()
+fn compiled(source: &str) -> Expression {
+    Expression::new(source).unwrap()
 }
 
 fn prefix(path: &str) -> PathMatch {
@@ -547,4 +547,26 @@ fn what_is_too_much_is_refused() {
         "{rules: [{name: a}, {name: A}, {name: a}]}".to_owned(),
         &["spec.rules[1].name Invalid", "spec.rules[2].name Invalid"],
     );
+}
+
+#[test]
+fn a_document_has_no_more_than_is_taken() {
+    // 256 KiB each, of 512.
+    let matching = |count: usize| {
+        let one = r"{headers: [{name: a, type: RegularExpression, value: '\pL{5}'}]}";
+        format!("backendRefs: [], matches: [{}]", vec![one; count].join(", "))
+    };
+    let (route, problems) = read(Kind::Http, &format!("{{rules: [{{{}}}]}}", matching(2)));
+    assert_eq!((route.is_some(), found(&problems)), (true, vec![]));
+    let (route, problems) = read(Kind::Http, &format!("{{rules: [{{{}}}]}}", matching(64)));
+    let expect = ["spec.rules[0].matches[2].headers[0].value LimitExceeded"];
+    assert_eq!((route.is_some(), found(&problems)), (false, expect.map(String::from).to_vec()));
+    // What is beyond the lists' bounds is not looked at, and not every problem is told.
+    let wrong = "{matches: [{method: nothing}]}";
+    let (route, problems) =
+        read(Kind::Http, &format!("{{rules: [{}]}}", vec![wrong; 1000].join(", ")));
+    assert_eq!((route.is_some(), found(&problems).len()), (false, 1 + 16));
+    let parents = vec!["{name: a, port: 0}"; 1000].join(", ");
+    let (_, problems) = read(Kind::Http, &format!("{{parentRefs: [{parents}], rules: [{{}}]}}"));
+    assert_eq!(found(&problems).len(), 1 + 32);
 }

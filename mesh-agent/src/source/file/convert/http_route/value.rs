@@ -6,7 +6,7 @@ use http::HeaderName;
 
 use crate::model::condition::Reason;
 use crate::model::http::ValueMatch;
-use crate::model::http::pattern::Compiled;
+use crate::model::http::pattern::{self, Expression};
 
 use super::super::super::yaml::printable;
 use super::super::Problems;
@@ -20,12 +20,20 @@ const MAX_NAME_BYTES: usize = 256;
 /// The most bytes of a header's value (Gateway API, `HTTPHeader.value`).
 pub(super) const MAX_VALUE_BYTES: usize = 4096;
 
-/// Reports a list at `path` that has too many things.
-pub(super) fn at_most(max: usize, n: usize, path: &str, things: &str, problems: &mut Problems) {
-    if n > max {
-        let message = format!("these are {n} {things}, and {max} are the most; remove some");
+/// The things of a list at `path`, as many as there may be: more refuse the document, and are not looked at.
+pub(super) fn at_most<'a, T>(
+    max: usize,
+    all: &'a [T],
+    path: &str,
+    things: &str,
+    problems: &mut Problems,
+) -> &'a [T] {
+    if all.len() > max {
+        let message =
+            format!("these are {} {things}, and {max} are the most; remove some", all.len());
         problems.invalid(path, message);
     }
+    all.get(..max).unwrap_or(all)
 }
 
 /// What a word at `path` means. One that is not known refuses the route, as the Gateway API asks.
@@ -89,9 +97,21 @@ pub(super) fn value(
 
 /// A regular expression, of the syntax of the `regex` crate: RE2's, without look-around and
 /// references back, so that it takes linear time whatever a request has in it.
-pub(super) fn pattern(path: &str, text: &str, problems: &mut Problems) -> Option<Compiled> {
-    let wrong = match Compiled::new(text) {
-        Ok(pattern) => return Some(pattern),
+pub(super) fn pattern(path: &str, text: &str, problems: &mut Problems) -> Option<Expression> {
+    if !problems.have_room() {
+        return None;
+    }
+    let wrong = match Expression::new(text) {
+        Ok(pattern) if problems.take_room(pattern.size()) => return Some(pattern),
+        Ok(_too_much) => {
+            let message = format!(
+                "with this regular expression those of the document take more than {} KiB, compiled; \
+                 match exact values or prefixes, or classes of ASCII instead of Unicode's",
+                pattern::MAX_BYTES >> 10
+            );
+            problems.refuse(path, Reason::LimitExceeded, message);
+            return None;
+        }
         Err(wrong) => wrong.to_string(),
     };
     // Of a picture with the place, only what is wrong: it is one line.
@@ -243,7 +263,7 @@ mod tests {
         let check = |text: &str, fine| {
             let mut problems = Problems::default();
             assert_eq!(pattern("a", text, &mut problems).is_some(), fine, "{text}");
-            let messages: Vec<_> = problems.0.iter().map(|problem| &problem.message).collect();
+            let messages: Vec<_> = problems.found.iter().map(|problem| &problem.message).collect();
             assert_eq!(messages.is_empty(), fine, "{text}");
             assert!(messages.iter().all(|message| !message.contains('\n')), "{messages:?}");
         };
