@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 /// Whether a BPF file system is mounted at `path`.
@@ -23,4 +23,13 @@ pub fn ensure_mounted(path: &Path) -> io::Result<bool> {
     std::fs::create_dir_all(path)?;
     mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700"))?;
     Ok(true)
+}
+
+/// Unmounts the BPF file system at `path`.
+///
+/// # Errors
+///
+/// Somebody uses it, or unmounting is not permitted.
+pub fn unmount(path: &Path) -> io::Result<()> {
+    Ok(umount(path)?)
 }
