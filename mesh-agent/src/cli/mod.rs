@@ -6,6 +6,8 @@ pub mod certs;
 pub mod coverage;
 pub mod check;
 pub mod check_report;
+#[cfg(test)]
+mod table_tests;
 
 use std::io;
 use std::path::PathBuf;
