@@ -1,4 +1,4 @@
-//! What the kernel knows of a workload of this node.
+//! The kernel's knowledge of a workload of this node.
 
 abi! {
     /// Value of `WORKLOADS`, by the workload's [id](crate::workload::id): who can be connected to
@@ -67,7 +67,7 @@ impl PortKey {
 }
 
 /// The id of a workload (`namespace/name`) or of a namespace: FNV-1a over its UTF-8 bytes, 64 bits,
-/// never 0. Whoever holds the names must make sure that no two have one id.
+/// never 0. A caller that holds the names must make sure that no two have one id.
 ///
 /// A function of the name and not a number that is given out, so that records and events made
 /// before an agent was restarted mean the same after.

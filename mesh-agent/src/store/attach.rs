@@ -20,7 +20,7 @@ pub(super) struct Attached<'a> {
     ports: HashMap<(&'a ResourceName, u16), BTreeMap<Scope<'a>, Routes<'a>>>,
 }
 
-/// Whom a route applies to.
+/// The clients to which a route applies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Scope<'a> {
     /// Every client: a producer route, of the service's own namespace.
@@ -47,14 +47,14 @@ enum Lost {
     Many,
 }
 
-/// What the HTTP routes of a port ask for, in all.
+/// The demands of the HTTP routes of a port, in all.
 #[derive(Clone, Copy, Default)]
 struct Size {
     expression_bytes: usize,
     matches: usize,
 }
 
-/// What applies to one port in one scope.
+/// The routes of one port in one scope.
 enum Routes<'a> {
     /// HTTP routes of one kind, merged; and how large they are.
     Http(http::Kind, Vec<&'a Arc<HttpRoute>>, Size),
@@ -236,7 +236,7 @@ fn parent_service<'a>(
     Ok(service)
 }
 
-/// What is said to a route of HTTP none of whose ports is one.
+/// The message for a route of HTTP none of whose ports is one.
 fn not_http(service: &Service, parent: &ParentRef) -> (Reason, String) {
     let which = match parent.port {
         Some(port) => format!("the appProtocol of port {port} of Service {}", service.name),
@@ -284,7 +284,7 @@ impl<'a> Routes<'a> {
 }
 
 impl Size {
-    /// That of these and one more.
+    /// The size of these and one more.
     fn with(self, route: &HttpRoute) -> Result<Self, Lost> {
         let expression_bytes = self.expression_bytes.saturating_add(route.expression_bytes());
         // A rule without matches has one: every request.
@@ -301,7 +301,7 @@ impl Size {
 }
 
 impl<'a> Route<'a> {
-    /// What is smaller is attached first: `GRPCRoute`, `HTTPRoute`, `TCPRoute` (Gateway API, "Route
+    /// The smaller kind is attached first: `GRPCRoute`, `HTTPRoute`, `TCPRoute` (Gateway API, "Route
     /// resources"; GEP-1294), then by age, then by name.
     fn precedence(&self) -> (u8, &'a str, &'a ResourceName) {
         match self {

@@ -661,7 +661,7 @@ fn objects() -> impl Strategy<Value = Vec<Object>> {
     let names = prop::sample::select(vec!["demo/a", "demo/b", "shop/a"]);
     let addresses = prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1"]);
     let object = (0..5, names.clone(), names, addresses).prop_map(|(kind, at, other, address)| {
-        // Whose an address is that two namespaces claim depends on who was there before.
+        // The owner of an address that two namespaces claim depends on who was there before.
         let address = if at.starts_with("shop/") { "10.0.1.1" } else { address };
         let app = other.split_once('/').unwrap().1;
         match kind {

@@ -36,7 +36,7 @@ pub(super) fn timeouts(
     Timeouts { request, backend }
 }
 
-/// What is tried again, at `path` (GEP-1731).
+/// The rule for further attempts, at `path` (GEP-1731).
 pub(super) fn retry(path: &str, written: &schema::Retry, problems: &mut Problems) -> Retry {
     let mut codes = Vec::with_capacity(written.codes.len());
     for (i, code) in written.codes.iter().enumerate() {

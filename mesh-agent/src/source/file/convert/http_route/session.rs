@@ -1,4 +1,4 @@
-//! What keeps a client with one endpoint (GEP-1619).
+//! Session persistence: a client stays with one endpoint (GEP-1619).
 
 use mesh_common::workload::id;
 
