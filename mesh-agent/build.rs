@@ -20,7 +20,7 @@ use crate::toolchain::{Toolchain, WAY_VARIABLE};
 /// The variable that makes a stub; the same as in aya's own build helper.
 const SKIP_VARIABLE: &str = "AYA_BUILD_SKIP";
 
-/// What the object is made of, from the workspace's root.
+/// Sources of the object, from the workspace's root.
 const INPUTS: &[&str] = &[
     "mesh-ebpf/src",
     "mesh-ebpf/Cargo.toml",

@@ -17,14 +17,14 @@ fuzz_target!(|input: &[u8]| {
     if path::is_valid(path) && path != "*" {
         assert!(all.iter().all(|reading| reading.starts_with('/')), "{all:?}");
     }
-    // Whoever makes the same steps with a reading that has nothing left to decode stays inside.
+    // A server that makes the same steps with a reading that has nothing left to decode stays inside.
     if readings.is_complete
         && let Some(last) = all.iter().find(|reading| !reading.contains(['%', '\u{fffd}']))
     {
         let again = Readings::of(last);
         assert!(!again.is_complete || again.iter().all(|reading| all.contains(&reading)), "{last}");
     }
-    // What is meant exactly is meant broadly.
+    // A pattern that is meant exactly is meant broadly.
     let pattern = match Template::new(pattern) {
         Some(template) => PathText::Template(template),
         None => match pattern.split_once('*') {

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use mesh_agent::model::trust_domain::TrustDomains;
 use mesh_agent::source::file::FileSource;
 
-/// What is in force whatever the other file says: of two with one name, the first wins.
+/// Documents in force whatever the other file says: of two with one name, the first wins.
 const GOOD: &str = "apiVersion: v1
 kind: Service
 metadata:

@@ -42,7 +42,7 @@ fuzz_target!(|input: &[u8]| {
             if has_all && !credentials { HeaderValue::from_static("*") } else { value.clone() };
         assert!(allowed.as_ref().is_none_or(|allowed| *allowed == named));
 
-        // What a backend says of it does not count.
+        // The backend's word about it does not count.
         let mut answer = HeaderMap::from_iter([
             (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://evil.example")),
             (ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")),

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use mesh_agent::proxy::http::detect::{Guess, Version, guess};
 
-/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+/// The first bytes of a client of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The longest method that is waited for.

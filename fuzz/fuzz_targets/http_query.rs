@@ -26,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     assert!(is_true(any()));
-    // What is no text can be matched by an expression only.
+    // A value that is no text can be matched by an expression only.
     let Ok(value) = String::from_utf8(value) else { return };
     assert!(!is_true(ValueMatch::Exact(format!("{value}x"))));
     assert!(is_true(ValueMatch::Exact(value)));
@@ -43,7 +43,7 @@ fn first(query: &str, name: &str) -> Option<Vec<u8>> {
 
 fn decoded(text: &str) -> Vec<u8> {
     let text = text.replace('+', " ");
-    // Whatever follows a `%`, of which only the first two characters can belong to it.
+    // Any bytes after a `%`, of which only the first two characters can belong to it.
     let mut parts = text.split('%');
     let mut bytes = Vec::from(parts.next().unwrap_or_default());
     for part in parts {

@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     let mut lines = text.split('\n');
     let mut next = || lines.next().unwrap_or_default();
     let (host, target, other) = (next(), next(), next());
-    // What hyper lets in, but for `*`.
+    // Targets that hyper lets in, but for `*`.
     let Ok(target) = target.parse::<PathAndQuery>() else { return };
     if !target.as_str().starts_with('/') {
         return;
@@ -50,7 +50,7 @@ fuzz_target!(|input: &[u8]| {
         Scheme::Https => ("https", 443),
     };
     assert!(location.starts_with(&format!("{name}://")));
-    // What was asked for is all that is after the host, whatever that is.
+    // The request was for all that is after the host, whatever that is.
     assert!(location.ends_with(target.as_str()), "{location}");
     let Some(expected) = hostname.or_else(|| named(host)) else { return };
     let uri: Uri = location.parse().unwrap_or_else(|error| panic!("{location}: {error}"));

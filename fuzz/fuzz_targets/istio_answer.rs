@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(!answer.chain.is_empty() && parts.len() > 1);
     assert_eq!(answer.roots, parts[parts.len() - 1].as_bytes());
     for der in &answer.chain {
-        // What is shown of it is shown of anything.
+        // The output for it is shown of anything.
         let _shown = describe(der);
     }
 });

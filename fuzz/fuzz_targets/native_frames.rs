@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!((again.frames, again.end), (whole.frames, Ok(0)));
 });
 
-/// What a decoder made of some bytes.
+/// A decoder's reading of some bytes.
 #[derive(Debug, PartialEq)]
 struct Reading {
     /// The frames; data of one stream that follows each other is one.

@@ -33,7 +33,7 @@ struct Victim {
     session: Session,
     /// Its peer's decoder.
     decoder: Decoder,
-    /// What has come and was not read yet.
+    /// Bytes that have come and were not read yet.
     input: BytesMut,
     /// The window of a new stream, as the hello says.
     window: usize,
@@ -142,7 +142,7 @@ impl Victim {
             _ => {}
         });
         if result.is_err() {
-            // What came before it counts.
+            // Frames before it count.
             self.check();
         }
         result.ok()

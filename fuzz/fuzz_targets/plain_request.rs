@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
         let rest = input.get(request.length..).unwrap_or_default();
         let length = usize::try_from(request.body).unwrap_or(usize::MAX);
         assert_eq!(theirs.body.as_deref(), rest.get(..length), "the body");
-        // What goes on.
+        // The head that goes on.
         let mut head = input[..request.length].to_vec();
         let start = request.cuts.take_out(&mut head);
         let on = [head.split_off(start).as_slice(), rest].concat();
@@ -62,7 +62,7 @@ fn settled(theirs: &Asked) -> Option<HeaderValue> {
     Some(host)
 }
 
-/// That both have read the same; `connection`: with fields about the connection.
+/// Checks that both have read the same; `connection`: with fields about the connection.
 fn same(
     ours: &mesh_agent::proxy::http::plain::head::Request<'_>,
     theirs: &Asked,

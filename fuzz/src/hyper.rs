@@ -92,7 +92,7 @@ fn poll<T>(future: impl Future<Output = T>) {
     }
 }
 
-/// Bytes to be read, and then the end. What is written is gone.
+/// Bytes to be read, and then the end. Written bytes are gone.
 struct Memory<'a> {
     input: &'a [u8],
     /// Nothing is said before something is written: an answer follows its request.
@@ -100,12 +100,12 @@ struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    /// What a server reads.
+    /// Input of a server.
     const fn said(input: &'a [u8]) -> Self {
         Self { input, is_patient: false }
     }
 
-    /// What a client reads when it has asked.
+    /// Input of a client that has asked.
     const fn answered(input: &'a [u8]) -> Self {
         Self { input, is_patient: true }
     }

@@ -1,4 +1,4 @@
-//! What the targets share: how they read their input, a stream to open, and rules to be found.
+//! Parts that the targets share: how they read their input, a stream to open, and rules to be found.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl<'a> Script<'a> {
     }
 }
 
-/// What to open a stream with, as it comes from a peer: a new field of it does not matter here.
+/// The opening of a stream, as it comes from a peer: a new field of it does not matter here.
 pub fn open() -> Open {
     let (mut decoder, mut bytes) = (Decoder::default(), BytesMut::from(EXAMPLES));
     loop {

@@ -89,7 +89,7 @@ pub fn turn_all(site: &mut Site) -> Vec<Held> {
 /// Lets the tunnels end what nobody holds any more, and checks that nothing is left.
 pub fn end(mut site: Site) {
     for _ in 0..4 {
-        // What is asked for is dropped at once.
+        // Streams that are asked for are dropped at once.
         drop(turn_all(&mut site));
         (0..TUNNELS).for_each(|at| site.tick(at));
         drop(turn_all(&mut site));

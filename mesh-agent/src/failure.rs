@@ -20,16 +20,16 @@ pub fn chain(error: &dyn StdError) -> String {
 /// `Display` prints this level only; walk [`StdError::source`] for the cause.
 #[derive(Debug)]
 pub struct Failure {
-    /// What went wrong.
+    /// The kind of failure.
     pub kind: Kind,
-    /// Whose fault it is.
+    /// The side at fault.
     pub side: Side,
     /// Whether another attempt may be made.
     pub retry: Retry,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// What went wrong. Every variant has its own code; there is no "other".
+/// The kind of a failure. Every variant has its own code; there is no "other".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// The client has reset the connection after it was made: an end of its own, and no failure.
@@ -72,7 +72,7 @@ pub enum Kind {
     Unread,
 }
 
-/// Whose fault a failure is.
+/// The side at fault for a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
     /// The application, or the peer's agent, that opened the connection.

@@ -20,7 +20,7 @@ abi! {
         pub sent: u64,
         /// Bytes that the receiver has read; it alone writes this.
         pub consumed: u64,
-        /// What had been sent when `before` was last renewed.
+        /// The bytes that had been sent when `before` was last renewed.
         pub mark: u64,
         /// Messages that were sent before `mark`, and may not have been read.
         pub before: u32,
@@ -38,7 +38,7 @@ abi! {
 abi! {
     /// Value of `FAST`, kept on each socket whose connection may be accelerated.
     pub struct Fast[128] {
-        /// What tells the connection from an earlier one with the same addresses: the cookie of
+        /// The mark that tells the connection from an earlier one with the same addresses: the cookie of
         /// the socket that opened it. 0: the socket must not be accelerated.
         pub id: u64,
         /// The direction in which this socket receives: the key of its tally, and of the socket
@@ -91,7 +91,7 @@ pub const AMPLE_BYTES: u64 = 1 << 20;
 
 /// How long a sender waits for the reader at most, in nanoseconds: 3/8 for each byte that it sends.
 ///
-/// That is what a byte costs by TCP between two namespaces (0.40 to 0.45 s of CPU per GB, measured
+/// This is the cost of a byte by TCP between two namespaces (0.40 to 0.45 s of CPU per GB, measured
 /// on Linux 6.18), so that nobody waits longer than what the shorter way saves.
 #[inline]
 pub const fn patience(size: u32) -> u64 {
@@ -175,7 +175,7 @@ impl Tally {
     /// Whether so much waits that the reader should be given a moment, if it runs elsewhere.
     #[inline]
     pub const fn is_ample(&self, way: &Way) -> bool {
-        // What is too much already, or was counted wrongly, is not waited for.
+        // An amount that is too much already, or was counted wrongly, is not waited for.
         let waiting = self.sent.wrapping_sub(self.consumed);
         way.state == SHORTER && waiting > AMPLE_BYTES && waiting <= LIMIT_BYTES
     }
@@ -189,7 +189,7 @@ impl Tally {
 
     /// Counts a message that the sender offers, and decides whether it takes the shorter way.
     ///
-    /// `allowed` is the switch for all connections. What the receiver has read is counted after it
+    /// `allowed` is the switch for all connections. Data that the receiver has read is counted after it
     /// was read, so there is never less waiting than it seems; what is counted wrongly makes the
     /// connection stay with TCP, where the order cannot be lost.
     #[inline]
@@ -283,9 +283,9 @@ mod tests {
         /// The number of the next byte to be sent, and to be read.
         next: u64,
         read: u64,
-        /// What was read and is not counted yet.
+        /// The bytes that were read and are not counted yet.
         uncounted: u64,
-        /// What was counted and not sent.
+        /// The bytes that were counted and not sent.
         failed: u64,
     }
 
@@ -297,7 +297,7 @@ mod tests {
         Partly { size: u32, taken: u32 },
         /// A read; whether it is counted at once.
         Read { size: u64, counted: bool },
-        /// What was read is counted.
+        /// The bytes that were read are counted.
         Count,
         /// The receiver reads everything.
         Drain,
@@ -429,7 +429,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-        /// Whatever happens, bytes are read in the order in which they were sent, and what waits
+        /// In all cases, bytes are read in the order in which they were sent, and what waits
         /// in the shorter way is bounded.
         #[test]
         fn the_order_is_kept_and_memory_bounded(

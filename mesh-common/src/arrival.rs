@@ -1,4 +1,4 @@
-//! What holds for a connection that arrives. Pure, so that it is tested on the host.
+//! Decisions about a connection that arrives. Pure, so that it is tested on the host.
 
 use crate::addr::{Addr, mix};
 use crate::source::{ENROLLED, Source};
@@ -22,7 +22,7 @@ abi! {
     }
 }
 
-/// What holds for a port of a namespace of which `INBOUND` has no entry: nothing, unless the namespace
+/// The settings of a port of a namespace of which `INBOUND` has no entry: nothing, unless the namespace
 /// is a workload's. Then it is not known what the policies say, and the agent has to.
 #[inline(always)]
 pub const fn without_entry(source: &Source) -> Option<Inbound> {

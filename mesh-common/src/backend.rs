@@ -97,7 +97,7 @@ pub const MAX_BACKENDS: usize = 1 << 10;
 /// The most endpoints of one set; what has more is left to the agent.
 pub const MAX_ENDPOINTS: usize = 1 << 16;
 
-/// What a pick gives.
+/// The result of a pick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pick<'a> {
     /// This endpoint, of the backend with this index.
@@ -145,7 +145,7 @@ pub fn columns(weights: &[u32]) -> Option<(u32, Vec<(u32, u32)>)> {
     let count = u64::try_from(weights.len()).ok()?;
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
     let sum = u32::try_from(total).ok()?;
-    // What each column still has to give away, in parts of `total × n`; a column takes `total`.
+    // The part that each column still has to give away, in parts of `total × n`; a column takes `total`.
     let mut left: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) * count).collect();
     let (mut small, mut large): (Vec<usize>, Vec<usize>) =
         (0..weights.len()).partition(|index| left.get(*index).is_some_and(|parts| *parts < total));

@@ -152,7 +152,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the moments, also across a wrap of the clock: never more than the burst and
+        /// For all moments, also across a wrap of the clock: never more than the burst and
         /// the rate, and never fewer than the rate of those that keep to it.
         #[test]
         fn what_is_taken_is_bounded(

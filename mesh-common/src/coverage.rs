@@ -89,7 +89,7 @@ pub fn outbound(
     Some(if is_neighbor && is_authorized { TO_DIRECT } else { TO_BYPASS })
 }
 
-/// Whose a connection is that has arrived in the namespace `netns`, and how it came; `is_authorized`: by
+/// The owner of a connection that has arrived in the namespace `netns`, and how it came; `is_authorized`: by
 /// the kernel. `None`: it is for the agent itself, or for nobody that the mesh knows.
 #[inline(always)]
 pub fn inbound(

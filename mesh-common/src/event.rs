@@ -1,4 +1,4 @@
-//! What the kernel reports of the connections that it decides alone.
+//! Reports of the kernel about the connections that it decides alone.
 
 abi! {
     /// A record of the ring buffer `EVENTS`.
@@ -15,7 +15,7 @@ abi! {
         pub policy: u64,
         /// The client's address; not known before it is opened.
         pub client: [u32; 4],
-        /// What the application connected to.
+        /// The address that the application connected to.
         pub origin: [u32; 4],
         /// The endpoint.
         pub server: [u32; 4],

@@ -24,7 +24,7 @@ const REFUSED: u32 = 111;
 /// `ETIMEDOUT`.
 const TIMED_OUT: u32 = 110;
 
-/// What the kernel counts: sequence numbers, of which SYN and FIN take one each.
+/// The kernel's count: sequence numbers, of which SYN and FIN take one each.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes {
     /// `tcp_sock::bytes_acked`.
@@ -62,10 +62,10 @@ pub const fn errno(retransmitted: u32) -> u32 {
     if retransmitted == 0 { REFUSED } else { TIMED_OUT }
 }
 
-/// Who has reset a connection, as flags of its event, when its opening end goes from the state `old` to
-/// [`CLOSE`]. `was_reset`: a reset has come.
+/// The side that has reset a connection, as flags of its event, when its opening end goes from the
+/// state `old` to [`CLOSE`]. `was_reset`: a reset has come.
 ///
-/// An end in order sends a FIN first. Who closes a socket with bytes that nobody has read, or with
+/// An end in order sends a FIN first. A side that closes a socket with bytes that nobody has read, or with
 /// `SO_LINGER` of 0, goes to the end at once (`tcp_close()`).
 #[inline(always)]
 pub const fn reset(old: u32, was_reset: bool) -> u32 {

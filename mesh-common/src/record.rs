@@ -1,4 +1,4 @@
-//! What the kernel remembers of a socket, and how the other end of a connection finds it.
+//! Records of the kernel about sockets, and how the other end of a connection finds them.
 
 use crate::addr::Addr;
 

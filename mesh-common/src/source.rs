@@ -1,4 +1,4 @@
-//! Whose socket is it? Never answered by its IP address.
+//! The owner of a socket: never answered by its IP address. Never answered by its IP address.
 
 use crate::addr::{self, Addr};
 

@@ -1,4 +1,4 @@
-//! Who may connect to whom on one node, compiled from the policies.
+//! Permissions to connect within one node, compiled from the policies.
 
 abi! {
     /// Key of `VERDICTS`.
@@ -44,6 +44,6 @@ impl VerdictKey {
 }
 
 impl Verdict {
-    /// What holds where no entry says anything: never "allow".
+    /// The verdict where no entry says anything: never "allow".
     pub const UNKNOWN: Self = Self { policy: 0, says: ASK_AGENT, pad: 0 };
 }

@@ -1,4 +1,4 @@
-//! What the kernel knows of a workload of this node.
+//! The kernel's knowledge of a workload of this node.
 //!
 //! # Ids
 //!

@@ -67,7 +67,7 @@ pub(crate) fn opened(context: &SockOpsContext, destination: u64) {
     let there = TALLIES.insert(sends, Tally::new(id, destination), 0).is_ok();
     let back = TALLIES.insert(receives, Tally::new(id, destination), 0).is_ok();
     if !there || !back || !enter(context, sk, Fast::new(id, receives, sends)) {
-        // That there is none is no error.
+        // A missing entry is no error.
         let _there = TALLIES.remove(sends);
         let _back = TALLIES.remove(receives);
         return;
@@ -105,7 +105,7 @@ pub(crate) fn accepted(context: &SockOpsContext) {
 
 /// An accelerated socket is about to send a packet: an acknowledgement of what came by TCP, say.
 ///
-/// Who reads less than there was room for may take the socket for empty until it is woken again
+/// A reader that takes less than there was room for may take the socket for empty until it is woken again
 /// (epoll(7), edge-triggered; tokio and nginx do). Where the shorter way's bytes end and TCP's
 /// begin, there is such a read although there is more. So while anything waits, the socket is woken
 /// with each packet, and keepalive sees to it that there is one every second.
@@ -371,7 +371,7 @@ fn enter(context: &SockOpsContext, sk: *mut bpf_sock, fast: Fast) -> bool {
         // An option that was set before it was connected.
         return false;
     }
-    // What an earlier connection on the same socket left is replaced.
+    // The entry of an earlier connection on the same socket is replaced.
     *kept = fast;
     // SAFETY: the helper takes the hook's own context, and a key of the map's size.
     let entered = unsafe {

@@ -26,14 +26,14 @@ const REFUSED: i32 = -111;
 /// The loopback device of every network namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
 const LOOPBACK_DEVICE: u32 = 1;
 
-/// What `redirect` found.
+/// The result of `redirect`.
 enum Outcome {
     Allow,
     Deny,
     To(Addr, u16),
 }
 
-/// Who asks for what.
+/// The caller and its destination.
 struct Ask {
     caller: Caller,
     key: SourceKey,

@@ -94,7 +94,7 @@ pub(crate) fn netns(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
-/// What is remembered of the socket, if anything.
+/// The record of the socket, if any.
 #[inline(always)]
 pub(crate) fn record(ctx: &SockAddrContext) -> Option<Record> {
     // SAFETY: the helper looks the socket of the hook's own context up.
@@ -120,7 +120,7 @@ pub(crate) fn remember(ctx: &SockAddrContext, record: &mut Record) -> bool {
     if kept.is_null() {
         return false;
     }
-    // SAFETY: not null, and the storage lives as long as the socket. What an earlier connect() on
+    // SAFETY: not null, and the storage lives as long as the socket. The entry of an earlier connect() on
     // the same socket left is replaced.
     unsafe {
         *kept = *record;
@@ -167,10 +167,10 @@ pub(crate) fn forget(ctx: &SockAddrContext) {
     let sk: *mut bpf_sock = field!(ctx.sock_addr, __bindgen_anon_1.sk);
     let whole = multipath(sk);
     if !whole.is_null() {
-        // SAFETY: a socket, checked above. That there is nothing to delete is no error.
+        // SAFETY: a socket, checked above. A missing entry is no error.
         let _nothing_there: Result<(), i32> = unsafe { SOCKETS.delete(whole.cast()) };
     }
-    // SAFETY: the socket of the hook's own context. That there is nothing to delete is no error.
+    // SAFETY: the socket of the hook's own context. A missing entry is no error.
     let _nothing_there: Result<(), i32> = unsafe { SOCKETS.delete(sk) };
 }
 
@@ -247,7 +247,7 @@ pub(crate) fn packet_size(ctx: &SockOpsContext) -> u32 {
     field!(ctx.ops, skb_len)
 }
 
-/// What is remembered of the socket. It lives as long as the socket: longer than the program runs.
+/// The record of the socket. It lives as long as the socket: longer than the program runs.
 #[inline(always)]
 pub(crate) fn ops_record(ctx: &SockOpsContext) -> Option<&'static mut Record> {
     let sk: *mut bpf_sock = field!(ctx.ops, __bindgen_anon_2.sk);
@@ -282,7 +282,7 @@ pub(crate) fn ops_remember(ctx: &SockOpsContext, record: &mut Record) -> bool {
     !kept.is_null()
 }
 
-/// What is remembered of a socket that a tracepoint is about.
+/// The record of a socket that a tracepoint is about.
 #[inline(always)]
 pub(crate) fn traced_record(sk: *mut c_void) -> Option<&'static mut Record> {
     // SAFETY: the verifier knows the socket; without the flag the helper only looks up.
@@ -294,7 +294,7 @@ pub(crate) fn traced_record(sk: *mut c_void) -> Option<&'static mut Record> {
     unsafe { found.as_mut() }
 }
 
-/// What kind of socket is made (`SOCK_…`), and of which protocol (`IPPROTO_…`).
+/// The kind of the socket that is made (`SOCK_…`), and its protocol (`IPPROTO_…`).
 #[inline(always)]
 pub(crate) fn made(ctx: &SockContext) -> (u32, u32) {
     (field!(ctx.sock, type_), field!(ctx.sock, protocol))
@@ -333,7 +333,7 @@ pub(crate) fn observe(ctx: &SockOpsContext, key: &mut CoverKey) {
     }
 }
 
-/// What the observer has noted.
+/// The observer's note.
 #[inline(always)]
 pub(crate) fn observed(ctx: &SockOpsContext) -> Option<CoverKey> {
     let sk: *mut bpf_sock = field!(ctx.ops, __bindgen_anon_2.sk);
@@ -357,7 +357,7 @@ pub(crate) fn observed(ctx: &SockOpsContext) -> Option<CoverKey> {
 /// Has the hook called when the socket's state changes.
 #[inline(always)]
 pub(crate) fn report_states(ctx: &SockOpsContext) {
-    // SAFETY: the helper takes the hook's own context. That it fails means that the connection's
+    // SAFETY: the helper takes the hook's own context. A failure means that the connection's
     // end is not reported, which nothing depends on.
     let _result =
         unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed()) };
@@ -366,7 +366,7 @@ pub(crate) fn report_states(ctx: &SockOpsContext) {
 /// Has the hook called for nothing but what every connection has it called for.
 #[inline(always)]
 pub(crate) fn report_nothing(ctx: &SockOpsContext) {
-    // SAFETY: the helper takes the hook's own context. That it fails costs calls that do nothing.
+    // SAFETY: the helper takes the hook's own context. A failure costs calls that do nothing.
     let _result = unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, 0) };
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel reports, by the ring buffer.
+//! Reports of the kernel, by the ring buffer.
 
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::addr::Addr;

@@ -82,7 +82,7 @@ fn opener(own: &Own, local: End, remote: End) -> Option<u64> {
     }
 }
 
-/// What holds for a port of this namespace.
+/// The settings of a port of this namespace.
 #[inline(always)]
 fn inbound(netns: u64, shared: bool, port_be: u16) -> Option<Inbound> {
     if let Some(inbound) = known(netns, port_be) {

@@ -1,4 +1,5 @@
-//! Whose socket is it? By its network namespace, or by the cgroup of the task that connects.
+//! The owner of a socket: by its network namespace, or by the cgroup of the task that connects. By
+//! its network namespace, or by the cgroup of the task that connects.
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id};
@@ -8,7 +9,7 @@ use mesh_common::source::{
 
 use crate::maps::SOURCES;
 
-/// Whose socket it is.
+/// The owner of a socket.
 pub(crate) enum Owner {
     /// Nobody's that the mesh knows.
     Nobody,
@@ -35,7 +36,7 @@ pub(crate) fn stray() -> Option<(SourceKey, Source)> {
     Some((key, source))
 }
 
-/// Whose socket it is, of one in the namespace `netns`.
+/// The owner of a socket in the namespace `netns`.
 #[inline(always)]
 pub(crate) fn owner(netns: u64) -> Owner {
     let key = SourceKey::netns(netns);

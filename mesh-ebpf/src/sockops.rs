@@ -33,7 +33,7 @@ pub(crate) fn run(context: &SockOpsContext) {
     }
 }
 
-/// Before the SYN; the source port is chosen. What is written here is there when the other end
+/// Before the SYN; the source port is chosen. An entry that is written here is there when the other end
 /// accepts. A key may have been left by a connection that nobody accepted, so it is always either
 /// written or deleted.
 #[inline(always)]
@@ -132,10 +132,10 @@ fn changed(context: &SockOpsContext) {
     }
     let key = flow(context, local, remote);
     if (record.role == PROBE || record.role == ITSELF) && new == flow::CLOSE {
-        // Whoever comes later from its address and port is somebody else.
+        // A client that comes later from its address and port is somebody else.
         let _done = FLOWS.remove(key);
     }
-    // What becomes of the socket after its connection, as when it is undone and listens, is no connection.
+    // The socket's use after its connection, as when it is undone and listens, is no connection.
     if record.role != DIRECT || record.opened == 0 {
         return;
     }
@@ -159,7 +159,7 @@ fn changed(context: &SockOpsContext) {
     events::closed(context, record, &ending);
 }
 
-/// Who has reset the connection, if that can be seen.
+/// The side that has reset the connection, if that can be seen.
 #[inline(always)]
 fn reset(record: &Record, old: u32) -> u32 {
     if !agent::sees_resets() {

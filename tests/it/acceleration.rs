@@ -11,7 +11,8 @@ use mesh_tests::pod::Pod;
 use mesh_tests::process::{DEADLINE, Process, inside, run};
 use mesh_tests::report::{Event, Transfer};
 
-/// What may wait in the shorter way, and what TCP holds besides by default: 8 MiB, and 10 MiB.
+/// The bytes that may wait in the shorter way, and those that TCP holds besides by default: 8 MiB,
+/// and 10 MiB.
 const MOST_HELD: u64 = 20 << 20;
 /// Pages that a flood may take of the kernel's memory: the above, and 4,096 × 1.1 KiB.
 const MOST_PAGES: u64 = (32 << 20) / 4096;
@@ -27,7 +28,7 @@ fn start() -> World {
     machines.start(&mesh).unwrap()
 }
 
-/// What the pod's interface has sent, in bytes: what takes the shorter way is not among it.
+/// The bytes that the pod's interface has sent: those that take the shorter way are not among them.
 fn on_the_wire(pod: &Pod) -> u64 {
     let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
     let text = run(command.args(["exec", "cat", "/proc/net/dev"])).unwrap();
@@ -35,7 +36,7 @@ fn on_the_wire(pod: &Pod) -> u64 {
     line.split_whitespace().nth(8).unwrap().parse().unwrap()
 }
 
-/// What the pod's loopback has carried, in bytes.
+/// The bytes that the pod's loopback has carried.
 fn on_loopback(pod: &Pod) -> u64 {
     let mut command = inside(pod.netns(), pod.cgroup()).unwrap();
     let text = run(command.args(["exec", "cat", "/proc/net/dev"])).unwrap();
@@ -153,10 +154,10 @@ fn script(pod: &Pod, to: SocketAddr, before: &str, after: &str) -> String {
 
 /// 64 exchanges of 16 KiB: less than the buffers hold, so that one side may write it all first.
 const EXCHANGES: &str = "echo('x' x 16384) for 1..64; print 'done'";
-/// What they carry one way.
+/// The bytes that they carry one way.
 const EXCHANGED: u64 = 64 * 16_384;
 
-/// That an option of the client's socket has this answer, and how many bytes each side then sends
+/// Checks that an option of the client's socket has this answer, and how many bytes each side then sends
 /// by TCP.
 #[track_caller]
 fn check_option(before: &str, option: &str, answer: &str) -> [u64; 2] {

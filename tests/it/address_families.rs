@@ -13,7 +13,7 @@ fn connect(client: &Client, pod: &Pod) -> Connection {
     client.clone().echo("hello").run(pod).unwrap().single().unwrap()
 }
 
-/// That a connection has the addresses as if there was no mesh: the client sees `peer`, the server
+/// Checks that a connection has the addresses as if there was no mesh: the client sees `peer`, the server
 /// sees `client` as its peer, and so does the client itself.
 #[track_caller]
 fn check(seen: &Connection, peer: SocketAddr, client: IpAddr) {

@@ -1,4 +1,4 @@
-//! What arrives at a workload: authorized in the kernel, by tunnel, in plaintext, and probes.
+//! Arrivals at a workload: authorized in the kernel, by tunnel, in plaintext, and probes.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ fn world(policy: &MeshPolicy, add: impl FnOnce(&Machines, Mesh) -> Mesh) -> (Wor
     (world, servers)
 }
 
-/// What a connection from outside of the mesh meets.
+/// The error that a connection from outside of the mesh meets.
 fn error(from: &Pod, client: &Client) -> Option<String> {
     client.run(from).unwrap().totals.errors.into_keys().next()
 }
@@ -61,7 +61,7 @@ fn strict_refuses_plaintext_and_says_why() {
     }
     let line = world.b.logged("the refusal", |line| !line["failure"].is_null()).unwrap();
     assert!(line.to_string().contains("demo/arrivals"), "the policy's name: {line}");
-    // What has an identity comes in: through a tunnel, and straight from this node.
+    // A client with an identity comes in: through a tunnel, and straight from this node.
     for pod in [world.client(), &world.on.versions[1]] {
         assert_eq!(error(pod, &Client::to(world.v1().at(8080)).echo("mine")), None);
     }

@@ -1,4 +1,4 @@
-//! Who vouches for workloads: files of another PKI, Istio's certificate service, and what happens
+//! Issuers of workloads' certificates: files of another PKI, Istio's certificate service, and what happens
 //! when the authority is down, lies, or has revoked.
 
 use std::fs;
@@ -72,7 +72,7 @@ fn said(agent: &Agent, what: &str) -> String {
     eventually(&format!("`{what}` in the log"), RENEWED, find).unwrap()
 }
 
-/// What `mesh-agent certs` prints.
+/// The output of `mesh-agent certs`.
 fn certs(agent: &Agent, more: &[&str]) -> String {
     let mut command = Command::new(agent::binary().unwrap());
     run(command.arg("certs").arg("--admin-socket").arg(agent.admin_socket()).args(more)).unwrap()

@@ -1,4 +1,4 @@
-//! Who may connect: judged by the agent of the destination, for tunnels, for plaintext, and between
+//! Permissions to connect: judged by the agent of the destination, for tunnels, for plaintext, and between
 //! workloads of one node.
 
 use std::fs;
@@ -33,7 +33,7 @@ fn start(add: impl FnOnce(Mesh) -> Mesh) -> (World, Vec<Server>) {
     (world, servers)
 }
 
-/// What a connection meets.
+/// The error that a connection meets.
 fn error(from: &Pod, to: SocketAddr) -> Option<String> {
     Client::to(to).echo("x").run(from).unwrap().totals.errors.into_keys().next()
 }
@@ -50,7 +50,7 @@ fn cut_by(world: &World, from: &Pod, to: SocketAddr, change: &Mesh) {
     assert_eq!((opened.connections, opened.failed), (3, 0));
     assert_eq!(held.mark().unwrap().failed, 0);
     world.config.write(change).unwrap();
-    // What is cut is not held any more, and is told once.
+    // A connection that is cut is not held any more, and is told once.
     let mut cut = 0;
     eventually("the connections to be cut", DEADLINE, || {
         cut += held.mark().unwrap().failed;
@@ -145,7 +145,7 @@ fn workloads_of_one_node_may_be_made_to_use_mutual_tls() {
     let by_tls = MeshPolicy::new("by-tls").select("version", "v1").same_node("mtls");
     let (world, _servers) = start(|mesh| mesh.policy(&by_tls));
     let [v1, v2] = [0, 1].map(|n| &world.on.versions[n]);
-    // Whichever end demands it.
+    // Either end may demand it.
     for (from, to) in [(v2, v1), (v1, v2)] {
         assert_eq!(error(from, to.at(8080)), None);
         let is = |line: &Value| {

@@ -119,7 +119,7 @@ impl Hosts {
         folder(&self.host, name)
     }
 
-    /// What a process of the host in this cgroup meets at an address.
+    /// The result of a process of the host in this cgroup at an address.
     pub(crate) fn met(&self, cgroup: &Path, to: SocketAddr) -> Option<String> {
         let client = Client::to(to).echo("x");
         let outcome = client.run_in(self.host.netns(), cgroup).unwrap();
@@ -153,7 +153,7 @@ fn units_of_one_host_are_kept_apart() {
     for to in hosts.ways(WEB) {
         assert_eq!(hosts.met(&unit("job"), to), None, "{to}");
     }
-    // What is no port of any unit is not touched.
+    // An address that is no port of any unit is not touched.
     let other = hosts.ways(1)[0];
     assert_eq!(hosts.met(&unit("job"), other).as_deref(), Some("connect ECONNREFUSED"));
     let denied = hosts.a.logged("the denial", |line| line["failure"] == "denied").unwrap();

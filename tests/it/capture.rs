@@ -1,4 +1,4 @@
-//! What the mesh takes, and what it leaves alone.
+//! Connections that the mesh takes, and those that it leaves alone.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -72,7 +72,7 @@ fn processes_outside_of_workloads_are_left_alone() {
     assert_eq!([counts(&world.a), counts(&world.b)], [["0", "0"], ["0", "0"]]);
     through_the_mesh(&world);
     assert_eq!(lines(&world.a, 1).unwrap().len(), 1);
-    // What they did arrived in plaintext, and is reported as that.
+    // Their connections arrived in plaintext, and are reported as that.
     let lines = lines(&world.b, 4).unwrap();
     let plain = lines.iter().filter(|line| line["connection_security_policy"] == "none");
     assert_eq!((lines.len(), plain.count()), (4, 3));

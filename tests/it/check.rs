@@ -46,7 +46,7 @@ fn a_good_configuration_is_good() {
     let echo = Service::new("echo").at([10, 96, 0, 10]).select("app", "echo").port(80, 8080);
     config.write(&Mesh::new("demo").service(&echo)).unwrap();
     let args = ["check", "--offline", "--config", text(config.path())];
-    check(&args, 0, &["read 0 workloads and 1 service: 0 faults, 0 warnings"]);
+    check(&args, 0, &["read 1 document with 0 workloads and 1 service: 0 faults, 0 warnings"]);
     let json = check(&[&args[..], &["--json"]].concat(), 0, &[]);
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["good"], &json["services"]), (&true.into(), &1.into()));
@@ -79,7 +79,7 @@ fn a_machine_is_checked_too() {
     let config = ConfigDir::create(folder.path().join("config")).unwrap();
     let ca = folder.path().join("ca");
     check(&["ca", "init", "--trust-domain", "demo.example", "--dir", text(&ca)], 0, &[]);
-    let args = ["check", "--node", "a", "--config", text(config.path()), "--ca"];
+    let args = ["check", "--allow-empty", "--node", "a", "--config", text(config.path()), "--ca"];
     let good = [
         "pass  kernel:",
         "pass  cgroup v2:",
@@ -122,7 +122,47 @@ fn places_that_two_workloads_have_or_that_are_not_there_are_told() {
 #[test]
 fn a_configuration_that_is_not_there_is_named() {
     let args = ["check", "--offline", "--config", "/nowhere/mesh"];
-    check(&args, 1, &["/nowhere/mesh"]);
+    check(&args, 2, &["/nowhere/mesh (--config", "No such file"]);
+}
+
+#[test]
+fn a_folder_without_documents_is_a_fault_unless_it_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("README.md"), "apiVersion: v1\n").unwrap();
+    std::fs::write(folder.path().join("none.yaml"), "# nothing yet\n---\n").unwrap();
+    let args = ["check", "--offline", "--config", text(folder.path())];
+    let told = format!("{} holds no document in a file *.yaml or *.yml", folder.path().display());
+    check(&args, 1, &[&told, "--allow-empty", "read 0 documents"]);
+    check(&[&args[..], &["--allow-empty"]].concat(), 0, &["is empty", "0 faults"]);
+}
+
+#[test]
+fn a_path_of_a_setting_that_cannot_be_used_is_named_with_the_setting_and_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ConfigDir::create(folder.path().join("config")).unwrap();
+    let ca = folder.path().join("ca");
+    check(&["ca", "init", "--dir", text(&ca)], 0, &[]);
+    let socket = folder.path().join("admin.sock");
+    let bpffs = folder.path().join("bpf");
+    let good = ["--node", "a", "--config", text(config.path()), "--ca", text(&ca)];
+    let good = [&good[..], &["--admin-socket", text(&socket), "--bpffs", text(&bpffs)]].concat();
+    for (flag, value, expect) in [
+        ("--cgroup", "/nowhere/cgroup", "leave --cgroup out"),
+        ("--cgroup", "/proc", "it is no cgroup of version 2; make the cgroup, name another one"),
+        ("--access-log", "/nowhere/mesh.log", "--access-log: make its folder"),
+        ("--config", "/nowhere/config", "--config: name a folder that the agent may read"),
+        ("--ca", "/nowhere/ca", "--ca"),
+        ("--admin-socket", "/proc/nowhere/admin.sock", "--admin-socket: name a file"),
+        ("--bpffs", "/proc/nowhere", "--bpffs: name the folder of a BPF filesystem"),
+    ] {
+        // A flag that is given twice is an error of its own.
+        let kept = good.chunks(2).filter(|pair| pair[0] != flag).flatten();
+        let args: Vec<_> = ["run"].into_iter().chain(kept.copied()).chain([flag, value]).collect();
+        check(&args, 1, &[value, expect]);
+        // It was mounted for this agent, which has pinned nothing.
+        let left = std::fs::read_dir(&bpffs).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{flag} {value}");
+    }
 }
 
 #[test]
@@ -161,9 +201,31 @@ fn flags_that_are_wrong_are_named() {
 }
 
 #[test]
+fn a_trust_domain_that_is_none_or_another_than_the_roots_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ConfigDir::create(folder.path().join("config")).unwrap();
+    let ca = folder.path().join("ca");
+    check(
+        &["ca", "init", "--trust-domain", "Demo.example", "--dir", text(&ca)],
+        2,
+        &["lower-case"],
+    );
+    check(&["ca", "init", "--trust-domain", "demo.example", "--dir", text(&ca)], 0, &[]);
+    let args = ["check", "--allow-empty", "--config", text(config.path()), "--ca", text(&ca)];
+    let with = |flag, value| [&args[..], &[flag, value]].concat();
+    check(&with("--trust-domain", "spiffe://demo"), 2, &["--trust-domain", "without `spiffe://`"]);
+    check(&with("--trust-domain-aliases", "a,B"), 2, &["--trust-domain-aliases", "`B` is no name"]);
+    let other = "root.crt is for the trust domain `demo.example`, and --trust-domain is `prod`";
+    check(&with("--trust-domain", "prod"), 1, &["fail  authority:", other]);
+    check(&with("--trust-domain", "demo.example"), 0, &[]);
+}
+
+#[test]
 fn flags_without_a_value_are_given_in_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     let config = ConfigDir::create(folder.path().join("config")).unwrap();
+    let echo = Service::new("echo").at([10, 96, 0, 10]).select("app", "echo").port(80, 8080);
+    config.write(&Mesh::new("demo").service(&echo)).unwrap();
     for (value, code) in [("1", 0), ("true", 0), ("yes", 0), ("0", 1), ("maybe", 2)] {
         let mut command = Command::new(agent::binary().unwrap());
         // Without an authority, `check` fails unless it looks at the documents alone.

@@ -1,4 +1,4 @@
-//! What an agent that runs may still do.
+//! Permissions that an agent that runs still has.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -68,7 +68,7 @@ fn a_leafs_key_is_in_no_file() {
     let names = opened.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
     let keys: Vec<_> = names.filter(|name| name.extension().is_some_and(|e| e == "key")).collect();
     assert_eq!(keys, Vec::<std::path::PathBuf>::new());
-    // What it was given stays the only key below the lab's folder.
+    // The key that it was given stays the only one below the lab's folder.
     let mut found = Vec::new();
     let mut folders = vec![pair.lab.state().to_owned()];
     while let Some(folder) = folders.pop() {

@@ -11,7 +11,7 @@ use mesh_tests::pod::Pod;
 use mesh_tests::process::{DEADLINE, inside, run};
 use serde_json::Value;
 
-/// What `mesh-agent coverage` says of a workload, once `wanted` finds it right.
+/// The report of `mesh-agent coverage` about a workload, once `wanted` finds it right.
 #[track_caller]
 fn covered(agent: &Agent, workload: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let ask = || {

@@ -23,7 +23,7 @@ const GATE: &str = "kernel programs attached";
 /// How long an agent may take to notice, on a busy machine: it looks four times a second.
 const NOTICED: Duration = Duration::from_secs(3);
 
-/// What must not be seen between the nodes.
+/// The text that must not be seen between the nodes.
 const SECRET: &str = "never in the open";
 
 /// `bpftool link detach pinned PATH`.
@@ -50,7 +50,7 @@ fn start() -> (Pair, [Agent; 2], Server) {
 }
 
 fn error(pair: &Pair) -> Option<String> {
-    // What is not captured may lead nowhere.
+    // A connection that is not captured may lead nowhere.
     let quick = hello().arg("--timeout").arg("2");
     quick.run(&pair.client).unwrap().totals.errors.into_keys().next()
 }
@@ -119,14 +119,14 @@ fn programs_that_are_detached_are_attached_again() {
         let found = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(name);
         pinned(node).into_iter().find(found).unwrap()
     };
-    // What the client's node captures.
+    // The hook that captures at the client's node.
     detach(&link(&pair.a, "link_connect4"));
     eventually("the program", NOTICED, || error(&pair).is_none().then_some(())).unwrap();
     let attached = "all kernel programs are attached again";
     let again = |agent: &Agent| (agent.ready() && agent.log().contains(attached)).then_some(());
     eventually("the agent to be ready", DEADLINE, || again(&a)).unwrap();
     assert!(a.log().contains("kernel programs are detached"), "{}", a.log());
-    // What arrives at the server, which takes no plaintext.
+    // Plaintext arrives at the server, which takes none.
     let stranger = pair.b.pod("stranger").unwrap();
     let knock = || {
         let met = Client::to(pair.echo.at(PORT)).echo("let me in").run(&stranger).unwrap();

@@ -246,7 +246,7 @@ fn a_direct_connection_does_not_notice_the_agents_end() {
     let b = on.agent(&on.b, &config).unwrap();
     assert_eq!(held.mark().unwrap().failed, 0);
     assert_eq!(held.stop().unwrap().failed, 0);
-    // What ended after the restart is reported by the successor, with its whole length.
+    // A connection that ended after the restart is reported by the successor, with its whole length.
     let line = direct_lines(&b, "source", 1).pop().unwrap();
     assert_eq!(line["source_workload"], "v1", "{line}");
     assert!(Duration::from_millis(line["duration_ms"].as_u64().unwrap_or(1)) > Duration::ZERO);

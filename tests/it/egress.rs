@@ -1,4 +1,4 @@
-//! What workloads may reach outside of the mesh: decided in the kernel, at `connect()`.
+//! Destinations of workloads outside of the mesh: decided in the kernel, at `connect()`.
 
 use std::net::SocketAddr;
 
@@ -24,7 +24,7 @@ fn entry(spec: &str) -> String {
     )
 }
 
-/// What a connection meets; `None`: an answer.
+/// The error that a connection meets; `None`: an answer.
 fn error(from: &Pod, to: SocketAddr) -> Option<String> {
     Client::to(to).echo("x").run(from).unwrap().totals.errors.into_keys().next()
 }

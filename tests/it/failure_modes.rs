@@ -1,4 +1,4 @@
-//! What the kernel does while the agent does not answer: killed, hung, or not there yet.
+//! The kernel's actions while the agent does not answer: killed, hung, or not there yet.
 
 use std::time::{Duration, Instant};
 
@@ -44,12 +44,12 @@ fn start(policy: &MeshPolicy) -> World {
 }
 
 impl World {
-    /// What went wrong with a connection to the other node.
+    /// The error of a connection to the other node.
     fn far(&self) -> Option<String> {
         error(&hello(), &self.pair.client)
     }
 
-    /// What went wrong with a connection to the pod beside.
+    /// The error of a connection to the pod beside.
     fn near(&self) -> Option<String> {
         error(&Client::to(self.beside.at(PORT)).echo("hello"), &self.pair.client)
     }
@@ -189,7 +189,8 @@ fn restarts_leave_no_moment_in_the_open() {
         assert_eq!(error(&hello(), &pair.client), None);
     }
     let totals = traffic.stop().unwrap();
-    // What the dead agent carried is cut, what comes while there is none is denied; all else works.
+    // Connections that the dead agent carried are cut, those that come while there is none are
+    // denied; all else works.
     for error in totals.errors.keys() {
         let cut = ["ECONNRESET", "unexpected end", "ECONNREFUSED"];
         assert!(error == "connect EPERM" || cut.iter().any(|cut| error.ends_with(cut)), "{error}");

@@ -29,7 +29,7 @@ const SUCCESSORS: usize = 10;
 const WEB: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 20)), 80);
 const WEB_PORT: u16 = 8081;
 
-/// What must not be seen between the nodes.
+/// The text that must not be seen between the nodes.
 const SECRET: &str = "never in the open";
 
 /// An agent says so when a successor has taken over.
@@ -335,7 +335,7 @@ fn a_workload_that_cannot_be_enrolled_does_not_keep_others_from_a_successor() {
     let pair = Pair::new().unwrap();
     let near = pair.a.pod("near").unwrap();
     pair.config.write(&mesh(&pair, &near, "STRICT")).unwrap();
-    // What is left to the agent is gone when its successor comes.
+    // The ports that are left to the agent are gone when its successor comes.
     let usual = hold(&near, "[('::', port) for port in (15001, 15006, 15008)]");
     let [a, _b] = [&pair.a, &pair.b].map(|node| pair.agent(node, &[]).unwrap());
     let _servers = [&pair.echo, &near].map(|pod| Server::echo(pod, PORT, "v1").unwrap());

@@ -1,4 +1,4 @@
-//! Who may talk to whom, asked by a second implementation of HBONE.
+//! Permissions between identities, asked by a second implementation of HBONE.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -22,12 +22,12 @@ use rustls::{NamedGroup, ProtocolVersion, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 
-/// What the mesh's agents trust.
+/// The root that the mesh's agents trust.
 fn root(pair: &Pair) -> CertificateDer<'static> {
     pair.authority.steal_root().unwrap().anchor().unwrap().clone()
 }
 
-/// What an agent of the client's node would show.
+/// The identity that an agent of the client's node would show.
 fn client(pair: &Pair) -> Identity {
     pair.authority.steal(pair.a.name()).unwrap().leaf(&spiffe("client")).unwrap()
 }
@@ -278,7 +278,7 @@ impl Fake {
         server_config(&echo, &root(pair), &[b"h2"]).unwrap()
     }
 
-    /// What an application sees and the access log says of its connection, once the agent tries
+    /// The application's view and the access log of its connection, once the agent tries
     /// again: it leaves a peer that has just failed alone.
     fn try_again(&self) -> (Outcome, Value) {
         let to = Client::to(ECHO).arg("--send").arg("hello");
@@ -382,7 +382,7 @@ fn a_peer_that_floods_is_cut_off_and_another_gets_in() {
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
     let caller = Caller::new(Some(&client(&pair)), &root(&pair)).unwrap();
     assert_eq!(call(&pair, &caller, usual(&pair)).unwrap().status, 200);
-    // Whoever says nothing keeps its place until a deadline.
+    // A peer that says nothing keeps its place until a deadline.
     let to = SocketAddr::new(pair.echo.v4().into(), HBONE_PORT);
     let knock = || TcpStream::connect(to).unwrap();
     let silent: Vec<_> = other.netns().run(|| (0..400).map(|_| knock()).collect()).unwrap();
@@ -495,7 +495,7 @@ fn workloads_of_one_namespace_do_not_share_tunnels_either() {
             let Some(Event::Totals(totals)) = app.finish().unwrap().pop() else { panic!("{name}") };
             (totals.failed == 0).then_some(())
         };
-        // What is not captured yet reaches nobody, so that the server sees two.
+        // A connection that is not captured yet reaches nobody, so that the server sees two.
         eventually("a connection to be captured and answered", DEADLINE, works).unwrap();
         works().expect("the next as well");
     }

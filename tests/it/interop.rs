@@ -104,7 +104,7 @@ fn the_agent_refuses_the_peer_as_the_convention_says() {
     let foreign = Signer::foreign_root("demo.example").unwrap();
     let id = spiffe("client");
     let good = || Some(leaf(&pair, "client"));
-    // What OpenSSL calls the alert that it was sent.
+    // OpenSSL's name of the alert that it was sent.
     for (identity, more, alert) in [
         (None, &[][..], "ALERT_CERTIFICATE_REQUIRED"),
         (Some(foreign.leaf(&id).unwrap()), &[], "ALERT_UNKNOWN_CA"),
@@ -226,7 +226,7 @@ fn the_agent_does_not_talk_to_a_peer_of_tls_1_2() {
     check_refused(own, &["--tls", "1.2"], ["tls", ""]);
 }
 
-/// What the agent of `echo`'s node would show.
+/// The identity that the agent of `echo`'s node would show.
 fn own(pair: &Pair) -> Identity {
     pair.authority.steal(pair.b.name()).unwrap().leaf(&spiffe("echo")).unwrap()
 }

@@ -22,7 +22,7 @@ fn two_nodes() -> (Node, Pod, Pod) {
     (b, pods.0, pods.1)
 }
 
-/// What is left of a lab on this host.
+/// The remains of a lab on this host.
 fn remains(id: &str) -> Vec<String> {
     let mut found = Netns::names(&sweep::netns_prefix(id));
     let cgroup = cgroup::mount().unwrap().join(sweep::cgroup_name(id));

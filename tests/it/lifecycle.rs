@@ -28,7 +28,7 @@ fn start(args: &[&str]) -> (Pair, Agent, Agent, Server) {
     (pair, a, b, server)
 }
 
-/// What went wrong with one connection to the service; `None` if it went well.
+/// The error of one connection to the service; `None` if it went well.
 fn error(pair: &Pair) -> Option<String> {
     hello().run(&pair.client).unwrap().totals.errors.into_keys().next()
 }

@@ -15,12 +15,12 @@ fn serve(world: &World, n: u16, service: &[&str]) -> Server {
     Server::start(world.v1(), &args).unwrap()
 }
 
-/// What a line of the access log says about a failure.
+/// The failure in a line of the access log.
 fn failure(line: &Value) -> [&str; 3] {
     ["failure", "failure_side", "retry"].map(|field| line[field].as_str().unwrap_or("none"))
 }
 
-/// That both agents logged `count` connections, all of which ended as `expect` says.
+/// Checks that both agents logged `count` connections, all of which ended as `expect` says.
 #[track_caller]
 fn logged(world: &World, count: usize, expect: [[&str; 3]; 2]) {
     for (agent, expect) in [&world.a, &world.b].into_iter().zip(expect) {

@@ -19,7 +19,7 @@ use mesh_tests::process::DEADLINE;
 /// How often a workload restarts.
 const RESTARTS: usize = 100;
 
-/// What must not be seen between the nodes.
+/// The text that must not be seen between the nodes.
 const SECRET: &str = "never in the open";
 
 /// Two nodes. On the first one a pod and a unit, which demand mutual TLS; on the other one a pod whose

@@ -117,7 +117,7 @@ while True:
             key.fileobj.close()
 ";
 
-/// What the agents say of connections that failed.
+/// The agents' reports of connections that failed.
 fn failures(a: &Agent, b: &Agent) -> String {
     let of = |agent: &Agent| {
         let lines = agent.access_log().unwrap().into_iter();

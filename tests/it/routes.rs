@@ -19,7 +19,7 @@ fn connect(pod: &Pod, n: u16, count: u64) -> Outcome {
     Client::to(service(n)).echo("x").times(count, 16).run(pod).unwrap()
 }
 
-/// That every version has its share of [`COUNT`] connections.
+/// Checks that every version has its share of [`COUNT`] connections.
 #[track_caller]
 fn check_shares(versions: &BTreeMap<String, u64>, expect: &[(&str, f64)]) {
     let count = f64::from(u32::try_from(COUNT).unwrap());

@@ -19,7 +19,7 @@ use crate::bare_metal;
 const KINDS: [&str; 8] =
     ["plain", "sendto", "deferred", "mptcp", "mptcp+sendto", "uring", "polled", "device:eth0"];
 
-/// What a connection of `kind` meets at an address.
+/// The result of a connection of `kind` at an address.
 fn met_in(netns: &Netns, cgroup: &Path, kind: &str, to: SocketAddr) -> Value {
     const CLIENT: &str = include_str!("../clients/sockets.py");
     let (ip, port) = (to.ip(), to.port());
@@ -42,7 +42,7 @@ fn listen(pod: &Pod, kind: &str, at: SocketAddr, name: &str) -> Script {
     script
 }
 
-/// That a connection from `from` to `to` went well, and that both ends see each other.
+/// Checks that a connection from `from` to `to` went well, and that both ends see each other.
 #[track_caller]
 fn check(seen: &Value, what: &str, from: IpAddr, to: SocketAddr) {
     assert_eq!((&seen["error"], &seen["echoed"]), (&Value::Null, &true.into()), "{what}: {seen}");
@@ -193,7 +193,7 @@ fn processes_that_share_a_port_share_its_connections() {
         for to in [v1.at(8080), v1.at6(8080)] {
             let many = Client::to(to).echo("x").times(60, 4).run(from).unwrap();
             assert_eq!(many.totals.failed, 0, "{:?}", many.totals.errors);
-            // That one of them has none of 60 by chance happens once in ten billion times.
+            // By chance, one of them has none of 60 once in ten billion times.
             let met: BTreeSet<_> = many.versions().keys().map(String::as_str).collect();
             assert_eq!(met, names.into(), "from {} to {to}", from.name());
         }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::bare_metal::{DB, WEB, start_after, start_with};
 
-/// What `/readyz` says of workloads that are not protected, and whether it is ready.
+/// The workloads of `/readyz` that are not protected, and whether it is ready.
 fn unprotected(agent: &Agent) -> (u16, Vec<Value>) {
     let (status, body) = agent.get("/readyz").unwrap();
     let body: Value = serde_json::from_str(&body).unwrap();

@@ -14,7 +14,7 @@ use mesh_tests::systemd::{Systemd, UNIT};
 /// Restarts under load.
 const RESTARTS: usize = 20;
 
-/// What must not be seen between the nodes.
+/// The text that must not be seen between the nodes.
 const SECRET: &str = "never in the open";
 
 /// A manager of the client's node, with an agent that drains for `drain` seconds. `lines`: more of the unit.

@@ -1,4 +1,4 @@
-//! What agents say about connections: metrics, the access log, health.
+//! Reports of agents about connections: metrics, the access log, health.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use mesh_tests::process::DEADLINE;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// What the client of the transfer sends, in bytes.
+/// The bytes that the client of the transfer sends.
 const UP: u64 = 300_000;
 
-/// What the server sends, without its confirmation.
+/// The bytes that the server sends, without its confirmation.
 const DOWN: u64 = 200_000;
 
 fn sum(agent: &Agent, name: &str, labels: &[(&str, &str)]) -> f64 {

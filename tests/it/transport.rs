@@ -1,4 +1,4 @@
-//! What is spoken between nodes: our own transport, or HBONE with those who do not know it.
+//! Transports between nodes: our own, or HBONE with those who do not know it.
 
 use std::sync::Arc;
 

@@ -27,7 +27,7 @@ const ADMIN_SOCKET: &str = "admin.sock";
 /// How long the admin server may take for one answer.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What to run an agent with.
+/// The arguments of an agent.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
     /// The folder of its certificates.
@@ -197,7 +197,7 @@ impl Agent {
         Ok(Metrics::parse(&page))
     }
 
-    /// What it says about each resource.
+    /// The conditions of each resource.
     ///
     /// # Errors
     ///
@@ -230,7 +230,7 @@ impl Agent {
         eventually(&what, DEADLINE, || self.access_log().ok()?.into_iter().find(&matches))
     }
 
-    /// What it printed for developers.
+    /// The log for developers.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
     }

@@ -104,7 +104,7 @@ impl Server {
     }
 }
 
-/// What a client shall do.
+/// The task of a client.
 #[derive(Clone, Debug)]
 pub struct Client {
     args: Vec<String>,
@@ -154,7 +154,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The client cannot be started. That it could not connect is no error: see its reports.
+    /// The client cannot be started. A connection that fails is no error: see its reports.
     pub fn run(&self, pod: &Pod) -> Result<Outcome> {
         self.run_in(pod.netns(), pod.cgroup())
     }
@@ -204,7 +204,7 @@ impl Client {
     }
 }
 
-/// What a client did and saw.
+/// The reports of a client.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Each connection.
@@ -239,7 +239,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// What happened since the last mark: of continuous traffic, the connections that ended; of
+    /// The events since the last mark: of continuous traffic, the connections that ended; of
     /// held connections, another exchange on each.
     ///
     /// # Errors
@@ -274,7 +274,7 @@ impl Traffic {
 ///
 /// # Errors
 ///
-/// The client cannot be started. That the transfer failed is no error: see its report.
+/// The client cannot be started. A transfer that fails is no error: see its report.
 pub fn transfer(pod: &Pod, to: SocketAddr, args: &[&str]) -> Result<Transfer> {
     let to = to.to_string();
     let process = pod.start(["transfer", "--to", &to].iter().chain(args))?;
@@ -288,7 +288,7 @@ pub fn transfer(pod: &Pod, to: SocketAddr, args: &[&str]) -> Result<Transfer> {
 ///
 /// # Errors
 ///
-/// The client cannot be started. That nothing came back is no error: see its report.
+/// The client cannot be started. A missing answer is no error: see its report.
 pub fn datagram(pod: &Pod, to: SocketAddr) -> Result<Connection> {
     let process = pod.start(["datagram", "--to", &to.to_string(), "--timeout", "5"])?;
     match process.event()? {

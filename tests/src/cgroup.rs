@@ -43,7 +43,7 @@ pub fn join(path: &Path) -> io::Result<()> {
     fs::write(path.join("cgroup.procs"), "0")
 }
 
-/// Kills every process of the group at `path` and below, and removes the groups. That the group is
+/// Kills every process of the group at `path` and below, and removes the groups. A group that is
 /// gone already is no error.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What most tests begin with: a client on one node, versions of a service on another, two agents.
+//! The beginning of most tests: a client on one node, versions of a service on another, two agents.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -43,7 +43,7 @@ pub struct World {
     pub a: Agent,
     /// The agent of node `b`.
     pub b: Agent,
-    /// What both agents are configured by.
+    /// The configuration of both agents.
     pub config: ConfigDir,
     /// Where it all runs.
     pub on: Machines,

@@ -30,7 +30,7 @@ const BACKDATE: Duration = Duration::from_secs(1);
 
 const PATH: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 
-/// What it does with requests.
+/// The authority's manner with requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manner {
     /// Signs.
@@ -147,7 +147,7 @@ impl IstioCa {
         *lock(&self.shared.manner) = manner;
     }
 
-    /// What was asked so far.
+    /// The requests so far.
     pub fn asked(&self) -> Vec<Asked> {
         lock(&self.shared.asked).clone()
     }
@@ -157,7 +157,7 @@ impl Drop for IstioCa {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // That it panicked is seen by those who expected an answer.
+            // A panic of it is seen by those who expected an answer.
             drop(thread.join());
         }
     }
@@ -168,7 +168,7 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) ->
     loop {
         let (stream, _client) = listener.accept().await?;
         let (tls, shared) = (tls.clone(), Arc::clone(&shared));
-        // What fails is seen by the agent, and in its log.
+        // A failure is seen by the agent, and in its log.
         drop(tokio::spawn(async move {
             let mut h2 = h2::server::handshake(tls.accept(stream).await?).await?;
             while let Some(request) = h2.accept().await {

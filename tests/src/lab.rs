@@ -21,7 +21,7 @@ const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 #[derive(Clone, Debug)]
 pub struct Lab(Arc<Inner>);
 
-/// What a lab owns.
+/// The things that a lab owns.
 #[derive(Debug)]
 pub(crate) struct Inner {
     id: String,
@@ -102,8 +102,8 @@ impl Drop for Inner {
     }
 }
 
-/// What every lab of this host needs once, and the record of lab `id`, who is one of those that need it
-/// from then on.
+/// The things that every lab of this host needs once, and the record of lab `id`, who is one of
+/// those that need it from then on.
 fn prepare_host(id: &str) -> Result<()> {
     let _lock = sweep::lock()?;
     sweep::sweep()?;

@@ -4,7 +4,7 @@
 //! Everything a [`lab::Lab`] makes carries its random id in its name and goes away with it, also
 //! when the test panics. It needs root, and says so where it cannot run.
 
-// What a node is made of.
+// The parts of a node.
 pub mod netns;
 pub mod cgroup;
 pub mod sweep;
@@ -12,7 +12,7 @@ pub mod lab;
 pub mod node;
 pub mod pod;
 
-// What runs in a pod.
+// Programs in a pod.
 pub mod join;
 pub mod pattern;
 pub mod report;
@@ -35,9 +35,9 @@ pub mod flood;
 pub mod tunnel;
 pub mod istio_ca;
 
-// What most tests begin with.
+// The beginning of most tests.
 pub mod fixture;
 
-// What a test says about it.
+// The expectations of a test.
 pub mod expect;
 pub mod capture;

@@ -43,7 +43,7 @@ impl Netns {
         names.filter(|name| name.starts_with(prefix)).collect()
     }
 
-    /// Removes a namespace by name. That it is gone already is no error.
+    /// Removes a namespace by name. A missing one is no error.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Netns {
     /// Runs `f` on a fresh thread inside the namespace, and waits for it.
     ///
     /// The thread stays in the caller's cgroup: programs that the mesh attached to a pod's cgroup
-    /// do not see its sockets. What is to be seen by them is a process of its own (`Pod::start`).
+    /// do not see its sockets. A program that they are to see is a process of its own (`Pod::start`).
     ///
     /// # Errors
     ///

@@ -34,9 +34,9 @@ pub struct Pair {
     pub client: Pod,
     /// The pod of the workload `echo`, whose service account has this name as well.
     pub echo: Pod,
-    /// Who signs.
+    /// The signer.
     pub authority: Authority,
-    /// What the agents read.
+    /// The configuration of the agents.
     pub config: ConfigDir,
     /// All of it. Dropped last.
     pub lab: Lab,

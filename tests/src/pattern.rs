@@ -11,10 +11,10 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// What clients send to servers.
+    /// The stream from clients to servers.
     pub const UP: u64 = 1;
 
-    /// What servers send to clients.
+    /// The stream from servers to clients.
     pub const DOWN: u64 = 2;
 
     /// The stream of `seed`, from its beginning.

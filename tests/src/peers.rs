@@ -39,20 +39,20 @@ const DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub struct Caller(pub(crate) Arc<ClientConfig>);
 
-/// What a server answered.
+/// The answer of a server.
 #[derive(Clone, Debug)]
 pub struct Said {
     /// The status.
     pub status: u16,
     /// All data of the answer.
     pub body: Vec<u8>,
-    /// What was negotiated.
+    /// The parameters that were negotiated.
     pub tls: Negotiated,
     /// The server's own certificate.
     pub server: CertificateDer<'static>,
 }
 
-/// What two TLS implementations agreed on.
+/// The parameters that two TLS implementations agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Negotiated {
     /// The version.
@@ -179,7 +179,7 @@ pub fn connect(authority: &str, forwarded: Option<&str>) -> Result<Request<()>> 
     request.body(()).context("not a request")
 }
 
-/// What an [`Impostor`] does with tunnels and streams.
+/// An [`Impostor`]'s behavior on tunnels and streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behavior {
     /// Answers 200, and then says what it is told.
@@ -257,7 +257,7 @@ impl Drop for Impostor {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // That it panicked is seen by those who expected an answer.
+            // A panic of it is seen by those who expected an answer.
             drop(thread.join());
         }
     }

@@ -84,7 +84,7 @@ pub struct Signer {
     anchor: Option<CertificateDer<'static>>,
 }
 
-/// What a peer shows: a certificate with its chain, and the key.
+/// The identity of a peer: a certificate with its chain, and the key.
 #[derive(Debug)]
 pub struct Identity {
     /// The leaf first, then its issuers up to the root, without it.
@@ -179,7 +179,7 @@ impl Signer {
         self.anchor.as_ref()
     }
 
-    /// What signs.
+    /// The signer.
     pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
     }

@@ -1,4 +1,4 @@
-//! What `mesh-app` tells the harness: one JSON object a line, on its standard output.
+//! Reports of `mesh-app` to the harness: one JSON object a line, on its standard output.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ pub enum Event {
     Served(Served),
     /// A client's connection ended.
     Connection(Connection),
-    /// What a client did since the last mark, or since its start.
+    /// The totals of a client since the last mark, or since its start.
     Totals(Totals),
     /// A client's transfer ended.
     Transfer(Transfer),
@@ -25,7 +25,7 @@ pub enum Event {
     Seen(Seen),
     /// A client of HTTP was answered.
     Answer(Answer),
-    /// What a client of HTTP was answered since the last mark, or since its start.
+    /// The answers to a client of HTTP since the last mark, or since its start.
     Tally(Tally),
 }
 
@@ -41,24 +41,24 @@ pub struct Ready {
 pub struct Banner {
     /// The name of the server.
     pub version: String,
-    /// What `accept(2)` called the client.
+    /// The client by `accept(2)`.
     pub peer: SocketAddr,
-    /// What `getpeername(2)` called the client.
+    /// The client by `getpeername(2)`.
     pub peername: SocketAddr,
-    /// What `getsockname(2)` called the server.
+    /// The server by `getsockname(2)`.
     pub local: SocketAddr,
 }
 
 /// A connection, as the server saw it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Served {
-    /// What `accept(2)` called the client.
+    /// The client by `accept(2)`.
     pub peer: SocketAddr,
     /// Bytes from the client.
     pub received: u64,
     /// The [`crate::pattern::Digest`] of the bytes from the client.
     pub digest: String,
-    /// What went wrong, as in [`Connection::error`].
+    /// The error, as in [`Connection::error`].
     pub error: Option<String>,
 }
 
@@ -84,13 +84,13 @@ pub enum Stage {
 pub struct Connection {
     /// How far it came.
     pub stage: Stage,
-    /// What went wrong: the name of an errno as `ECONNREFUSED`, `timeout`, or words.
+    /// The error: the name of an errno as `ECONNREFUSED`, `timeout`, or words.
     pub error: Option<String>,
-    /// What the server said first.
+    /// The first message of the server.
     pub banner: Option<Banner>,
-    /// What `getpeername(2)` called the server.
+    /// The server by `getpeername(2)`.
     pub peername: Option<SocketAddr>,
-    /// What `getsockname(2)` called the client.
+    /// The client by `getsockname(2)`.
     pub local: Option<SocketAddr>,
     /// How long `connect(2)` took, in microseconds.
     pub connect_us: u64,
@@ -98,7 +98,7 @@ pub struct Connection {
     pub total_us: u64,
 }
 
-/// What a client did since the last mark, or since its start.
+/// The totals of a client since the last mark, or since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Connections that ended, well or not; for a holding client, those that are open.
@@ -125,7 +125,7 @@ pub struct Transfer {
     /// Whether the server said that it had received what was sent: `None` if the server closed its
     /// direction first, so that it could not say.
     pub confirmed: Option<bool>,
-    /// What went wrong, as in [`Connection::error`].
+    /// The error, as in [`Connection::error`].
     pub error: Option<String>,
     /// How long it took, in microseconds.
     pub total_us: u64,

@@ -23,7 +23,7 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 /// Says that a lab has mounted the BPF file system: the last one takes it off again.
 const MOUNTED: &str = "/run/mesh-lab/.bpffs";
 
-/// What is in every BPF file system, by the kernel (`bpf_preload`), and the folder of our pins.
+/// The entries of every BPF file system, by the kernel (`bpf_preload`), and the folder of our pins.
 const IN_EVERY_BPFFS: [&str; 3] = ["maps.debug", "progs.debug", "mesh"];
 
 /// Makes labs of other processes wait, until it is dropped.
@@ -143,7 +143,7 @@ pub fn remove(id: &str) -> Result<()> {
     result
 }
 
-/// What the names of a lab's namespaces start with.
+/// The beginning of the names of a lab's namespaces.
 pub fn netns_prefix(id: &str) -> String {
     format!("mesh-{id}-")
 }
@@ -178,7 +178,7 @@ fn remove_pins(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// That something is gone already is no error.
+/// A thing that is gone already is no error.
 fn gone(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

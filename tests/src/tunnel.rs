@@ -17,7 +17,7 @@ use crate::process::DEADLINE;
 /// How long a server may say nothing.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is spoken in a tunnel.
+/// The transport of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// HTTP/2 `CONNECT`.
@@ -37,7 +37,7 @@ pub struct Tunnel {
     stacked: Vec<u8>,
 }
 
-/// What became of streams.
+/// The results of streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Streams {
     /// Those that the server took.
@@ -71,7 +71,7 @@ impl Transport {
         }
     }
 
-    /// What a client says first: that it takes as much as it can.
+    /// The first bytes of a client: that it takes as much as it can.
     fn greeting(self) -> Vec<u8> {
         match self {
             // RFC 9113, section 3.4, and an empty SETTINGS.

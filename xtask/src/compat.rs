@@ -18,7 +18,7 @@ enum Transport {
     Hbone,
 }
 
-/// Whose agent a node has.
+/// The version of a node's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     /// This tree's.
@@ -37,10 +37,10 @@ struct Outcome {
     ok: bool,
 }
 
-/// That the lab can start an agent at all: its flags and its documents.
+/// The test that the lab can start an agent at all: its flags and its documents.
 const STARTS: &str = "transport::the_agents_take_what_the_lab_gives_them";
 
-/// What has to hold between two versions, by whatever transport.
+/// Tests that have to hold between two versions, by whatever transport.
 const EITHER: &[&str] = &[
     "transport::transfers_of_every_size_keep_every_byte",
     "transport::a_server_that_knows_hbone_alone_is_spoken_to_by_it",
@@ -58,13 +58,13 @@ const EITHER: &[&str] = &[
     "lifecycle::the_destinations_agent_drains",
 ];
 
-/// What has to hold besides where both prefer the native transport.
+/// Tests that have to hold besides where both prefer the native transport.
 const NATIVE: &[&str] = &[
     "transport::two_agents_speak_our_own_transport",
     "transport::a_stream_that_is_not_read_holds_up_no_other",
 ];
 
-/// What has to hold besides where both prefer HBONE.
+/// Tests that have to hold besides where both prefer HBONE.
 const HBONE: &[&str] = &["transport::hbone_carries_every_byte_too"];
 
 impl Transport {
@@ -184,7 +184,7 @@ fn agent_of(workspace: &Workspace, commit: &str) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// What the tests are run with.
+/// The environment of the tests.
 struct Lab<'a> {
     workspace: &'a Workspace,
     old: &'a Path,
@@ -229,7 +229,7 @@ impl Lab<'_> {
         Ok(outcomes)
     }
 
-    /// Runs tests, and returns what the test program said. That one fails is no error.
+    /// Runs tests, and returns what the test program said. A test that fails is no error.
     fn test(&self, nodes: [Version; 2], transport: Transport, tests: &[&str]) -> Result<String> {
         let [first, others] = nodes.map(|version| match version {
             Version::New => self.new,

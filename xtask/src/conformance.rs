@@ -71,7 +71,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Conformance) -> Result<ExitCo
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the test program calls a test.
+/// The test program's name for a test.
 fn path(test: &str) -> String {
     format!("http::conformance::{test}")
 }

@@ -98,7 +98,7 @@ fn install(workspace: &Workspace) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Runs a target for a while. What it finds worth keeping goes to a folder of this machine's, never
+/// Runs a target for a while. An input that it finds worth keeping goes to a folder of this machine's, never
 /// to the corpus that is committed.
 fn fuzz(workspace: &Workspace, program: &Path, target: &str, seconds: u32) -> Result<()> {
     let scratch = workspace.target_dir.join("fuzz");

@@ -35,7 +35,7 @@ struct Cli {
     verb: Verb,
 }
 
-/// What to do.
+/// The verbs.
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Install what the build needs and this machine lacks, and only that
@@ -57,7 +57,7 @@ enum Verb {
     /// docs/performance.md says what is measured; `cargo xtask bench --help` lists the options.
     #[command(disable_help_flag = true)]
     Bench {
-        /// What `mesh-bench` is told, as `--quick` or `--only same_node`
+        /// Arguments of `mesh-bench`, as `--quick` or `--only same_node`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -69,7 +69,7 @@ enum Verb {
     /// nothing explains.
     #[command(disable_help_flag = true)]
     Soak {
-        /// What `mesh-soak` is told, as `--minutes 60 --json`
+        /// Arguments of `mesh-soak`, as `--minutes 60 --json`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -118,7 +118,7 @@ enum Verb {
     },
 }
 
-/// What the demo prints and leaves.
+/// The output and remains of the demo.
 #[derive(Args, Debug)]
 struct Demo {
     /// Print one JSON object per result, instead of text
@@ -129,7 +129,7 @@ struct Demo {
     keep: bool,
 }
 
-/// What is fuzzed, and for how long.
+/// The targets that are fuzzed, and for how long.
 #[derive(Args, Debug)]
 struct Fuzz {
     /// Only this target, of those in `fuzz/fuzz_targets/`
@@ -148,7 +148,7 @@ struct Fuzz {
     fast: bool,
 }
 
-/// What is compared with what.
+/// The versions that are compared.
 #[derive(Args, Debug)]
 struct Compat {
     /// The other revision: a tag, a branch or a commit [default: the newest tag]

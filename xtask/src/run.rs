@@ -82,7 +82,7 @@ pub(crate) fn lab_tests(
     let mut command = process::cargo(workspace);
     command.args(["test", "--quiet"]).args(HOST_PACKAGES);
     command.args(["--test", "it", "--", "--format", "pretty"]).args(args);
-    // What it says is why, not where.
+    // Its message says why, not where.
     command.env("RUST_BACKTRACE", "0");
     change(&mut command);
     let output = command.output().context("running the tests")?;

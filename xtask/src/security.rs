@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{Security, Workspace, process, run, setup};
 
-/// What the tests are below.
+/// The prefix of the tests.
 const TESTS: &str = "security::";
 
 /// One attack, as the tests report it. The texts are strings of JSON, with their quotes.

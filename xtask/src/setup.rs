@@ -1,6 +1,6 @@
 //! Installs what the build needs and this machine lacks.
 //!
-//! What is there is left alone, so that a second run does nothing and takes no time. Tools of our
+//! Tools that are there are left alone, so that a second run does nothing and takes no time. Tools of our
 //! own go to the user's cache (`toolchain::tool_dir`), by version; nothing is put into `PATH`.
 
 use std::env;

@@ -35,7 +35,7 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// What `MESH_EBPF_TOOLCHAIN` asks for; `None` is "whichever works".
+    /// The choice of `MESH_EBPF_TOOLCHAIN`; `None` is "whichever works".
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl Toolchain {
     /// The command that builds the kernel programs of `workspace` in `target_dir`; the result is
     /// at [`object`].
     ///
-    /// `cargo` is the cargo that runs us. Whatever it (or clippy, through it) has put into our
+    /// `cargo` is the cargo that runs us. Everything that it (or clippy, through it) has put into our
     /// environment about the host's compilation is removed: wrappers, flags and the target folder
     /// would otherwise be applied to the kernel programs as well.
     pub(crate) fn build(&self, cargo: &OsStr, workspace: &Path, target_dir: &Path) -> Command {

@@ -36,7 +36,7 @@ struct Held<'a> {
     leaf: Option<Item<'a>>,
     /// In how many seconds the next one is made; 0: it is being tried.
     renews_in_seconds: u64,
-    /// What is between it and the root.
+    /// Certificates between it and the root.
     issuers: Vec<Item<'a>>,
 }
 
@@ -50,7 +50,7 @@ struct Item<'a> {
     seconds_left: u64,
 }
 
-/// What there is at `now`.
+/// The certificates at `now`.
 pub(super) fn report(certificates: &Certificates, now: SystemTime) -> Report<'_> {
     let authority = &certificates.authority;
     Report {

@@ -1,4 +1,4 @@
-//! What the server answers in JSON. `/config_dump` has the shape of ztunnel's, so that tools that
+//! Answers of the server in JSON. `/config_dump` has the shape of ztunnel's, so that tools that
 //! read that can read this.
 
 use std::borrow::Cow;
@@ -20,7 +20,7 @@ use crate::telemetry::rfc3339;
 #[derive(Debug, Serialize)]
 pub(super) struct Readiness {
     pub(super) ready: bool,
-    /// What is missing.
+    /// The gates that are missing.
     pub(super) missing: Vec<String>,
     /// Workloads that are not protected, or not as a whole: the others are.
     pub(super) unprotected: Vec<String>,

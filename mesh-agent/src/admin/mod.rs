@@ -2,7 +2,7 @@
 //!
 //! Reads only, and only what it is handed in [`State`]: closures and handles, no module's insides.
 //! It listens on a Unix socket that its owner alone may open; whoever may connect to it may read
-//! everything it serves. What scrapers and probes need is served apart, at an address of its own.
+//! everything it serves. Answers that scrapers and probes need are served apart, at an address of its own.
 
 mod certs;
 mod dump;
@@ -25,7 +25,7 @@ use crate::telemetry::Telemetry;
 pub use self::listener::{Listener, UnixFile, Unpublished};
 pub use self::server::{Surface, serve};
 
-/// What the server shows. Cheap to clone.
+/// Sources of the server's answers. Cheap to clone.
 #[derive(Clone)]
 pub struct State {
     /// The certificates in use.
@@ -87,11 +87,11 @@ pub struct Certificates {
     pub held: Vec<CertificateSummary>,
     /// The roots that are trusted.
     pub roots: Vec<CertificateInfo>,
-    /// Who vouches for the workloads.
+    /// The issuer of the workloads' certificates.
     pub authority: AuthoritySummary,
 }
 
-/// Who vouches for the workloads.
+/// The issuer of the workloads' certificates.
 #[derive(Clone, Debug)]
 pub struct AuthoritySummary {
     /// Its kind: `embedded`, `files` or `istio`.
@@ -109,7 +109,7 @@ pub struct AuthoritySummary {
 /// One certificate in use, without its key.
 #[derive(Clone, Debug)]
 pub struct CertificateSummary {
-    /// Who it is for.
+    /// The identity that it is for.
     pub identity: SpiffeId,
     /// The workload's certificate, and those between it and the root.
     pub chain: Vec<CertificateInfo>,
@@ -117,7 +117,7 @@ pub struct CertificateSummary {
     pub renews: SystemTime,
 }
 
-/// What is shown of one X.509 certificate.
+/// The parts of one X.509 certificate that are shown.
 #[derive(Clone, Debug)]
 pub struct CertificateInfo {
     /// The certificate in PEM.

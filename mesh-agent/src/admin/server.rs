@@ -49,7 +49,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// `OpenMetrics` 1.0, "Negotiation" (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What is served, and one line about it.
+/// Paths that are served, and one line about each.
 const PATHS: &[(&str, &str)] = &[
     ("/certs", "the certificates in use, and who makes them (JSON)"),
     ("/conditions", "what is wrong with the configuration (JSON)"),
@@ -62,7 +62,7 @@ const PATHS: &[(&str, &str)] = &[
     ("/stats/prometheus", "the same as /metrics"),
 ];
 
-/// What scrapers and probes are served, which have no business with the rest.
+/// Paths for scrapers and probes, which have no business with the rest.
 const PROBES: &[&str] = &["/healthz", "/healthz/ready", "/metrics", "/readyz", "/stats/prometheus"];
 
 /// Answers of the size of the mesh, which people ask for.
@@ -191,8 +191,9 @@ async fn connection<S>(
     drop(permit);
 }
 
-/// The answer to one request. What takes long is made on another thread, one after the other: whoever
-/// asks in a loop holds up neither this thread nor the scraper for longer than one answer takes.
+/// The answer to one request. An answer that takes long is made on another thread, one after the
+/// other: whoever asks in a loop holds up neither this thread nor the scraper for longer than one
+/// answer takes.
 async fn answered<B>(
     state: Arc<(State, Turns)>,
     surface: Surface,

@@ -1,4 +1,4 @@
-//! What the admin server and the metrics say of the certificates in use.
+//! Reports of the certificates in use, for the admin server and the metrics.
 
 use std::time::SystemTime;
 

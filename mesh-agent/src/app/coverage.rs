@@ -9,7 +9,7 @@ use crate::datapath::desired::id_of;
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::{CoverageCount, Reporter, Telemetry};
 
-/// What the observer has counted of workloads that there are.
+/// Counts of the observer for workloads that there are.
 pub(super) fn counts(kernel: &Kernel, mesh: &Snapshot) -> Vec<CoverageCount> {
     let names: HashMap<_, _> = mesh.workloads.keys().map(|name| (id_of(name), name)).collect();
     let counted = kernel.coverage().counts().into_iter();

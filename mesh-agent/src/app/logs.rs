@@ -1,4 +1,4 @@
-//! What the kernel programs log, into the agent's own log.
+//! Log lines of the kernel programs, into the agent's own log.
 
 use anyhow::Context as _;
 use aya::Ebpf;

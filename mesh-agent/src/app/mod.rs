@@ -50,7 +50,7 @@ use crate::task::ready::{Gate, Ready};
 use crate::task::scope::Scope;
 use crate::task::turns::Turns;
 use crate::task::worker::Workers;
-use crate::telemetry::{KernelCounters, Source, Telemetry, log};
+use crate::telemetry::{KernelCounters, Source, Target, Telemetry, log};
 
 /// How long the control tasks may take to end once the connections have.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (admin, unpublished) = ports::admin_socket(settings, predecessor.is_some())?;
     let ports = Ports::open(settings)?;
     let (office, unpublished_office) = handover::listener(settings, predecessor.is_some())?;
-    let telemetry = Telemetry::new(settings.telemetry()).context("opening the access log")?;
+    let telemetry = Telemetry::new(settings.telemetry()).with_context(|| opening_log(settings))?;
     let (publisher, mesh) = store::channel();
     let identities = identities(settings, &mesh)?;
     let domains =
@@ -107,7 +107,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let options = settings.proxy();
     let available = available_memory().context("reading how much memory there may be")?;
     let memory = settings.memory(available);
-    // What the agent itself needs is open by now.
+    // Files that the agent itself needs are open by now.
     let sockets = sockets(settings, files, memory)?;
     let context = Arc::new(Context {
         mesh: mesh.clone(),
@@ -294,7 +294,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     ending.end(end, &mut stop).await;
     drop(watchdog);
-    // What is still open now was cut; its report is made as its task is dropped.
+    // Connections that are still open now were cut; their reports are made as their tasks are dropped.
     let cut = control.drain(CONTROL_DRAIN).await;
     drop((workers, config));
     tracing::info!(tasks_cut = cut, "stopped");
@@ -343,10 +343,23 @@ fn count_turns(workers: &Workers, config: &Workers, control: &Scope) -> Turns {
     turns
 }
 
+/// The step that opens the access log, with the remedy.
+fn opening_log(settings: &Settings) -> String {
+    let file = match settings.telemetry().access_log {
+        Target::File(file) => file,
+        Target::Off | Target::Stdout => return "opening the access log".to_owned(),
+    };
+    format!(
+        "opening the access log {} (--access-log: make its folder, and let the agent write there, or \
+         name another file)",
+        file.display()
+    )
+}
+
 /// Opens the authority. Peers' identities are checked against the snapshot of the moment.
 fn identities(settings: &Settings, mesh: &Reader) -> anyhow::Result<Identities> {
-    let authority =
-        authority::open(settings.authority(), settings.node()).context("opening the authority")?;
+    let authority = authority::open(settings.authority(), settings.node())
+        .with_context(|| format!("opening {}", settings.authority()))?;
     let mesh = mesh.clone();
     let placement: Arc<dyn Placement> =
         Arc::new(move |id: &_, node: &str| mesh.load().runs_on(id, node));

@@ -60,7 +60,7 @@ pub(super) enum Role {
     Main,
     /// It has taken over from that one, or from another agent.
     Successor,
-    /// That one is its parent.
+    /// The main process is its parent.
     Child,
 }
 

@@ -1,6 +1,6 @@
 //! Where the agent is asked: its admin socket, and the addresses of `--admin` and `--metrics`.
 //!
-//! Any process in the node's namespace may have such an address before the agent. That does not keep the
+//! Any process in the node's namespace may have such an address before the agent. This does not keep the
 //! agent from its work: it says so, and tries again until it has the address. A predecessor hands its
 //! listeners over, so that an address is never free in between, and shared with nobody (`SO_REUSEPORT`).
 
@@ -157,7 +157,7 @@ impl Port {
             Err(error) if error.kind() == ErrorKind::AddrInUse => None,
             Err(error) => {
                 return Err(error)
-                    .with_context(|| format!("binding the admin server to {address}"));
+                    .with_context(|| format!("binding the admin server to {address} ({option})"));
             }
         };
         Ok(Self { option, address, surface, peer_timeout, held: Mutex::new(held) })
@@ -229,7 +229,13 @@ pub(super) fn admin_socket(
     } else {
         Listener::unix(path).map(|listener| (listener, None))
     };
-    opened.with_context(|| format!("opening the admin socket {}", path.display()))
+    opened.with_context(|| {
+        format!(
+            "opening the admin socket {} (--admin-socket: name a file of at most 107 bytes, in a folder \
+             in which the agent may write)",
+            path.display()
+        )
+    })
 }
 
 /// Serves at one listener.
@@ -267,7 +273,7 @@ mod tests {
         assert_eq!((ports.listening(), ports.findings("a")), (vec![(address, true)], vec![]));
         // Of a range that is for documentation (RFC 5737).
         let error = port("192.0.2.1:15000".parse().unwrap()).unwrap_err();
-        assert_eq!(error.to_string(), "binding the admin server to 192.0.2.1:15000");
+        assert_eq!(error.to_string(), "binding the admin server to 192.0.2.1:15000 (--admin)");
     }
 
     #[test]
@@ -284,7 +290,7 @@ mod tests {
         successor.inherit(std::iter::once(stray.into()).chain(copies()).chain(copies()).collect());
         assert_eq!(successor.listening(), [(address, true)]);
         drop(listeners);
-        // What is not taken is closed.
+        // Listeners that are not taken are closed.
         drop(TcpListener::bind(stray_address).unwrap());
         assert_eq!(successor.0[0].bind().unwrap().local_addr().unwrap(), address);
     }

@@ -25,7 +25,7 @@ use crate::model::policy::{
 };
 use crate::model::spiffe::SpiffeId;
 
-/// What is known of a connection, and of a request on it, when it is judged.
+/// The facts of a connection, and of a request on it, when it is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The identity that the source has proved, by mutual TLS or to this node's kernel.
@@ -38,7 +38,7 @@ pub struct Request<'a> {
     pub http: Option<&'a HttpRequest<'a>>,
 }
 
-/// What policies ask of a request of HTTP.
+/// The parts of a request of HTTP that policies ask about.
 #[derive(Clone, Debug)]
 pub struct HttpRequest<'a> {
     /// The method.
@@ -81,7 +81,7 @@ pub enum Denial {
     Gone(ResourceName),
 }
 
-/// What is known of a rule: of a connection perhaps only that some of its requests may match.
+/// Result of a rule: of a connection perhaps only that some of its requests may match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Match {
     No,
@@ -99,18 +99,18 @@ pub fn decide(policies: &[Arc<AuthorizationPolicy>], request: &Request<'_>) -> V
     weigh(policies, request, |policy| !policy.dry_run)
 }
 
-/// What is told of a connection or a request, and changes nothing.
+/// A verdict on a connection or a request that is only told, and changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// Whose word it is.
+    /// The policy that it comes from.
     pub policy: ResourceName,
     /// The rule that matches; `None`: none does.
     pub rule: Option<usize>,
-    /// What it says.
+    /// The verdict.
     pub outcome: Outcome,
 }
 
-/// What a policy says that is not enforced.
+/// Verdict of a policy that is not enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// An `AUDIT` policy matches.
@@ -121,7 +121,7 @@ pub enum Outcome {
     WouldDeny,
 }
 
-/// What is to be told: each `AUDIT` policy that matches, and, of what is allowed now, what would
+/// The verdicts to be told: each `AUDIT` policy that matches, and, of what is allowed now, what would
 /// become of it if the policies that are tried out were in force.
 ///
 /// Of a connection that depends on its requests nothing is told: they are judged one by one.
@@ -259,7 +259,7 @@ impl<'a> Judging<'a> {
     }
 }
 
-/// What the rules of a policy say, and the first that says so.
+/// The verdict of a policy's rules, and the first rule that gives it.
 fn matching(policy: &AuthorizationPolicy, judging: &Judging<'_>) -> (Match, usize) {
     let mut best = (Match::No, 0);
     for (index, rule) in policy.rules.iter().enumerate() {
@@ -343,7 +343,7 @@ fn is(text: &Text, id: &SpiffeId) -> bool {
     text.matches_joined(&parts)
 }
 
-/// Whether one of `yes` matches, if there are any, and none of `no` does. What is without the
+/// Whether one of `yes` matches, if there are any, and none of `no` does. A request without the
 /// attribute matches nothing, so it is in every "not".
 fn among<T>(yes: &[T], no: &[T], matches: impl Fn(&T) -> bool) -> bool {
     (yes.is_empty() || yes.iter().any(&matches)) && !no.iter().any(&matches)

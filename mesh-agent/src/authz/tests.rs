@@ -515,7 +515,7 @@ proptest! {
     }
 }
 
-/// What is told with `policies` of a connection from [`WEB`].
+/// Verdicts told with `policies` of a connection from [`WEB`].
 fn tell(policies: &[Arc<AuthorizationPolicy>]) -> Vec<(String, Option<usize>, Outcome)> {
     let principal = id(WEB);
     let address = "10.0.0.1".parse().unwrap();
@@ -557,7 +557,7 @@ fn what_is_tried_out_or_audited_is_told_and_changes_nothing() {
         let request = Request { principal: Some(&principal), address, port: 80, http: None };
         assert_eq!(decide(&policies, &request), Verdict::Allow);
     }
-    // What is refused anyway is not told of twice.
+    // A connection that is refused anyway is not told of twice.
     let enforced = policy("enforced", Action::Deny, vec![yes]);
     assert_eq!(tell(&[enforced, deny, allow]), []);
 }

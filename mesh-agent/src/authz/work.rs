@@ -10,7 +10,7 @@ const MAX_STEPS: usize = 1 << 18;
 /// Bytes that are looked at in one step.
 const BYTES_EACH: usize = 16;
 
-/// What is left of the work of one judgement. Whoever asks sends as many fields, elements and bytes as
+/// The rest of the work of one judgement. A client sends as many fields, elements and bytes as
 /// it likes, and whoever writes policies as many as they like: their product has a bound here.
 #[derive(Debug)]
 pub(super) struct Work {

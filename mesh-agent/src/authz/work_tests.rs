@@ -1,4 +1,4 @@
-//! What one judgement may compare, whatever is asked and written.
+//! Bound of the comparisons of one judgement, whatever is asked and written.
 
 use std::borrow::Cow;
 use std::sync::Arc;

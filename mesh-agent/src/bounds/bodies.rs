@@ -131,7 +131,7 @@ mod tests {
                 let sum: usize = workloads.iter().map(|it| it.used.load(Ordering::Relaxed)).sum();
                 prop_assert_eq!(used, sum);
                 prop_assert!(used < 1000);
-                // Whoever has nothing may have a fifth of what is free.
+                // A workload that has nothing may have a fifth of what is free.
                 prop_assert!(workloads[5].keep().hold((1000 - used) / (PARTS + 1)));
             }
         }

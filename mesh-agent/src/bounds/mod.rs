@@ -2,7 +2,7 @@
 //! workload, and all of them. Pure: an account is asked before a connection is served, or a socket is
 //! made.
 //!
-//! Whatever a party can make the agent hold is a socket, or comes with one: accepted connections,
+//! Everything that a party can make the agent hold is a socket, or comes with one: accepted connections,
 //! handshakes, tunnels, streams with their connections to applications, and dials that are under
 //! way. So there is one count, whose sum is below the process's limit of descriptors. How it is
 //! shared is in the ledger.
@@ -45,7 +45,7 @@ pub struct Options {
     pub bodies: usize,
 }
 
-/// What a socket is for.
+/// The use of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// A handshake of a peer that is under way.
@@ -71,18 +71,18 @@ pub enum Client {
     Network(Ipv6Addr),
 }
 
-/// What there is too much of.
+/// The bound that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// The client's.
     Client,
     /// The node's.
     Node,
-    /// That of one use of the workload.
+    /// The bound of one use of the workload.
     Use,
     /// The workload's.
     Workload,
-    /// That of memory, whoever's.
+    /// The bound of memory, whoever's.
     Memory,
 }
 
@@ -93,7 +93,7 @@ enum Pool {
     Reserved,
 }
 
-/// What is held, and what was refused.
+/// Numbers held and refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
     /// The most that may be held.
@@ -104,11 +104,11 @@ pub struct Counts {
     pub refused: [[u64; Limit::ALL.len()]; Use::ALL.len()],
     /// How often accepting failed since the start.
     pub accept_failures: u64,
-    /// What was promised.
+    /// Memory that was promised.
     pub memory: Memory,
 }
 
-/// What connections are promised of memory.
+/// Memory that connections are promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// The most that there may be, in bytes.
@@ -117,7 +117,7 @@ pub struct Memory {
     pub promised_bytes: [u64; Use::ALL.len()],
 }
 
-/// What all workloads of the node have. Cheap to clone; all clones are one.
+/// The bounds of all workloads of the node together. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Node(Arc<Shared>);
 
@@ -129,7 +129,7 @@ struct Shared {
     bodies: Arc<Total>,
 }
 
-/// What one workload has.
+/// The account of one workload.
 #[derive(Debug)]
 pub struct Account {
     node: Node,
@@ -203,7 +203,7 @@ impl Node {
         self.lock().accept_failed(now)
     }
 
-    /// What is held, and what was refused.
+    /// Numbers held and refused.
     pub fn counts(&self) -> Counts {
         let (most, units) = self.memory().held();
         let bytes = |units: usize| (units * promise::UNIT_BYTES) as u64;
@@ -295,7 +295,7 @@ impl Client {
         Self::Address(address.to_canonical())
     }
 
-    /// What it is a part of: of an address of IPv6 its /64, all of which one host may have (RFC
+    /// The client that it is a part of: of an address of IPv6 its /64, all of which one host may have (RFC
     /// 4291, section 2.5.1), or the pods of one node.
     pub fn around(&self) -> Option<Self> {
         let Self::Address(IpAddr::V6(address)) = self else { return None };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::bounds::ledger::Holder;
 use crate::bounds::{Account, Client, Limit, Pool, Use};
 
-/// What memory is counted in.
+/// The unit in which memory is counted.
 pub(super) const UNIT_BYTES: usize = 1 << 14;
 
 /// One of so many is kept for those who hold nothing: they have one connection each.

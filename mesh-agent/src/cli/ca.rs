@@ -14,6 +14,7 @@ use crate::identity::files::{
     self, CRL, Files, NODE_CERT, NODE_KEY, NODE_REQUEST, ROOT_CERT, ROOT_KEY,
 };
 use crate::identity::root::{self, Root};
+use crate::settings::args::parse_trust_domain;
 use crate::task::clock;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -33,7 +34,8 @@ enum Command {
         #[arg(long, env = "MESH_CA", default_value = "/etc/mesh/ca")]
         dir: PathBuf,
         /// The trust domain of every identity in the mesh
-        #[arg(long, env = "MESH_TRUST_DOMAIN", default_value = "cluster.local")]
+        #[arg(long, env = "MESH_TRUST_DOMAIN", default_value = "cluster.local",
+            value_parser = parse_trust_domain)]
         trust_domain: String,
         /// How many days the root is valid
         #[arg(long, default_value_t = 3650, value_parser = value_parser!(u32).range(1..=36_500))]

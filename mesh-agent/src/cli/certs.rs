@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::cli::{AskArgs, ask};
 
-/// What of `/certs` is printed.
+/// The parts of `/certs` that are printed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {

@@ -45,7 +45,7 @@ pub fn report(args: &CheckArgs) -> Report {
                 report.machine.push(finding("authority", Outcome::Pass, message));
             }
             Err(error) => {
-                let message = chain(&error);
+                let message = format!("{options}: {}", chain(&error));
                 report.machine.push(finding("authority", Outcome::Fail, message));
             }
         }
@@ -57,11 +57,29 @@ pub fn report(args: &CheckArgs) -> Report {
             if let Some(node) = args.node.as_deref().filter(|_| !args.offline) {
                 places(&mesh, node, &mut report.machine);
             }
+            report.documents = source.n_documents();
+            let (dir, n_documents) = (args.config.display(), report.documents);
+            report.machine.push(match (n_documents, args.allow_empty) {
+                (0, false) => {
+                    let message = format!(
+                        "{dir} holds no document in a file *.yaml or *.yml; name the folder of the \
+                         mesh's documents with --config, or allow none with --allow-empty"
+                    );
+                    finding("configuration", Outcome::Fail, message)
+                }
+                (0, true) => finding("configuration", Outcome::Pass, format!("{dir} is empty")),
+                (1, _) => finding("configuration", Outcome::Pass, format!("{dir}: 1 document")),
+                _ => {
+                    let message = format!("{dir}: {n_documents} documents");
+                    finding("configuration", Outcome::Pass, message)
+                }
+            });
             report.workloads = mesh.workloads.len();
             report.services = mesh.services.len();
             report.conditions = mesh.conditions;
         }
         Err(error) => {
+            report.is_unread = true;
             report.machine.push(finding("configuration", Outcome::Fail, chain(&error)));
         }
     }
@@ -113,11 +131,6 @@ fn programs() -> Result<String, String> {
 fn cgroups(chosen: Option<&Path>) -> Result<String, String> {
     let root = cgroup::root().map_err(|error| error.to_string())?;
     let folder = chosen.unwrap_or(&root);
-    cgroup::id(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    if !folder.starts_with(&root) {
-        let (folder, root) = (folder.display(), root.display());
-        return Err(format!("{folder} is not below {root}, where cgroup v2 is mounted"));
-    }
     cgroup::contains_own(folder, &root).map_err(|error| error.to_string())?;
     Ok(folder.display().to_string())
 }

@@ -1,4 +1,4 @@
-//! What `check` prints: for people, one paragraph a finding; for programs, JSON.
+//! Output of `check`: for people, one paragraph a finding; for programs, JSON.
 
 use std::fmt::Write as _;
 
@@ -9,24 +9,28 @@ use crate::model::condition::Condition;
 /// Everything that was found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What this machine was asked, in the order in which it was asked.
+    /// Answers of this machine, in the order of the questions.
     pub machine: Vec<Finding>,
-    /// What is wrong with the configuration.
+    /// Conditions of the configuration.
     pub conditions: Vec<Condition>,
-    /// How many workloads and services were read.
+    /// Documents that were read, whatever they are.
+    pub documents: usize,
+    /// Workloads among them.
     pub workloads: usize,
-    /// Services that were read.
+    /// Services among them.
     pub services: usize,
+    /// The configuration could not be looked at.
+    pub is_unread: bool,
 }
 
 /// One question to this machine, and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was asked, for example `cgroup v2`.
+    /// The subject of the question, for example `cgroup v2`.
     pub subject: String,
     /// How it is.
     pub outcome: Outcome,
-    /// What was found and, if it is bad, what to do.
+    /// The answer and, if it is bad, the remedy.
     pub message: String,
 }
 
@@ -42,7 +46,13 @@ pub enum Outcome {
 }
 
 impl Report {
-    /// Whether nothing needs to be done: the exit status is 0. Warnings do not count.
+    /// The exit status: 0 if nothing needs to be done, 1 if something does, 2 if the configuration could not be
+    /// looked at.
+    pub fn status(&self) -> u8 {
+        if self.is_unread { 2 } else { u8::from(!self.is_good()) }
+    }
+
+    /// Whether nothing needs to be done. Warnings do not count.
     pub fn is_good(&self) -> bool {
         self.faults().next().is_none() && self.machine.iter().all(|it| it.outcome != Outcome::Fail)
     }
@@ -67,8 +77,12 @@ impl Report {
         let faults = self.faults().count();
         let warnings = count(Outcome::Warn) + self.conditions.len() - faults;
         let faults = count(Outcome::Fail) + faults;
-        let read =
-            format!("{} and {}", many(self.workloads, "workload"), many(self.services, "service"));
+        let read = format!(
+            "{} with {} and {}",
+            many(self.documents, "document"),
+            many(self.workloads, "workload"),
+            many(self.services, "service")
+        );
         let found = format!("{}, {}", many(faults, "fault"), many(warnings, "warning"));
         line(&mut text, format_args!("read {read}: {found}"));
         text
@@ -98,6 +112,7 @@ impl Report {
             "good": self.is_good(),
             "machine": machine.collect::<Vec<_>>(),
             "conditions": conditions.collect::<Vec<_>>(),
+            "documents": self.documents,
             "workloads": self.workloads,
             "services": self.services,
         })
@@ -154,11 +169,15 @@ mod tests {
         let report = Report {
             machine: machine.iter().copied().map(finding).collect(),
             conditions: lines.iter().copied().map(condition).collect(),
+            documents: 3,
             workloads: 1,
             services: 2,
+            is_unread: false,
         };
         assert_eq!((report.text().as_str(), report.is_good()), (expect, good));
         assert_eq!(report.json()["good"], good);
+        assert_eq!(report.status(), u8::from(!good));
+        assert_eq!(Report { is_unread: true, ..report }.status(), 2);
     }
 
     #[test]
@@ -168,13 +187,13 @@ mod tests {
             &[],
             true,
             "pass  bpffs: is there\nwarn  bpffs: is there\n\
-             read 1 workload and 2 services: 0 faults, 1 warning\n",
+             read 3 documents with 1 workload and 2 services: 0 faults, 1 warning\n",
         );
         check(
             &[Outcome::Fail],
             &[],
             false,
-            "fail  bpffs: is there\nread 1 workload and 2 services: 1 fault, 0 warnings\n",
+            "fail  bpffs: is there\nread 3 documents with 1 workload and 2 services: 1 fault, 0 warnings\n",
         );
         check(
             &[],
@@ -182,7 +201,7 @@ mod tests {
             false,
             "fail  a.yaml:3 (document 1): Service demo/echo: Invalid: spec.ports: there are none\n\
              fail  a.yaml:7 (document 1): Service demo/echo: Invalid: spec.ports: there are none\n\
-             read 1 workload and 2 services: 2 faults, 0 warnings\n",
+             read 3 documents with 1 workload and 2 services: 2 faults, 0 warnings\n",
         );
     }
 

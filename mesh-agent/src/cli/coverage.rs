@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::cli::{AskArgs, ask, certs};
 
-/// What of `/coverage` is printed.
+/// The parts of `/coverage` that are printed.
 #[derive(Debug, Deserialize)]
 struct Covered {
     workload: String,

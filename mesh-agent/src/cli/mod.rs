@@ -6,6 +6,8 @@ pub mod certs;
 pub mod coverage;
 pub mod check;
 pub mod check_report;
+#[cfg(test)]
+mod table_tests;
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app;
 use crate::datapath::load;
-use crate::datapath::lock::NodeLock;
+use crate::datapath::lock::{NodeLock, REMEDY};
 use crate::proxy::inbound::sources;
 use crate::settings::args::{AuthorityArgs, switch};
 use crate::settings::{self, RunArgs, Settings, VERSION, defaults};
@@ -39,7 +41,8 @@ Examples:
   On a node, also its kernel, privileges, cgroups and certificates:
     mesh-agent check --config /etc/mesh/config --node node-a
 
-Exit status: 0 if there is nothing to report, 1 if there is, 2 if the flags cannot be read.";
+Exit status: 0 if all is good (warnings do not count), 1 if there are faults, 2 if nothing could be looked
+at: the folder of --config or the flags cannot be read.";
 
 const ASK_EXAMPLES: &str = "\
 The agent answers on a Unix socket that its owner alone may open: run this as the agent's user, root.";
@@ -53,12 +56,12 @@ Stop the agent first: while it runs, nothing is removed without --force.";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "mesh-agent", version = VERSION, after_help = START, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Runs the agent of this node, until SIGTERM
@@ -83,7 +86,11 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DIR", env = "MESH_CONFIG")]
     pub config: PathBuf,
 
-    /// Who vouches for the node's workloads.
+    /// Takes a folder without documents for good: `run` has the same flag
+    #[arg(long, env = "MESH_ALLOW_EMPTY", value_parser = switch())]
+    pub allow_empty: bool,
+
+    /// The issuer of the node's workloads' certificates.
     #[command(flatten)]
     pub authority: AuthorityArgs,
 
@@ -157,7 +164,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(args) => {
             let report = check::report(&args);
             check::print(&report, args.json, &mut io::stdout())?;
-            return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(ExitCode::from(report.status()));
         }
         Command::Certs(args) => certs::run(&args, &mut io::stdout())?,
         Command::Coverage(args) => coverage::run(&args, &mut io::stdout())?,
@@ -176,9 +183,15 @@ fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
              everybody, in plaintext, from now on"
         ),
         Ok(lock) => lock.flatten(),
-        Err(error) => return Err(error).context("locking the node's folder"),
+        Err(error) => {
+            let bpffs = args.bpffs.display();
+            return Err(error)
+                .with_context(|| format!("locking the node's folder in {bpffs} ({REMEDY})"));
+        }
     };
-    let removed = load::uninstall(&args.bpffs, &node).context("removing the pins")?;
+    let removed = load::uninstall(&args.bpffs, &node).with_context(|| {
+        format!("removing the pins in {}", load::node_folder(&args.bpffs, &node).display())
+    })?;
     // Of the node's own namespace; those of pods are gone with their workloads. Without IPv6 there is none.
     if removed && let Err(error) = route::remove_local(sources::inside(), sources::INSIDE_BITS) {
         tracing::debug!(%error, "there is no route of the agent to remove");

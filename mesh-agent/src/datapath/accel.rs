@@ -1,6 +1,6 @@
 //! The shorter way between sockets of this node: its programs, and the switch for all of it.
 //!
-//! Nothing is loaded before a workload asks for it. What the kernel lacks is said once, and the
+//! Nothing is loaded before a workload asks for it. Features that the kernel lacks are said once, and the
 //! rest of the agent works.
 
 use std::fs;
@@ -38,7 +38,7 @@ pub struct Acceleration {
     lacks: Option<Arc<str>>,
 }
 
-/// What has become of it.
+/// The state of acceleration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Not asked for since the agent started.

@@ -28,7 +28,7 @@ pub struct Events {
     pin: PathBuf,
 }
 
-/// What was read at once.
+/// Events that were read at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// In the order in which they happened, as far as one CPU is concerned.

@@ -34,7 +34,7 @@ pub fn odd(generation: u8) -> u16 {
     if generation % 2 == 1 { maps::ODD } else { 0 }
 }
 
-/// What the program is told of a namespace.
+/// Facts of a namespace for the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrivals {
     /// The namespace's cookie.
@@ -176,7 +176,7 @@ impl Copies {
             }
         }
         let gone: Vec<_> = lock(&self.done).extract_if(.., |cookie, _| !wanted(*cookie)).collect();
-        // Whoever restarts is guarded by what it was before.
+        // A workload that restarts is guarded by what it was before.
         let mut spare = lock(&self.spare);
         let room = SPARE.saturating_sub(spare.len());
         spare.extend(gone.into_iter().map(|(_, copy)| copy).take(room));

@@ -1,4 +1,4 @@
-//! What connections ask of the kernel, from any thread.
+//! Questions of connections to the kernel, from any thread.
 
 use std::fmt;
 use std::io;
@@ -159,7 +159,7 @@ impl Kernel {
         self.sockets.fd()
     }
 
-    /// What the kernel recorded of the connection that `client`, in the namespace with the cookie
+    /// The kernel's record of the connection that `client`, in the namespace with the cookie
     /// `netns`, opened to the outbound listener, which it reached at `to`. Each record can be taken
     /// once.
     ///

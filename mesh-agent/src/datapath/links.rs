@@ -171,7 +171,7 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a ProgramFd, Err
     }
 }
 
-/// That a program is loaded already is no error.
+/// A program that is loaded already is no error.
 pub(super) fn loaded(result: Result<(), ProgramError>) -> Result<(), ProgramError> {
     match result {
         Err(ProgramError::AlreadyLoaded) => Ok(()),

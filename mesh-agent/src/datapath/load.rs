@@ -24,7 +24,7 @@ use crate::datapath::observe::Coverage;
 use crate::datapath::pins::Pins;
 use crate::datapath::places::Offsets;
 use crate::datapath::summaries::Summaries;
-use crate::datapath::{Error, Options, accel, inbound, links, object, places, resets};
+use crate::datapath::{Error, Options, accel, inbound, links, lock, object, places, resets};
 use crate::failure::chain;
 use crate::sys::{bpffs, caps, cgroup, socket};
 
@@ -57,15 +57,15 @@ pub struct Loaded {
     pub acceleration: Acceleration,
     /// Everything that is pinned.
     pub pins: Arc<Pins>,
-    /// What connections ask.
+    /// The maps that connections ask.
     pub kernel: Arc<Kernel>,
-    /// What agents of other versions have left.
+    /// Pins that agents of other versions have left.
     pub predecessors: Predecessors,
     /// Keeps the programs' log open.
     pub ebpf: Ebpf,
 }
 
-/// What the kernel programs report of connections.
+/// Reports of the kernel programs about connections.
 #[derive(Debug)]
 pub struct Reports {
     /// Single connections.
@@ -74,7 +74,7 @@ pub struct Reports {
     pub summaries: Summaries,
 }
 
-/// What agents of other versions have pinned, whose programs still run.
+/// Pins of agents of other versions, whose programs still run.
 #[derive(Debug)]
 pub struct Predecessors {
     /// The folder of all that the node's agents pin.
@@ -93,8 +93,8 @@ pub fn node_folder(bpffs: &Path, node: &str) -> PathBuf {
 
 /// Puts programs, maps and links in place. The second has one reader.
 ///
-/// What an earlier agent with the same [`ABI_VERSION`] left is adopted: its maps are used on, and
-/// its links get the new programs with no moment in which none is attached. What one with another
+/// Pins that an earlier agent with the same [`ABI_VERSION`] left are adopted: its maps are used on, and
+/// its links get the new programs with no moment in which none is attached. Anything that one with another
 /// version left stays until the maps are filled (see [`Predecessors`]).
 ///
 /// # Errors
@@ -104,6 +104,25 @@ pub fn load(options: &Options) -> Result<(Loaded, Reports), Error> {
     let bytes = object::bytes()?;
     let node = node_folder(&options.bpffs, &options.node);
     let folder = node.join(format!("v{ABI_VERSION}"));
+    let is_new = !folder.exists();
+    let loaded = put(options, bytes, (node, folder.clone()));
+    if loaded.is_err()
+        && is_new
+        && folder.exists()
+        && let Err(error) = remove_version(&folder)
+    {
+        let folder = folder.display();
+        tracing::warn!(%error, %folder, "pins of an agent that has not started cannot be removed");
+    }
+    loaded
+}
+
+/// Puts programs, maps and links in place, pinned in `folder`, the version's in the folder `node`.
+fn put(
+    options: &Options,
+    bytes: &[u8],
+    (node, folder): (PathBuf, PathBuf),
+) -> Result<(Loaded, Reports), Error> {
     let pin = |path: &Path, source: io::Error| Error::Pin {
         path: path.to_owned(),
         source: source.into(),
@@ -214,7 +233,7 @@ pub fn uninstall(bpffs: &Path, node: &str) -> io::Result<bool> {
     for version in versions(&folder)? {
         remove_version(&version)?;
     }
-    fs::remove_dir(&folder)?;
+    lock::remove_empty(&folder)?;
     Ok(true)
 }
 

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 pub use kernel::Kernel;
 
-/// What the datapath needs to be told.
+/// Settings of the datapath.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// This node's name; a part of the pin path.

@@ -1,5 +1,5 @@
 //! The observer of how connections of workloads go: for every cgroup of the machine, as long as the
-//! agent runs. What is redirected does not depend on it.
+//! agent runs. Redirecting does not depend on it.
 
 use std::fmt;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::datapath::load::take;
 use crate::failure::chain;
 use crate::sys::diag::{self, Diag, Socket};
 
-/// What the observer has counted: by workload's id and way. Readable from any thread.
+/// Counts of the observer: by workload's id and way. Readable from any thread.
 pub struct Coverage {
     counts: Mutex<PerCpuHashMap<MapData, CoverKey, u64>>,
 }
@@ -80,7 +80,7 @@ impl Coverage {
         counts.insert(key, by_cpu, 0).map_err(io::Error::other)
     }
 
-    /// What was counted so far, in no particular order.
+    /// The counts so far, in no particular order.
     pub fn counts(&self) -> Vec<Covered> {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let known = counts.iter().filter_map(Result::ok);

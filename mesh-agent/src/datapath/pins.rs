@@ -1,5 +1,5 @@
-//! Everything that is pinned, held open: who removes a pin detaches nothing, and the pin comes back. Who
-//! detaches a link is noticed, and the link made anew by the one who made it.
+//! Everything that is pinned, held open: who removes a pin detaches nothing, and the pin comes
+//! back. A program that detaches a link is noticed, and the link made anew by the one who made it.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

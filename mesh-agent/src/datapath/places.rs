@@ -11,7 +11,7 @@ use crate::sys::btf::Types;
 
 /// The programs, their tracepoints, and the names of their links.
 const PROGRAMS: [(&str, &str, &str); 2] = [
-    // What removes first: nothing is noted that stays.
+    // Removal comes first: nothing is noted that stays.
     ("mesh_cgroup_removed", "cgroup_rmdir", "link_cgroup_rmdir"),
     ("mesh_cgroup_made", "cgroup_mkdir", "link_cgroup_mkdir"),
 ];

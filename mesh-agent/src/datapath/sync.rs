@@ -1,7 +1,7 @@
 //! The one task that writes the kernel's maps.
 //!
 //! It owns the maps' handles and what they hold; it ends when the scope drains or the store is
-//! gone. What is pinned stays as it is then: a successor adopts it.
+//! gone. Pins stay as they are then: a successor adopts them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The workloads of this node; `None` until they have been looked for.
 pub type Found = Option<Arc<Places>>;
 
-/// What is in force in the kernel.
+/// The configuration in force in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// The snapshot's revision.
@@ -45,9 +45,9 @@ pub struct Applied {
     pub enrolled: Arc<Places>,
     /// Why this kernel cannot accelerate connections, if a workload asks for it.
     pub no_acceleration: Option<Arc<str>>,
-    /// What the kernel refused of the latest snapshot, which is not in force then.
+    /// Parts of the latest snapshot that the kernel refused, which is not in force then.
     pub refused: Refused,
-    /// What documents of the latest snapshot ask for and the maps do not hold.
+    /// Demands of the latest snapshot's documents that the maps do not hold.
     pub findings: Arc<[Finding]>,
 }
 
@@ -109,7 +109,7 @@ pub async fn run(
     let mut predecessors = Some(predecessors);
     let mut sets = SetIds::after(tables.last_set());
     let mut returns = 0;
-    // What was in force before goes when its successor is in force: of a large mesh that takes a while.
+    // The configuration of before goes when its successor is in force: of a large mesh that takes a while.
     let mut former = None;
     loop {
         let Some((snapshot, found)) = together(&mesh, &mut enrolled, &scope).await else { return };
@@ -127,7 +127,7 @@ pub async fn run(
         let want = known.map(|found| (entries(&snapshot, &found, node, &mut sets), found));
         let compiled = began.elapsed();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // What the kernel refuses is tried again; what is wanted stays the same meanwhile.
+        // Entries that the kernel refuses are tried again; the wanted ones stay the same meanwhile.
         loop {
             let mut retry = None;
             if pins::are_lost(&mut lost) {
@@ -274,7 +274,7 @@ impl Tables {
         self.write(want)
     }
 
-    /// What is referred to is written before what refers to it, and removed after it: at every
+    /// Entries that others refer to are written before those, and removed after them: at every
     /// moment a connection is decided by the former configuration or by the new one, and where it
     /// is neither, the agent has to say.
     fn write(&mut self, want: &Entries) -> Refused {
@@ -294,7 +294,7 @@ impl Tables {
         // find some that are gone.
         self.sources.bring_to(&want.sources, &mut refused);
         self.places.bring_to(&want.places, &mut refused);
-        // What is not all there yet may still need what it replaces.
+        // An entry that is not all there yet may still need what it replaces.
         if refused.is_empty() {
             self.consumers.bring_to(&want.consumers, &mut refused);
             self.sets.retain(&want.sets, &mut refused);

@@ -27,7 +27,7 @@ const NAMES: [&str; 10] = [
     maps::WORKLOADS,
 ];
 
-/// What the kernel refused, by the names of the maps: how many entries, and why the first of them.
+/// Refusals of the kernel, by the names of the maps: how many entries, and why the first of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused(pub BTreeMap<&'static str, (usize, String)>);
 
@@ -104,14 +104,14 @@ impl<K: Pod + Ord> Trie<K> {
     }
 }
 
-/// The sets of backends that are in the kernel. What a number means never changes.
+/// The sets of backends that are in the kernel. The meaning of a number never changes.
 #[derive(Debug)]
 pub(super) struct SetTable {
     map: HashMap<MapData, ChunkKey, Chunk>,
     have: BTreeMap<u32, Held>,
 }
 
-/// What there is of a set.
+/// The parts of a set that there are.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     /// Its parts, from the first on.
@@ -133,7 +133,7 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
         self.have = self.map.iter().filter_map(Result::ok).collect();
     }
 
-    /// What it holds.
+    /// Its contents.
     pub(super) const fn have(&self) -> &BTreeMap<K, V> {
         &self.have
     }
@@ -153,7 +153,7 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
     pub(super) fn make_room(&mut self, want: &BTreeMap<K, V>, full: &Refused) {
         if full.0.contains_key(self.name) {
             let gone = plan(&self.have, want).into_iter().filter(|op| matches!(op, Op::Del(_)));
-            // What cannot be removed now is tried again with all the rest.
+            // An entry that cannot be removed now is tried again with all the rest.
             self.apply_all(gone, &mut Refused::default());
         }
     }

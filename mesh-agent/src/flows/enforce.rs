@@ -40,18 +40,18 @@ pub struct LocalNetns {
     pub netns: Option<Arc<Netns>>,
 }
 
-/// What the task works with.
+/// Sources of the task.
 #[derive(Debug)]
 pub struct Enforcer {
     /// The mesh.
     pub mesh: Reader,
     /// This node's name.
     pub node: Arc<str>,
-    /// What the kernel has remembered of sockets.
+    /// The kernel's records of sockets.
     pub kernel: Arc<Kernel>,
     /// The namespaces in which there are workloads.
     pub namespaces: watch::Receiver<Arc<[LocalNetns]>>,
-    /// What is in force in the kernel.
+    /// The configuration in force in the kernel.
     pub applied: watch::Receiver<Applied>,
     /// Where it is counted.
     pub telemetry: Telemetry,
@@ -158,7 +158,7 @@ impl Enforcer {
 
 impl Due {
     /// Notes where to look: everywhere if the rules have changed since `judged`, and in what was
-    /// not there then. What is not there any more needs none. Returns whether there is more to do.
+    /// not there then. A socket that is not there any more needs none. Returns whether there is more to do.
     fn owe(
         &mut self,
         judged: Option<&(Arc<Snapshot>, Arc<[LocalNetns]>)>,

@@ -8,10 +8,10 @@ use crate::authz::{self, Denial, Request, Verdict};
 use crate::flows::names::Names;
 use crate::model::snapshot::Snapshot;
 
-/// What the kernel says of the opening end of a connection.
+/// The kernel's facts of the opening end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection<'a> {
-    /// What it has remembered of the socket.
+    /// The record of the socket.
     pub record: &'a Record,
     /// The socket's own address.
     pub address: IpAddr,

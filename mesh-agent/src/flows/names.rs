@@ -1,4 +1,4 @@
-//! What the kernel numbers, by name.
+//! Names of the kernel's numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;

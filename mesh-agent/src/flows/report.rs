@@ -28,10 +28,10 @@ use crate::telemetry::{
     ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Said, Security, Telemetry,
 };
 
-/// Who reports a direct connection.
+/// Reporters of a direct connection.
 const BOTH: [Reporter; 2] = [Reporter::Destination, Reporter::Source];
 
-/// What an event says, by name. The ends are those of the destination and the source.
+/// The meaning of an event, by name. The ends are those of the destination and the source.
 #[derive(Debug)]
 pub enum Report {
     /// A direct connection is established.
@@ -112,7 +112,7 @@ pub(super) fn tell(
     }
 }
 
-/// What `event` says, at `now`. `None`: it is of a kind that is not known.
+/// The report of `event`, at `now`. `None`: it is of a kind that is not known.
 pub fn report(event: &Event, mesh: &Snapshot, names: &Names, now: SystemTime) -> Option<Report> {
     let known = Known::of(event, mesh, names);
     let end = |reporter| known.end(event, reporter, now);
@@ -131,7 +131,7 @@ pub fn report(event: &Event, mesh: &Snapshot, names: &Names, now: SystemTime) ->
     })
 }
 
-/// What the mesh knows of an event's connection.
+/// The mesh's facts about an event's connection.
 struct Known<'a> {
     security: Security,
     source: Option<&'a Arc<Workload>>,
@@ -193,7 +193,7 @@ impl<'a> Known<'a> {
         Some((policies, request))
     }
 
-    /// What policies have said of it, for the metrics. What is only told is logged as well.
+    /// The policies' verdicts on it, for the metrics. Verdicts that are only told are logged as well.
     fn said(&self, event: &Event, mesh: &Snapshot, telemetry: &Telemetry) -> Vec<Said> {
         match (event.kind, &self.denial) {
             (event::DENIED, Some(denial)) => vec![denial.into()],
@@ -224,7 +224,7 @@ impl<'a> Known<'a> {
     }
 
     fn parties(&self, reporter: Reporter) -> Parties {
-        // The kernel knows whose sockets these are. What it did not judge, it did not look at.
+        // The kernel knows whose sockets these are. Connections that it did not judge, it did not look at.
         let peer = |workload: Option<&Arc<Workload>>, proved: bool| Peer {
             principal: workload.filter(|_| proved).map(|workload| workload.identity.clone()),
             workload: workload.cloned(),
@@ -378,7 +378,7 @@ mod tests {
         }
     }
 
-    /// What the connect hook knows: no client, and of these kinds no endpoint.
+    /// The facts of the connect hook: no client, and of these kinds no endpoint.
     fn refused(kind: u32) -> Event {
         Event {
             destination: 0,

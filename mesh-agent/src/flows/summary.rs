@@ -19,7 +19,7 @@ use crate::telemetry::Telemetry;
 /// Time between two looks at the sums: a sum is reported one to two of them after it was begun.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reports the sums of `node`'s kernel until `scope` drains. What is left then is the successor's.
+/// Reports the sums of `node`'s kernel until `scope` drains. Sums that are left then are the successor's.
 pub async fn run(
     mut summaries: Summaries,
     mesh: Reader,

@@ -16,7 +16,7 @@ use crate::model::trace::Trace;
 /// W3C Trace Context, level 1, section 3.2.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What a stream is for.
+/// The purpose of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// Where the application listens.

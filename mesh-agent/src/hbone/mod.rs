@@ -1,6 +1,6 @@
 //! HBONE: one HTTP/2 `CONNECT` stream a connection, over mutual TLS, as Istio's ztunnel speaks it.
 //!
-//! [`tunnel`] opens streams, [`server`] takes those of peers. Who a peer is has been decided when a
+//! [`tunnel`] opens streams, [`server`] takes those of peers. The identity of a peer has been decided when a
 //! tunnel comes here: by `identity`.
 
 pub mod connect;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::bounds::Wanted;
 use crate::io::unread::Slices;
 
-/// What tunnels need to be told; nothing else of the settings reaches them.
+/// Settings of tunnels; nothing else of the settings reaches them.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Streams on one tunnel before another tunnel is opened; and those that a peer may open.
@@ -40,7 +40,7 @@ pub struct Options {
     pub ping_timeout: Duration,
 }
 
-/// What a stream may have waiting to be sent at the least.
+/// The least that a stream may have waiting to be sent.
 const LEAST_SEND_BUFFER_BYTES: u32 = 4 << 10;
 
 /// The least window of a tunnel: that of HTTP/2 itself (RFC 9113, section 6.9.2).

@@ -17,7 +17,7 @@ pub struct Stream {
     pub send: SendStream<Bytes>,
     /// From the peer.
     pub receive: Received,
-    /// What it adds to its tunnel's load; `None`: the peer has opened it, and chooses its tunnel.
+    /// Its part in its tunnel's load; `None`: the peer has opened it, and chooses its tunnel.
     pub meter: Option<Arc<Meter>>,
 }
 
@@ -162,7 +162,7 @@ mod tests {
         (application, accepted_stream.await.unwrap())
     }
 
-    /// What comes until the end.
+    /// The bytes until the end.
     async fn rest(receive: &mut Received) -> Bytes {
         let mut all = BytesMut::new();
         while let Some(data) = poll_fn(|cx| receive.poll_data(cx)).await {

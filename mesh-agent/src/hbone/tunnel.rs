@@ -118,7 +118,7 @@ impl Tunnel {
         Some(Lease { tunnel: Arc::clone(self), meter, requests: Some(requests) })
     }
 
-    /// What it carries.
+    /// The load that it carries.
     pub fn load(&self) -> &Load {
         &self.load
     }

@@ -1,4 +1,4 @@
-//! What one certificate says, read once and kept as plain values.
+//! The facts of one certificate, read once and kept as plain values.
 
 use std::time::{Duration, SystemTime};
 
@@ -119,7 +119,7 @@ pub(crate) fn next_update(
     Ok(list.next_update().map(to_system))
 }
 
-/// What the lists of `issuer` in a PEM file name, each with the time at which it was revoked.
+/// The entries of the lists of `issuer` in a PEM file, each with the time at which it was revoked.
 pub(crate) fn revoked(pem: &[u8], issuer: &str) -> Result<Vec<(Vec<u8>, SystemTime)>, Malformed> {
     let mut all = Vec::new();
     for der in CertificateRevocationListDer::pem_slice_iter(pem) {

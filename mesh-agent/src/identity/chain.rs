@@ -12,7 +12,7 @@ use crate::identity::crypto;
 use crate::identity::trust::Anchors;
 use crate::identity::verify::PeerError;
 
-/// What a certificate has to be good for (RFC 5280, section 4.2.1.12).
+/// The purposes of a certificate (RFC 5280, section 4.2.1.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// To answer as a server.
@@ -39,7 +39,7 @@ pub(crate) const MAX_BYTES: usize = 16 * 1024;
 ///
 /// # Errors
 ///
-/// What is wrong with the first rule that is broken, as rustls says it, so that the peer is told
+/// The error of the first rule that is broken, as rustls says it, so that the peer is told
 /// the alert that belongs to it.
 pub(crate) fn verify(
     chain: (&CertificateDer<'_>, &[CertificateDer<'_>]),

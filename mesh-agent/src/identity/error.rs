@@ -1,9 +1,10 @@
-//! What can be wrong with this agent's own authority.
+//! Errors of this agent's own authority.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::model::spiffe::SpiffeId;
+use crate::model::trust_domain::InvalidName;
 
 /// Why the authority cannot be used, or a certificate cannot be made.
 ///
@@ -42,19 +43,32 @@ pub enum Error {
         "`{0}` cannot be the name of a node: use letters, digits, `.`, `-` and `_`, at most 253"
     )]
     NodeName(String),
-    /// A trust domain that cannot be one (SPIFFE ID standard, section 2.1).
-    #[error("`{0}` cannot be a trust domain: use letters, digits, `.`, `-` and `_`")]
-    TrustDomainName(String),
+    /// A trust domain that cannot be one.
+    #[error(transparent)]
+    TrustDomainName(#[from] InvalidName),
+    /// The roots are of another trust domain than the one that was asked for.
+    #[error(
+        "{path} is for the trust domain `{found}`, and --trust-domain is `{named}`: correct --trust-domain, \
+         or use the roots of `{named}`"
+    )]
+    OtherRoot {
+        /// The file with the roots.
+        path: PathBuf,
+        /// Their trust domains.
+        found: String,
+        /// The trust domain of the settings.
+        named: String,
+    },
     /// The file is not what its name says.
-    #[error("{path} holds no {what} in PEM")]
+    #[error("{path} holds no {what} in PEM, or a damaged one: restore the file, or make it again")]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// The contents that it should have.
         what: &'static str,
     },
     /// The key and the certificate do not belong together.
-    #[error("{key} is not the key of {certificate}: put the two back that were made together")]
+    #[error("{key} is not the key of {certificate}: restore the two files that were made together")]
     KeyMismatch {
         /// The private key's file.
         key: PathBuf,
@@ -69,14 +83,14 @@ pub enum Error {
     Chain {
         /// The node's certificate.
         path: PathBuf,
-        /// What the verification said.
+        /// The verdict of the verification.
         #[source]
         source: rustls::Error,
     },
     /// A certificate that this root cannot revoke, because another has signed it.
     #[error("{found} was not signed by {root}, whose key is here: revoke it where it was signed")]
     NotOurs {
-        /// Whose certificate it is.
+        /// The certificate's subject.
         found: String,
         /// The root.
         root: String,
@@ -97,13 +111,16 @@ pub enum Error {
         now: String,
     },
     /// The certificate, or the request for it, was made for another node.
-    #[error("{path} is for {found}, and the node is `{node}`")]
+    #[error(
+        "{path} is for {found}, and the node is `{node}`: make one for this \
+         node, or correct --node"
+    )]
     OtherNode {
         /// The node's certificate.
         path: PathBuf,
-        /// Whose it is.
+        /// The node that it is for.
         found: String,
-        /// Whose it should be.
+        /// The node that it should be for.
         node: String,
     },
     /// The authority could not be asked, or refused.
@@ -113,13 +130,13 @@ pub enum Error {
         address: String,
         /// For whom.
         id: SpiffeId,
-        /// What it said, or why there was no answer.
+        /// Its answer, or why there was none.
         reason: String,
     },
     /// The authority cannot be reached under this address, whatever happens.
     #[error("`{address}` cannot be the address of an authority: {reason}")]
     Address {
-        /// What was given.
+        /// The address that was given.
         address: String,
         /// Why it cannot be used.
         reason: String,
@@ -131,7 +148,7 @@ pub enum Error {
         path: PathBuf,
         /// Its URI names.
         found: String,
-        /// Whose it should be.
+        /// The identity that it should be for.
         id: SpiffeId,
     },
     /// An identity that this authority may not vouch for.
@@ -143,7 +160,7 @@ pub enum Error {
         ours: String,
     },
     /// A file of the authority cannot be read.
-    #[error("cannot read {path}")]
+    #[error("cannot read {path}; make the file, and let the agent read it")]
     Read {
         /// The file.
         path: PathBuf,
@@ -158,7 +175,9 @@ pub enum Error {
     #[error("cannot make a certificate")]
     Sign(#[from] rcgen::Error),
     /// The file with the token that shows who this agent is holds none.
-    #[error("{path} holds no token of at most 16 KiB: mount one for the audience `istio-ca` there")]
+    #[error(
+        "{path} (--ca-token) holds no token of at most 16 KiB: mount one for the audience `istio-ca` there"
+    )]
     Token {
         /// The file.
         path: PathBuf,
@@ -171,7 +190,7 @@ pub enum Error {
     TrustDomainChanged {
         /// The trust domain in use.
         from: String,
-        /// That of the new root.
+        /// The trust domain of the new root.
         to: String,
     },
 }

@@ -35,7 +35,7 @@ pub(crate) fn clients(client: &Arc<Identity>) -> Clients {
     Clients::new(Arc::clone(client), vec![ALPN.to_vec()], BOUNDS)
 }
 
-/// Whoever of `expected` is there.
+/// Any of `expected` that is there.
 pub(crate) fn target(expected: Vec<SpiffeId>) -> Target {
     let peer = SocketAddr::from(([192, 0, 2, 1], 15008));
     Target { peer, expected, name: ServerName::from(peer.ip()) }
@@ -152,9 +152,9 @@ pub(crate) fn write(dir: &Path, files: &Files) {
 pub(crate) struct Handshake {
     pub(crate) client: ClientConnection,
     pub(crate) server: ServerConnection,
-    /// What the client made of it.
+    /// The client's result.
     pub(crate) client_error: Option<PeerError>,
-    /// What the server made of it.
+    /// The server's result.
     pub(crate) server_error: Option<PeerError>,
 }
 

@@ -44,7 +44,7 @@ enum Signer {
     Minted { root: Box<Root>, current: ArcSwap<Intermediate> },
 }
 
-/// What signs a leaf.
+/// The signer of leaves.
 struct Intermediate {
     /// Its certificate, then what is between it and the root.
     chain: Vec<CertificateDer<'static>>,
@@ -254,6 +254,11 @@ fn find_trust_domain(
     for root in &trusted.roots {
         match verify_as_peer(&trial.chain, root, &trusted.lists, now) {
             Ok(()) => match Facts::read(root).ok().as_ref().and_then(Facts::trust_domain) {
+                Some(domain) if given.is_some_and(|given| given != domain) => {
+                    let (path, found) = (files.path(files::ROOT_CERT), domain.to_owned());
+                    let named = given.unwrap_or_default().to_owned();
+                    return Err(Error::OtherRoot { path, found, named });
+                }
                 Some(domain) => return Ok(domain.into()),
                 None => is_nameless = true,
             },
@@ -321,6 +326,18 @@ mod tests {
         let stolen =
             Files { root_key: Some(other.pems.key.into_bytes().into()), ..authority_files(&mesh) };
         check(stolen, "ca/root.key is not the key of ca/root.crt");
+    }
+
+    #[test]
+    fn a_trust_domain_that_the_root_does_not_name_is_refused() {
+        let files = Mesh::new("cluster.local").files("node-a", &[]);
+        let open =
+            |named| LocalCa::from_files(files.clone(), "node-a", named, (BACKDATE, clock::now()));
+        assert!(open(Some("cluster.local")).is_ok());
+        let error = open(Some("prod.example")).err().unwrap().to_string();
+        let expect = "ca/root.crt is for the trust domain `cluster.local`, and --trust-domain is \
+                      `prod.example`: correct --trust-domain";
+        assert!(error.contains(expect), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who this node's workloads are: a certificate for each SPIFFE ID, and TLS made of it.
+//! Identities of this node's workloads: a certificate for each SPIFFE ID, and TLS made of it.
 //!
 //! [`Identities`] is the handle: [`Identities::ensure`] gives an [`Identity`], and
 //! [`Clients`](tls::Clients) and [`Server`](tls::Server) are TLS with it, at each handshake with the
@@ -78,7 +78,7 @@ struct Shared {
     options: Options,
     authority: Box<dyn Authority>,
     trust: Arc<Trust>,
-    /// What `trust` was made of.
+    /// The source of `trust`.
     trusted: Mutex<Arc<Trusted>>,
     /// Bounded by the identities on the node: `retain` removes those that are gone.
     held: Mutex<HashMap<SpiffeId, Arc<Identity>>>,
@@ -105,10 +105,10 @@ struct Current {
     chain: Vec<CertificateDer<'static>>,
 }
 
-/// What an operator may know about one certificate.
+/// The facts of one certificate for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// Whose it is.
+    /// The identity.
     pub id: SpiffeId,
     /// When it began to be valid.
     pub not_before: SystemTime,
@@ -122,7 +122,7 @@ pub struct Summary {
     pub renew_at: SystemTime,
 }
 
-/// What an operator may know about any certificate.
+/// The facts of any certificate for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Its subject, or its URI names if that is empty.
@@ -221,7 +221,7 @@ impl Identities {
 
     /// Stops renewing the identities for which `keep` says no, and returns how many.
     ///
-    /// Whoever still holds one keeps its last certificate.
+    /// A user of one keeps its last certificate.
     pub fn retain(&self, keep: impl Fn(&SpiffeId) -> bool) -> usize {
         let mut held = self.held();
         let before = held.len();
@@ -241,7 +241,7 @@ impl Identities {
         self.shared.authority.life()
     }
 
-    /// What vouches for the identities: `embedded`, `files` or `istio`.
+    /// The issuer of the identities: `embedded`, `files` or `istio`.
     pub fn authority_kind(&self) -> &'static str {
         self.shared.authority.kind()
     }
@@ -300,7 +300,7 @@ impl Identity {
         &self.id
     }
 
-    /// What an operator may know about it.
+    /// Its facts for operators.
     pub fn summary(&self) -> Summary {
         let current = self.current.load();
         Summary {

@@ -217,7 +217,7 @@ fn what_is_placed_elsewhere_is_refused_in_a_full_handshake() {
     assert!(matches!(met.done.client_error, Some(PeerError::NotOnNode { .. })));
 }
 
-/// What changes while a handshake is under way is seen by the check that follows it.
+/// A change while a handshake is under way is seen by the check that follows it.
 #[track_caller]
 fn check_late(
     change: impl Fn(&Nodes),
@@ -324,7 +324,7 @@ fn cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// What `f` gives, and the processor time that it takes.
+/// The result of `f`, and the processor time that it takes.
 fn timed<T>(spent: &mut Duration, f: impl FnOnce() -> T) -> T {
     let before = cpu();
     let result = f();

@@ -9,11 +9,12 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, RevokedCertParams, SanType,
     SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
 
 use crate::identity::cert::{self, Facts, NODE_UNIT, ORGANIZATION, ROOT_UNIT};
 use crate::identity::error::Error;
 use crate::identity::files::{self, Files};
-use crate::model::spiffe::SpiffeId;
+use crate::model::trust_domain;
 use crate::task::clock;
 
 /// How far certificates are dated back, for nodes whose clocks are behind.
@@ -51,9 +52,7 @@ pub(crate) fn init_at(
     validity: Duration,
     now: SystemTime,
 ) -> Result<Pems, Error> {
-    if SpiffeId::new(trust_domain, "ns", "sa").is_err() {
-        return Err(Error::TrustDomainName(trust_domain.to_owned()));
-    }
+    trust_domain::check_name(trust_domain)?;
     let mut params = authority_params(ROOT_UNIT, trust_domain, 1);
     let uri = format!("spiffe://{trust_domain}").try_into()?;
     params.subject_alt_names = vec![SanType::URI(uri)];
@@ -99,7 +98,7 @@ impl Root {
         Ok(Self { issuer: Issuer::from_ca_cert_der(der, key)?, facts })
     }
 
-    /// What its certificate says.
+    /// The facts of its certificate.
     pub(crate) fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -204,6 +203,28 @@ impl Root {
     }
 }
 
+/// Makes sure that one of the roots may vouch for `trust_domain`: it names that one, or none.
+///
+/// # Errors
+///
+/// All of them name others.
+pub(crate) fn check_trust_domain(
+    roots: &[CertificateDer<'_>],
+    path: &Path,
+    trust_domain: &str,
+) -> Result<(), Error> {
+    let mut others = Vec::new();
+    for root in roots {
+        match Facts::read(root).ok().as_ref().and_then(Facts::trust_domain) {
+            Some(other) if other != trust_domain => others.push(other.to_owned()),
+            _ => return Ok(()),
+        }
+    }
+    others.dedup();
+    let (path, named) = (path.to_owned(), trust_domain.to_owned());
+    Err(Error::OtherRoot { path, found: others.join("`, `"), named })
+}
+
 /// Whether the name may stand in a certificate and in a path.
 pub(crate) fn check_node_name(node: &str) -> Result<(), Error> {
     let is_plain =
@@ -288,7 +309,10 @@ mod tests {
         let cert = root.sign_request("node-a", &csr, DAY, clock::now()).unwrap();
         assert_eq!(Facts::read(cert.der()).unwrap().public_key, key.subject_public_key_info());
         let error = root.sign_request("node-b", &csr, DAY, clock::now()).unwrap_err();
-        assert_eq!(error.to_string(), "node.csr is for node-a, and the node is `node-b`");
+        assert_eq!(
+            error.to_string(),
+            "node.csr is for node-a, and the node is `node-b`: make one for this node, or correct --node"
+        );
         assert!(root.sign_request("node-a", "nothing", DAY, clock::now()).is_err());
     }
 

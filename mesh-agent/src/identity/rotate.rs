@@ -71,7 +71,7 @@ impl Current {
 impl Identities {
     /// Renews and reloads until the scope drains. Run it once.
     ///
-    /// What cannot be read or used is logged as an error, and what was good before stays in use.
+    /// A file that cannot be read or used is logged as an error, and what was good before stays in use.
     pub async fn rotate(self, scope: Scope) {
         let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         let mut refusal = None;
@@ -87,7 +87,7 @@ impl Identities {
                     by = %step, now = %cert::print_time(now),
                     "the clock was set: certificates that are not valid by it are made anew"
                 );
-                // What failed may have failed because of the clock.
+                // A renewal that failed may have failed because of the clock.
                 backoff.reset();
                 next = Next { reload: instant, renew: None };
             }
@@ -182,7 +182,7 @@ impl Identities {
     }
 }
 
-/// What has been said about certificates that are not renewed: each once for each share of life.
+/// Messages about certificates that are not renewed: each once for each share of life.
 #[derive(Default)]
 struct Alarms {
     authority: Low,
@@ -317,7 +317,7 @@ mod tests {
         check(0.5, None, Some(1.0), 0.5);
         check(30.0, None, Some(0.4), 0.4);
         check(30.0, None, Some(0.0), 0.0);
-        // What has failed is not tried again at once, though it is due.
+        // A renewal that has failed is not tried again at once, though it is due.
         check(30.0, Some(1.5), Some(0.0), 1.5);
         check(30.0, Some(40.0), Some(0.0), 2.0);
     }
@@ -410,7 +410,7 @@ mod tests {
                 check_friends(&nodes[0], &nodes[1]);
             }
         }
-        // What the old root signs is refused now.
+        // Certificates of the old root are refused now.
         let stale = old.node("node-a").ensure_now(&id("client")).unwrap();
         let server = nodes[1].ensure_now(&id("server")).unwrap();
         let done = handshake(client_config(&server, vec![id("client")]), server_config(&stale));

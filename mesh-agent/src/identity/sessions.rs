@@ -29,7 +29,7 @@ pub(crate) fn chain(certs: Option<&[CertificateDer<'_>]>) -> Option<Chain> {
     Some(certs.iter().map(|cert| cert.clone().into_owned()).collect())
 }
 
-/// What was put last, by key: at most so many, and so much in all. A key that was taken, or put
+/// The last entries, by key: at most so many, and so much in all. A key that was taken, or put
 /// again, keeps its place until as many more have come.
 #[derive(Debug)]
 pub(crate) struct Recent<K, V> {
@@ -71,12 +71,12 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         self.kept.insert(key, (value, bytes));
     }
 
-    /// What was kept.
+    /// The entry that was kept.
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.kept.get(key).map(|(value, _bytes)| value)
     }
 
-    /// What was kept, and is not any more.
+    /// The entry that was kept, and is not any more.
     pub(crate) fn take(&mut self, key: &K) -> Option<V> {
         let (value, bytes) = self.kept.remove(key)?;
         self.bytes -= bytes;
@@ -112,9 +112,9 @@ pub(crate) struct Dialing {
     peer: Mutex<Shown>,
 }
 
-/// What a server has shown in one handshake.
+/// The parts of one handshake that a server has shown.
 enum Shown {
-    /// It is not known yet. What is here may be kept once it is; as many as are kept at all.
+    /// It is not known yet. Tickets here may be kept once it is; as many as are kept at all.
     Unverified(VecDeque<Tls13ClientSessionValue>),
     /// It was verified.
     Verified(Chain),
@@ -137,7 +137,7 @@ impl Dialing {
         }
     }
 
-    /// What the peer has shown was refused.
+    /// The certificates that the peer has shown were refused.
     pub(crate) fn refused(&self) {
         *lock(&self.peer) = Shown::Refused;
         lock(&self.tickets.kept).clear();
@@ -208,7 +208,7 @@ impl Sessions {
 /// One handshake's way to a server's [`Sessions`].
 pub(crate) struct Accepting {
     sessions: Arc<Sessions>,
-    /// What may be resumed once the client was verified. As many as tickets are sent.
+    /// Sessions that may be resumed once the client was verified. As many as tickets are sent.
     pending: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
@@ -259,7 +259,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// What is printed has no secrets in it.
+// The output has no secrets in it.
 impl fmt::Debug for Dialing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dialing").field("name", &self.tickets.name).finish_non_exhaustive()

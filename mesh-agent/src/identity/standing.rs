@@ -37,7 +37,7 @@ const LEAST: usize = 64;
 pub struct Standing {
     chain: Chain,
     judge: Judge,
-    /// Whose certificate it is, and which node signed it; `None` if that cannot be read.
+    /// The identity of its certificate, and the node that signed it; `None` if that cannot be read.
     peer: Option<Peer>,
     not_after: SystemTime,
     /// Since when the peer is stale, and why.
@@ -153,7 +153,7 @@ impl Standing {
         matches!(why, Some(PeerError::Revoked))
     }
 
-    /// What the answer to whether it is revoked depends on.
+    /// The facts that the answer to whether it is revoked depends on.
     fn asked(&self) -> (Chain, Option<ServerName<'static>>) {
         let name = match &self.judge {
             Judge::Client(_) => None,
@@ -188,7 +188,7 @@ impl Standings {
     }
 
     /// Verifies all of them again: 0.1 to 0.3 ms of a processor for each certificate, however many
-    /// tunnels a peer has with it. What takes longer than a turn goes on elsewhere.
+    /// tunnels a peer has with it. A check that takes longer than a turn goes on elsewhere.
     ///
     /// A root is replaced without a connection that ends: the next handshake asks for what the new one
     /// has signed. Only what is taken back ends what goes on.

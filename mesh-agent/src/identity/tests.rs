@@ -275,7 +275,7 @@ fn a_node_cannot_vouch_for_what_it_does_not_run() {
     check_client(&stolen, &b, is_misplaced, AlertDescription::CertificateUnknown);
 }
 
-/// What the root of `mesh` has revoked: the certificate of the node whose files these are.
+/// The revocation list of the root of `mesh`: with the certificate of the node whose files these are.
 fn revocation(mesh: &Mesh, files: &Files) -> Vec<u8> {
     let (cert, _key) = files.node.as_ref().unwrap();
     let facts = cert::Facts::read(&files::certificates(cert).unwrap()[0]).unwrap();

@@ -1,6 +1,6 @@
 //! TLS for tunnels between nodes: TLS 1.3, mutual, and resumed where that skips no check.
 //!
-//! A resumed handshake shows no certificates, so that rustls verifies none. What was verified when
+//! A resumed handshake shows no certificates, so that rustls verifies none. Everything that was verified when
 //! the session began is verified again when it is resumed, by the same code: see [`Dial::check`]
 //! and [`Accept::check`]. A session ends with our own certificate and with the roots that it began
 //! under, because its table does.
@@ -46,12 +46,12 @@ pub struct Bounds {
     pub sessions: usize,
 }
 
-/// Whom a client calls. Sessions of one target are never used for another.
+/// The destination of a client. Sessions of one target are never used for another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Where it is.
     pub peer: SocketAddr,
-    /// Who may be there.
+    /// The identities that may be there.
     pub expected: Vec<SpiffeId>,
     /// By which name it is asked for. One is sent if it is a name, and none if it is an address.
     pub name: ServerName<'static>,
@@ -71,7 +71,7 @@ struct Known {
     clients: Recent<Target, Arc<Client>>,
 }
 
-/// What all handshakes with one target share.
+/// The parts that all handshakes with one target share.
 struct Client {
     config: ClientConfig,
     /// When our certificate ceases to be valid.
@@ -100,7 +100,7 @@ pub struct Server {
     made: Mutex<Option<(Basis, Arc<Host>)>>,
 }
 
-/// What all handshakes with one certificate of a server share.
+/// The parts that all handshakes with one certificate of a server share.
 struct Host {
     config: ServerConfig,
     verifier: Arc<ClientVerifier>,
@@ -120,7 +120,7 @@ pub struct Accept {
 /// A peer after a handshake.
 #[derive(Clone, Debug)]
 pub struct Met {
-    /// Who it is.
+    /// Its identity.
     pub id: SpiffeId,
     /// The handshake has resumed an earlier session.
     pub resumed: bool,
@@ -128,7 +128,7 @@ pub struct Met {
     pub standing: Arc<Standing>,
 }
 
-/// What a session must not outlive: our own certificate, which the peer keeps with it, and the
+/// The things that a session must not outlive: our own certificate, which the peer keeps with it, and the
 /// roots.
 struct Basis {
     current: Arc<Current>,
@@ -219,7 +219,7 @@ impl Dial {
         self.not_after
     }
 
-    /// Who is there, once the handshake is over. To be called before a byte is sent or believed.
+    /// The peer, once the handshake is over. To be called before a byte is sent or believed.
     ///
     /// If the handshake has resumed a session, the server's certificates, which rustls has kept with
     /// it, are verified as in a full handshake: with the roots, the time and the placement of now.
@@ -304,7 +304,7 @@ impl Accept {
         Arc::clone(&self.config)
     }
 
-    /// Who is there, once the handshake is over. To be called before a byte is sent or believed;
+    /// The peer, once the handshake is over. To be called before a byte is sent or believed;
     /// only then may the client resume.
     ///
     /// If the handshake has resumed a session, the client's certificates, which were kept with it,

@@ -1,4 +1,4 @@
-//! Whom this agent trusts: the roots by trust domain, and which identity runs on which node.
+//! The trust of this agent: the roots by trust domain, and which identity runs on which node.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -33,19 +33,19 @@ where
     }
 }
 
-/// What an authority says is to be trusted at one moment.
+/// The roots and lists that an authority says are to be trusted at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Trusted {
     /// The roots; several while one replaces another.
     pub roots: Vec<CertificateDer<'static>>,
-    /// What has been revoked, by issuer.
+    /// The revoked certificates, by issuer.
     pub lists: Lists,
 }
 
 /// Revocation lists. Cheap to clone.
 pub(crate) type Lists = Arc<[CertRevocationList<'static>]>;
 
-/// What verifiers ask. Shared by every TLS configuration; the roots are replaced under them.
+/// The sources of verifiers. Shared by every TLS configuration; the roots are replaced under them.
 pub(crate) struct Trust {
     /// Our own trust domain.
     pub(crate) domain: Arc<str>,

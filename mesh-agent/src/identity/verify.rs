@@ -23,7 +23,7 @@ use crate::model::spiffe::SpiffeId;
 
 /// Why a peer may not be talked to.
 ///
-/// Each of them is `failure::Kind::Identity`. What is not among them is `failure::Kind::Tls`.
+/// Each of them is `failure::Kind::Identity`. Any other error is `failure::Kind::Tls`.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
     /// A certificate's time is over.
@@ -85,9 +85,9 @@ pub enum PeerError {
     /// The server is someone else.
     #[error("the peer is {got}, expected {}", join(expected))]
     WrongIdentity {
-        /// Whom it might have been.
+        /// The identities that it might have had.
         expected: Arc<[SpiffeId]>,
-        /// Who it is.
+        /// Its identity.
         got: SpiffeId,
     },
 }
@@ -133,7 +133,7 @@ impl From<PeerError> for rustls::Error {
     }
 }
 
-/// What a TLS error says about the identities; `None` if it is not about them.
+/// The meaning of a TLS error for the identities; `None` if it is not about them.
 pub fn classify(error: &rustls::Error) -> Option<PeerError> {
     match error {
         rustls::Error::AlertReceived(alert) if refuses_certificate(*alert) => {
@@ -162,7 +162,7 @@ pub fn classify(error: &rustls::Error) -> Option<PeerError> {
     }
 }
 
-/// What a connection's error says about the identities; `None` if it is not about them.
+/// The meaning of a connection's error for the identities; `None` if it is not about them.
 ///
 /// A server's refusal reaches a TLS 1.3 client only after its handshake, with the first read.
 pub fn peer_error(error: &io::Error) -> Option<PeerError> {
@@ -196,7 +196,7 @@ fn refuses_certificate(alert: AlertDescription) -> bool {
 }
 
 impl Trust {
-    /// Whose certificate it is, once `chain` has found a root that vouches for it.
+    /// The identity of the certificate, once `chain` has found a root that vouches for it.
     fn identify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -258,7 +258,7 @@ impl Peer {
 pub(crate) struct ServerVerifier {
     /// Roots and placement.
     pub(crate) trust: Arc<Trust>,
-    /// Whom the server may be.
+    /// The identities that the server may have.
     pub(crate) expected: Arc<[SpiffeId]>,
 }
 

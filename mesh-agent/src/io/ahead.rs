@@ -36,7 +36,7 @@ pub fn watched<Io>(io: Io) -> (Ahead<Io>, Failing<Io>) {
 }
 
 fn lock<Io>(shared: &Mutex<Shared<Io>>) -> MutexGuard<'_, Shared<Io>> {
-    // Whoever panicked has left a whole value: each change is one call.
+    // A thread that panicked has left a whole value: each change is one call.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -56,7 +56,7 @@ impl<Io: AsyncRead + Unpin> Future for Failing<Io> {
             Ok(()) if buffer.filled().is_empty() => *has_ended = true,
             Ok(()) => ahead.extend_from_slice(buffer.filled()),
         }
-        // Whoever reads has been told that there is nothing.
+        // The reader has been told that there is nothing.
         cx.waker().wake_by_ref();
         Poll::Pending
     }

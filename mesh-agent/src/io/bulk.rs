@@ -11,7 +11,7 @@ const BULK_BYTES: usize = 1 << 20;
 /// The least piece of a bulk transfer.
 const LARGE_BYTES: usize = 8 << 10;
 
-/// What a connection has carried as a bulk transfer does, both ways together.
+/// Bytes that a connection has carried as a bulk transfer does, both ways together.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bulk {
     bytes: usize,

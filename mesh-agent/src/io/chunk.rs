@@ -21,11 +21,11 @@ const MIN_BYTES: usize = 4 * 1024;
 /// 256 KiB are 16 TLS records of 2^14 bytes (RFC 8446, section 5.1), sealed and written at once.
 pub const MAX_BYTES: usize = 256 * 1024;
 
-/// What one read asks for where very many are large. A connection whose other side takes nothing keeps
+/// The size of one read where very many are large. A connection whose other side takes nothing keeps
 /// its last read in each direction: as much as its two sockets stand for in the agent's memory.
 const LEAST_LARGE_BYTES: usize = 16 * 1024;
 
-/// What the large reads of a thread may ask for together, beyond [`LEAST_LARGE_BYTES`] each. It bounds
+/// The size of the large reads of a thread together, beyond [`LEAST_LARGE_BYTES`] each. It bounds
 /// what is kept, and how long it takes until each of them has had its turn.
 const TOGETHER_BYTES: usize = 8 << 20;
 

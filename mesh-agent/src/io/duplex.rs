@@ -15,7 +15,7 @@ use crate::task::units;
 /// The most that one write takes over: it is copied.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How much is read by one unit of a task's budget: 128 KiB in a turn. What they are may be much more
+/// How much is read by one unit of a task's budget: 128 KiB in a turn. Their content may be much more
 /// work than their number.
 const UNIT_BYTES: usize = 1024;
 
@@ -24,7 +24,7 @@ const UNIT_BYTES: usize = 1024;
 pub struct Duplex<S, R: Incoming> {
     send: S,
     receive: R,
-    /// What has come and was not asked for yet.
+    /// Data that has come and was not asked for yet.
     data: Option<R::Data>,
     ended: bool,
 }

@@ -62,9 +62,9 @@ impl Leg {
 /// How long a client is listened to that is not heard any more.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Waits for the end of a client that was told the last it is told, and shut down to. What it says is
-/// read and dropped, for if it were left the kernel would answer it with a reset, which takes from the
-/// client what it has not read yet (RFC 9112, section 9.6).
+/// Waits for the end of a client that was told the last it is told, and shut down to. Anything that
+/// it says is read and dropped, for if it were left the kernel would answer it with a reset, which
+/// takes from the client what it has not read yet (RFC 9112, section 9.6).
 #[derive(Debug)]
 pub struct Linger {
     until: Pin<Box<Sleep>>,

@@ -1,4 +1,4 @@
-//! What a tunnel carries: how many streams, and how many of them are bulk transfers. The next
+//! The load of a tunnel: how many streams, and how many of them are bulk transfers. The next
 //! stream's tunnel is chosen by it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::io::bulk::Bulk;
 
-/// What a tunnel carries. Everything of it is on one data thread.
+/// The load of a tunnel. Everything of it is on one data thread.
 #[derive(Debug, Default)]
 pub struct Load {
     streams: AtomicU32,
@@ -17,7 +17,7 @@ pub struct Load {
     last_bulk: Mutex<Option<Instant>>,
 }
 
-/// What one stream adds to its tunnel's load. Dropping it takes that off.
+/// The part of one stream in its tunnel's load. Dropping it takes that off.
 #[derive(Debug)]
 pub struct Meter {
     load: Arc<Load>,

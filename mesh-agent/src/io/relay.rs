@@ -31,7 +31,7 @@ impl Broken {
         Self(cause.into())
     }
 
-    /// What it is because of.
+    /// Its cause.
     pub fn cause(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &*self.0
     }
@@ -73,7 +73,7 @@ pub trait Incoming {
     /// Bytes, in one place or in several.
     type Data: Buf;
 
-    /// What comes next; `None` at the end.
+    /// The next data; `None` at the end.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ pub enum RelayError {
 pub type Unsent = VecDeque<Bytes>;
 
 /// Copies both ways until both sides have closed: `to_peer` counts what the application sends,
-/// `from_peer` what it is given. What is in `unsent` goes first, and is not counted; in the end it
+/// `from_peer` what it is given. The data in `unsent` goes first, and is not counted; in the end it
 /// holds what the stream has not taken over.
 ///
 /// # Errors

@@ -166,7 +166,7 @@ mod tests {
 
     /// Checks the life of a tunnel whose peer answers pings after so many milliseconds, of late: `o` it
     /// is asked for a stream, `p` it is sent a ping, `h` it is heard, a digit so many tenths of a
-    /// second pass. What is done: `-` nothing at a digit, `?` a probe, `!` it is silent, `+` it is
+    /// second pass. The actions: `-` nothing at a digit, `?` a probe, `!` it is silent, `+` it is
     /// heard again.
     #[track_caller]
     fn check(answers_ms: u64, script: &str, expect: &str) {

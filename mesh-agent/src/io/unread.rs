@@ -54,7 +54,7 @@ pub struct Unread {
 #[derive(Debug)]
 pub struct Received(Arc<Mutex<Waiting>>);
 
-/// What has come on a stream.
+/// Bytes that have come on a stream.
 #[derive(Debug)]
 struct Waiting {
     stream: RecvStream,
@@ -63,7 +63,7 @@ struct Waiting {
     taken: VecDeque<Piece>,
     /// How the stream has ended after that.
     failed: Option<h2::Error>,
-    /// Who waits for more.
+    /// The task that waits for more.
     reader: Option<Waker>,
 }
 
@@ -129,7 +129,7 @@ impl Waiting {
                 *piece = Piece::Own(data.to_vec());
             }
         }
-        // Whoever waits for more goes on doing so.
+        // A task that waits for more goes on doing so.
         let reader = self.reader.clone();
         let mut cx = Context::from_waker(reader.as_ref().unwrap_or(Waker::noop()));
         while self.failed.is_none() {

@@ -1,4 +1,4 @@
-//! What is wrong with a resource, for people to read.
+//! Errors of a resource, for people to read.
 
 use std::fmt;
 use std::path::Path;

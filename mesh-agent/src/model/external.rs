@@ -1,4 +1,4 @@
-//! What lies outside of the mesh and is known to it.
+//! Destinations outside of the mesh that are known to it.
 
 use std::sync::Arc;
 

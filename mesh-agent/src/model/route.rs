@@ -15,7 +15,7 @@ pub struct TcpRoute {
     pub backends: Vec<BackendRef>,
 }
 
-/// What a route is attached to.
+/// The parent of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentRef {
     /// The service.

@@ -35,7 +35,7 @@ pub struct ServicePort {
     pub protocol: AppProtocol,
 }
 
-/// What the application says it speaks at a port (core/v1, `ServicePort.appProtocol`).
+/// The protocol that the application says it speaks at a port (core/v1, `ServicePort.appProtocol`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AppProtocol {
     /// Nothing was said: with HTTP routes it is looked for, without it is TCP.

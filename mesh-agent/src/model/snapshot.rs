@@ -36,14 +36,14 @@ pub struct Snapshot {
     /// The ports of nodes that several namespaces claim, and which of them has each. See
     /// [`Snapshot::owns`].
     pub contested: Contested,
-    /// What is behind each virtual address and port.
+    /// The target behind each virtual address and port.
     pub services: HashMap<SocketAddr, Arc<Target>>,
     /// On which nodes each identity is scheduled; the same as the last snapshot's as long as no workload
     /// changes.
     pub placements: Arc<Placements>,
-    /// What is in force for each workload; see [`Snapshot::policy`].
+    /// The settings in force for each workload; see [`Snapshot::policy`].
     pub policies: HashMap<ResourceName, Arc<WorkloadPolicy>>,
-    /// What lies outside and is known, by name.
+    /// Known destinations outside, by name.
     pub externals: Vec<Arc<External>>,
     /// The documents that ask for acceleration, which a kernel may not have.
     pub acceleration: Vec<(Location, ResourceName)>,
@@ -52,7 +52,7 @@ pub struct Snapshot {
     ///
     /// [`Finding`]: crate::model::condition::Finding
     pub locations: Locations,
-    /// What is wrong.
+    /// The conditions.
     pub conditions: Vec<Condition>,
 }
 
@@ -90,11 +90,11 @@ pub struct Backend {
     pub port: u16,
     /// `weight`.
     pub weight: u32,
-    /// Who serves it.
+    /// Its endpoints.
     pub endpoints: Endpoints,
 }
 
-/// Who serves a backend.
+/// The endpoints of a backend.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Endpoints {
     /// The backend does not exist; its share of connections is refused (Gateway API, `TCPRoute`).
@@ -114,7 +114,7 @@ pub enum Endpoints {
 pub struct Endpoint {
     /// Where the application listens.
     pub address: SocketAddr,
-    /// Who listens there.
+    /// The workload that listens there.
     pub workload: Arc<Workload>,
 }
 
@@ -129,7 +129,7 @@ impl Endpoints {
 }
 
 impl Target {
-    /// What its port speaks, as far as the service says.
+    /// The protocol of its port, as far as the service says.
     pub fn protocol(&self) -> AppProtocol {
         let port = self.service.ports.iter().find(|port| port.port == self.port);
         port.map(|port| port.protocol).unwrap_or_default()
@@ -157,7 +157,7 @@ impl Snapshot {
         self.placements.get(id).is_some_and(|nodes| nodes.contains(node))
     }
 
-    /// What is in force for a workload; the defaults for one that is not known.
+    /// The settings in force for a workload; the defaults for one that is not known.
     pub fn policy(&self, workload: &ResourceName) -> Arc<WorkloadPolicy> {
         self.policies.get(workload).cloned().unwrap_or_default()
     }

@@ -10,6 +10,29 @@ use crate::model::spiffe::SpiffeId;
 /// "Trust Domain Migration").
 pub const OWN: &str = "cluster.local";
 
+/// The longest name of a trust domain (SPIFFE ID standard, section 2.3).
+const MAX_NAME_BYTES: usize = 255;
+
+/// Why a text is no name of a trust domain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no name of a trust domain: write 1 to {MAX_NAME_BYTES} lower-case letters, digits, `.`, `-` \
+     and `_`, without `spiffe://`"
+)]
+pub struct InvalidName(String);
+
+/// Checks the name of a trust domain (SPIFFE ID standard, section 2.1).
+///
+/// # Errors
+///
+/// It is empty, too long, or has other characters than lower-case letters, digits, `.`, `-` and `_`.
+pub fn check_name(name: &str) -> Result<(), InvalidName> {
+    let known =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+    let fits = (1..=MAX_NAME_BYTES).contains(&name.len()) && !matches!(name, "." | "..");
+    if fits && name.bytes().all(known) { Ok(()) } else { Err(InvalidName(name.to_owned())) }
+}
+
 /// The trust domains whose identities may call workloads of this mesh. A workload is the same in
 /// all of them: policies do not tell `old/ns/a/sa/b` from `new/ns/a/sa/b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +125,20 @@ mod tests {
             (Some(end), _) => Text::Suffix(end.to_owned()),
             (_, Some(begin)) => Text::Prefix(begin.to_owned()),
             (None, None) => Text::Exact(written.to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_trust_domain_is_checked() {
+        let longest = "a".repeat(255);
+        for good in ["a", "cluster.local", "prod_1-eu.example", "10.0.0.1", &longest] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        let too_long = "a".repeat(256);
+        for bad in
+            ["", "Cluster.local", "a/b", "spiffe://a", "a:80", "a b", "ä", "a,b", "..", &too_long]
+        {
+            assert_eq!(check_name(bad), Err(InvalidName(bad.to_owned())), "{bad}");
         }
     }
 

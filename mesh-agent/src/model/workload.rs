@@ -13,7 +13,7 @@ use crate::model::spiffe::SpiffeId;
 pub struct Workload {
     /// Namespace and name.
     pub name: ResourceName,
-    /// Who it is to its peers.
+    /// Its identity for its peers.
     pub identity: SpiffeId,
     /// The node whose agent serves it. `None`: no agent does; it is reached in plaintext.
     pub node: Option<Arc<str>>,

@@ -16,9 +16,9 @@ use crate::native::tunnel::Tunnel;
 #[derive(Debug)]
 pub(super) struct Driver {
     pub(super) released: Receiver<u32>,
-    /// What has been read and was not looked at: a part of a frame.
+    /// Bytes that have been read and were not looked at: a part of a frame.
     pub(super) input: BytesMut,
-    /// That is more: the peer has asked for as many streams as it may in one turn.
+    /// More is there: the peer has asked for as many streams as it may in one turn.
     pub(super) is_held: bool,
     /// How many pings may still come.
     pub(super) pings: Pings,

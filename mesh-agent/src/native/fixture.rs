@@ -1,4 +1,4 @@
-//! What the tests of tunnels begin with.
+//! The beginning of the tests of tunnels.
 
 use std::time::Duration;
 

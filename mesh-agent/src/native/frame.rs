@@ -87,7 +87,7 @@ pub mod code {
     pub const UNAVAILABLE: u32 = 503;
 }
 
-/// What each side says of itself. What it does not say has the least value that is allowed.
+/// The announcement of each side. A value that it leaves out is the least that is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// How many streams the peer may have open at once.
@@ -96,7 +96,7 @@ pub struct Hello {
     pub window: u32,
 }
 
-/// What a stream is for.
+/// The purpose of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// Where the application listens.
@@ -110,11 +110,11 @@ pub struct Open {
 }
 
 impl Hello {
-    /// What is valid until a peer has said otherwise, and the least that it may say.
+    /// The values until a peer has said otherwise, and the least that it may say.
     pub const LEAST: Self = Self { streams: 64, window: 64 * 1024 };
 }
 
-/// What a peer sent that it must not. The tunnel ends with it.
+/// A breach of the protocol by a peer. The tunnel ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// A frame is longer than its type may be.
@@ -166,7 +166,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// What has come is not the protocol.
+    /// The bytes are not the protocol.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, Violation> {
         loop {
             match self.state {
@@ -252,7 +252,7 @@ fn control(kind: u8, stream: u32, mut payload: Bytes) -> Option<Frame> {
         GO_AWAY => Frame::GoAway(payload.try_get_u32().ok()?, payload.try_get_u32().ok()?),
         _ => return None,
     };
-    // What a later version adds at the end of these is ignored.
+    // Fields that a later version adds at the end of these are ignored.
     Some(frame)
 }
 

@@ -1,4 +1,4 @@
-//! What a stream was sent and its application has not taken.
+//! Bytes that a stream was sent and its application has not taken.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 /// them must not keep a whole read's memory. Half of a TLS record, of which most parts are made.
 const LARGE_BYTES: usize = 8 * 1024;
 
-/// Bytes in the order in which they came. Whoever fills it sees to it that they are bounded.
+/// Bytes in the order in which they came. The caller that fills it sees to it that they are bounded.
 #[derive(Debug, Default)]
 pub struct Inbox {
     whole: VecDeque<Bytes>,
@@ -30,7 +30,7 @@ impl Inbox {
             return false;
         }
         if !self.tail.is_empty() {
-            // What is copied lies behind what is not: all of it is looked at again.
+            // Copied bytes lie behind those that are not: all of it is looked at again.
             self.whole.push_back(self.tail.split().freeze());
             self.n_slices += usize::from(self.n_slices > 0);
         }

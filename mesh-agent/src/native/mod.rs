@@ -38,14 +38,14 @@ use crate::native::session::{Limits, Over};
 /// The protocol's name in TLS (RFC 7301), with the version that cannot be extended compatibly.
 pub const ALPN: &[u8] = b"nodemesh/1";
 
-/// What tunnels need to be told; nothing else of the settings reaches them.
+/// Settings of tunnels; nothing else of the settings reaches them.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// What a peer may do.
+    /// Limits of a peer.
     pub limits: Limits,
-    /// What peers that have connected to a workload may use of its agent, over all their tunnels.
+    /// Limits of peers that have connected to a workload in its agent, over all their tunnels.
     pub clients: Bounds,
-    /// What peers that a workload has connected to may use of its agent. It opens as many streams
+    /// Limits of peers that a workload has connected to in its agent. It opens as many streams
     /// as its application asks for: only bytes are bounded.
     pub servers: Bounds,
     /// Tunnels of one data thread to one peer: further ones are opened because the others carry bulk.
@@ -99,7 +99,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the system or TLS said, if it was that.
+    /// The error of the system or TLS, if it was one.
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Io(error) => Some(error),

@@ -1,4 +1,4 @@
-//! What waits to be written on a tunnel.
+//! Bytes that wait to be written on a tunnel.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -79,7 +79,7 @@ impl Buf for Output {
             }
         }
         if self.length == 0 {
-            // What was needed for a burst is not kept by a tunnel that waits.
+            // Room that was needed for a burst is not kept by a tunnel that waits.
             *self = Self::default();
         }
     }

@@ -36,7 +36,7 @@ static PATTERN: LazyLock<Bytes> = LazyLock::new(|| {
     [once.as_slice(), &once].concat().into()
 });
 
-/// What a side sends on a stream, from the position on.
+/// The bytes that a side sends on a stream, from the position on.
 fn pattern(side: usize, stream: u32, position: usize, length: usize) -> Bytes {
     let start = (position + size(stream) * 7_919 + side * 131) % PERIOD;
     PATTERN.slice(start..start + length)
@@ -47,7 +47,7 @@ fn open() -> Open {
     Open { destination, client: None, hostname: None, trace: None }
 }
 
-/// What one side's application knows of a stream.
+/// The knowledge of one side's application about a stream.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(super) struct Half {
@@ -92,7 +92,7 @@ pub(super) struct End {
     pub(super) session: Session,
     pub(super) limits: Limits,
     input: BytesMut,
-    /// What comes is held up.
+    /// Incoming bytes are held up.
     held: bool,
     pub(super) halves: BTreeMap<u32, Half>,
     pings: VecDeque<u64>,
@@ -154,7 +154,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Nothing has been said yet. What is less than [`Hello::LEAST`] is that.
+    /// Nothing has been said yet. A value below [`Hello::LEAST`] is that.
     pub fn new(client: Limits, server: Limits) -> Self {
         Self { ends: [End::new(CLIENT, client), End::new(SERVER, server)] }
     }
@@ -218,7 +218,7 @@ impl Pair {
         half.blocked = half.pending > 0;
     }
 
-    /// What may be sent of what waits is sent, on all streams of a side.
+    /// All that may be sent of what waits is sent, on all streams of a side.
     pub fn retry(&mut self, side: usize) {
         let streams: Vec<u32> = self.ends[side].halves.keys().copied().collect();
         for stream in streams {

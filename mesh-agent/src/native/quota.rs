@@ -18,7 +18,7 @@ pub struct Most {
     pub bytes: usize,
 }
 
-/// What peers may use of one workload's agent.
+/// Limits of peers in one workload's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// One of them.
@@ -27,12 +27,12 @@ pub struct Bounds {
     pub workload: Most,
 }
 
-/// What is in use by which peer of which workload, for as long as it is.
+/// The use by each peer of each workload, for as long as there is any.
 #[derive(Debug)]
 pub struct Quotas<Peer, Workload> {
     peers: HashMap<Peer, Weak<Quota>>,
     workloads: HashMap<Workload, Weak<Quota>>,
-    /// What all workloads of the node have together; `None`: only each its own.
+    /// The quota of all workloads of the node together; `None`: only each its own.
     node: Option<Arc<Quota>>,
 }
 
@@ -63,13 +63,13 @@ impl ClientQuotas {
     }
 }
 
-/// What is in use, and the most of it.
+/// The use, and the most of it.
 #[derive(Debug)]
 pub struct Quota {
     streams: AtomicUsize,
     bytes: AtomicUsize,
     most: Most,
-    /// What is used here is used there too.
+    /// The quota in which this use counts too.
     parent: Option<Arc<Self>>,
 }
 
@@ -92,7 +92,7 @@ impl<Peer: Clone + Eq + Hash, Workload: Clone + Eq + Hash> Quotas<Peer, Workload
         Self { node: Some(node), ..Self::default() }
     }
 
-    /// What a peer may use of a workload: one for all its tunnels. `peer` says of which workload.
+    /// The quota of a peer with a workload: one for all its tunnels. `peer` says of which workload.
     pub fn of(&mut self, peer: &Peer, workload: &Workload, bounds: Bounds) -> Arc<Quota> {
         if let Some(quota) = self.peers.get(peer).and_then(Weak::upgrade) {
             return quota;
@@ -140,7 +140,7 @@ impl Quota {
         let mut fits = own <= most(self.most);
         let (mut level, mut has, mut parts) = (self, own, 1_usize);
         while let Some(above) = &level.parent {
-            // Whoever uses it holds it.
+            // A user of it holds it.
             let count = Arc::strong_count(above);
             parts = parts.saturating_mul(count);
             let (all, may) = (add(above), most(above.most));

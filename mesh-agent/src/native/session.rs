@@ -1,7 +1,7 @@
 //! The protocol of one tunnel as a state machine. Pure: bytes in, events and bytes out.
 //!
 //! Only the side that has opened the tunnel opens streams, numbered 1, 2, 3, … A stream has two
-//! directions, each of which ends by itself; a reset ends both. What may be sent is bounded by the
+//! directions, each of which ends by itself; a reset ends both. The bytes that may be sent are bounded by the
 //! window of each stream alone: all windows of a tunnel together are bounded too, by the number of
 //! streams and by what they may grow to, so that a stream that is not read never holds up another.
 
@@ -19,7 +19,7 @@ pub const MAX_WINDOW_BYTES: u32 = 1 << 20;
 /// An allowance beyond it is refused: nobody has so much room.
 const MAX_CREDIT: u32 = i32::MAX.cast_unsigned();
 
-/// Who has opened the tunnel, and so opens its streams.
+/// The side that has opened the tunnel, and so opens its streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// It was us.
@@ -28,7 +28,7 @@ pub enum Side {
     Server,
 }
 
-/// What a tunnel allows its peer. Less than [`Hello::LEAST`] counts as that.
+/// The limits of a tunnel for its peer. Less than [`Hello::LEAST`] counts as that.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Streams at once.
@@ -39,7 +39,7 @@ pub struct Limits {
     pub growth: u32,
 }
 
-/// What has happened on a tunnel.
+/// An event on a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The peer asks for a stream.
@@ -50,7 +50,7 @@ pub enum Event {
     Data(u32, Bytes),
     /// The peer sends no more on a stream.
     Ended(u32),
-    /// The peer takes no more of a stream, for a [`code`], and sends no more. What came before the
+    /// The peer takes no more of a stream, for a [`code`], and sends no more. Anything before the
     /// peer's own end is as good as before.
     Reset(u32, u32),
     /// More may be sent on a stream.
@@ -130,7 +130,7 @@ impl Session {
         }
     }
 
-    /// What waits to be written.
+    /// Bytes that wait to be written.
     pub const fn output(&mut self) -> &mut Output {
         &mut self.output
     }
@@ -425,7 +425,7 @@ impl Session {
         Ok(())
     }
 
-    /// Ends both directions of a stream, if it is not over. What was not taken is given up, too.
+    /// Ends both directions of a stream, if it is not over. Bytes that were not taken are given up, too.
     pub fn reset(&mut self, stream: u32, code: u32) {
         let Some(flow) = self.flows.get(&stream) else { return };
         // The peer may still read what was sent before both ends.

@@ -25,7 +25,7 @@ use crate::native::session::{Event, Session};
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) session: Session,
-    /// What the peer may use.
+    /// The quota of the peer.
     pub(super) quota: Option<Arc<Quota>>,
     /// Streams that an application holds, and those that it has let go of and that have not ended.
     pub(super) slots: ByNumber<Slot>,
@@ -45,13 +45,13 @@ pub(super) struct Core {
     pub(super) silence: Silence,
 }
 
-/// What a stream waits for.
+/// The event that a stream waits for.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) inbox: Inbox,
     /// Its part of what the peer may use.
     pub(super) share: Option<Share>,
-    /// What was sent before the peer has accepted the stream. Sent again if it has not looked at it.
+    /// Bytes that were sent before the peer has accepted the stream. Sent again if it has not looked at it.
     pub(super) unconfirmed: BytesMut,
     pub(super) accepted: bool,
     pub(super) ended: bool,
@@ -294,7 +294,7 @@ impl Core {
         let Some(slot) = slots.get_mut(&stream) else { return };
         if slot.released.is_some() {
             match event {
-                // What it has of a window is given back as well, though nobody has read it.
+                // Its part of a window is given back as well, though nobody has read it.
                 Event::Data(..) | Event::Ended(_) | Event::Reset(..) => rest.late.push(stream),
                 _ => {}
             }
@@ -374,7 +374,7 @@ impl Core {
     }
 }
 
-/// What is not for a stream that there is.
+/// Frames that are for no stream that there is.
 #[derive(Default)]
 pub(super) struct Rest {
     /// Streams of which more is unread than the peer may leave.

@@ -20,7 +20,7 @@ use crate::native::inbox::Parts;
 use crate::native::shared::{Core, Cut};
 use crate::native::tunnel::Tunnel;
 
-/// What may be sent before the peer has accepted a stream.
+/// The bytes that may be sent before the peer has accepted a stream.
 const MAX_UNCONFIRMED_BYTES: usize = Hello::LEAST.window as usize;
 
 /// A stream. Dropped before it was left ([`Outgoing::leave`]), it is reset; after that, the peer may
@@ -53,7 +53,7 @@ impl Stream {
         (Sender(Arc::clone(self)), Receiver(Arc::clone(self)))
     }
 
-    /// What was sent on a stream that the peer has not looked at: it may be sent again on another.
+    /// Bytes sent on a stream that the peer has not looked at: they may be sent again on another.
     /// `None`: the application may have seen it.
     pub fn untaken(&self) -> Option<Bytes> {
         let mut core = self.tunnel.lock();

@@ -2,7 +2,7 @@
 //! share with that.
 //!
 //! Streams leave frames and wake the task; it writes what all of them have left at once, when they
-//! have run. What it reads it puts into the streams' inboxes. All of them are on one data thread in
+//! have run. Data that it reads goes into the streams' inboxes. All of them are on one data thread in
 //! most cases, so that the lock is hardly ever waited for.
 //!
 //! The tunnel owns its streams. There is one lock, and whoever holds it takes no other. Dropping a
@@ -112,7 +112,7 @@ impl Tunnel {
         (Arc::new(tunnel), driver)
     }
 
-    /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. What the
+    /// Starts a tunnel on a TLS connection that we have opened, and takes the first place. Anything that the
     /// peer sends and is not read is within `quota`. It is driven in `scope` until it fails, is idle
     /// for too long, or the scope drains and its last stream has ended. `ended` is called then.
     /// `news` is told when it is silent, and when it is heard again.
@@ -161,7 +161,7 @@ impl Tunnel {
         self.lock().has_room(self.leases.load(Ordering::Acquire))
     }
 
-    /// What it carries.
+    /// The load that it carries.
     pub fn load(&self) -> Arc<Load> {
         Arc::clone(&self.lock().load)
     }
@@ -448,7 +448,7 @@ impl Tunnel {
     }
 }
 
-/// Serves a tunnel that a peer has opened, until it closes; `handle` is given each stream. What the
+/// Serves a tunnel that a peer has opened, until it closes; `handle` is given each stream. All that the
 /// peer may use is within `quota`.
 ///
 /// # Errors

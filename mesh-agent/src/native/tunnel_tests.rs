@@ -35,7 +35,7 @@ struct Site {
     tell: mpsc::Sender<Asked>,
 }
 
-/// What ends the server's side of a tunnel.
+/// Causes of the end of the server's side of a tunnel.
 struct Ends {
     retire: oneshot::Sender<()>,
     cut: oneshot::Sender<()>,
@@ -185,7 +185,7 @@ async fn a_stream_that_is_dropped_after_its_end_loses_nothing() {
     to_us.leave();
     drop((to_us, theirs));
     let (mut to_them, mut from_them) = ours.split();
-    // What comes too late is not taken, and says so: that loses nothing either.
+    // Bytes that come too late are not taken, which is said: that loses nothing either.
     let mut late = Bytes::from_static(b"late");
     poll_fn(|cx| to_them.poll_send(cx, &mut late)).await.unwrap();
     poll_fn(|cx| to_them.poll_closed(cx)).await.unwrap();
@@ -397,7 +397,7 @@ async fn a_retired_tunnel_takes_no_streams_and_keeps_those_that_there_are() {
     assert_eq!(got, 9);
 }
 
-/// What a server answers to bytes, until it closes.
+/// The answer of a server to bytes, until it closes.
 async fn answers(attack: &[u8]) -> (Vec<Frame>, Result<(), Error>) {
     answers_within(attack, options().clients.peer).await
 }

@@ -1,7 +1,7 @@
 //! Connections that a listener is given, from there to the data threads that serve them.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use tokio::net::{TcpListener as AsyncListener, TcpStream};
@@ -19,44 +19,58 @@ use crate::task::scope::Scope;
 pub(super) fn take_outbound(
     context: &Arc<Context>,
     (realm, unit): (&Arc<Realm>, Option<u64>),
-    (listening, worker): (&Scope, usize),
+    threads: (&Scope, usize),
     listener: TcpListener,
 ) {
-    let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
-    let (context, realm, scope) = (Arc::clone(context), Arc::clone(realm), listening.clone());
-    listening.spawn_on(&handle, async move {
-        let Some(listener) = register(listener) else { return };
-        accept::run(listener, &scope, &context.sockets, |stream, client| {
-            let Some(accepted) = tcp::accept(&context, (&realm, unit), &stream, client) else {
-                return close(&stream);
-            };
-            let (serving, scope) = (Arc::clone(&context), accepted.scope().clone());
-            let within = Arc::clone(&realm);
-            let run = move |stream, to| tcp::run(serving, within, to, stream, accepted);
-            serve(&context, &realm, (&scope, worker), (stream, run));
-        })
-        .await;
+    let (serving, within) = (Arc::clone(context), Arc::clone(realm));
+    take(context, realm, threads, listener, move |stream, client| {
+        let accepted = tcp::accept(&serving, (&within, unit), stream, client)?;
+        let (serving, within) = (Arc::clone(&serving), Arc::clone(&within));
+        let scope = accepted.scope().clone();
+        Some((scope, move |stream: TcpStream, to: usize| {
+            tcp::run(serving, within, to, stream, accepted)
+        }))
     });
 }
 
-/// The same of a plaintext listener.
+/// Serves each connection of a plaintext listener, as [`take_outbound`] does.
 pub(super) fn take_plaintext(
+    context: &Arc<Context>,
+    realm: &Arc<Realm>,
+    threads: (&Scope, usize),
+    listener: TcpListener,
+) {
+    let (serving, within) = (Arc::clone(context), Arc::clone(realm));
+    take(context, realm, threads, listener, move |stream, client| {
+        let accepted = plaintext::accept(&serving, &within, stream, client)?;
+        let (serving, scope) = (Arc::clone(&serving), accepted.scope().clone());
+        Some((scope, move |stream: TcpStream, _to: usize| {
+            plaintext::run(serving, stream, accepted)
+        }))
+    });
+}
+
+/// Gives each connection of a listener to `accept`, which returns the scope and the task of one that is
+/// served, and resets the others.
+fn take<R, F>(
     context: &Arc<Context>,
     realm: &Arc<Realm>,
     (listening, worker): (&Scope, usize),
     listener: TcpListener,
-) {
+    accept: impl Fn(&TcpStream, SocketAddr) -> Option<(Scope, R)> + Send + Sync + 'static,
+) where
+    R: FnOnce(TcpStream, usize) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
     let Some(handle) = context.runtimes.all().get(worker).cloned() else { return };
     let (context, realm, scope) = (Arc::clone(context), Arc::clone(realm), listening.clone());
     listening.spawn_on(&handle, async move {
         let Some(listener) = register(listener) else { return };
         accept::run(listener, &scope, &context.sockets, |stream, client| {
-            let Some(accepted) = plaintext::accept(&context, &realm, &stream, client) else {
-                return close(&stream);
-            };
-            let (serving, scope) = (Arc::clone(&context), accepted.scope().clone());
-            let run = move |stream, _to| plaintext::run(serving, stream, accepted);
-            serve(&context, &realm, (&scope, worker), (stream, run));
+            match accept(&stream, client) {
+                Some((scope, run)) => serve(&context, &realm, (&scope, worker), (stream, run)),
+                None => close(&stream),
+            }
         })
         .await;
     });

@@ -18,7 +18,7 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 /// Folders that are watched at most: a document of a cgroup names its own.
 const MAX_FOLDERS: usize = 4096;
 
-/// Notices changes. What cannot be watched is looked at now and then.
+/// Notices changes. A place that cannot be watched is looked at now and then.
 #[derive(Debug, Default)]
 pub struct Changes {
     folders: Option<Folders>,

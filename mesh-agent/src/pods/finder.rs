@@ -40,7 +40,7 @@ const MAX_ALL_STUCK: usize = 64;
 /// The slice of services that name no other (`systemd.slice(5)`).
 const SYSTEM_SLICE: &str = "system.slice";
 
-/// What a path has led to.
+/// The place that a path has led to.
 type Opened = io::Result<(Spot, Netns)>;
 
 /// Looks for places.
@@ -260,7 +260,7 @@ mod tests {
         let find = async |finder: &mut Finder, path: &str| {
             finder.find(&name, &Place::Netns(path.into()), Path::new("/")).await
         };
-        // Whoever is no administrator may not enter even its own.
+        // A process without privileges may not enter even its own.
         let own = format!("/proc/{}/ns/net", std::process::id());
         let (a, b) = (find(&mut finder, "/proc/self/ns/net").await, find(&mut finder, &own).await);
         assert_eq!(a.ok().map(|it| it.0), b.ok().map(|it| it.0));

@@ -47,7 +47,7 @@ impl Pods {
             let paths = set.finder.paths(&workload.place, root);
             awaited.extend(paths.into_iter().map(|path| Awaited { name: (*name).clone(), path }));
         }
-        // What arrives at their ports is looked at whether they run or not.
+        // Connections to their ports are looked at whether they run or not.
         set.awaited_in = if awaited.is_empty() {
             None
         } else {
@@ -127,7 +127,7 @@ impl Pods {
         Ok((found, located))
     }
 
-    /// Where a workload's sockets are. What arrives there is looked at from now on.
+    /// Where a workload's sockets are. Connections that arrive there are looked at from now on.
     fn locate(&self, found: &Spot, netns: Option<Netns>) -> io::Result<Located> {
         let node = socket::current_netns_cookie()?;
         let source = found.source();

@@ -19,7 +19,7 @@ pub mod unprotected;
 
 use std::time::Duration;
 
-/// What the set needs to be told.
+/// Settings of the set.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// This node's name.

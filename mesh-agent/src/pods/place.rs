@@ -20,7 +20,7 @@ pub enum Spot {
         device: u64,
         /// Its inode: another one under the same path is another namespace.
         inode: u64,
-        /// What the kernel calls it.
+        /// The kernel's name for it.
         cookie: u64,
     },
 }
@@ -40,7 +40,7 @@ pub enum SpotId {
 }
 
 impl Spot {
-    /// What tells it from other places.
+    /// The mark that tells it from other places.
     pub const fn id(&self) -> SpotId {
         match self {
             Self::Cgroup(id) => SpotId::Cgroup(*id),
@@ -65,7 +65,7 @@ impl Spot {
     }
 }
 
-/// What went wrong at a path.
+/// The error at a path.
 pub fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -45,13 +45,13 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// change.
 const RESTS: u32 = 4;
 
-/// What the task works with.
+/// Sources of the task.
 pub struct Pods {
-    /// What it was told.
+    /// Its settings.
     pub options: Options,
-    /// What every connection shares.
+    /// The state that every connection shares.
     pub context: Arc<Context>,
-    /// Who makes certificates.
+    /// The maker of certificates.
     pub identities: Identities,
     /// Says to the datapath whose connections may be captured.
     pub enrolled: watch::Sender<Found>,
@@ -98,7 +98,7 @@ impl Pods {
             }
             self.prepare(&snapshot);
             drop(work);
-            // Namespaces are made anew under old names, and units restart. Whoever makes cgroups and
+            // Namespaces are made anew under old names, and units restart. A process that makes cgroups and
             // mounts without end takes a fifth of this thread.
             let used = clock::of_thread().saturating_sub(began);
             let rested = Instant::now() + used * RESTS;

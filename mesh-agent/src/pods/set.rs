@@ -45,7 +45,7 @@ pub(super) struct Set {
     pub(super) spots: BTreeMap<ResourceName, Spot>,
     /// Those that are not there, which has been said.
     pub(super) absent: BTreeSet<ResourceName>,
-    /// Whose each of those is.
+    /// The owner of each of those.
     pub(super) claims: Claims,
     /// The workloads that are not enrolled, because others have their places.
     pub(super) conflicts: Conflicts,

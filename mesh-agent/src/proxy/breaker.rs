@@ -47,7 +47,7 @@ impl<K: Clone + Eq + Hash> Breaker<K> {
         Self { options, failing: HashMap::new() }
     }
 
-    /// Why `peer` is not to be tried now. Whoever is told nothing tries, and says what came of it;
+    /// Why `peer` is not to be tried now. A caller that is told nothing tries, and reports the result;
     /// if it does not, another may try after the longest wait.
     pub fn held(&mut self, peer: &K, now: Instant) -> Option<Failure> {
         let failing = self.failing.get_mut(peer)?;
@@ -67,7 +67,7 @@ impl<K: Clone + Eq + Hash> Breaker<K> {
     pub fn failed(&mut self, peer: &K, last: Failure, now: Instant, random: u32) {
         let Options { first, most, peers } = self.options;
         if self.failing.len() >= peers && !self.failing.contains_key(peer) {
-            // Whoever was not tried again since is forgotten, with how often it has failed.
+            // A peer that was not tried again since is forgotten, with how often it has failed.
             self.failing.retain(|_, failing| now < failing.until);
             if self.failing.len() >= peers {
                 return;

@@ -21,7 +21,7 @@ use crate::telemetry::{
 /// unseen.
 #[derive(Debug)]
 pub struct Conn {
-    /// Who is at the ends, as far as it is known.
+    /// The parties at the ends, as far as they are known.
     pub parties: Parties,
     /// The endpoint that was chosen.
     pub upstream_host: Option<SocketAddr>,
@@ -29,9 +29,9 @@ pub struct Conn {
     pub upstream_local: Option<SocketAddr>,
     /// The route that chose the backend.
     pub route: Option<ResourceName>,
-    /// What it has carried.
+    /// The bytes that it has carried.
     pub carried: Arc<Carried>,
-    /// What the destination's policies said, if this end asks them.
+    /// The verdict of the destination's policies, if this end asks them.
     pub judged: Option<Judged>,
     /// The trace that it belongs to.
     pub trace: Option<Trace>,
@@ -75,7 +75,7 @@ impl Conn {
         }
     }
 
-    /// Who the client is towards others, and what it connected to, are known only now.
+    /// The client's address for others, and the destination, are known only now.
     pub const fn set_addresses(&mut self, client: SocketAddr, destination: SocketAddr) {
         self.client = client;
         self.destination = destination;
@@ -97,7 +97,7 @@ impl Conn {
         self.series.as_ref().map(Series::requests)
     }
 
-    /// What it carries is reported request by request, and by the connections to endpoints.
+    /// Its traffic is reported request by request, and by the connections to endpoints.
     pub const fn reported_otherwise(&mut self) {
         self.finished = true;
     }

@@ -34,12 +34,12 @@ use crate::task::worker::Runtimes;
 use crate::telemetry::Telemetry;
 use crate::tunnels;
 
-/// What both directions share.
+/// The state that both directions share.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The mesh.
     pub mesh: Reader,
-    /// What the kernel recorded.
+    /// The kernel's records.
     pub kernel: Arc<Kernel>,
     /// Where connections are reported.
     pub telemetry: Telemetry,
@@ -47,17 +47,17 @@ pub struct Context {
     pub locals: Locals,
     /// The data threads.
     pub runtimes: Runtimes,
-    /// What handshakes of peers the workloads of this node have together.
+    /// The handshakes of peers that the workloads of this node have together.
     pub handshakes: budget::Node,
     /// The sockets of all of them.
     pub sockets: bounds::Node,
-    /// What peers may leave unread on tunnels of the native transport to all of them.
+    /// Bytes that peers may leave unread on tunnels of the native transport to all of them.
     pub unread: Arc<Quota>,
-    /// What the settings say.
+    /// The settings.
     pub options: Options,
 }
 
-/// What the proxies need to be told.
+/// Settings of the proxies.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Tunnels.

@@ -1,4 +1,4 @@
-//! Whose turns a connection's tasks use on their data thread.
+//! Owners of the turns that a connection's tasks use on their data thread.
 
 use std::net::IpAddr;
 

@@ -59,7 +59,7 @@ impl Refused {
         conn.finish(Err(self.failure()));
     }
 
-    /// What the connection's report says. Nothing was sent to anybody.
+    /// The failure for the connection's report. Nothing was sent to anybody.
     pub fn failure(self) -> Failure {
         Failure::because(Kind::Limit, Side::Client, Retry::Safe, self.limit)
     }

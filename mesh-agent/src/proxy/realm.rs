@@ -68,7 +68,7 @@ pub struct Realm {
     pub cookie: u64,
     /// Which peers may begin a handshake.
     admission: Mutex<Admission>,
-    /// What peers use by the native transport.
+    /// The quotas of peers on the native transport.
     pub quotas: ClientQuotas,
     /// Peers that could not be reached.
     breaker: Mutex<Breaker<Key>>,
@@ -82,7 +82,7 @@ pub struct Realm {
     pub wires: Vec<Wires>,
     /// Copies of HTTP requests under way.
     pub copies: Arc<http::mirror::Copies>,
-    /// Whose turn it is to judge its connection again, when the mesh has changed: all of them at once
+    /// Turns for judging connections again, when the mesh has changed: all of them at once
     /// would hold up others on their data threads.
     pub judging: Semaphore,
     /// The addresses that its applications are connected to from.
@@ -370,7 +370,7 @@ impl Realm {
     }
 }
 
-/// What a namespace costs with so many data threads: itself, and for both families a listener for
+/// The descriptors of a namespace with so many data threads: itself, and for both families a listener for
 /// tunnels, and on each thread one for what goes out and one for plaintext.
 const fn descriptors(workers: usize) -> usize {
     1 + 2 * (1 + 2 * workers)

@@ -6,7 +6,7 @@ use rustls_pki_types::{DnsName, ServerName};
 
 use crate::model::id::ResourceName;
 
-/// What follows the namespace. `internal` is reserved for private use (ICANN, 2024).
+/// The suffix after the namespace. `internal` is reserved for private use (ICANN, 2024).
 const SUFFIX: &str = ".workload.mesh.internal";
 
 /// `<workload>.<namespace>.workload.mesh.internal`; `None` for a name that DNS does not allow.

@@ -48,7 +48,7 @@ pub enum Upstream {
     Plain(Leg),
 }
 
-/// Who connects, on which data thread, and what for.
+/// The source of a connection, its data thread, and its use.
 #[derive(Clone, Copy)]
 pub struct Reach<'a> {
     /// The namespace that the connection leaves from.
@@ -97,7 +97,7 @@ pub async fn reach(
     attempt.over(context, from.realm, &key, reached)
 }
 
-/// What one connection's dials have come to: none in most cases, and two at most.
+/// The result of one connection's dials: none in most cases, and two at most.
 #[derive(Default)]
 struct Attempt {
     /// The peer was dialed.
@@ -165,8 +165,9 @@ fn is_costly(error: &tunnels::Error) -> bool {
     }
 }
 
-/// What a task of its own needs to reach an endpoint. A stream may end before the tunnel is open that
-/// it asks for; a handshake that is given up halfway would be a failure in the peer's log, and wasted.
+/// The parts that a task of its own needs to reach an endpoint. A stream may end before the tunnel
+/// is open that it asks for; a handshake that is given up halfway would be a failure in the peer's
+/// log, and wasted.
 struct Way {
     context: Arc<Context>,
     realm: Arc<Realm>,
@@ -178,7 +179,7 @@ struct Way {
 }
 
 impl Way {
-    /// That of `from`, whose parts `realm` and `local` are.
+    /// The way of `from`, whose parts `realm` and `local` are.
     fn new(
         context: &Arc<Context>,
         (realm, local): (&Arc<Realm>, &Arc<Local>),
@@ -284,7 +285,7 @@ async fn connect(
 }
 
 /// Connects to a peer's agent, unless that has just failed, and makes sure that it is the
-/// destination's identity. That it refuses ours turns out later. What else is to be known is left
+/// destination's identity. A refusal of ours turns out later. Further facts are left
 /// in `attempt`.
 async fn dial(
     context: &Context,
@@ -333,7 +334,7 @@ async fn dial(
     Err(error)
 }
 
-/// What a tunnel of HBONE may make the agent keep; the native transport counts what really comes.
+/// The bytes that a tunnel of HBONE may make the agent keep; the native transport counts what really comes.
 fn promise(
     context: &Context,
     local: &Local,
@@ -347,7 +348,7 @@ fn promise(
     promised.map(Some).map_err(|refused| tunnels::Error::Connect(io::Error::other(refused.limit)))
 }
 
-/// Who is there, and what is spoken with it.
+/// The verified peer, and the protocol that is spoken with it.
 fn met(dial: &Dial, session: &CommonState) -> io::Result<(Met, Protocol)> {
     let peer = dial.check(session)?;
     let protocol = tunnels::named(session.alpn_protocol());
@@ -355,7 +356,7 @@ fn met(dial: &Dial, session: &CommonState) -> io::Result<(Met, Protocol)> {
     Ok((peer, protocol))
 }
 
-/// A [`Failure`] of the upstream's side. What is wrong with an identity is said in our words:
+/// A [`Failure`] of the upstream's side. An error of an identity is said in our words:
 /// rustls prints the fields of what it does not know.
 pub fn classify(error: tunnels::Error) -> Failure {
     let (kind, retry) = kind(&error);
@@ -372,7 +373,7 @@ fn is_over_limit(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Limit>)
 }
 
-/// What an error says about the peer's identity or ours.
+/// The part of an error that is about the peer's identity or ours.
 fn about_identity(error: &tunnels::Error) -> Option<PeerError> {
     match error {
         tunnels::Error::Tls(error) => peer_error(error),
@@ -385,7 +386,7 @@ fn about_identity(error: &tunnels::Error) -> Option<PeerError> {
     }
 }
 
-/// What an error means. Nothing of the application's has been sent in any of these.
+/// The meaning of an error. Nothing of the application's has been sent in any of these.
 fn kind(error: &tunnels::Error) -> (Kind, Retry) {
     if about_identity(error).is_some() {
         return (Kind::Identity, Retry::Never);

@@ -1,4 +1,4 @@
-//! What was said on the command line or in the environment, before it is checked as a whole.
+//! Arguments of the command line or the environment, before they are checked as a whole.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -9,12 +9,22 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use crate::identity::authority;
+use crate::model::trust_domain;
 use crate::settings::defaults;
 use crate::sys::socket::PeerTimeout;
 
 /// The values of a flag without one, as the environment has them: `1`, `true`, `yes`, `on`, and their opposites.
 pub fn switch() -> BoolishValueParser {
     BoolishValueParser::new()
+}
+
+/// A trust domain's name, checked.
+///
+/// # Errors
+///
+/// It is no name of a trust domain.
+pub fn parse_trust_domain(name: &str) -> Result<String, trust_domain::InvalidName> {
+    trust_domain::check_name(name).map(|()| name.to_owned())
 }
 
 const EXAMPLES: &str = "\
@@ -49,7 +59,7 @@ pub struct RunArgs {
     #[arg(long, env = "MESH_ALLOW_EMPTY", value_parser = switch())]
     pub allow_empty: bool,
 
-    /// Who vouches for this node's workloads.
+    /// The issuer of this node's workloads' certificates.
     #[command(flatten)]
     pub authority: AuthorityArgs,
 
@@ -94,7 +104,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", env = "MESH_THREADS")]
     pub threads: Option<NonZeroUsize>,
 
-    /// What to speak to agents that speak both: `native`, or `hbone` as with all others
+    /// Transport to agents that speak both: `native`, or `hbone` as with all others
     #[arg(long, value_enum, env = "MESH_TRANSPORT", default_value_t = Transport::Native)]
     pub transport: Transport,
 
@@ -148,7 +158,7 @@ pub struct RunArgs {
         default_value_t = defaults::EXPIRED_PEER_TIMEOUT.as_secs())]
     pub expired_peer_timeout: u64,
 
-    /// What the agent logs to standard error: a level, or levels by module
+    /// Filter of the agent's log on standard error: a level, or levels by module
     /// (for example `info,mesh_agent::hbone=debug`)
     #[arg(long, value_name = "FILTER", env = "MESH_LOG", default_value = defaults::LOG)]
     pub log: String,
@@ -163,7 +173,7 @@ pub struct RunArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Authority")]
 pub struct AuthorityArgs {
-    /// Who vouches for this node's workloads
+    /// Issuer of this node's workloads' certificates
     #[arg(long, value_enum, env = "MESH_AUTHORITY", default_value_t = AuthorityKind::Embedded)]
     pub authority: AuthorityKind,
 
@@ -180,12 +190,14 @@ pub struct AuthorityArgs {
         value_parser = clap::value_parser!(u64).range(..=defaults::MAX_CLOCK_SKEW_SECS))]
     pub clock_skew: u64,
 
-    /// Trust domain of all identities [default: what the root names, otherwise cluster.local]
-    #[arg(long, value_name = "NAME", env = "MESH_TRUST_DOMAIN")]
+    /// Trust domain of all identities: lower-case letters, digits, `.`, `-` and `_`. One that the root
+    /// names must be the same [default: the root's, otherwise cluster.local]
+    #[arg(long, value_name = "NAME", env = "MESH_TRUST_DOMAIN", value_parser = parse_trust_domain)]
     pub trust_domain: Option<String>,
 
     /// Further trust domains whose identities may call this node's workloads
-    #[arg(long, value_name = "NAME,…", env = "MESH_TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME,…", env = "MESH_TRUST_DOMAIN_ALIASES", value_delimiter = ',',
+        value_parser = parse_trust_domain)]
     pub trust_domain_aliases: Vec<String>,
 
     /// For `istio`: where istiod or istio-csr answers
@@ -243,7 +255,7 @@ impl AuthorityArgs {
     }
 }
 
-/// What is spoken between two agents that speak both.
+/// The transport between two agents that speak both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Transport {
     /// Our own: many connections in one, at a fraction of the cost.

@@ -39,7 +39,7 @@ pub const RUN_DIRECTORY: &str = "/run/mesh-agent";
 /// The admin socket's name in that folder.
 pub const ADMIN_SOCKET: &str = "admin.sock";
 
-/// What the agent logs (`--log`).
+/// The filter of the agent's log (`--log`).
 pub const LOG: &str = "info";
 
 /// How long connections may take to end when the agent stops (`--drain-timeout`). Kubernetes'
@@ -95,7 +95,7 @@ pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// worst, so that streams whose applications do not read cannot hold up the others.
 pub const TUNNEL_WINDOW_BYTES: u32 = TUNNEL_MAX_STREAMS * STREAM_WINDOW_BYTES;
 
-/// What of the process's memory clients and peers may make the agent keep: one of so many parts. The
+/// The part of the process's memory that clients and peers may make the agent keep: one of so many parts. The
 /// rest is for the configuration, for connections that do as they should, and for the heap itself.
 const MEMORY_PARTS: u64 = 2;
 
@@ -149,7 +149,7 @@ pub const NATIVE_WINDOW_BYTES: u32 = 64 << 10;
 /// By how much the windows of one tunnel may grow in all: 64 streams may reach 1 MiB each.
 pub const NATIVE_GROWTH_BYTES: u32 = 64 << 20;
 
-/// What peers that have connected to a workload may use of its agent over all their tunnels.
+/// Limits of peers that have connected to a workload in its agent, over all their tunnels.
 ///
 /// - One of them: as many streams as 16 full tunnels have, and 256 bulk transfers whose windows are
 ///   full. A stream beyond is not taken, and one that leaves more unread is reset.
@@ -159,8 +159,9 @@ pub const NATIVE_CLIENTS: Bounds = Bounds {
     workload: Most { streams: 64 * 1024, bytes: 1 << 30 },
 };
 
-/// What peers that a workload has connected to may leave unread at its agent over all its tunnels.
-/// Its application has asked for each of these streams, so that it is more than of the others.
+/// Limits of peers that a workload has connected to in what they leave unread at its agent, over
+/// all their tunnels. Its application has asked for each of these streams, so that it is more than
+/// of the others.
 ///
 /// - One of them: the windows of as many streams as it takes, 16 × 1,024 × 64 KiB = 1 GiB. So an
 ///   application that is stopped with all of them open loses none; only windows that have grown,
@@ -202,7 +203,7 @@ pub const LEAST_SOCKETS: usize = 64;
 /// refused.
 pub const KEPT_DESCRIPTORS: usize = 256;
 
-/// Who holds fewer sockets for a use of a workload may take from what is kept for such: a tunnel
+/// The sockets below which a holder, for a use of a workload, may take from what is kept for such: a tunnel
 /// for each of 8 data threads, or four connections in plaintext.
 pub const FEW_SOCKETS: usize = 8;
 
@@ -291,7 +292,7 @@ pub const UPDATE_QUEUE: usize = 16;
 /// an hour at most.
 pub const LEAF_TTL: Duration = Duration::from_hours(1);
 
-/// What `--leaf-ttl` may be, in seconds. Below ten a renewal could come too late on a busy machine;
+/// The range of `--leaf-ttl`, in seconds. Below ten a renewal could come too late on a busy machine;
 /// above a day a certificate is not short-lived any more.
 pub const LEAF_TTL_RANGE: std::ops::RangeInclusive<u64> = 10..=86_400;
 

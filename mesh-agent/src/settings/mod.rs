@@ -25,7 +25,7 @@ use crate::{bounds, datapath, hbone, identity, native, pods, proxy, tunnels};
 /// `ub-common-name`), and a folder's name in the BPF filesystem.
 const MAX_NODE_BYTES: usize = 64;
 
-/// What `run` does. Its fields are private: it cannot be there without being valid.
+/// The settings of `run`. Its fields are private: it cannot be there without being valid.
 #[derive(Clone, Debug)]
 pub struct Settings {
     node: String,
@@ -93,7 +93,7 @@ impl Settings {
         self.allow_empty
     }
 
-    /// Who vouches for the workloads.
+    /// The authority of the workloads.
     pub const fn authority(&self) -> &authority::Options {
         &self.authority
     }
@@ -153,7 +153,7 @@ impl Settings {
         self.watchdog_timeout
     }
 
-    /// What to log; [`log::init`] takes it.
+    /// The log's filter; [`log::init`] takes it.
     pub fn log(&self) -> &str {
         &self.log
     }
@@ -233,7 +233,7 @@ impl Settings {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
-    /// What there may be of sockets, where the process may have `files` open and has `open` of them
+    /// The bounds of sockets, where the process may have `files` open and has `open` of them
     /// before the first workload is enrolled, and of what comes with them, within `memory`.
     pub fn bounds(&self, files: u64, open: usize, memory: usize) -> bounds::Options {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
@@ -247,7 +247,7 @@ impl Settings {
         }
     }
 
-    /// What peers may leave unread on tunnels of the native transport, of all workloads together.
+    /// Bytes that peers may leave unread on tunnels of the native transport, of all workloads together.
     pub fn unread(memory: usize) -> quota::Most {
         quota::Most { streams: usize::MAX, bytes: memory / defaults::UNREAD_PARTS }
     }
@@ -374,7 +374,7 @@ fn access_log(text: &str) -> Result<Target, Error> {
     }
 }
 
-/// What was asked for, or the CPUs that the process may use. Where the system does not say, one.
+/// The number that was asked for, or the CPUs that the process may use. Where the system does not say, one.
 fn threads(asked: Option<NonZeroUsize>) -> Result<NonZeroUsize, Error> {
     let most = const { NonZeroUsize::new(defaults::MAX_THREADS).expect("invariant: not zero") };
     match asked {

@@ -22,7 +22,7 @@ pub(super) struct Attached<'a> {
     expression_bytes: HashMap<&'a str, usize>,
 }
 
-/// Whom a route applies to.
+/// The clients to which a route applies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Scope<'a> {
     /// Every client: a producer route, of the service's own namespace.
@@ -48,22 +48,28 @@ const MAX_MATCHES: usize = 8 * 1024;
 enum Lost {
     /// This one has it already.
     To(Key),
-    /// With its expressions there would be more than there may be.
-    Large,
-    /// With its expressions those of its namespace would be more than they may be.
-    Share,
-    /// With its matches there would be.
-    Many,
+    /// With it there would be more of something than there may be.
+    By(Limit),
 }
 
-/// What the HTTP routes of a port ask for, in all.
+/// The bounds of routes.
+enum Limit {
+    /// Expressions of a port.
+    Expressions,
+    /// Expressions of the route's namespace.
+    Share,
+    /// Matches of a port.
+    Matches,
+}
+
+/// The demands of the HTTP routes of a port, in all.
 #[derive(Clone, Copy, Default)]
 struct Size {
     expression_bytes: usize,
     matches: usize,
 }
 
-/// What applies to one port in one scope.
+/// The routes of one port in one scope.
 enum Routes<'a> {
     /// HTTP routes of one kind, merged; and how large they are.
     Http(http::Kind, Vec<&'a Arc<HttpRoute>>, Size),
@@ -133,7 +139,7 @@ impl<'a> Attached<'a> {
         for port in service.ports.iter().filter(wanted) {
             let with_these = used.saturating_add(expression_bytes);
             if expression_bytes > 0 && with_these > MAX_NAMESPACE_EXPRESSION_BYTES {
-                lost.get_or_insert((port.port, Lost::Share));
+                lost.get_or_insert((port.port, Lost::By(Limit::Share)));
                 continue;
             }
             match self.ports.entry((&service.name, port.port)).or_default().entry(scope) {
@@ -153,37 +159,12 @@ impl<'a> Attached<'a> {
             }
             *used = with_these;
         }
-        let limit = |message| Err((Reason::LimitExceeded, message));
         let (port, winner) = match lost {
             None => return Ok(()),
             Some((port, Lost::To(winner))) => (port, winner),
-            Some((port, Lost::Large)) => {
-                let message = format!(
-                    "with its regular expressions those of all routes of port {port} of Service {} \
-                     take more than {} KiB, compiled, so it does not apply there; match exact \
-                     values or prefixes, or classes of ASCII instead of Unicode's",
-                    service.name,
-                    MAX_EXPRESSION_BYTES >> 10
-                );
-                return limit(message);
-            }
-            Some((port, Lost::Share)) => {
-                return limit(format!(
-                    "with its regular expressions on port {port} of Service {} those of all routes of \
-                     the namespace {} take more than {} MiB, compiled, so it does not apply there; \
-                     match exact values or prefixes, or name fewer ports",
-                    service.name,
-                    route.name().namespace,
-                    MAX_NAMESPACE_EXPRESSION_BYTES >> 20
-                ));
-            }
-            Some((port, Lost::Many)) => {
-                return limit(format!(
-                    "with its matches the rules of all routes of port {port} of Service {} have \
-                     more than {MAX_MATCHES}, so it does not apply there; remove rules, or use a \
-                     prefix for several",
-                    service.name
-                ));
+            Some((port, Lost::By(limit))) => {
+                let message = limit.told(port, &service.name, route.name());
+                return Err((Reason::LimitExceeded, message));
             }
         };
         let why = if winner.kind == route.key().kind {
@@ -267,7 +248,7 @@ fn parent_service<'a>(
     Ok(service)
 }
 
-/// What is said to a route of HTTP none of whose ports is one.
+/// The message for a route of HTTP none of whose ports is one.
 fn not_http(service: &Service, parent: &ParentRef) -> (Reason, String) {
     let which = match parent.port {
         Some(port) => format!("the appProtocol of port {port} of Service {}", service.name),
@@ -314,25 +295,50 @@ impl<'a> Routes<'a> {
     }
 }
 
+impl Limit {
+    /// The message for a route that is beyond it on a port of `service`.
+    fn told(&self, port: u16, service: &ResourceName, route: &ResourceName) -> String {
+        match self {
+            Self::Expressions => format!(
+                "with its regular expressions those of all routes of port {port} of Service {service} \
+                 take more than {} KiB, compiled, so it does not apply there; match exact values or \
+                 prefixes, or classes of ASCII instead of Unicode's",
+                MAX_EXPRESSION_BYTES >> 10
+            ),
+            Self::Share => format!(
+                "with its regular expressions on port {port} of Service {service} those of all routes \
+                 of the namespace {} take more than {} MiB, compiled, so it does not apply there; match \
+                 exact values or prefixes, or name fewer ports",
+                route.namespace,
+                MAX_NAMESPACE_EXPRESSION_BYTES >> 20
+            ),
+            Self::Matches => format!(
+                "with its matches the rules of all routes of port {port} of Service {service} have more \
+                 than {MAX_MATCHES}, so it does not apply there; remove rules, or use a prefix for several"
+            ),
+        }
+    }
+}
+
 impl Size {
-    /// That of these and one more.
+    /// The size of these and one more.
     fn with(self, route: &HttpRoute) -> Result<Self, Lost> {
         let expression_bytes = self.expression_bytes.saturating_add(route.expression_bytes());
         // A rule without matches has one: every request.
         let matches = route.rules.iter().map(|rule| rule.matches.len().max(1)).sum::<usize>();
         let matches = self.matches.saturating_add(matches);
         if expression_bytes > MAX_EXPRESSION_BYTES {
-            return Err(Lost::Large);
+            return Err(Lost::By(Limit::Expressions));
         }
         if matches > MAX_MATCHES {
-            return Err(Lost::Many);
+            return Err(Lost::By(Limit::Matches));
         }
         Ok(Self { expression_bytes, matches })
     }
 }
 
 impl<'a> Route<'a> {
-    /// What is smaller is attached first: `GRPCRoute`, `HTTPRoute`, `TCPRoute` (Gateway API, "Route
+    /// The smaller kind is attached first: `GRPCRoute`, `HTTPRoute`, `TCPRoute` (Gateway API, "Route
     /// resources"; GEP-1294), then by age, then by name.
     fn precedence(&self) -> (u8, &'a str, &'a ResourceName) {
         match self {

@@ -17,7 +17,7 @@ use crate::store::update::{Key, Kind, Update};
 use crate::store::{policies, ports};
 
 /// Builds the snapshot of what all sources say, which comes after `last`. The order within an update
-/// does not matter. What is the same as in `last` is shared with it instead of being made again; what
+/// does not matter. Parts that are the same as in `last` are shared with it instead of being made again; what
 /// else depends on it is whose an address or a port is that workloads of several namespaces claim: who
 /// had it keeps it.
 pub fn build(last: &Snapshot, updates: &BTreeMap<&'static str, Update>) -> Snapshot {
@@ -75,7 +75,7 @@ fn locations(index: &Index<'_>) -> Locations {
     all.map(|(kind, name, at)| (kind.as_str(), name.clone(), at.clone())).collect()
 }
 
-/// Whose the ports are of addresses that several workloads share.
+/// The owners of the ports of addresses that several workloads share.
 fn by_port(
     owns: impl Fn(&Workload, u16) -> bool,
     by_address: &HashMap<IpAddr, Vec<Arc<Workload>>>,
@@ -129,7 +129,7 @@ fn placements(last: &Snapshot, index: &Index<'_>) -> Arc<Placements> {
     Arc::new(placements)
 }
 
-/// What is behind each virtual address and port. The first service by name wins, but none takes the
+/// The target behind each virtual address and port. The first service by name wins, but none takes the
 /// address of a workload of another namespace that has an agent: what is sent to it would go to
 /// whoever writes services.
 fn targets<'a>(

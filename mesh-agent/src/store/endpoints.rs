@@ -1,4 +1,4 @@
-//! Who serves the ports of services, once for all who name them (pure).
+//! Endpoints of the ports of services, once for all who name them (pure).
 //!
 //! Services and routes name each other freely: as lists of their own, endpoints would take the product
 //! of both, in memory and in the time of each change.

@@ -1,4 +1,4 @@
-//! What the sources say, by name: duplicates are settled here (pure).
+//! Resources of the sources, by name: duplicates are settled here (pure).
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Whose the ports of a host are (pure).
+//! Owners of the ports of a host (pure).
 //!
 //! The units of a host share its addresses and its kernel's sockets, and are told apart by their ports
 //! alone. Authors of several namespaces may not trust each other: none of them takes a port that
@@ -22,7 +22,7 @@ type Claims = BTreeMap<(Arc<str>, u16), BTreeSet<Arc<str>>>;
 
 /// Which ports are contested after `last`.
 ///
-/// Who had a port when another namespace has begun to claim it keeps it, and keeps the right to it while
+/// The owner of a port when another namespace begins to claim it keeps it, and keeps the right to it while
 /// it is away: otherwise the other would have it as soon as the document is replaced. If nobody had it,
 /// as when the agent starts, it is nobody's.
 pub(super) fn contested<'a>(

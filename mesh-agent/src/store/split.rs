@@ -1,4 +1,4 @@
-//! What connections and requests to one port go to: routes with their backends resolved (pure).
+//! Destinations of connections and requests to one port: routes with their backends resolved (pure).
 
 use std::sync::Arc;
 
@@ -150,7 +150,7 @@ fn backend<'a>(
     }
 }
 
-/// What of a backend is not there.
+/// The part of a backend that is not there.
 enum Missing<'a> {
     Service(&'a ResourceName),
     Port(&'a ResourceName, u16),

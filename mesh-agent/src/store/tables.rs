@@ -1,7 +1,7 @@
 //! The tables that requests' rules are found by, kept from one snapshot to the next.
 //!
 //! To make one takes as long as there are rules, and expressions of paths are compiled anew, together.
-//! What most changes change is weights, endpoints and other routes, by which nothing is found.
+//! Most changes change weights, endpoints and other routes, by which nothing is found.
 
 use std::collections::HashMap;
 use std::sync::Arc;

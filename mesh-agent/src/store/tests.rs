@@ -301,10 +301,10 @@ fn expressions_of_all_routes_of_a_port_have_a_bound() {
 #[test]
 fn expressions_of_all_routes_of_a_namespace_have_a_bound() {
     // Each takes 256 KiB of 16 MiB.
-    let routed = |n: usize, namespace: &str| {
+    let routed = |n: u16, namespace: &str| {
         let to = format!("{namespace}/echo");
         let at = format!("{namespace}/r-{n:02}");
-        let object = http_route(Kind::Http, &at, &at, (&to, Some(1000 + n as u16)), &[(&to, 1)]);
+        let object = http_route(Kind::Http, &at, &at, (&to, Some(1000 + n)), &[(&to, 1)]);
         let Object::HttpRoute(mut route) = object else { panic!() };
         let rule = Arc::make_mut(&mut Arc::make_mut(&mut route).rules[0]);
         rule.matches[0].path = http::PathMatch::Regex(Expression::new(r"/\pL{5}").unwrap());
@@ -694,7 +694,7 @@ fn objects() -> impl Strategy<Value = Vec<Object>> {
     let names = prop::sample::select(vec!["demo/a", "demo/b", "shop/a"]);
     let addresses = prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1"]);
     let object = (0..5, names.clone(), names, addresses).prop_map(|(kind, at, other, address)| {
-        // Whose an address is that two namespaces claim depends on who was there before.
+        // The owner of an address that two namespaces claim depends on who was there before.
         let address = if at.starts_with("shop/") { "10.0.1.1" } else { address };
         let app = other.split_once('/').unwrap().1;
         match kind {

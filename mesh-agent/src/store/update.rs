@@ -1,4 +1,4 @@
-//! What a source may say.
+//! Updates of a source.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::model::workload::Workload;
 pub struct Update {
     /// The source's name, for example `file`. The sources' order by name is their precedence.
     pub source: &'static str,
-    /// What is in force, in no particular order.
+    /// The resources in force, in no particular order.
     pub resources: Vec<Resource>,
-    /// What is wrong with it, or with what is not in force.
+    /// Conditions of it, or of what is not in force.
     pub conditions: Vec<Condition>,
 }
 
@@ -28,7 +28,7 @@ pub struct Update {
 pub struct Resource {
     /// Where it begins.
     pub location: Location,
-    /// What it is.
+    /// The object.
     pub object: Object,
 }
 
@@ -74,7 +74,7 @@ pub enum Kind {
     ServiceEntry,
 }
 
-/// What identifies a resource. Prints as `Service default/echo`.
+/// The identity of a resource. Prints as `Service default/echo`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Its kind.
@@ -84,7 +84,7 @@ pub struct Key {
 }
 
 impl Object {
-    /// What identifies it.
+    /// Its identity.
     pub fn key(&self) -> Key {
         let (kind, name) = match self {
             Self::Service(service) => (Kind::Service, &service.name),

@@ -186,7 +186,7 @@ impl<K: Pod, V: Pod> SharedMap<K, V> {
         unsafe { command(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
     }
 
-    /// Removes an entry. That there is none is no error.
+    /// Removes an entry. A missing entry is no error.
     ///
     /// # Errors
     ///

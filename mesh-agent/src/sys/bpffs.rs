@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 /// Nobody else may look into the agent's folders, lock them, or put anything there.
@@ -28,6 +28,15 @@ pub fn ensure_mounted(path: &Path) -> io::Result<bool> {
     fs::create_dir_all(path)?;
     mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700"))?;
     Ok(true)
+}
+
+/// Unmounts the BPF file system at `path`.
+///
+/// # Errors
+///
+/// Somebody uses it, or unmounting is not permitted.
+pub fn unmount(path: &Path) -> io::Result<()> {
+    Ok(umount(path)?)
 }
 
 /// Makes `folder`, and those above it up to the BPF file system at `root`, for this user alone: others may

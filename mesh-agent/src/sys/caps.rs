@@ -1,4 +1,4 @@
-//! What this process may do, and what this kernel can.
+//! Capabilities of this process, and of this kernel.
 
 use std::fs;
 use std::io;

@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
 /// Where the cgroup v2 hierarchy is mounted: `/sys/fs/cgroup` on a unified system,
 /// `/sys/fs/cgroup/unified` on a hybrid one.
 ///
@@ -64,7 +66,12 @@ pub fn own(root: &Path) -> io::Result<PathBuf> {
 ///
 /// It is elsewhere, or that cannot be told.
 pub fn contains_own(watched: &Path, root: &Path) -> io::Result<()> {
-    let id_of_watched = id(watched)?;
+    let id_of_watched = id(watched).map_err(|error| unusable(watched, root, &error))?;
+    // Roots of file systems of other kinds have the same inode.
+    if !is_cgroup(watched) {
+        let error = io::Error::new(io::ErrorKind::Unsupported, "it is no cgroup of version 2");
+        return Err(unusable(watched, root, &error));
+    }
     if id(root)? == id_of_watched {
         return Ok(());
     }
@@ -83,6 +90,23 @@ pub fn contains_own(watched: &Path, root: &Path) -> io::Result<()> {
              --cgroup out, or start the agent below {watched}"
         ),
     ))
+}
+
+/// Whether a path is in a hierarchy of cgroup v2.
+fn is_cgroup(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
+/// An error of the watched cgroup, with the remedy.
+fn unusable(watched: &Path, root: &Path, error: &io::Error) -> io::Error {
+    let (watched, root) = (watched.display(), root.display());
+    io::Error::new(
+        error.kind(),
+        format!(
+            "{watched} (--cgroup) cannot be used: {error}; make the cgroup, name another one below \
+             {root}, or leave --cgroup out"
+        ),
+    )
 }
 
 /// The folders of systemd units, by name.
@@ -153,6 +177,21 @@ mod tests {
         assert_eq!(find_root(unified), Some("/sys/fs/cgroup".into()));
         assert_eq!(find_root(hybrid), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(find_root("tmpfs /tmp tmpfs rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn a_cgroup_that_cannot_be_used_is_named_with_the_remedy() {
+        let root = tempfile::tempdir().unwrap();
+        let refused = |watched: &Path| contains_own(watched, root.path()).unwrap_err().to_string();
+        let absent = root.path().join("absent");
+        let told = refused(&absent);
+        let expect = format!("{} (--cgroup) cannot be used: No such file", absent.display());
+        assert!(told.starts_with(&expect), "{told}");
+        let remedy = format!("name another one below {}", root.path().display());
+        assert!(told.contains(&remedy), "{told}");
+        fs::create_dir(&absent).unwrap();
+        let told = refused(&absent);
+        assert!(told.contains("(--cgroup) cannot be used: it is no cgroup of version 2"), "{told}");
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct Socket {
     id: [u8; ID_BYTES],
 }
 
-/// What became of a socket that was to be ended.
+/// The result for a socket that was to be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It was reset: its application reads `ECONNABORTED`, the other end an RST.
@@ -226,7 +226,7 @@ impl Diag {
             let bytes = self.buffer.get(..length).filter(|bytes| !bytes.is_empty());
             for message in Messages::new(bytes.ok_or(Malformed)?) {
                 let message = message?;
-                // What an earlier request left is not an answer to this one.
+                // A message that an earlier request left is not an answer to this one.
                 if message.sequence == self.sequence && each(message)? {
                     return Ok(());
                 }

@@ -1,6 +1,6 @@
 //! Everything the standard library cannot do safely: raw system calls, and namespaces.
 //!
-//! The only module with `unsafe`. What is here is small, and safe for every argument.
+//! The only module with `unsafe`. Its code is small, and safe for every argument.
 #![expect(unsafe_code, reason = "this is the one module that may; see ARCHITECTURE.md")]
 
 pub mod bpf;

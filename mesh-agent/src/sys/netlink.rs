@@ -31,7 +31,7 @@ pub struct Message<'a> {
     pub kind: u16,
     /// `nlmsg_seq`: of the request that it answers.
     pub sequence: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub payload: &'a [u8],
 }
 
@@ -48,7 +48,7 @@ pub struct Attributes<'a>(&'a [u8]);
 pub struct Writer(Vec<u8>);
 
 impl Message<'_> {
-    /// What the message says of the request, if that is what it is for: an `errno` if it failed.
+    /// The result of the request, if the message is one: an `errno` if it failed.
     pub fn error(&self) -> Option<Result<(), i32>> {
         let code = match self.kind {
             ERROR => i32::from_ne_bytes(array(self.payload, 0).unwrap_or([0xff; 4])),
@@ -99,7 +99,7 @@ impl<'a> Attributes<'a> {
         Self(bytes)
     }
 
-    /// What is inside of the first attribute of this kind.
+    /// The contents of the first attribute of this kind.
     pub fn find(mut self, kind: u16) -> Option<&'a [u8]> {
         self.find_map(|(found, payload)| (found == kind).then_some(payload))
     }
@@ -163,7 +163,7 @@ impl Writer {
     }
 
     fn set_length(&mut self, start: usize, length: usize) {
-        // What we write is a few dozen bytes; longer than 64 KiB would be refused as cut short.
+        // Our own messages have a few dozen bytes; longer than 64 KiB would be refused as cut short.
         let length = u16::try_from(length).unwrap_or_default();
         put_at(&mut self.0, start, &length.to_ne_bytes());
     }
@@ -182,7 +182,7 @@ fn u32_at(bytes: &[u8], offset: usize) -> Result<u32, Malformed> {
     array(bytes, offset).map(u32::from_ne_bytes)
 }
 
-/// What follows the first `length` bytes and their padding, which the last one may lack.
+/// The bytes after the first `length` and their padding, which the last one may lack.
 fn after(bytes: &[u8], length: usize) -> &[u8] {
     bytes.get(length.next_multiple_of(4)..).unwrap_or_default()
 }

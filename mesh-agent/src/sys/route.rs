@@ -20,7 +20,7 @@ const ANSWER_SECONDS: i64 = 5;
 /// `RTPROT_…` of the routes: nobody else's (`rt_protos`).
 const PROTOCOL: u8 = 0x6d;
 
-/// What is done with a route.
+/// The change of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Add,
@@ -28,7 +28,7 @@ enum Change {
 }
 
 /// Makes all addresses of a network local to the calling thread's namespace, as `127.0.0.0/8` is for IPv4.
-/// Needs `CAP_NET_ADMIN`. That they are already is no error.
+/// Needs `CAP_NET_ADMIN`. Addresses that are local already are no error.
 ///
 /// # Errors
 ///
@@ -37,7 +37,7 @@ pub fn add_local(network: Ipv6Addr, bits: u8) -> io::Result<()> {
     change(Change::Add, network, bits, libc::EEXIST)
 }
 
-/// Undoes [`add_local`]. That they are not local is no error.
+/// Undoes [`add_local`]. Addresses that are not local are no error.
 ///
 /// # Errors
 ///

@@ -36,7 +36,7 @@ struct Slot {
     is_done: AtomicBool,
 }
 
-/// What one thread does.
+/// The stack of one thread.
 #[derive(Clone, Debug)]
 pub struct Stack {
     /// The thread's number in the kernel.

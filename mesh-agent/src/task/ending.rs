@@ -18,7 +18,7 @@ pub struct Ending<Retired, Cut> {
 }
 
 impl Ending<(), ()> {
-    /// That of a tunnel in `scope`, which is retired also when the scope drains.
+    /// The ending of a tunnel in `scope`, which is retired also when the scope drains.
     pub fn within<Cut>(
         scope: &Scope,
         retired: impl Future<Output = ()>,

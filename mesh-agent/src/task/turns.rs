@@ -21,7 +21,7 @@ pub const TURN: Duration = Duration::from_millis(200);
 /// A stall of this length is counted.
 pub const STALL: Duration = Duration::from_secs(1);
 
-/// The longest time that counts of one step of the watcher. What is longer says that the watcher
+/// The longest time that counts of one step of the watcher. A longer one says that the watcher
 /// had no turn either.
 const MAX_STEP: Duration = Duration::from_millis(400);
 
@@ -131,7 +131,7 @@ struct Seen {
     found: Found,
 }
 
-/// What a step of the watcher has found of one thread.
+/// The result of a step of the watcher for one thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The thread's number.

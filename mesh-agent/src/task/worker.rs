@@ -87,7 +87,7 @@ impl Runtimes {
 impl Worker {
     fn start(name: String) -> io::Result<(Handle, Self)> {
         let mut builder = Builder::new_current_thread();
-        // What sockets and times are waited for is nobody's turn.
+        // The wait for sockets and times is nobody's turn.
         let runtime =
             builder.enable_all().event_interval(POLLS).on_thread_park(fair::rest).build()?;
         let handle = runtime.handle().clone();

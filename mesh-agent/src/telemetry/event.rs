@@ -1,4 +1,4 @@
-//! What is reported of one connection: built once, at its end.
+//! Reports of connections: each is built once, at its end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::model::workload::Workload;
 /// The end of one connection. Metrics and the access-log line are made from this value alone.
 #[derive(Debug)]
 pub struct ConnectionEnd {
-    /// Whose connection it was.
+    /// The parties of the connection.
     pub parties: Parties,
     /// When it was accepted.
     pub start: SystemTime,
@@ -27,7 +27,7 @@ pub struct ConnectionEnd {
     pub sent_bytes: u64,
     /// The client's address.
     pub downstream_remote: SocketAddr,
-    /// What the client connected to: the original destination.
+    /// The address that the client connected to: the original destination.
     pub downstream_local: SocketAddr,
     /// The endpoint that was connected to, or tried last.
     pub upstream_host: Option<SocketAddr>,
@@ -37,9 +37,9 @@ pub struct ConnectionEnd {
     pub route: Option<ResourceName>,
     /// Why it failed; `None` if both sides closed in order.
     pub failure: Option<Failure>,
-    /// Who carried it.
+    /// The carrier.
     pub path: Path,
-    /// What the policies said, if they were asked.
+    /// The policies' verdict, if they were asked.
     pub judged: Option<Judged>,
     /// The smoothed round-trip time, if the kernel said it.
     pub srtt: Option<Duration>,
@@ -47,18 +47,18 @@ pub struct ConnectionEnd {
     pub trace: Option<Trace>,
 }
 
-/// What a connection's metrics are counted by. Cheap to clone: pointers only.
+/// The parties by which a connection's metrics are counted. Cheap to clone: pointers only.
 #[derive(Clone, Debug)]
 pub struct Parties {
     /// Which end this agent serves.
     pub reporter: Reporter,
-    /// Who opened it.
+    /// The opening end.
     pub source: Peer,
-    /// Who answered, or should have.
+    /// The end that answered, or should have.
     pub destination: Peer,
     /// The service that was asked for.
     pub service: Option<Arc<Service>>,
-    /// What was between the two ends.
+    /// The security between the two ends.
     pub security: Security,
 }
 
@@ -71,7 +71,7 @@ pub struct Peer {
     pub principal: Option<SpiffeId>,
 }
 
-/// What keeps a connection between its two ends.
+/// The security of a connection between its two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Security {
     /// Nothing: plaintext.
@@ -82,7 +82,7 @@ pub enum Security {
     Kernel,
 }
 
-/// Who carried a connection, or refused it.
+/// The carrier of a connection, or the one that refused it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
     /// The agent.
@@ -95,7 +95,7 @@ pub enum Path {
     Outside,
 }
 
-/// What the destination's policies said.
+/// The verdict of the destination's policies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// The connection may be.
@@ -136,7 +136,7 @@ impl Parties {
     pub fn go_to(&mut self, endpoint: &Endpoint, on_node: bool) {
         let meshed = endpoint.workload.node.is_some();
         self.security = match (on_node, meshed) {
-            // Whose socket it is, the kernel has said, and the bytes do not leave the node.
+            // The kernel has said whose socket it is, and the bytes do not leave the node.
             (true, _) => Security::Kernel,
             (false, true) => Security::MutualTls,
             (false, false) => Security::None,

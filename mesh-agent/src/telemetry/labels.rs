@@ -45,7 +45,7 @@ pub(super) const LABELS: [&str; 22] = [
     "connection_security_policy",
 ];
 
-/// What is not known, as Istio writes it.
+/// The word for values that are not known, as Istio writes it.
 const UNKNOWN: &str = "unknown";
 
 /// The value of every label of the one series that is beyond the limit.
@@ -223,7 +223,7 @@ impl Table {
     pub(super) fn carried(&self) -> Vec<(Reporter, ResourceName, bool, u64)> {
         let series = lock(&self.series);
         let all = series.values().filter_map(|counters| {
-            // What the kernel has let pass is not carried.
+            // A connection that the kernel has let pass is not carried.
             let is_mutual = match counters.security {
                 Security::Kernel => return None,
                 Security::MutualTls => true,
@@ -295,7 +295,7 @@ impl Counters {
         self.ends[1 + kind as usize].closed.load(Ordering::Relaxed)
     }
 
-    /// What was closed, by `response_flags`. Those without failure are always there, so that a
+    /// The closed connections, by `response_flags`. Those without failure are always there, so that a
     /// rate starts at 0; the others once they happened.
     pub(super) fn ended(&self) -> Vec<EndSums> {
         let mut all: Vec<EndSums> = vec![];

@@ -64,7 +64,7 @@ struct Rates {
     of_unknown: Rate,
 }
 
-/// Who has opened a connection, as far as the limit tells them apart.
+/// The opener of a connection, as far as the limit tells them apart.
 #[derive(Hash)]
 enum Source<'a> {
     Workload(&'a str, &'a str),

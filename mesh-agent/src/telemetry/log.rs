@@ -11,9 +11,9 @@ pub enum Error {
     /// The filter is not in the language of `EnvFilter`, for example `info,mesh_agent::hbone=debug`.
     #[error("`{filter}` is not a log filter")]
     Filter {
-        /// What was given.
+        /// The filter that was given.
         filter: String,
-        /// What is wrong with it.
+        /// Its error.
         #[source]
         source: ParseError,
     },

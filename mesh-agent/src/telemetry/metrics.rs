@@ -30,7 +30,7 @@ pub(super) struct Metric {
     pub(super) labels: &'static [&'static str],
 }
 
-/// What a number means.
+/// The meaning of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
     /// Only grows.
@@ -279,7 +279,7 @@ fn encode_requests(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resu
     Ok(())
 }
 
-/// What other modules count themselves, asked for at each scrape.
+/// Counts of other modules, asked for at each scrape.
 fn encode_source(
     encoder: &mut DescriptorEncoder<'_>,
     shared: &Shared,

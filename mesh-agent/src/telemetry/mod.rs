@@ -1,11 +1,11 @@
-//! What the proxies report: metrics under Istio's names, and the access log.
+//! Reports of the proxies: metrics under Istio's names, and the access log.
 //!
 //! A proxy calls [`Telemetry::opened`] when it knows who a connection is between, and
 //! [`Telemetry::connection`] with one [`ConnectionEnd`] when it is over; everything that is
-//! reported comes from these two. What the kernel decides alone is reported by [`flows`], without
-//! memory of what is open. Other modules set their few numbers through methods here, or
-//! register a [`Source`] that is asked at each scrape. Nothing here waits or makes a system call on
-//! the caller's thread; the exceptions are [`Telemetry::new`] and [`Telemetry::close`].
+//! reported comes from these two. Connections that the kernel decides alone are reported by
+//! [`flows`], without memory of what is open. Other modules set their few numbers through methods
+//! here, or register a [`Source`] that is asked at each scrape. Nothing here waits or makes a
+//! system call on the caller's thread; the exceptions are [`Telemetry::new`] and [`Telemetry::close`].
 
 mod access_log;
 mod event;
@@ -84,7 +84,7 @@ pub struct OpenTunnel(Arc<Shared>, Protocol);
 
 /// Numbers that another module counts, read at each scrape. Register each variant at most once.
 pub enum Source {
-    /// What the kernel programs have counted since their maps were made.
+    /// Counts of the kernel programs since their maps were made.
     Kernel(Box<dyn Fn() -> KernelCounters + Send + Sync>),
     /// Which certificates are in use, and how they fare.
     Certificates(Box<dyn Fn() -> CertificateCounters + Send + Sync>),
@@ -101,7 +101,7 @@ pub enum Source {
 /// How often connections of a workload went one way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CoverageCount {
-    /// Whose.
+    /// The workload.
     pub workload: ResourceName,
     /// `outbound`, `inbound`, or `socket` for sockets that no hook redirects.
     pub direction: &'static str,
@@ -120,7 +120,7 @@ pub struct Secured {
     pub plaintext: u64,
 }
 
-/// What the kernel programs count.
+/// Counts of the kernel programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelCounters {
     /// Calls of `connect()`, by the word for what was decided.
@@ -174,7 +174,7 @@ pub enum Limit {
     TotalUnderWay,
 }
 
-/// What all clones share.
+/// The state that all clones share.
 #[derive(Debug)]
 struct Shared {
     version: &'static str,
@@ -408,7 +408,7 @@ impl Drop for OpenTunnel {
     }
 }
 
-/// What a tunnel speaks.
+/// The protocol of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Our own transport.

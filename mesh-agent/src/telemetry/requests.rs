@@ -154,7 +154,7 @@ impl Requests {
         }
     }
 
-    /// What was counted.
+    /// The counts.
     pub(super) fn all(&self) -> Vec<Sums> {
         self.lock().clone()
     }

@@ -1,9 +1,9 @@
-//! What policies have said, as the metrics count it.
+//! Verdicts of policies, as the metrics count them.
 
 use crate::authz::{Denial, Told};
 use crate::model::id::ResourceName;
 
-/// What a policy has said of a connection or a request.
+/// The verdict of a policy on a connection or a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Said {
     /// The policy, if it was one.
@@ -31,7 +31,7 @@ impl From<Told> for Said {
 }
 
 impl Said {
-    /// What is counted where there are too many.
+    /// The verdict that is counted where there are too many.
     pub(super) fn overflow(self) -> Self {
         Self { policy: None, rule: None, reason: self.reason }
     }

@@ -1,4 +1,4 @@
-//! What the tests of this module share.
+//! Parts that the tests of this module share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -103,7 +103,7 @@ fn a_sum_counts_all_its_connections() {
     check(&telemetry, "mesh_access_log_limited_total", &[expect]);
 }
 
-/// What an agent that was restarted meanwhile sees.
+/// The view of an agent that was restarted meanwhile.
 #[test]
 fn a_direct_connection_that_was_opened_before_is_counted_when_it_ends() {
     let telemetry = telemetry();
@@ -278,7 +278,7 @@ fn sources_are_asked_at_each_scrape() {
     check(&telemetry, "mesh_certificate_renewals_total", &expect);
 }
 
-/// What a scraper sees, not what the catalog says.
+/// The view of a scraper, not of the catalog.
 #[test]
 fn the_names_labels_and_types_printed_are_those_of_the_catalog() {
     let text = with_everything().encode();

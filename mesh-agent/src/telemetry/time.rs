@@ -6,7 +6,7 @@ const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
 /// RFC 3339 in UTC, to the millisecond: `2026-02-28T23:59:59.999Z`.
 ///
-/// What is before 1970 is printed as its first instant: no clock that works says so.
+/// A time before 1970 is printed as its first instant: no clock that works says so.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / SECONDS_A_DAY, since.as_secs() % SECONDS_A_DAY);

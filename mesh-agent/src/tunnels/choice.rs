@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::io::load::Load;
 
-/// What one open tunnel carries.
+/// The load of one open tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
     /// Another stream fits.
@@ -35,7 +35,7 @@ impl Carried {
     }
 }
 
-/// What is done for the next stream.
+/// The action for the next stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The tunnel that it goes to, by its place. `None`: it has to wait for a new one.

@@ -25,9 +25,9 @@ pub enum Error {
     /// The peer answered with another status than 200, of which each protocol has its own.
     #[error("the peer's agent refused with status {status}")]
     Refused {
-        /// What it speaks.
+        /// Its protocol.
         protocol: Protocol,
-        /// What it has answered.
+        /// Its answer.
         status: u16,
     },
     /// The peer broke HTTP/2, or went away.

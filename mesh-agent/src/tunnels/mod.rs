@@ -33,7 +33,7 @@ use crate::tunnels::choice::Carried;
 
 pub use error::Error;
 
-/// What both kinds need to be told.
+/// Settings of both kinds.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Whether peers that can are spoken to by the native transport.
@@ -203,7 +203,7 @@ impl Tunnel {
         }
     }
 
-    /// What it carries, as far as the choice of the next stream's tunnel depends on it.
+    /// The load, as far as the choice of the next stream's tunnel depends on it.
     fn carried(&self, options: &Options, now: Instant) -> Carried {
         match self {
             Self::Hbone(tunnel) => {
@@ -296,7 +296,7 @@ impl Lease {
 }
 
 impl Stream {
-    /// Copies both ways until both sides have closed; see [`relay::both_ways`]. What was sent on an
+    /// Copies both ways until both sides have closed; see [`relay::both_ways`]. Anything that was sent on an
     /// earlier stream that was not taken is sent before all else.
     ///
     /// `another` is told when the streams to come may need another tunnel than this one's.
@@ -410,7 +410,7 @@ impl Incoming {
     }
 }
 
-/// Serves one tunnel until the peer closes it; `handle` is given each stream. What the peer may use
+/// Serves one tunnel until the peer closes it; `handle` is given each stream. All that the peer may use
 /// by the native transport is within `quota`.
 ///
 /// # Errors

@@ -28,11 +28,11 @@ use crate::tunnels::{Dialed, Error, Lease, Options, Stream, Tunnel, Validity};
 /// Which tunnels may carry a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Who asks: the identity that our certificate shows.
+    /// The source: the identity that our certificate shows.
     pub source: SpiffeId,
     /// The address of the peer's agent.
     pub peer: SocketAddr,
-    /// Who must be there.
+    /// The identity that must be there.
     pub destination: SpiffeId,
     /// Which of several workloads on one address is asked for; `None`: there is only one.
     pub workload: Option<ResourceName>,
@@ -63,7 +63,7 @@ pub struct Pool {
     peers: Mutex<HashMap<Key, Arc<Peer>>>,
 }
 
-/// What the peers that a namespace's workloads have connected to may use of their agent, on all
+/// The quotas of the peers that a namespace's workloads have connected to, on all
 /// data threads. Cheap to clone; all clones are one.
 pub type Quotas = Arc<Mutex<quota::Quotas<Key, SpiffeId>>>;
 
@@ -77,7 +77,7 @@ struct Pooled {
 /// The tunnels to one peer.
 #[derive(Debug)]
 struct Peer {
-    /// What it may use, if it speaks the native transport.
+    /// Its quota, if it speaks the native transport.
     quota: Option<Arc<Quota>>,
     tunnels: Mutex<Vec<Pooled>>,
     /// Held while a tunnel is opened, so that many connections at once open one.
@@ -147,7 +147,7 @@ impl Pool {
         if let Some(lease) = peer.lease(&self.options) {
             return Ok(lease);
         }
-        // Whatever comes first: a tunnel that was silent may be heard again.
+        // The first of these: a tunnel that was silent may be heard again.
         tokio::select! {
             biased;
             lease = peer.heard(&self.options) => Ok(lease),

@@ -1,4 +1,4 @@
-//! What happens when an application connects. Pure, so that it is tested on the host.
+//! Decisions about the connections of applications. Pure, so that it is tested on the host.
 
 use crate::addr::{self, Addr};
 use crate::backend::{self, Pick, Slot};
@@ -10,7 +10,7 @@ use crate::workload::{
     ACCELERATE, BY_PORT, FAIL_OPEN, GUARDED, Inbound, PortKey, VIA_AGENT, Workload,
 };
 
-/// Who connects.
+/// The caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     /// The cookie of the socket's network namespace.
@@ -43,10 +43,10 @@ pub trait Maps {
     fn random(&self) -> u32;
 }
 
-/// What the connect hook does with the socket.
+/// The connect hook's action on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What is done.
+    /// The action.
     pub verdict: Action,
     /// The endpoint that was picked: a port of 0 if none was.
     pub addr: Addr,
@@ -64,7 +64,7 @@ pub struct Decision {
     pub policy: u64,
 }
 
-/// What is done with the socket.
+/// The action on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Leave the destination as it is: not ours, and nothing more is done.
@@ -154,13 +154,13 @@ pub fn decide(caller: &Caller, addr: Addr, port_be: u16, maps: &impl Maps) -> De
     authorize(caller, addr, endpoint, maps)
 }
 
-/// What becomes of a connection to what the mesh does not know.
+/// The action on a connection to what the mesh does not know.
 #[inline(always)]
 fn outside(source: &Source, addr: Addr, port_be: u16, maps: &impl Maps) -> Action {
     if source.flags & (REPORT_OUTSIDE | DENY_OUTSIDE) == 0 {
         return Action::Pass;
     }
-    // What stays in the caller's own namespace is nobody else's business.
+    // A connection that stays in the caller's own namespace is nobody else's business.
     if addr::is_loopback(addr) || addr::is_unspecified(addr) {
         return Action::Pass;
     }

@@ -1,4 +1,4 @@
-//! What becomes of a `connect()`, case by case.
+//! Decisions about a `connect()`, case by case.
 
 use std::collections::BTreeMap;
 
@@ -259,7 +259,7 @@ fn what_the_mesh_does_not_know_is_denied_or_reported_where_that_is_asked_for() {
     assert_eq!(to(&world, REPORT_OUTSIDE, 3, 443), Action::Outside);
     assert_eq!(to(&world, DENY_OUTSIDE, 3, 443), Action::OutsideDenied);
     assert_eq!(to(&world, REPORT_OUTSIDE | DENY_OUTSIDE, 3, 443), Action::OutsideDenied);
-    // What the mesh knows is decided as ever, and what stays in the namespace passes.
+    // A destination that the mesh knows is decided as ever, and what stays in the namespace passes.
     assert_eq!(to(&world, DENY_OUTSIDE, 2, 8080), Action::Direct);
     let loopback = from_v4_be(0x7f00_0001_u32.to_be());
     for inside in [loopback, [0, 0, 0, 1_u32.to_be()], [0; 4], from_v4_be(0)] {

@@ -121,7 +121,7 @@ fn a_destination_is_asked_as_the_configuration_says_now() {
     }
 }
 
-/// What one request on a connection of its own is answered.
+/// The answer to one request on a connection of its own.
 fn asked(netns: &Netns, cgroup: &Path, to: SocketAddr) -> String {
     let (ip, port) = (to.ip(), to.port());
     let program = format!(

@@ -22,7 +22,7 @@ fn no_evil() -> String {
     policy("no-evil", "DENY", "{when: [{key: 'request.headers[x-evil]', values: ['*']}]}")
 }
 
-/// That a request meets 403, and learns nothing else.
+/// Checks that a request meets 403, and learns nothing else.
 #[track_caller]
 fn denied(suite: &Suite, ask: &Ask, port: u16) {
     let answer = suite.ask(To::V1.at(port), ask);

@@ -1,4 +1,4 @@
-//! What routes leave alone, and what happens when they change.
+//! Traffic that routes leave alone, and changes of routes.
 
 use mesh_tests::apps::{Client, Server};
 use mesh_tests::expect::eventually;

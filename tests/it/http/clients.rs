@@ -15,7 +15,7 @@ const HALVES: &str = "
 /// Requests of one client: that one of two versions has none of them is one chance in 2^99.
 const COUNT: &str = "100";
 
-/// What a program prints that runs at the client. `cargo xtask setup` installs what is not there.
+/// The output of a program that runs at the client. `cargo xtask setup` installs what is not there.
 #[track_caller]
 fn client(suite: &Suite, command: &[&str]) -> String {
     let mut inside = inside(suite.client.netns(), suite.client.cgroup()).unwrap();
@@ -30,7 +30,7 @@ fn script(name: &str) -> String {
     format!("{}/clients/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// That both versions have answered, as a client of `command` says.
+/// Checks that both versions have answered, as a client of `command` says.
 #[track_caller]
 fn both(suite: &Suite, command: &[&str]) {
     let to = To::Echo.at(80);
@@ -116,7 +116,7 @@ fn h2load_and_wrk_go_through() {
     assert!(!is_bad && said.contains("requests in "), "{said}");
 }
 
-/// That each case of a script comes out as it must, and that nobody else has noticed.
+/// Checks that each case of a script comes out as it must, and that nobody else has noticed.
 #[track_caller]
 fn robust(name: &str, least: u64) {
     let suite = Suite::start(&[route("  - backendRefs: [{name: echo-v1, port: 8080}]")]);

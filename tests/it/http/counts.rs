@@ -1,4 +1,4 @@
-//! What the metrics say about requests.
+//! Metrics of requests.
 
 use mesh_tests::expect::eventually;
 use mesh_tests::http::Ask;
@@ -6,7 +6,7 @@ use mesh_tests::process::DEADLINE;
 
 use super::suite::{GRPC, Suite, To, grpc_route, route};
 
-/// That the client's agent has counted so many requests that have these labels, and their durations.
+/// Checks that the client's agent has counted so many requests that have these labels, and their durations.
 #[track_caller]
 fn counted(suite: &Suite, labels: &[(&str, &str)], count: f64) {
     let common = [("reporter", "source"), ("source_workload", "client")];

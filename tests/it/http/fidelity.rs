@@ -1,4 +1,4 @@
-//! That applications do not notice what is between them, but for what a route says.
+//! Fidelity: applications do not notice what is between them, but for what a route says.
 
 use std::collections::BTreeSet;
 

@@ -6,7 +6,7 @@ use mesh_tests::process::DEADLINE;
 
 use super::suite::{NAMESPACE, Suite, To, route};
 
-/// That a request is refused: 4xx, or the connection ends without an answer.
+/// Checks that a request is refused: 4xx, or the connection ends without an answer.
 #[track_caller]
 fn refused(suite: &Suite, name: &str, bytes: &str) {
     let answer = suite.ask(To::Echo.at(80), &Ask::raw(bytes).timeout_ms(10_000));

@@ -47,7 +47,7 @@ fn request(line: &str, fields: &str) -> Ask {
     Ask::all(&format!("{line}\r\n{fields}\r\n"))
 }
 
-/// That the status is `status`, and whether a server has seen it.
+/// Checks that the status is `status`, and whether a server has seen it.
 #[track_caller]
 fn check(way: &Way<'_>, ask: &Ask, status: u16) {
     let answer = way.ask(ask);
@@ -55,7 +55,7 @@ fn check(way: &Way<'_>, ask: &Ask, status: u16) {
     assert_eq!(answer.body.contains("X-Served-By"), status == 200, "{answer:?}");
 }
 
-/// What the server has seen of the last request.
+/// The server's view of the last request.
 #[track_caller]
 fn seen(suite: &Suite, way: &Way<'_>, ask: &Ask) -> Seen {
     check(way, ask, 200);

@@ -48,7 +48,7 @@ fn a_mirror_gets_its_share() {
     assert!((57..=143).contains(&copies), "{copies}");
 }
 
-/// That requests are answered as if there was no mirror.
+/// Checks that requests are answered as if there was no mirror.
 #[track_caller]
 fn unnoticed(suite: &Suite) {
     let ask = Ask::post("/", "hello").times(50, 5).timeout_ms(5_000);

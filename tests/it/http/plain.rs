@@ -20,7 +20,7 @@ fn verbatim(method: &str, answer: &str, end: bool) -> String {
 /// A request after which there is no other.
 const LAST: &str = "GET /status/299 HTTP/1.1\r\nHost: echo\r\nConnection: close\r\n\r\n";
 
-/// What a client gets that asks for `answer` and then for the last one: all of it, and whether the
+/// The bytes for a client that asks for `answer` and then for the last one: all of it, and whether the
 /// connection ended in order.
 fn got(suite: &Suite, method: &str, answer: &str, end: bool) -> (String, bool) {
     let asked = [verbatim(method, answer, end), LAST.to_owned()].concat();
@@ -28,7 +28,7 @@ fn got(suite: &Suite, method: &str, answer: &str, end: bool) -> (String, bool) {
     (got.body, got.error.is_none())
 }
 
-/// That `answer` arrives as `expect`, and the next request is answered.
+/// Checks that `answer` arrives as `expect`, and the next request is answered.
 #[track_caller]
 fn passes(suite: &Suite, (method, answer, end): (&str, &str, bool), expect: &str) {
     let (got, in_order) = got(suite, method, answer, end);
@@ -83,7 +83,7 @@ fn what_is_about_the_servers_connection_does_not() {
     );
     check("HTTP/1.0 200 OK\r\nX-A: b\r\ncontent-length: 3\r\n\r\nabc", true, plain);
     check("HTTP/1.1 200 OK\nX-A: b\ncontent-length: 3\n\nabc", false, plain);
-    // What nobody has asked for goes to nobody.
+    // An answer that nobody has asked for goes to nobody.
     check(&format!("{plain}HTTP/1.1 200 Mine\r\n\r\n"), false, plain);
 }
 

@@ -1,4 +1,4 @@
-//! What the mesh answers itself: no rule, no such backend, no endpoint.
+//! Answers of the mesh itself: no rule, no such backend, no endpoint.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ fn a_call_that_no_rule_is_for_is_unimplemented() {
     }
 }
 
-/// That `expect` is the status of half of the requests, and 200 of the rest.
+/// Checks that `expect` is the status of half of the requests, and 200 of the rest.
 #[track_caller]
 fn half(tally: &Tally, expect: u16) {
     let statuses: BTreeSet<_> = tally.statuses.keys().copied().collect();

@@ -36,7 +36,7 @@ impl By {
         ))
     }
 
-    /// What an answer tells the client to send from now on.
+    /// The fields that an answer tells the client to send from now on.
     fn told(self, answer: &Answer) -> Option<String> {
         match self {
             Self::Header => answer.header(Self::NAME).map(str::to_owned),
@@ -66,7 +66,7 @@ fn begin(suite: &Suite, by: By, server: &str) -> String {
     by.told(&answer).unwrap_or_else(|| panic!("{by:?}: no session in {answer:?}"))
 }
 
-/// That all requests of a client are answered by `server`, whatever speaks HTTP how on how many
+/// Checks that all requests of a client are answered by `server`, whatever speaks HTTP how on how many
 /// connections, and that the client is told nothing else meanwhile.
 #[track_caller]
 fn stays(suite: &Suite, by: By, session: &str, server: &str) {

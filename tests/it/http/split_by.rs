@@ -55,7 +55,7 @@ fn stays(by: &str, with: impl Fn(u32) -> (&'static str, String) + Copy) {
     for (weights, least, most) in [([50, 50], 65, 135), ([20, 80], 132, 188), ([0, 1], 200, 200)] {
         suite.write(&[weighted(by, weights)]);
         let after = eventually("the weights to move", DEADLINE, || {
-            // What was read while the weights moved is read again.
+            // The split that was read while the weights moved is read again.
             let now = versions(&suite, with).filter(|now| *now != before)?;
             (versions(&suite, with).as_ref() == Some(&now)).then_some(now)
         });

@@ -81,7 +81,7 @@ impl To {
     }
 }
 
-/// Agents, servers and clients. What is started last ends first.
+/// Agents, servers and clients. Those that are started last end first.
 #[derive(Debug)]
 pub(crate) struct Suite {
     /// The servers of `echo-v1` and `echo-v2`, at [`HTTP`] and [`GRPC`].
@@ -90,7 +90,7 @@ pub(crate) struct Suite {
     pub a: Agent,
     /// The servers' agent.
     pub b: Agent,
-    /// What both agents read.
+    /// The configuration that both agents read.
     pub config: ConfigDir,
     /// On one node, in [`NAMESPACE`].
     pub client: Pod,

@@ -21,7 +21,7 @@ fn weights(v1: u32, v2: u32) -> String {
     ))
 }
 
-/// What a client was answered since the last mark: each time a version with 200.
+/// The answers to a client since the last mark: each time a version with 200.
 #[track_caller]
 fn marked(load: &mut Load) -> Tally {
     let tally = load.mark().unwrap();
@@ -38,11 +38,11 @@ fn clients(suite: &Suite) -> Vec<Load> {
     asks.each_ref().map(start).into()
 }
 
-/// That every request that is sent from now on is answered by `version`, on connections that were
+/// Checks that every request that is sent from now on is answered by `version`, on connections that were
 /// there before as well.
 fn all_go_to(clients: &mut [Load], version: &str) {
     for client in clients {
-        // What ended before now, and then, as there is one at a time, the one that was on its way.
+        // Requests that ended before now, and then, as there is one at a time, the one that was on its way.
         marked(client);
         while marked(client).requests == 0 {}
         let mut looked_at = 0;

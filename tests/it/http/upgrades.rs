@@ -45,7 +45,7 @@ fn switch(protocol: &str) -> Ask {
     Ask::get("/chat").upgrade(protocol, "any bytes")
 }
 
-/// That the server has switched, to this protocol.
+/// Checks that the server has switched, to this protocol.
 #[track_caller]
 fn switched(answer: &Answer, protocol: &str) {
     assert_eq!(
@@ -56,7 +56,7 @@ fn switched(answer: &Answer, protocol: &str) {
     assert_eq!(answer.error, None);
 }
 
-/// That the server was asked as if nothing had been said of another protocol.
+/// Checks that the server was asked as if nothing had been said of another protocol.
 #[track_caller]
 fn ignored(answer: &Answer) {
     assert_eq!((answer.status, &answer.error), (200, &None), "{answer:?}");
@@ -89,7 +89,7 @@ fn web_sockets_alone_are_switched_to() {
         let of = |agent: &mesh_tests::agent::Agent, result: &str| {
             agent.metrics().unwrap().sum("mesh_http_upgrades_total", &[("result", result)])
         };
-        // What the first agent lets through is judged by the second.
+        // A request that the first agent lets through is judged by the second.
         let a = of(&suite.a, "switched") >= 3.0 && of(&suite.a, "removed") >= 6.0;
         (a && of(&suite.b, "switched") >= 6.0 && of(&suite.b, "removed") >= 6.0).then_some(())
     };
@@ -189,7 +189,7 @@ except OSError as error:
     print(type(error).__name__, flush=True)
 ";
 
-/// What a connection has become by a request is still that connection, and what policies say of it holds:
+/// A connection that a request has switched is still that connection, and what policies say of it holds:
 /// between nodes, and within one.
 #[test]
 fn what_was_switched_to_ends_when_its_client_may_not_connect_any_more() {

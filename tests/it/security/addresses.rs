@@ -48,7 +48,7 @@ input()
     )
 }
 
-/// What a client that connects from an address and port of its own gets.
+/// The result of a client that connects from an address and port of its own.
 fn met(pod: &Pod, from: (IpAddr, u16), to: IpAddr) -> String {
     let family = if to.is_ipv4() { "AF_INET" } else { "AF_INET6" };
     let program = format!(

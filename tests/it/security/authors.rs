@@ -228,7 +228,7 @@ fn a_place_is_not_taken_from_its_workload() {
     });
 }
 
-/// What numbers become, as the items of a list.
+/// Numbers as the items of a list.
 fn joined(numbers: RangeInclusive<u32>, item: impl Fn(u32) -> String) -> String {
     numbers.map(item).collect::<Vec<_>>().join(", ")
 }

@@ -23,22 +23,22 @@ use super::bounds::holding;
 use super::strangers::{client, root};
 use super::{Arena, Bystander, Trace};
 
-/// What the agents may hold. 700 of them are everybody's.
+/// The sockets of the agents.
 const SOCKETS: &str = "800";
 
-/// What one use of a workload comes to: 700 × 2/3 × 4/5.
+/// The bound of one use of a workload: 700 × 2/3 × 4/5.
 const ONE_USE: u32 = 374;
 
-/// What small holders have besides for a use of a workload: 100 / 5 / 2.
+/// The sockets of small holders besides for a use of a workload: 100 / 5 / 2.
 const SMALL_HOLDERS: u32 = 10;
 
-/// What one client comes to: four fifths of a use.
+/// The bound of one client: four fifths of a use.
 const ONE_CLIENT: u32 = 300;
 
 /// Descriptors beside connections: listeners, maps, the runtime's own, and what is being refused.
 const OTHER_DESCRIPTORS: usize = 400;
 
-/// What a flood may cost. A debug build's tunnel is 100 KiB: 800 × 100 KiB = 80 MiB.
+/// The most memory of a flood. A debug build's tunnel is 100 KiB: 800 × 100 KiB = 80 MiB.
 const MEMORY_BYTES: u64 = 96 << 20;
 
 /// How soon others are served.

@@ -163,7 +163,7 @@ fn frames_of_a_stranger_that_cost_much_hold_up_nobody() {
     let asked = [window(0), asked.collect()].concat();
     let broken = broken(&get("/status/200"), 1, FRAMES / 20);
     let end = |attackers: Vec<TcpStream>| {
-        // Whoever reads them stops.
+        // A server that reads them stops.
         for one in attackers {
             drop(one.shutdown(Shutdown::Both));
         }

@@ -63,7 +63,7 @@ enum Trace<'a> {
     Told,
 }
 
-/// What an attacker is told; most are told nothing that matters.
+/// The answers to an attacker; most are told nothing that matters.
 trait Told {
     fn told(self) -> Option<String>;
 }
@@ -82,7 +82,7 @@ impl Told for String {
 
 /// An agent under attack, and how it is seen that it still serves.
 struct Arena<'a> {
-    /// Who attacks, in the words of the threat model.
+    /// The attacker, in the words of the threat model.
     by: &'static str,
     agent: &'a Agent,
     serves: &'a dyn Fn(),
@@ -95,7 +95,7 @@ struct Within<'a> {
     bounds: Bounds,
 }
 
-/// What an attack did to others.
+/// The effect of an attack on others.
 struct Effect {
     /// The duration of the bystander's fastest exchange.
     bystander: Duration,
@@ -196,7 +196,7 @@ impl Within<'_> {
     }
 }
 
-/// What there was before an attack.
+/// The state before an attack.
 struct Before {
     /// Lines of the access log.
     access: usize,

@@ -1,4 +1,4 @@
-//! Whoever uses the time in which an agent is killed, hung or starting: to get past a policy that
+//! Attackers that use the time in which an agent is killed, hung or starting: to get past a policy that
 //! the kernel cannot judge alone.
 
 use std::cell::RefCell;
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 
 use super::{Arena, Bystander, Trace};
 
-/// What is wrong with an agent.
+/// The fault of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outage {
     Killed,
@@ -90,7 +90,7 @@ impl<'a> Victim<'a> {
     }
 }
 
-/// What a connection meets; `None`: an answer.
+/// The error that a connection meets; `None`: an answer.
 fn error(from: &Pod, to: SocketAddr) -> Option<String> {
     let client = Client::to(to).echo("x").arg("--timeout").arg("1");
     client.run(from).unwrap().totals.errors.into_keys().next()

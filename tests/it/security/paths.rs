@@ -166,7 +166,7 @@ fn ambiguous_paths_are_refused_where_a_policy_says_so() {
 fn recorded_paths_to_protected_handlers_do_not_pass_an_agent() {
     let suite = Suite::start(&[policy("public", "ALLOW", "paths: ['/public/*']")]);
     let targets = RECORD.lines().skip(1).filter_map(|line| line.split('\t').next());
-    // What is no ASCII is escaped in the record; a fragment is cut before the path is judged.
+    // A target that is no ASCII is escaped in the record; a fragment is cut before the path is judged.
     let targets = targets.filter(|target| !target.contains("\\x") && !target.contains('#'));
     let asks: Vec<_> = targets.step_by(SAMPLE).map(|target| Ask::get(target).fresh()).collect();
     assert!(asks.len() > 50, "{}", asks.len());

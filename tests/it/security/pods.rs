@@ -11,7 +11,7 @@ use mesh_tests::script::{Script, run_in};
 
 use super::{Arena, Bystander, Trace};
 
-/// What a connection meets; `None`: an answer.
+/// The error that a connection meets; `None`: an answer.
 pub(super) fn error(from: &Pod, to: SocketAddr) -> Option<String> {
     Client::to(to).echo("x").run(from).unwrap().totals.errors.into_keys().next()
 }

@@ -41,11 +41,11 @@ fn request(line: &str, fields: &str) -> String {
     format!("{line} HTTP/1.1\r\n{fields}\r\n")
 }
 
-/// That a client which asks to switch was answered as if it had not, and that what follows is not read
+/// Checks that a client which asks to switch was answered as if it had not, and that what follows is not read
 /// as something else.
 #[track_caller]
 fn stays(name: &str, answer: &Answer) -> String {
-    // What follows is no request: the connection may end with a reset. It ends.
+    // The next bytes are no request: the connection may end with a reset. It ends.
     let is_over = matches!(answer.error.as_deref(), None | Some("ECONNRESET" | "EPIPE"));
     assert!(is_over && !answer.body.contains("HTTP/1.1 101"), "{name}: {answer:?}");
     let secrets = answer.body.matches("\"path\":\"/admin").count();

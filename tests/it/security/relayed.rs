@@ -21,7 +21,7 @@ const OTHER: u16 = PORT + 1;
 /// How long nothing more goes of one that is full.
 const FULL: Duration = Duration::from_millis(20);
 
-/// What the agent keeps of them: a read each, of 27 KiB where so many are large, with what as many
+/// The memory that the agent keeps of them: a read each, of 27 KiB where so many are large, with what as many
 /// connections take anyway. As large as they were where they are few, the reads have 35 MB.
 const MEMORY_BYTES: u64 = 28 << 20;
 

@@ -7,7 +7,7 @@ use mesh_tests::http::Ask;
 use super::{Arena, Bystander, Trace};
 use crate::http::suite::{NAMESPACE, Suite, To};
 
-/// Who reads below `/status`, and nothing that says that it is evil.
+/// The policies: clients may read below `/status`, and send nothing that says that it is evil.
 fn policies() -> [String; 2] {
     let head = |name: &str| {
         format!(

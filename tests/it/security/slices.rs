@@ -25,7 +25,7 @@ const LENGTHS: [usize; 2] = [1, 256];
 /// Small frames in all: fewer than h2 takes of one byte.
 const FRAMES: usize = 8_000;
 
-/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+/// The first bytes of a client of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The bytes of a ping, whose answer says that all before it was read.
@@ -49,7 +49,7 @@ fn streams(count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(|n| 2 * n + 1)
 }
 
-/// What an agent has said.
+/// The answers of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
     /// The head of a request or an answer.
@@ -157,7 +157,7 @@ fn bodies(agent: &Agent, client: TcpStream, length: usize) -> String {
 
 /// Asks an application that answers in small frames, of which the client's window takes none.
 fn answers(agent: &Agent, client: TcpStream, application: &TcpListener, length: usize) -> String {
-    // What one connection to an endpoint carries.
+    // The streams of one connection to an endpoint.
     const STREAMS: u32 = 32;
     let mut client = Attacker::begin(client, true, &[0, 4, 0, 0, 0, 0]);
     client.send(&head(1, 5, 0x82));

@@ -20,12 +20,12 @@ use super::{Arena, Bystander, Trace};
 /// The longest that a server may wait for a handshake that does not go on (10 s), and some.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the mesh's agents trust.
+/// The root that the mesh's agents trust.
 pub(super) fn root(pair: &Pair) -> CertificateDer<'static> {
     pair.authority.steal_root().unwrap().anchor().unwrap().clone()
 }
 
-/// What an agent of the client's node would show.
+/// The identity that an agent of the client's node would show.
 pub(super) fn client(pair: &Pair) -> Identity {
     pair.authority.steal(pair.a.name()).unwrap().leaf(&spiffe("client")).unwrap()
 }
@@ -37,13 +37,13 @@ fn call(pair: &Pair, caller: &Caller) -> anyhow::Result<u16> {
     Ok(said.status)
 }
 
-/// That one who may is served.
+/// Checks that a client who may is served.
 pub(super) fn serves(pair: &Pair) {
     let caller = Caller::new(Some(&client(pair)), &root(pair)).unwrap();
     assert_eq!(call(pair, &caller).unwrap(), 200);
 }
 
-/// What the agent says to these bytes on its port of tunnels, until it closes.
+/// The agent's answer to these bytes on its port of tunnels, until it closes.
 fn raw(pair: &Pair, bytes: &[u8]) -> Vec<u8> {
     let said = pair.client.netns().run(|| {
         let mut stream = TcpStream::connect((pair.echo.v4(), HBONE_PORT)).unwrap();

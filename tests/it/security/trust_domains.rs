@@ -1,4 +1,4 @@
-//! Whoever hides behind the name of a trust domain: in a policy that names another than the mesh's,
+//! Attackers that hide behind the name of a trust domain: in a policy that names another than the mesh's,
 //! or in a certificate of an alias.
 
 use std::fs;

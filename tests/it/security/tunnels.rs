@@ -72,7 +72,7 @@ fn native_violations(pair: &Pair) -> Vec<(&'static str, Vec<u8>)> {
         ("a ping of a stream", native(0x08, 1, &[1; 8])),
         ("an address of three bytes", native(0x82, 1, &[0x81, 3, 1, 2, 3])),
         ("a stream without a destination", native(0x82, 1, &[])),
-        // What an earlier version moved streams by, and could be stopped with.
+        // The frame by which an earlier version moved streams, and could be stopped.
         ("a stream that goes on with its own", {
             let with = [&name[..], &1_u32.to_be_bytes()].concat();
             [open(1), native(0x8b, 2, &with)].concat()
@@ -273,7 +273,7 @@ fn a_certificate_that_expires_opens_nothing_more() {
             let leaf = node.leaf_with(&spiffe("client"), short).unwrap();
             let mut attacker = tunnel(&pair, &leaf, transport).unwrap();
             assert_eq!(attacker.ask(pair.echo.at(PORT), 1).unwrap().accepted, 1);
-            // Whatever is asked for later is refused, and then all of it ends.
+            // Any stream that is asked for later is refused, and then all of it ends.
             let refused = || match attacker.ask(pair.echo.at(PORT), 1) {
                 Ok(streams) => (streams.refused == 1).then_some(()),
                 Err(_ended) => Some(()),

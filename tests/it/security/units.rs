@@ -127,7 +127,8 @@ const SEQUENTIAL: u64 = 100;
 /// Sooner than a SYN is sent again.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
-/// What an agent needs for the connections that it takes of a flood, within the share of one workload.
+/// The memory that an agent needs for the connections that it takes of a flood, within the share of
+/// one workload.
 const FLOODED: Bounds =
     Bounds { memory_bytes: 512 << 20, descriptors: 66_000, descriptors_after: 64 };
 

@@ -162,7 +162,7 @@ fn carries_nothing(agent: &Agent) {
     .unwrap();
 }
 
-/// What a connection's end says whose peer answers nothing: `ETIMEDOUT`.
+/// The error of a connection whose peer answers nothing: `ETIMEDOUT`.
 const GONE: &str = "os error 110";
 
 #[test]

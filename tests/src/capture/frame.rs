@@ -14,7 +14,7 @@ const ICMPV6: u8 = 58;
 /// The flag of a segment that opens a direction (RFC 9293, section 3.1).
 const SYN: u8 = 0x02;
 
-/// What a frame carries.
+/// The payload of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Payload<'a> {
     /// A TCP segment.

@@ -1,4 +1,4 @@
-//! What crosses a namespace: a capture of its frames, and questions about them.
+//! Frames that cross a namespace: a capture of them, and questions about them.
 
 mod frame;
 mod stream;
@@ -34,10 +34,10 @@ const OUTGOING: u8 = 4;
 /// The largest frame: 64 KiB of payload that the kernel did not cut into packets, and its headers.
 const FRAME_BYTES: usize = (1 << 16) + 256;
 
-/// What the kernel may queue for us while we are not running.
+/// The bytes that the kernel may queue for us while we are not running.
 const QUEUE_BYTES: usize = 256 << 20;
 
-/// What is kept; a capture that sees more fails.
+/// The bytes that are kept; a capture that sees more fails.
 const KEEP_BYTES: usize = 512 << 20;
 
 /// How long no frame must have come for a stopped capture to be complete.
@@ -50,7 +50,7 @@ pub struct Capture {
     thread: Option<JoinHandle<Result<Wire>>>,
 }
 
-/// What was captured.
+/// The captured frames.
 #[derive(Debug, Default)]
 pub struct Wire {
     /// Frames seen.
@@ -59,7 +59,7 @@ pub struct Wire {
     pub bytes: u64,
     /// The bytes of TCP, one stream a direction of a connection.
     pub streams: Vec<Stream>,
-    /// What is neither TCP nor neighbor discovery, as it was on the wire.
+    /// The frames that are neither TCP nor neighbor discovery, as they were on the wire.
     pub others: Vec<Vec<u8>>,
 }
 

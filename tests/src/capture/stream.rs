@@ -9,7 +9,7 @@ use super::frame::Segment;
 /// One direction of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
-    /// Who said it.
+    /// The sender.
     pub from: SocketAddr,
     /// To whom.
     pub to: SocketAddr,

@@ -11,7 +11,7 @@ pub(super) enum Transport {
     Hbone,
 }
 
-/// What a client of HTTP/2 begins with (RFC 9113, section 3.4).
+/// The first bytes of a client of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Types of native frames (docs/transport.md, "Frames").
@@ -48,7 +48,7 @@ impl Transport {
         }
     }
 
-    /// What a client sends first.
+    /// The bytes that a client sends first.
     pub(super) fn begin(self) -> Vec<u8> {
         match self {
             Self::Native => {

@@ -298,8 +298,8 @@ where
 /// One attempt, in the unit of what is due: microseconds × attempts a second.
 const UNIT: u64 = 1_000_000;
 
-/// What is due after one more tick, at most that of four: a flood does not make up for attempts that
-/// it could not launch.
+/// The attempts that are due after one more tick, at most those of four: a flood does not make up
+/// for attempts that it could not launch.
 fn allow(due: u64, pace: Pace) -> u64 {
     let tick = u64::from(pace.per_second) * u64::try_from(TICK.as_micros()).unwrap_or(u64::MAX);
     (due + tick).min(tick * 4 + UNIT)

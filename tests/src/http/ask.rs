@@ -1,10 +1,10 @@
-//! What a client of HTTP shall ask.
+//! Requests of a client of HTTP.
 
 use serde::{Deserialize, Serialize};
 
 use super::Fields;
 
-/// What is spoken.
+/// The version of HTTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
     /// HTTP/1.1.
@@ -45,9 +45,9 @@ pub struct Ask {
     pub messages: Vec<String>,
     /// Whether each message is sent when the one before it has been answered.
     pub in_step: bool,
-    /// What is sent after `101 Switching Protocols`, and read back.
+    /// The bytes that are sent after `101 Switching Protocols`, and read back.
     pub upgraded: Option<String>,
-    /// What is spoken.
+    /// The version of HTTP.
     pub version: Version,
     /// Whether the client says that it has sent all, of [`Version::Raw`].
     pub half_closes: bool,

@@ -52,7 +52,7 @@ pub struct Seen {
     pub request: u64,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Which of the asks it belongs to, from 0.
@@ -69,15 +69,15 @@ pub struct Answer {
     pub trailers: Fields,
     /// The messages of an answer of gRPC.
     pub messages: Vec<String>,
-    /// What came back after `101 Switching Protocols`.
+    /// The bytes that came back after `101 Switching Protocols`.
     pub echoed: Option<String>,
-    /// What went wrong, as in [`crate::report::Connection::error`].
+    /// The error, as in [`crate::report::Connection::error`].
     pub error: Option<String>,
     /// How long it took, in microseconds.
     pub total_us: u64,
 }
 
-/// What a client that goes on was answered since the last mark.
+/// The answers to a client that goes on since the last mark.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Requests that ended, well or not.
@@ -155,7 +155,7 @@ impl Answer {
         self.header(SERVED_BY)
     }
 
-    /// What the server saw.
+    /// The server's view.
     ///
     /// # Errors
     ///
@@ -215,7 +215,7 @@ impl Tally {
 ///
 /// # Errors
 ///
-/// The client cannot be started. That there was no answer is no error: see [`Answer::error`].
+/// The client cannot be started. A missing answer is no error: see [`Answer::error`].
 pub fn ask(pod: &Pod, to: SocketAddr, asks: &[Ask]) -> Result<Vec<Answer>> {
     let asks = serde_json::to_string(asks)?;
     let process = pod.start(["http", "--to", &to.to_string(), "--asks", &asks])?;
@@ -255,7 +255,7 @@ impl Load {
         Ok(Self { process: pod.start(args)? })
     }
 
-    /// What was answered since the last mark.
+    /// The answers since the last mark.
     ///
     /// # Errors
     ///

@@ -12,7 +12,7 @@ use super::{Fields, field};
 /// The longest line that is read.
 const MAX_LINE_BYTES: u64 = 1024 * 1024;
 
-/// What comes before a body.
+/// The part before a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The request line or the status line.
@@ -127,7 +127,7 @@ pub async fn read_body(
     Ok((body, Vec::new()))
 }
 
-/// What is sent before a body.
+/// The part that is sent before a body.
 pub fn head(start: &str, fields: &[(String, String)]) -> String {
     let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     format!("{start}\r\n{}\r\n", fields.collect::<String>())

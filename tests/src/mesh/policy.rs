@@ -103,7 +103,7 @@ impl MeshPolicy {
     }
 }
 
-/// Who may connect to some workloads: Istio's `AuthorizationPolicy`.
+/// Permission to connect to some workloads: Istio's `AuthorizationPolicy`.
 #[derive(Clone, Debug)]
 pub struct AuthorizationPolicy {
     name: String,

@@ -53,7 +53,7 @@ fn reached(answer: &[u8]) -> Option<Reached> {
     Some(Reached { handler, read: printable(field(b"x-read").unwrap_or_default()) })
 }
 
-/// What servers that write the path as it is have not escaped. A backslash that does not begin
+/// The escapes of servers that write the path as it is. A backslash that does not begin
 /// `\xNN` is one of the path itself.
 fn printable(read: &[u8]) -> String {
     let escape = |(index, byte): (usize, &u8)| {

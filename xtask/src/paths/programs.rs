@@ -32,7 +32,7 @@ const MAX_LOG_LINES: usize = 20;
 /// A program, and the servers that it is.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// What `--without` calls it.
+    /// The name for `--without`.
     pub(super) name: &'static str,
     /// One for each of its ports.
     pub(super) servers: &'static [&'static str],

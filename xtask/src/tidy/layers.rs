@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
 const PURE: &[&str] =
     &["authz", "balance", "bounds", "failure", "fault", "mirror", "model", "resilience", "route"];
 
-/// What a pure module may not name, and why.
+/// Names that a pure module may not use, and why.
 const IMPURE: &[(&str, &str)] = &[
     ("tokio::", "no runtime"),
     ("tracing::", "no logs"),

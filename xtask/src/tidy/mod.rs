@@ -2,14 +2,18 @@
 //!
 //! Each rule is a function of paths and text; only this file reads the disk.
 
+mod clauses;
 mod files;
 mod layers;
+mod links;
 mod text;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+
+use links::Page;
 
 /// One Rust file.
 struct Source<'a> {
@@ -66,7 +70,7 @@ impl Source<'_> {
     }
 }
 
-/// What makes an item one for tests only.
+/// The attribute of an item for tests only.
 const TEST_ONLY: &str = "#[cfg(test)]";
 
 /// Takes a problem: the line, and what is wrong with it.
@@ -113,11 +117,33 @@ fn problems(root: &Path) -> Result<Vec<String>> {
         files::check(source, &mut report);
         layers::check(source, &mut report);
         text::check(source, &mut report);
+        clauses::check(source, &mut report);
     }
+    problems.extend(page_problems(root)?);
     let map = fs::read_to_string(root.join("ARCHITECTURE.md"))?;
     files::check_map(&map, |name| exists(root, &names, name), &mut |line, what| {
         problems.push(format!("ARCHITECTURE.md:{line}: {what}"));
     });
+    Ok(problems)
+}
+
+/// One line for each problem of the Markdown files.
+fn page_problems(root: &Path) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    let files = files_below(vec![root.to_owned()], "md")?;
+    let texts = files.iter().map(fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
+    let pages: Vec<_> = files
+        .iter()
+        .zip(&texts)
+        .map(|(file, text)| Page { path: file.strip_prefix(root).unwrap_or(file), text })
+        .collect();
+    for page in &pages {
+        let mut report = |line: usize, what: String| {
+            problems.push(format!("{}:{line}: {what}", page.path.display()));
+        };
+        links::check(page, &pages, |path| root.join(path).exists(), &mut report);
+        clauses::check_page(page.text, &mut report);
+    }
     Ok(problems)
 }
 
@@ -130,19 +156,23 @@ fn exists(root: &Path, sources: &[PathBuf], name: &str) -> bool {
 
 /// The Rust files of the workspace's members and of the fuzz targets, sorted.
 fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
+    let members = ["mesh-common", "mesh-ebpf", "mesh-agent", "tests", "xtask", "fuzz"];
+    files_below(members.map(|member| root.join(member)).to_vec(), "rs")
+}
+
+/// The files below these folders whose names end so, sorted.
+fn files_below(mut folders: Vec<PathBuf>, extension: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut folders: Vec<_> = ["mesh-common", "mesh-ebpf", "mesh-agent", "tests", "xtask", "fuzz"]
-        .map(|member| root.join(member))
-        .to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
             if path.is_dir() {
                 // A member has a `target` only if someone built there by hand.
-                if path.file_name().is_none_or(|name| name != "target") {
+                let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+                if name != b"target" && !name.starts_with(b".") {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|it| it == extension) {
                 files.push(path);
             }
         }

@@ -1,4 +1,4 @@
-//! What may be written in code: stated invariants, tracked intentions, fenced unsafe.
+//! Limits of what may be written in code: stated invariants, tracked intentions, fenced unsafe.
 
 use std::path::Path;
 

@@ -72,7 +72,13 @@ pub(super) fn listener(
     } else {
         Listener::unix(&path).map(|listener| (listener, None))
     };
-    opened.with_context(|| format!("opening the hand-over's socket {}", path.display()))
+    opened.with_context(|| {
+        format!(
+            "opening the hand-over's socket {} (beside --admin-socket: name one in a folder in which the \
+             agent may write)",
+            path.display()
+        )
+    })
 }
 
 /// Serves successors at `listener`.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::app::handover::message::{Answer, Request, VERSION, receive, receive_last, send};
 use crate::app::handover::socket;
-use crate::datapath::lock::NodeLock;
+use crate::datapath::lock::{NodeLock, REMEDY};
 use crate::model::id::ResourceName;
 use crate::settings::{self, Settings};
 
@@ -115,8 +115,9 @@ pub(in crate::app) async fn lock(settings: &Settings) -> anyhow::Result<NodeLock
     let (bpffs, node) = (settings.bpffs(), settings.node());
     let late = Instant::now() + LOCK;
     loop {
-        let lock = NodeLock::take(bpffs, node)
-            .with_context(|| format!("locking the node's folder in {}", bpffs.display()))?;
+        let lock = NodeLock::take(bpffs, node).with_context(|| {
+            format!("locking the node's folder in {} ({})", bpffs.display(), REMEDY)
+        })?;
         match lock {
             Some(lock) => return Ok(lock),
             None if Instant::now() < late => sleep(AGAIN).await,

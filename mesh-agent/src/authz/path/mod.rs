@@ -115,7 +115,7 @@ fn is_plain(path: &[u8]) -> bool {
     true
 }
 
-/// What any number of steps makes of a path, with no more decodings than [`MAX_DECODINGS`]; and
+/// Results of any number of steps on a path, with no more decodings than [`MAX_DECODINGS`]; and
 /// whether that is all.
 fn expand(path: &[u8]) -> (Vec<Vec<u8>>, bool) {
     let mut known = Known { all: vec![path.to_vec()], n_bytes: path.len() };
@@ -308,7 +308,7 @@ fn without_encoded_dots(path: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// What a segment of dots means.
+/// Meaning of a segment of dots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dots {
     Same,

@@ -245,7 +245,7 @@ fn policy((_, action, paths, not_paths): &Protection) -> [Arc<AuthorizationPolic
 /// it.
 fn passes(policies: &[Arc<AuthorizationPolicy>], target: &[u8]) -> bool {
     let Ok(uri) = Uri::try_from(target) else { return false };
-    // What has a fragment is not forwarded as it was recorded: the fragment is cut.
+    // A target with a fragment is not forwarded as it was recorded: the fragment is cut.
     if target.contains(&b'#') || !is_valid(uri.path()) {
         return false;
     }

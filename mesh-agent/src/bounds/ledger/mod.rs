@@ -65,12 +65,12 @@ impl Most {
     }
 }
 
-/// Who holds a socket, and what for.
+/// The party that holds a socket, and its use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Holder<'a> {
     /// The number of the workload's account.
     pub(super) workload: u64,
-    /// What for.
+    /// The use.
     pub(super) used: Use,
     /// On whose behalf; `None`: the workload's own.
     pub(super) client: Option<&'a Client>,
@@ -99,7 +99,7 @@ struct Workload {
     by_use: [Amount; Use::ALL.len()],
 }
 
-/// What is held for one use.
+/// Sockets held for one use.
 #[derive(Clone, Copy, Debug, Default)]
 struct Amount {
     all: usize,
@@ -322,7 +322,7 @@ struct Within {
     clients: [Option<Share>; 2],
 }
 
-/// What a client holds.
+/// Sockets held by a client.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
     /// For all workloads of the node.

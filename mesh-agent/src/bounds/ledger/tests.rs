@@ -112,13 +112,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// What a step's client is: a workload's own connections have none.
+/// The client of a step: a workload's own connections have none.
 fn client(used: Use, n: usize) -> Option<Client> {
     (used != Use::Outbound).then(|| identity(n))
 }
 
 proptest! {
-    /// Whatever four clients do with four workloads: the sum is never above the bound, a client
+    /// For all steps of four clients with four workloads: the sum is never above the bound, a client
     /// that holds nothing is admitted, and in the end nothing is counted.
     #[test]
     fn the_greedy_never_shut_out_the_small(steps in steps()) {
@@ -164,7 +164,7 @@ proptest! {
         prop_assert!(ledger.workloads.values().all(|workload| workload.all == 0));
     }
 
-    /// Who holds less than a small holder is admitted until the node has nothing left, whatever
+    /// A party that holds less than a small holder is admitted until the node has nothing left, whatever
     /// order the others came in.
     #[test]
     fn strangers_with_many_addresses_leave_identities_and_other_workloads_alone(

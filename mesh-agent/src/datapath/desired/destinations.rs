@@ -122,7 +122,7 @@ fn add_workload(view: &View<'_>, one: &Served<'_>, has_settings: bool, wanted: &
         let strictest = ports.fold(0, |all, port| all | guard_of(policy, *port, is_here));
         entry(guard_of(policy, 0, is_here) | (strictest & GUARDED))
     };
-    // What others keep is not its own, here or elsewhere.
+    // Addresses that others keep are not its own, here or elsewhere.
     let own = one.workload.addresses.iter().filter(|ip| view.mesh.keeps(one.workload, **ip));
     for ip in own {
         let address = from_ip(*ip);

@@ -1,4 +1,4 @@
-//! What lies outside of the mesh and may be connected to, where nothing else may.
+//! Addresses outside of the mesh that may be connected to, where nothing else may.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -152,11 +152,11 @@ pub struct Entries {
     pub probes: BTreeMap<DestinationKey, u64>,
     /// `EXTERNALS`, with how many bits of each count.
     pub externals: BTreeSet<(ExternalKey, u32)>,
-    /// What documents ask for and the maps do not hold.
+    /// Demands of documents that the maps do not hold.
     pub findings: Vec<Finding>,
 }
 
-/// What the entries are made of.
+/// Sources of the entries.
 struct View<'a> {
     mesh: &'a Snapshot,
     enrolled: &'a Places,
@@ -167,7 +167,7 @@ struct View<'a> {
     no_policy: Arc<WorkloadPolicy>,
 }
 
-/// What the maps should hold; `node` is the cookie of the agent's own namespace, `sets` which
+/// The entries that the maps should hold; `node` is the cookie of the agent's own namespace, `sets` which
 /// numbers the sets of backends have.
 ///
 /// Every service port and every address of a workload that an agent serves is a destination. An

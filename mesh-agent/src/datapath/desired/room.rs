@@ -24,7 +24,7 @@ pub(super) struct Want<'a> {
     pub(super) namespace: &'a str,
     /// How many.
     pub(super) entries: usize,
-    /// What happens without them.
+    /// The consequence without them.
     pub(super) without: &'static str,
 }
 
@@ -74,7 +74,7 @@ pub(super) mod tables {
         Table { name: maps::EXTERNALS, entries: maps::MAX_EXTERNALS };
 }
 
-/// What documents ask for and do not get: one finding for each map and namespace.
+/// Demands of documents that are not met: one finding for each map and namespace.
 #[derive(Debug, Default)]
 pub(super) struct Shortages(Vec<Finding>);
 

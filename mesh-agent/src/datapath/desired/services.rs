@@ -15,7 +15,7 @@ use crate::model::id::ResourceName;
 use crate::model::snapshot::{Snapshot, Split, Target};
 use crate::store::update::Kind;
 
-/// What comes of a service without a set of backends.
+/// The consequence for a service without a set of backends.
 const BY_AGENT: &str = "the agent picks its endpoints, and refuses while it does not answer";
 
 /// A service with all of its virtual addresses and ports.

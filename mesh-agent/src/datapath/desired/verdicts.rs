@@ -44,7 +44,7 @@ impl Classes {
         }
         let mut text = String::new();
         for policy in &policy.authorization {
-            // What `Debug` prints of plain data is all of it.
+            // The output of `Debug` for plain data is all of it.
             let _infallible = writeln!(text, "{policy:?}");
         }
         let id = id_of(&text);
@@ -115,7 +115,7 @@ fn rules(policies: &Policies) -> impl Iterator<Item = &Rule> {
     policies.iter().flat_map(|policy| &policy.rules)
 }
 
-/// What the policies say of connections of `source`. Where its addresses matter and it may use one
+/// The verdict of the policies on connections of `source`. Where its addresses matter and it may use one
 /// or the other, only the agent can tell.
 fn judge(policies: &Policies, source: &Workload, shares: bool, port: u16) -> Verdict {
     let ask = Verdict { policy: 0, says: ASK_AGENT, pad: 0 };

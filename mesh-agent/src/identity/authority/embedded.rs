@@ -19,7 +19,7 @@ use crate::task::clock;
 /// Signs with `root.key`, or with `node.crt` and `node.key`, of a directory that may change.
 pub struct Embedded {
     dir: PathBuf,
-    /// What the operator says where the root does not.
+    /// The trust domain that the operator names where the root does not.
     named: Option<String>,
     trust_domain: String,
     /// Allowance for the clocks of peers: what is signed begins as long before.

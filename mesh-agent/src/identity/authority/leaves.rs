@@ -15,8 +15,10 @@ use crate::identity::cert::Facts;
 use crate::identity::chain::{self, Purpose};
 use crate::identity::error::Error;
 use crate::identity::files::{self, CRL, ROOT_CERT, Secret};
+use crate::identity::root;
 use crate::identity::trust::{Anchors, Trusted};
 use crate::model::spiffe::SpiffeId;
+use crate::model::trust_domain;
 use crate::task::clock;
 
 /// A certificate and its key, as they stand in their files.
@@ -43,7 +45,7 @@ pub struct Leaves {
     seen: Mutex<Seen>,
 }
 
-/// What the files held when they were last used. Bounded by the identities of the node's workloads,
+/// The files' contents when they were last used. Bounded by the identities of the node's workloads,
 /// for which alone it is asked.
 struct Seen {
     anchoring: Anchoring,
@@ -57,11 +59,11 @@ impl Leaves {
     ///
     /// `root.crt` is missing, damaged or expired, or `crl.pem` is damaged.
     pub fn open(dir: &Path, trust_domain: &str) -> Result<Self, Error> {
-        if SpiffeId::new(trust_domain, "ns", "sa").is_err() {
-            return Err(Error::TrustDomainName(trust_domain.to_owned()));
-        }
+        trust_domain::check_name(trust_domain)?;
         let anchoring = Anchoring::read(dir)?;
-        let trusted = ArcSwap::from_pointee(anchoring.trusted(dir, clock::now())?);
+        let trusted = anchoring.trusted(dir, clock::now())?;
+        root::check_trust_domain(&trusted.roots, &dir.join(ROOT_CERT), trust_domain)?;
+        let trusted = ArcSwap::from_pointee(trusted);
         let seen = Mutex::new(Seen { anchoring, pairs: HashMap::new() });
         Ok(Self { dir: dir.to_owned(), trust_domain: trust_domain.to_owned(), trusted, seen })
     }
@@ -261,7 +263,7 @@ mod tests {
         write(dir, &mesh, "web");
         assert!(leaves.refresh(used.clone(), look()).await.unwrap());
         assert_ne!(issue(&leaves, "web").unwrap().serial, first.serial);
-        // What is not used any more is not looked at.
+        // A pair that is not used any more is not looked at.
         fs::remove_dir_all(dir.join("demo")).unwrap();
         assert!(leaves.refresh(used, look()).await.is_err());
         assert!(!leaves.refresh(HashSet::new(), look()).await.unwrap());

@@ -1,4 +1,4 @@
-//! What vouches for this node's workloads: one trait, and every kind of authority that there is.
+//! Issuers of this node's workloads' certificates: one trait, and every kind of authority that there is.
 //!
 //! | Kind | Signs | Roots |
 //! |---|---|---|
@@ -11,6 +11,7 @@ pub mod istio;
 mod leaves;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,11 +40,32 @@ pub enum Options {
     Istio(istio::Options),
 }
 
+/// The authority and its settings, for operators.
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded(dir, ..) => {
+                write!(f, "the authority `embedded` with the files in {} (--ca)", dir.display())
+            }
+            Self::Files(dir, _) => {
+                write!(f, "the authority `files` with the files in {} (--ca)", dir.display())
+            }
+            Self::Istio(istio::Options { address, roots, lists, .. }) => write!(
+                f,
+                "the authority `istio` at {address} (--ca-address) with the roots {} (--ca-roots) and \
+                 the lists {} (--ca)",
+                roots.display(),
+                lists.display()
+            ),
+        }
+    }
+}
+
 /// Opens the authority for the node `node`. Blocks; asks nobody over the network.
 ///
 /// # Errors
 ///
-/// What it is made of is missing or wrong; the error says what to do.
+/// A part of it is missing or wrong; the error says what to do.
 pub fn open(options: &Options, node: &str) -> Result<Box<dyn Authority>, Error> {
     Ok(match options {
         Options::Embedded(dir, domain, skew) => {
@@ -86,13 +108,13 @@ pub trait Authority: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What has changed is not good; what was good before stays in use.
+    /// The changed files are not good; those that were good before stay in use.
     fn refresh(&self, used: HashSet<SpiffeId>, at: Look) -> Pending<'_, bool>;
 
     /// The life of the certificate that signs here; `None`: another process signs.
     fn life(&self) -> Option<Life>;
 
-    /// What to call it: `embedded`, `files` or `istio`.
+    /// Its name: `embedded`, `files` or `istio`.
     fn kind(&self) -> &'static str;
 }
 

@@ -52,7 +52,7 @@ const UNIT_BYTES: usize = 64;
 /// Units of SETTINGS: each may change the windows of all streams, of which there are a hundred or more.
 const SETTINGS_UNITS: usize = 8;
 
-/// What h2 is given after too much of something, so that it says goodbye: DATA of the connection, which is
+/// The bytes for h2 after too much of something, so that it says goodbye: DATA of the connection, which is
 /// a connection error of type `PROTOCOL_ERROR` wherever it comes (RFC 9113, section 6.1).
 const FAREWELL: [u8; HEAD_BYTES] = [0; HEAD_BYTES];
 
@@ -65,7 +65,7 @@ pub struct Paced<Io> {
     io: Io,
     frames: Frames,
     rules: Rules,
-    /// What was read, and is for another turn, or is the beginning of a head.
+    /// Bytes that were read, and are for another turn, or are the beginning of a head.
     held: BytesMut,
     /// As much of it as may be given.
     cleared: usize,
@@ -166,7 +166,7 @@ fn room(
 }
 
 impl<Io> Paced<Io> {
-    /// What may be given of what is there; the rest is for later.
+    /// The part of the bytes there that may be given; the rest is for later.
     fn clear(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> usize {
         let (given, excess) = room((&mut self.frames, &mut self.rules), cx, bytes);
         if let Err(excess) = excess {
@@ -200,7 +200,7 @@ impl<Io: AsyncRead + Unpin> Paced<Io> {
             } else if self.cleared == 0 {
                 self.held.reserve(READ_BYTES);
                 if ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.held))? == 0 {
-                    // What is there of a head says that it was cut.
+                    // The part of a head that is there says that it was cut.
                     self.is_over = true;
                     self.cleared = self.held.len();
                 }

@@ -1,4 +1,4 @@
-//! What may not come too often in frames of HTTP/2.
+//! Limits of frames of HTTP/2 that may not come too often.
 
 use tokio::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ impl Settings {
     }
 }
 
-/// What a client has taken back of what it has asked for, in a time.
+/// Requests that a client has taken back, in a time.
 #[derive(Debug)]
 pub(super) struct Resets {
     requests: u32,
@@ -72,7 +72,7 @@ impl Resets {
     }
 }
 
-/// What may not come too often.
+/// Limits of frames that may not come too often.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) settings: Settings,

@@ -37,7 +37,7 @@ fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
     [&head[1..], &[kind, flags, 0, 0, 0, 1], &vec![7; length]].concat()
 }
 
-/// What one turn of a task reads, with the room that h2 has.
+/// The bytes that one turn of a task reads, with the room that h2 has.
 async fn turn(paced: &mut Paced<Pieces>) -> io::Result<Vec<u8>> {
     let mut got = Vec::new();
     tokio::task::yield_now().await;
@@ -140,7 +140,7 @@ fn most_requests_may_not_be_taken_back() {
 }
 
 proptest! {
-    /// Whatever the frames are and however they are cut: all bytes come, in order, and no turn has
+    /// For all frames, however they are cut: all bytes come, in order, and no turn has
     /// more than its frames.
     #[test]
     fn nothing_is_lost(

@@ -8,8 +8,8 @@ use tokio::time::{Duration, Instant};
 
 use crate::task::units;
 
-/// What may come at once without data: 32 key updates of two each. `BoringSSL` and rustls allow as
-/// many, and Go 16, between any two bytes of data; here a byte does not buy another 32.
+/// The records that may come at once without data: 32 key updates of two each. `BoringSSL` and
+/// rustls allow as many, and Go 16, between any two bytes of data; here a byte does not buy another 32.
 const BURST: u64 = 64;
 
 /// Data for which one more may come: a full record (RFC 8446, section 5.1).

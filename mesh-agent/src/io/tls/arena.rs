@@ -33,7 +33,7 @@ where
     if input.is_empty() {
         *input = SPARE.take();
     }
-    // What was read before and is not needed any more is written over, while it is still in the
+    // Bytes that were read before and are not needed any more are written over, while they are still in the
     // processor's cache; what somebody has kept stays, and the room behind it is used.
     let room = READ_BYTES.saturating_sub(input.len());
     if !input.try_reclaim(room) && input.capacity() - input.len() < LEAST_BYTES {

@@ -28,13 +28,13 @@ const TYPES: RangeInclusive<u8> = 20..=23;
 
 /// One side of a handshake.
 pub trait Side {
-    /// What rustls knows of it.
+    /// The side's state in rustls.
     type Data;
 
     /// Takes what has come, and says what to do.
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
-    /// What was negotiated.
+    /// The parameters that were negotiated.
     fn common(&self) -> &CommonState;
 
     /// The keys, and what makes the next ones.
@@ -110,7 +110,7 @@ where
             Err((error, mut alert)) => {
                 let mut last = Vec::new();
                 alert.write_all(&mut last)?;
-                // Whoever is gone needs no answer.
+                // A peer that is gone needs no answer.
                 let _gone: io::Result<()> = io.write_all(&last).await;
                 return Err(invalid(error));
             }
@@ -138,11 +138,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Hello<Io> {
     }
 }
 
-/// What rustls waits for.
+/// The step that rustls waits for.
 enum Next {
     /// A record.
     Read,
-    /// That what it has made is sent.
+    /// Its output is to be sent.
     Write,
     /// Nothing: it is over.
     Done,
@@ -187,12 +187,12 @@ impl<S: Side, Io: AsyncRead + AsyncWrite + Unpin> Shaken<S, Io> {
         }
     }
 
-    /// What was negotiated, and what the peer has shown.
+    /// The parameters that were negotiated, and the certificates that the peer has shown.
     pub fn session(&self) -> &CommonState {
         self.side.common()
     }
 
-    /// What data is sent and received by.
+    /// The stream by which data is sent and received.
     ///
     /// # Errors
     ///
@@ -246,7 +246,7 @@ fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, output: &mut Vec<u8>) -> Nex
     }
 }
 
-/// Reads until there is one more record, and says how long it is. What is no TLS is given as it is:
+/// Reads until there is one more record, and says how long it is. Input that is no TLS is given as it is:
 /// rustls says what is wrong with it.
 async fn another<Io>(io: &mut Io, input: &mut BytesMut, given: usize) -> io::Result<usize>
 where

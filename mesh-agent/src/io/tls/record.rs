@@ -68,7 +68,7 @@ impl Sealer {
         let mut sealer = Self { key, next: 0, limit: suite.common.confidentiality_limit };
         if next > 0 {
             // AWS-LC refuses numbers that do not rise, and learns what they are counted from by the
-            // first one, which it takes for 0. What is sealed here is never sent: the nonce is not
+            // first one, which it takes for 0. A record that is sealed here is never sent: the nonce is not
             // used twice on the wire.
             drop(sealer.seal(ContentType::ApplicationData, &[])?);
             sealer.next = next;

@@ -42,7 +42,7 @@ const KEY_UPDATE: u8 = 24;
 /// A key update that asks for none in return (RFC 8446, section 4.6.3).
 const UPDATED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
 
-/// What makes the next keys, and takes tickets.
+/// The maker of the next keys, which also takes tickets.
 pub enum Keys {
     /// Of a client.
     Client(KernelConnection<ClientConnectionData>),
@@ -61,13 +61,13 @@ pub struct Stream<Io> {
     pub(super) output: VecDeque<Vec<u8>>,
     written: usize,
     output_bytes: usize,
-    /// What was read and not opened.
+    /// Bytes that were read and not opened.
     input: BytesMut,
-    /// What was opened and not asked for, by those who ask for a part.
+    /// Data that was opened and not asked for, by those who ask for a part.
     rest: BytesMut,
     /// A part of a handshake's message.
     message: BytesMut,
-    /// What may still come without data.
+    /// Records that may still come without data.
     allowance: Allowance,
     /// The peer has asked for a key update.
     owes_update: bool,
@@ -77,7 +77,7 @@ pub struct Stream<Io> {
     ended: bool,
 }
 
-/// What may still come.
+/// Messages that may still come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Received {
     More,
@@ -166,7 +166,7 @@ impl<Io> Stream<Io> {
         Ok(MAX_PLAINTEXT_BYTES - left)
     }
 
-    /// What is wrong with what the peer has sent; it is told, as far as it still listens.
+    /// The error of what the peer has sent; it is told, as far as it still listens.
     fn wrong(&mut self, error: Error) -> io::Error {
         self.received = Received::Broken;
         let alert = match error {
@@ -177,7 +177,7 @@ impl<Io> Stream<Io> {
         };
         self.end(alert);
         match error {
-            // Whoever is on the way may have made a record that cannot be opened.
+            // Anybody on the way may have made a record that cannot be opened.
             Error::DecryptError
             | Error::PeerSentOversizedRecord
             | Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec)
@@ -253,7 +253,7 @@ impl<Io> Stream<Io> {
             }
             (KEY_UPDATE, keys, [asks @ (0 | 1)]) => {
                 self.owes_update |= *asks == 1;
-                // What follows has other keys, so that it must not have begun (section 5.1).
+                // The next message has other keys, so that it must not have begun (section 5.1).
                 if self.message.len() > 4 + length {
                     return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
                 }
@@ -380,7 +380,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Link for Stream<Io> {
             arena::give_back(&mut self.input);
             let failed = matches!(opened, Poll::Ready(Err(_)));
             if self.owes_update || failed {
-                // What went wrong first is what counts.
+                // The first error counts.
                 let answered = self.answer(cx);
                 if !failed {
                     answered?;
@@ -457,7 +457,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
             pieces.advance(sealed);
             taken += sealed;
         }
-        // What is not written now is when it is flushed.
+        // Bytes that are not written now are written when it is flushed.
         if let Poll::Ready(Err(error)) = self.poll_write_out(cx) {
             return Poll::Ready(Err(error));
         }

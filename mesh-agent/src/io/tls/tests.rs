@@ -154,7 +154,7 @@ async fn carry(
             buffer[change.0 - at] ^= change.1;
         }
         at += length;
-        // Whoever has gone needs nothing more.
+        // A reader that has gone needs nothing more.
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
@@ -287,7 +287,7 @@ fn what_is_no_tls_is_refused() {
     });
 }
 
-/// What a peer sends, and what it is told for it.
+/// Records of a peer, and the answer to them.
 async fn check(records: &[(ContentType, &[u8])], alert: Option<AlertDescription>) {
     let configs = Configs::new();
     let (mut peer, mut ours) = configs.pair().await;
@@ -324,7 +324,7 @@ async fn a_peer_that_breaks_the_rules_is_told_how() {
     check(&[(Kind::Alert, &[1])], MALFORMED).await;
     check(&[(Kind::ApplicationData, b"".as_slice()); 65], WRONG).await;
     check(&[(Kind::Alert, [1, 90].as_slice()); 65], WRONG).await;
-    // Whoever sends an alert listens no more.
+    // A peer that sends an alert listens no more.
     check(&[(Kind::Alert, &[2, 42])], None).await;
 }
 

@@ -46,7 +46,7 @@ pub enum Kind {
     Http,
 }
 
-/// What is done with the requests that one of `matches` is true of.
+/// The actions for requests that one of `matches` is true of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// `name`, for people.
@@ -67,8 +67,8 @@ pub struct Rule {
     pub split_by: Option<SplitBy>,
 }
 
-/// What a user is known by: a user stays with one backend while weights move. Requests without it are
-/// split one by one.
+/// The mark by which a user is known: a user stays with one backend while weights move. Requests
+/// without it are split one by one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SplitBy {
     /// The value of this header field.
@@ -159,7 +159,7 @@ pub struct QueryMatch {
     pub value: ValueMatch,
 }
 
-/// What is changed or done on the way.
+/// A change or an action on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// `RequestHeaderModifier`.
@@ -175,7 +175,7 @@ pub enum Filter {
     /// `CORS`.
     Cors(Cors),
     /// An `ExtensionRef`, none of which is known here: the answer is an error (Gateway API: "MUST NOT
-    /// be skipped"). What it refers to, for people.
+    /// be skipped"). Its reference, for people.
     Unresolved(String),
 }
 
@@ -203,7 +203,7 @@ pub struct Mirror {
     pub denominator: u32,
 }
 
-/// An answer that sends the client elsewhere. What is `None` stays as it was in the request.
+/// An answer that sends the client elsewhere. A part that is `None` stays as it was in the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// `scheme`: `http` or `https`.
@@ -227,7 +227,7 @@ pub enum Scheme {
     Https,
 }
 
-/// What the backend sees instead of what the client has asked for.
+/// The target that the backend sees instead of the one that the client has asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
     /// `hostname`.
@@ -296,7 +296,7 @@ pub struct Persistence {
     pub idle: Option<Duration>,
 }
 
-/// What carries a session.
+/// The carrier of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PersistenceBy {
     /// A cookie; one that outlives the browser if it is permanent.
@@ -309,7 +309,7 @@ pub enum PersistenceBy {
 }
 
 impl Match {
-    /// What is true of every request (Gateway API: a rule without matches).
+    /// The match that is true of every request (Gateway API: a rule without matches).
     pub fn all() -> Self {
         Self {
             path: PathMatch::Prefix("/".to_owned()),

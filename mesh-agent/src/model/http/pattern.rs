@@ -161,7 +161,7 @@ fn whole(source: &str) -> String {
     format!(r"\A(?:{})\z", ascii(source))
 }
 
-/// The expression `source` with classes and boundaries of words as RE2 has them. What is no expression
+/// The expression `source` with classes and boundaries of words as RE2 has them. A text that is no expression
 /// stays as it is.
 fn ascii(source: &str) -> String {
     let Ok(parsed) = ast::parse::Parser::new().parse(source) else { return source.to_owned() };

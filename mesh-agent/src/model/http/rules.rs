@@ -27,7 +27,7 @@ pub struct HttpRule {
     pub route: Arc<ResourceName>,
     /// Its place in the route, from 0.
     pub index: usize,
-    /// What it says.
+    /// Its contents.
     pub rule: Arc<Rule>,
     /// Its backends, in the order and number of [`Rule::backends`].
     pub backends: Vec<Backend>,

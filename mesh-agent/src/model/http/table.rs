@@ -1,4 +1,4 @@
-//! What a request's rule is found by.
+//! The tables by which a request's rule is found.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ pub struct Table {
     pub prefixes: Vec<Node>,
     /// Expressions of paths, each once.
     pub patterns: CompiledSet,
-    /// What is matched by each of them.
+    /// Rules matched by each of them.
     pub by_pattern: Vec<Bucket>,
 }
 
@@ -31,7 +31,7 @@ pub struct Node {
     pub parent: usize,
     /// The places in [`Table::prefixes`] of those that have one element more: which.
     pub children: HashMap<String, usize>,
-    /// What is matched by the prefix; empty if it is only the beginning of others.
+    /// Rules matched by the prefix; empty if it is only the beginning of others.
     pub bucket: Bucket,
 }
 
@@ -64,9 +64,9 @@ pub struct Candidate {
     pub matched: usize,
     /// Which method it asks for.
     pub method: Option<Method>,
-    /// What it asks of headers.
+    /// Its conditions on headers.
     pub headers: Vec<(HeaderName, Condition)>,
-    /// What it asks of the first parameter of a name in the query.
+    /// Its conditions on the first parameter of a name in the query.
     pub query: Vec<(String, Condition)>,
 }
 

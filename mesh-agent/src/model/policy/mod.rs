@@ -1,4 +1,4 @@
-//! Who may talk to whom, and how it is carried: policies as data.
+//! Policies as data: who may talk to whom, and how it is carried.
 
 pub mod request;
 pub mod upgrade;
@@ -11,7 +11,7 @@ use crate::model::id::ResourceName;
 use crate::model::policy::request::{HeaderCondition, HttpOperation};
 use crate::model::policy::upgrade::Upgrades;
 
-/// What is demanded of connections to a workload (Istio's `PeerAuthentication` modes).
+/// The security demanded of connections to a workload (Istio's `PeerAuthentication` modes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MtlsMode {
     /// Plaintext is not captured and not demanded to be anything else.
@@ -36,7 +36,7 @@ pub enum SameNode {
     Mtls,
 }
 
-/// What the kernel does with a workload's connections while the agent does not answer.
+/// The kernel's action on a workload's connections while the agent does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureMode {
     /// Nothing to the mesh's destinations is let through at `connect()`, also what the kernel could
@@ -45,7 +45,8 @@ pub enum FailureMode {
     /// In plaintext to the endpoint that the kernel picks, where that endpoint allows plaintext
     /// without its agent ([`WorkloadPolicy::is_guarded`]).
     Open,
-    /// What the kernel decides alone goes on as it was last known; what needs the agent is denied.
+    /// Connections that the kernel decides alone go on as it was last known; those that need the
+    /// agent are denied.
     Static,
 }
 
@@ -59,7 +60,7 @@ pub enum Acceleration {
     Sockmap,
 }
 
-/// What becomes of requests whose paths servers read in different ways, where requests are judged.
+/// The action on requests whose paths servers read in different ways, where requests are judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AmbiguousPaths {
     /// Each reading is judged: one that is denied denies, and all must be allowed.
@@ -69,7 +70,7 @@ pub enum AmbiguousPaths {
     Refuse,
 }
 
-/// What becomes of connections to what the mesh does not know.
+/// The action on connections to what the mesh does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Egress {
     /// They are none of its business.
@@ -100,7 +101,7 @@ pub enum PolicyKind {
     PeerAuthentication,
 }
 
-/// How connections of some workloads are carried. What a policy leaves out is inherited: from the
+/// How connections of some workloads are carried. Settings that a policy leaves out are inherited: from the
 /// policies of the namespace, then of the mesh, then the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshPolicy {
@@ -132,7 +133,7 @@ pub struct MeshPolicy {
     pub upgrades: Option<Upgrades>,
 }
 
-/// What is in force for one workload, with every default filled in. Resolved once per snapshot.
+/// The settings in force for one workload, with every default filled in. Resolved once per snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadPolicy {
     /// The policy that refuses ambiguous paths of requests to the workload; `None`: they are judged.
@@ -157,10 +158,10 @@ pub struct WorkloadPolicy {
     pub authorization: Vec<Arc<AuthorizationPolicy>>,
 }
 
-/// What is in force for one port of a workload.
+/// The settings in force for one port of a workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortPolicy {
-    /// What is demanded of connections to it.
+    /// The security demanded of connections to it.
     pub mtls: MtlsMode,
     /// Which policy says so.
     pub mtls_from: Option<ResourceName>,
@@ -183,7 +184,7 @@ pub struct AuthorizationPolicy {
     pub rules: Vec<Rule>,
 }
 
-/// What happens to a connection that a rule matches.
+/// The consequence for a connection that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// It is allowed, unless a `DENY` matches too.
@@ -235,14 +236,14 @@ impl Source {
     }
 }
 
-/// What a connection goes to: every field that is not empty must match.
+/// The destination of a connection: every field that is not empty must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operation {
     /// `ports`, of the workload.
     pub ports: Vec<u16>,
     /// `notPorts`.
     pub not_ports: Vec<u16>,
-    /// What only requests have.
+    /// The part that only requests have.
     pub http: HttpOperation,
 }
 
@@ -280,7 +281,7 @@ pub struct Block {
 }
 
 impl WorkloadPolicy {
-    /// What is demanded of connections to `port`.
+    /// The security demanded of connections to `port`.
     pub fn mtls(&self, port: u16) -> MtlsMode {
         self.ports.get(&port).map_or(self.mtls, |port| port.mtls)
     }
@@ -295,7 +296,7 @@ impl WorkloadPolicy {
         self.ports.get(&port).map_or(self.same_node, |port| port.same_node)
     }
 
-    /// What happens while the agent does not answer.
+    /// The action while the agent does not answer.
     pub fn failure(&self) -> FailureMode {
         let default = match self.mtls {
             MtlsMode::Strict => FailureMode::Static,
@@ -315,7 +316,7 @@ impl WorkloadPolicy {
     }
 
     /// The same for connections from other nodes, whose agent does not answer: they arrive in
-    /// plaintext, and the workload's own agent judges them without an identity. That says the same
+    /// plaintext, and the workload's own agent judges them without an identity. This says the same
     /// unless a policy asks for one.
     pub fn is_guarded_elsewhere(&self, port: u16) -> bool {
         let asks_who = || self.enforced().any(AuthorizationPolicy::names_identities);

@@ -1,10 +1,10 @@
-//! What policies ask of a request of HTTP.
+//! The parts of a request of HTTP that policies ask about.
 
 use http::HeaderName;
 
 use crate::model::policy::Text;
 
-/// What a request asks for: every field that is not empty must match.
+/// The operation of a request: every field that is not empty must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpOperation {
     /// `methods`.
@@ -46,7 +46,7 @@ pub enum PathText {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     before: Vec<Segment>,
-    /// What comes after `{**}`; `None`: there is none.
+    /// The elements after `{**}`; `None`: there is none.
     after: Option<Vec<String>>,
 }
 

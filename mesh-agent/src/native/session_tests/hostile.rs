@@ -11,7 +11,7 @@ use crate::native::frame::MAX_DATA_BYTES;
 /// How many streams a client has open when it begins.
 const STREAMS: u32 = 3;
 
-/// What is done with what a peer sent.
+/// The action on frames of a peer.
 #[derive(Clone, Debug)]
 enum Answer {
     Accept(u32),
@@ -135,11 +135,11 @@ impl Victim {
             Answer::Ping => self.session.ping(0),
             Answer::GoAway => self.session.go_away(code::NONE),
         }
-        // Whatever was done needs at most two headers, and a frame of data one for 64 KiB.
+        // Any action needs at most two headers, and a frame of data one for 64 KiB.
         self.sent += 64;
     }
 
-    /// Whatever has come: as many streams as may be, as many bytes, and answers that are not longer
+    /// After any frames: as many streams as may be, as many bytes, and answers that are not longer
     /// than what is answered.
     fn check(&self) {
         let Limits { streams, window, growth } = LIMITS;

@@ -17,7 +17,7 @@ fn receive(session: &mut Session, mut input: BytesMut) -> Result<Vec<Event>, Vio
     session.receive(&mut input, |event| events.push(event)).map(|()| events)
 }
 
-/// What a session writes.
+/// The frames that a session writes.
 fn written(session: &mut Session) -> Vec<Frame> {
     let waiting = session.waiting();
     let (mut bytes, mut decoder) = (BytesMut::new(), Decoder::default());
@@ -49,7 +49,7 @@ fn client() -> Session {
     client
 }
 
-/// What frames do to a session.
+/// The effect of frames on a session.
 #[track_caller]
 fn check(mut session: Session, frames: &[Frame], expect: Result<&[Event], Violation>) {
     assert_eq!(receive(&mut session, bytes(frames)), expect.map(<[Event]>::to_vec));
@@ -129,7 +129,7 @@ fn nothing_comes_after_an_end() {
     for session in [client, server] {
         check(session(), &[Frame::End(1), data(1, 1)], Err(Violation::Order(1)));
         check(session(), &[Frame::End(1), Frame::End(1)], Err(Violation::Order(1)));
-        // What is about the other direction does.
+        // A frame about the other direction does.
         let rest = [Frame::End(1), Frame::Credit(1, 1), Frame::Reset(1, 0)];
         check(session(), &rest, Ok(&[Event::Ended(1), Event::Credit(1), Event::Reset(1, 0)]));
     }

@@ -1,4 +1,4 @@
-//! What the mesh itself answers: correct HTTP, with a reason that says that it was the mesh.
+//! Answers of the mesh itself: correct HTTP, with a reason that says that it was the mesh.
 //!
 //! The reason is in the field `proxy-status` (RFC 9209), which no application sends; a client of
 //! gRPC is answered in its own terms.
@@ -12,7 +12,7 @@ use crate::proxy::http::host;
 /// The name of the mesh in `proxy-status`.
 const NAME: &str = "nodemesh";
 
-/// What people are told is in.
+/// The type of texts for people.
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The field of RFC 9209.
@@ -21,13 +21,13 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Why a request was not answered by a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What is wrong.
+    /// The reason.
     pub reason: Reason,
     /// Which rule or service it is about, for people.
     pub details: String,
 }
 
-/// What can be wrong.
+/// The reasons of refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// No rule is for the request.
@@ -126,7 +126,7 @@ impl Reason {
 }
 
 impl Refusal {
-    /// What people read.
+    /// The text for people.
     fn text(&self) -> String {
         format!("{NAME}: {}\n", quoted(&self.details))
     }
@@ -197,7 +197,7 @@ pub fn refusal(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
     response
 }
 
-/// What may stand in a string of a structured field (RFC 9651, section 3.3.3), and in
+/// The text as far as it may stand in a string of a structured field (RFC 9651, section 3.3.3), and in
 /// `grpc-message`.
 fn quoted(text: &str) -> String {
     text.chars()

@@ -19,7 +19,7 @@ use crate::proxy::http::pool::{Key, Sender};
 use crate::proxy::http::replay::Replay;
 use crate::proxy::http::upstream::{self, To};
 
-/// What came of it.
+/// The result of it.
 pub enum Sent {
     /// An answer.
     Answered(Response<Body>),
@@ -88,7 +88,7 @@ pub async fn send(site: &Arc<Site>, to: &To, head: &request::Parts, replay: &mut
     }
 }
 
-/// What was not sent can be sent to somebody else.
+/// A body that was not sent can be sent to somebody else.
 fn restore(replay: &mut Replay, body: Body) {
     if !replay.is_whole() {
         *replay = Replay::Unsent(Some(body));

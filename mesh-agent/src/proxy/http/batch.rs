@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much may wait. What comes on top goes at once.
+/// How much may wait. Bytes beyond it go at once.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// A connection whose writes wait for the end of the turn.
@@ -31,7 +31,7 @@ struct Inner<T> {
 pub struct Turns<F, T, Output> {
     future: Pin<Box<F>>,
     batch: Batch<T>,
-    /// What came of the future, once it has ended, until everything is written.
+    /// The result of the future, once it has ended, until everything is written.
     output: Option<Output>,
 }
 
@@ -122,7 +122,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Batch<T> {
 }
 
 impl<F, T, Output> Turns<F, T, Output> {
-    /// What is run.
+    /// The future that is run.
     pub fn future(&mut self) -> Pin<&mut F> {
         self.future.as_mut()
     }

@@ -69,7 +69,7 @@ impl hyper::body::Body for Until {
     }
 }
 
-/// What is seen of a body on its way.
+/// The part of a body that is seen on its way.
 pub enum Seen<'a> {
     /// The fields after it.
     Trailers(&'a HeaderMap),

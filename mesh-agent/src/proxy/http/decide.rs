@@ -26,12 +26,12 @@ use crate::route;
 use crate::route::http::{RequestView, backend, cors, find, headers, place};
 use crate::task::clock;
 
-/// What is done with the answer.
+/// The actions on the answer.
 #[derive(Default)]
 pub struct After {
     /// Filters of fields, in their order.
     pub changes: Vec<HeaderChange>,
-    /// What a browser may read, and whose page it is.
+    /// The permission for a browser, and the origin of its page.
     pub cors: Option<(Cors, Option<HeaderValue>)>,
     /// By what a client stays with an endpoint, and with which one it has come.
     pub session: Option<(Persistence, Option<Session>)>,
@@ -65,23 +65,23 @@ impl After {
 
 /// Where a request goes, after all filters.
 pub struct Chosen {
-    /// Who may answer it.
+    /// The endpoints that may answer it.
     pub endpoints: Arc<[Endpoint]>,
-    /// Who is asked first.
+    /// The first endpoint that is asked.
     pub to: To,
-    /// What is done with the answer.
+    /// The actions on the answer.
     pub after: After,
     /// When the whole answer must have been sent.
     pub deadline: Option<Instant>,
     /// How long one attempt may take.
     pub each: Option<Duration>,
-    /// What is tried again.
+    /// The rule for further attempts.
     pub retry: Option<Retry>,
     /// To whom copies go.
     pub mirrors: Vec<mirror::Copy>,
 }
 
-/// What comes of a request before it is sent.
+/// The decision about a request before it is sent.
 pub enum Decided {
     /// Nobody is asked.
     Answer(Response<Body>),
@@ -161,7 +161,7 @@ pub fn decide(
     Ok(Decided::Send(Box::new(chosen)))
 }
 
-/// What the client has connected to, as its namespace sees it.
+/// The destination of the client, as its namespace sees it.
 ///
 /// # Errors
 ///
@@ -174,13 +174,13 @@ pub fn looked_up<'m>(site: &Site, mesh: &'m Snapshot) -> Result<(&'m Target, &'m
     Ok((target, route::select(target, site.local.identity.id().namespace())))
 }
 
-/// That no rule of `target` is for requests of `path`.
+/// The refusal where no rule of `target` is for requests of `path`.
 pub fn no_rule(target: &Target, path: &str) -> Refusal {
     let details = format!("no rule for {path} of Service {}", target.service.name);
     Refusal { reason: Reason::NoRule, details }
 }
 
-/// That `at` sends nothing anywhere.
+/// The refusal where `at` sends nothing anywhere.
 pub fn no_weight(at: &str) -> Refusal {
     let details = format!("{at} has no backend with a weight");
     Refusal { reason: Reason::Unresolved, details }

@@ -2,7 +2,7 @@
 
 use crate::model::service::AppProtocol;
 
-/// What is spoken.
+/// The version that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
     /// HTTP/1.1, or 1.0.
@@ -11,7 +11,7 @@ pub enum Version {
     Http2,
 }
 
-/// What the first bytes say.
+/// The guess from the first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guess {
     /// It is this.
@@ -22,13 +22,13 @@ pub enum Guess {
     Unsure,
 }
 
-/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+/// The first bytes of a client of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The longest method that is waited for: `UNSUBSCRIBE`, and a few more.
 const MAX_METHOD_BYTES: usize = 16;
 
-/// What is known without a look. `None`: the first bytes decide.
+/// The guess without a look. `None`: the first bytes decide.
 pub const fn declared(protocol: AppProtocol) -> Option<Guess> {
     match protocol {
         AppProtocol::H2c | AppProtocol::Grpc => Some(Guess::Http(Version::Http2)),
@@ -38,7 +38,7 @@ pub const fn declared(protocol: AppProtocol) -> Option<Guess> {
     }
 }
 
-/// What `first`, the first bytes of a connection, are.
+/// The guess from `first`, the first bytes of a connection.
 pub fn guess(first: &[u8]) -> Guess {
     let common = first.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
     if common == PREFACE.len() {

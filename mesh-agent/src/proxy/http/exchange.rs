@@ -70,7 +70,7 @@ struct Routed {
     upgrade: Option<upgrade::Upgrade>,
 }
 
-/// What comes of a request before it is sent.
+/// The decision about a request before it is sent.
 enum Route {
     /// A rule answers it.
     Answer(Response<Body>),
@@ -221,7 +221,7 @@ async fn send(
     }
 }
 
-/// Whom to ask after `tried`: another endpoint, unless it must not switch to what it is asked for.
+/// The endpoint to ask after `tried`: another one, unless it must not switch to what it is asked for.
 fn next(
     site: &Site,
     chosen: &Chosen,
@@ -241,7 +241,7 @@ fn late(chosen: &Chosen) -> Refusal {
     Refusal { reason: Reason::Timeout, details }
 }
 
-/// That an endpoint cannot be reached.
+/// The refusal where an endpoint cannot be reached.
 pub fn unreached(endpoint: &Endpoint, failure: &Failure) -> Refusal {
     let reason = match failure.kind {
         Kind::Denied | Kind::Egress | Kind::Plaintext => Reason::Denied,
@@ -251,7 +251,7 @@ pub fn unreached(endpoint: &Endpoint, failure: &Failure) -> Refusal {
     Refusal { reason, details: format!("{}: {failure}", endpoint.workload.name) }
 }
 
-/// That an endpoint has broken HTTP, or the connection.
+/// The refusal where an endpoint has broken HTTP, or the connection.
 pub fn broken(endpoint: &Endpoint, error: &dyn StdError) -> Refusal {
     let details = format!("{}: {}", endpoint.workload.name, chain(error));
     Refusal { reason: Reason::Broken, details }

@@ -1,4 +1,4 @@
-//! What a client does that no request comes of.
+//! Client errors that no request comes of.
 
 use std::error::Error as StdError;
 use std::io;
@@ -6,13 +6,13 @@ use std::io;
 use h2::Reason;
 use hyper::StatusCode;
 
-/// What breaks HTTP.
+/// The word for breaches of HTTP.
 const MALFORMED: &str = "malformed";
 
-/// What takes too long to come.
+/// The word for heads that take too long to come.
 const SLOW: &str = "slow";
 
-/// What a client's connection has failed of, if that is the client's fault: the status that hyper has
+/// The failure of a client's connection, if that is the client's fault: the status that hyper has
 /// answered with, or would have, and the word used in the metrics. HTTP/2 has no status for it: 400.
 pub fn of(error: &(dyn StdError + 'static)) -> Option<(u16, &'static str)> {
     let mut cause = Some(error);
@@ -27,7 +27,7 @@ pub fn of(error: &(dyn StdError + 'static)) -> Option<(u16, &'static str)> {
 
 fn one(error: &(dyn StdError + 'static)) -> Option<(StatusCode, &'static str)> {
     if let Some(error) = error.downcast_ref::<h2::Error>() {
-        // What the client has said itself, as when it leaves, is none.
+        // An error that the client has said itself, as when it leaves, is none.
         let is_broken = error.is_library() && error.reason() != Some(Reason::NO_ERROR);
         return is_broken.then_some((StatusCode::BAD_REQUEST, MALFORMED));
     }

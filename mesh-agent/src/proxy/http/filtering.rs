@@ -14,7 +14,7 @@ use crate::proxy::http::mirror;
 use crate::route::http as route;
 use crate::route::http::{cors, headers, redirect, rewrite};
 
-/// What filters need to know.
+/// The facts that filters need.
 pub struct Filtering<'a> {
     /// The version that the client speaks.
     pub version: Version,
@@ -28,7 +28,7 @@ pub struct Filtering<'a> {
     pub port: u16,
     /// The service's hostname.
     pub service: &'a str,
-    /// What is done with the answer.
+    /// The actions on the answer.
     pub after: After,
     /// To whom copies go.
     pub mirrors: Vec<mirror::Copy>,
@@ -131,7 +131,7 @@ impl Filtering<'_> {
     }
 }
 
-/// Whom a request asks. `None` of one that names nobody (RFC 9110, section 7.2: an empty `Host`).
+/// The authority of a request. `None` of one that names nobody (RFC 9110, section 7.2: an empty `Host`).
 fn authority(head: &request::Parts) -> Option<&str> {
     let host = || head.headers.get(HOST).and_then(|host| host.to_str().ok());
     let asked = head.uri.authority().map(uri::Authority::as_str).or_else(host);

@@ -12,7 +12,7 @@ use crate::io::leg::{Leg, Linger};
 #[derive(Debug)]
 pub struct Front {
     leg: Leg,
-    /// What was read already, and how much of it was asked for since.
+    /// Bytes that were read already, and how many of them were asked for since.
     before: Vec<u8>,
     given: usize,
     end: End,

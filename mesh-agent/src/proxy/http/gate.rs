@@ -66,7 +66,7 @@ impl<Io> Gated<Io> {
 
 impl<Io> Drop for Gated<Io> {
     fn drop(&mut self) {
-        // Whoever waits is told so by whoever has the connection.
+        // Waiting tasks are told so by the one that has the connection.
         self.gate.open();
     }
 }

@@ -11,7 +11,7 @@ use hyper::http::request;
 use crate::proxy::http::answer::{Reason, Refusal};
 use crate::proxy::http::setup::{Http2, MAX_FIELDS, MAX_HEAD_BYTES};
 
-/// What a field takes besides its name and value: its place in hyper's map.
+/// The cost of a field besides its name and value: its place in hyper's map.
 const FIELD_BYTES: usize = 104;
 
 /// How many bytes the names and values of fields have.

@@ -75,8 +75,8 @@ pub fn complete(head: &mut request::Parts, version: Version, destination: Socket
 }
 
 /// Whether `value` is a `uri-host` with a port or without (RFC 9110, section 7.2): a name of letters,
-/// digits, `-`, `.`, `_` and `~`, an IPv4 address, or an IPv6 address in brackets. What else RFC 3986
-/// allows in a name no host has, and servers read it in different ways.
+/// digits, `-`, `.`, `_` and `~`, an IPv4 address, or an IPv6 address in brackets. Other characters
+/// that RFC 3986 allows in a name no host has, and servers read it in different ways.
 pub fn is_host(value: &[u8]) -> bool {
     let port = if let Some(rest) = value.strip_prefix(b"[") {
         let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };

@@ -1,7 +1,7 @@
 //! Copies of requests, whose answers nobody gets.
 //!
 //! A copy can neither delay nor fail the request: it has a task of its own, and there are so many at
-//! once at most. What is too long to be kept is not copied.
+//! once at most. A body that is too long to be kept is not copied.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -43,7 +43,7 @@ use crate::proxy::realm::{Local, Realm};
 /// One client's connection: who it is, and what it has connected to.
 #[derive(Clone)]
 pub struct Site {
-    /// What all connections share.
+    /// The state that all connections share.
     pub context: Arc<Context>,
     /// The client's namespace.
     pub realm: Arc<Realm>,

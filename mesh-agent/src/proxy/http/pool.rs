@@ -37,7 +37,7 @@ pub const DRAINING_IDLE: Duration = Duration::from_secs(1);
 /// Which requests a connection may carry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Whose requests.
+    /// The workload whose requests they are.
     pub source: ResourceName,
     /// As whom it asks: the service account of a workload may change.
     pub identity: SpiffeId,
@@ -51,20 +51,20 @@ pub struct Key {
     pub version: Version,
 }
 
-/// What the configuration says of the way to an endpoint. A connection that was opened when it said
+/// The configuration's facts about the way to an endpoint. A connection that was opened when it said
 /// something else carries no further request: it may be in plaintext, or end at another node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Way {
-    /// Who has to be there.
+    /// The identity that has to be there.
     identity: SpiffeId,
     /// The node whose agent serves it; `None`: it is reached in plaintext.
     node: Option<Arc<str>>,
-    /// What is demanded within a node.
+    /// The security demanded within a node.
     same_node: SameNode,
 }
 
 impl Way {
-    /// That from `source` to `endpoint`, as `mesh` has it now.
+    /// The way from `source` to `endpoint`, as `mesh` has it now.
     pub fn of(mesh: &Snapshot, source: &Workload, endpoint: &Endpoint) -> Self {
         let (workload, port) = (&endpoint.workload, endpoint.address.port());
         let theirs = mesh.policy(&workload.name).same_node(port);
@@ -104,7 +104,7 @@ impl Shared {
     }
 }
 
-/// What waits.
+/// The idle connections.
 #[derive(Default)]
 pub struct Pool(Mutex<Idle>);
 

@@ -1,6 +1,6 @@
 //! A request's body, kept as far as it may have to be sent again or to somebody else too.
 //!
-//! What is kept is read before anybody has a place for the request, and a client decides when it ends:
+//! A body that is kept is read before anybody has a place for the request, and a client decides when it ends:
 //! it counts among the [`Bodies`] of the client's workload until the last copy of it is gone.
 
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use crate::telemetry::Unkept;
 /// The most that is kept of one body. A longer one is sent once, and to nobody else.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// What a frame has at the most: that of HTTP/2, unless more was agreed (RFC 9113, section 4.2).
+/// The most bytes of a frame: that of HTTP/2, unless more was agreed (RFC 9113, section 4.2).
 const FRAME_BYTES: u64 = 16 * 1024;
 
 /// A body, or what is known of it.
@@ -30,11 +30,11 @@ pub enum Replay {
     Whole(Bytes, Option<HeaderMap>),
     /// Its beginning, and what is still to come: once.
     Rest(Bytes, Option<Incoming>),
-    /// What was to be sent and was not: once.
+    /// A body that was to be sent and was not: once.
     Unsent(Option<Body>),
 }
 
-/// What was kept of a body, as long as one copy of it is somewhere.
+/// The kept part of a body, as long as one copy of it is somewhere.
 struct Counted {
     bytes: BytesMut,
     _kept: KeptBody,
@@ -74,7 +74,7 @@ pub async fn gather(
                 told(Unkept::Long);
                 return Replay::Rest(counted(bytes, kept), Some(incoming));
             }
-            // What is wrong with it is seen when it is sent.
+            // An error in it is seen when it is sent.
             Some(Err(_)) => return Replay::Rest(counted(bytes, kept), Some(incoming)),
             Some(Ok(Err(frame))) => frame.into_trailers().ok(),
             None => None,
@@ -133,7 +133,7 @@ impl Replay {
     }
 }
 
-/// What was read, then what comes.
+/// Bytes that were read, then those to come.
 struct Kept {
     first: Bytes,
     rest: Option<Incoming>,

@@ -96,7 +96,7 @@ pub async fn accept(
     Ok(None)
 }
 
-/// What the client speaks. `None`: no HTTP.
+/// The version that the client speaks. `None`: no HTTP.
 async fn spoken(stream: &TcpStream, protocol: AppProtocol) -> io::Result<Option<Version>> {
     match detect::declared(protocol) {
         Some(Guess::Http(version)) => return Ok(Some(version)),
@@ -152,8 +152,8 @@ async fn run(
     let (kept, heads) = (Arc::clone(&unmet), Heads::of(most));
     let service = move |request: Request<Incoming>| {
         let (site, connection) = (Arc::clone(&site), (Arc::clone(&kept), Arc::clone(&heads)));
-        // Whoever is refused by then does not send its body, and the next request comes in its place (RFC
-        // 9110, section 10.1.1).
+        // A client that is refused by then does not send its body, and the next request comes in
+        // its place (RFC 9110, section 10.1.1).
         let expects = request.headers().contains_key(EXPECT);
         async move {
             let scope = site.local.scope.clone();

@@ -1,6 +1,6 @@
 //! Session persistence (GEP-1619): a client stays with the endpoint that it had first (pure).
 //!
-//! What the client keeps says which endpoint that is and since when, as Envoy's stateful sessions do;
+//! The client's copy says which endpoint that is and since when, as Envoy's stateful sessions do;
 //! nothing is kept here, so that it is the same on every node and after a restart. A client that makes
 //! it up chooses among the endpoints of the rule's backends, and no others.
 
@@ -17,7 +17,7 @@ use crate::model::snapshot::{Backend, Endpoint};
 use crate::route::http::cookie;
 use crate::route::http::fields::Fields as _;
 
-/// What a client keeps.
+/// The client's copy of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     endpoint: SocketAddr,
@@ -33,7 +33,7 @@ impl Session {
         Self { endpoint, began: now, used: now }
     }
 
-    /// What a request brings, if it still counts.
+    /// The session of a request, if it still counts.
     pub fn of(by: &Persistence, headers: &HeaderMap, now: SystemTime) -> Option<Self> {
         let text = match by.by {
             PersistenceBy::Header => Cow::Borrowed(headers.get(&by.name)?.as_bytes()),
@@ -120,7 +120,7 @@ mod tests {
         Persistence { name: "x-session".to_owned(), by, absolute: Some(HOUR), idle: Some(HOUR / 4) }
     }
 
-    /// What the client sends after it was told.
+    /// The fields that the client sends after it was told.
     fn back(by: &Persistence, session: &Session) -> HeaderMap {
         let (mut response, mut request) = (HeaderMap::new(), HeaderMap::new());
         session.tell(by, &mut response);

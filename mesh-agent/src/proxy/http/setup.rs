@@ -31,7 +31,7 @@ pub const MAX_FIELDS: usize = 200;
 /// [`MAX_HEAD_BYTES`], as HTTP/2 has it.
 const MAX_LIST_BYTES: u32 = 64 * 1024;
 
-/// What the heads of all requests of a connection may take at the least.
+/// The least size of the heads of all requests of a connection.
 const LEAST_HEAD_BYTES: u32 = 256 << 10;
 
 /// The least window of an answer of an application of this node, which is near.
@@ -67,7 +67,7 @@ const SEND_BYTES: RangeInclusive<u32> = 1 << 10..=64 << 10;
 /// Of a window each further stream has as much, beyond the least number of streams.
 const STREAM_BYTES: u32 = 4 << 10;
 
-/// What one connection of HTTP/2, and the one to the application behind it, may make the agent keep.
+/// Limits of one connection of HTTP/2, and of the one to the application behind it.
 ///
 /// A client decides how much it sends before it reads, and how much it leaves unread: of what it sends
 /// one window is kept, of its answers what the application's connection may send, what waits to be sent
@@ -165,7 +165,7 @@ impl Http2 {
         self.window.max(self.streams * LEAST_ANSWER_BYTES)
     }
 
-    /// What the heads of all requests that wait may take.
+    /// The size of the heads of all requests that wait.
     pub fn head_bytes(self) -> usize {
         usize::try_from(self.window.max(LEAST_HEAD_BYTES)).unwrap_or(usize::MAX)
     }

@@ -1,7 +1,7 @@
 //! Protocols that a request of HTTP/1.1 asks to switch to (RFC 9110, section 7.8): those that are not
 //! allowed are not asked for, and nothing else is switched to.
 //!
-//! What follows a switch is bytes that no policy and no route sees. A proxy may leave an `Upgrade` out.
+//! Bytes after a switch are seen by no policy and no route. A proxy may leave an `Upgrade` out.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -110,7 +110,7 @@ fn words<'h>(
     name: &hyper::header::HeaderName,
 ) -> impl Iterator<Item = &'h str> {
     let lines = headers.get_all(name).iter();
-    // What is no text is no protocol that anybody allows.
+    // A value that is no text is no protocol that anybody allows.
     let words = lines.flat_map(|line| line.to_str().unwrap_or("\"").split(','));
     words.map(str::trim).filter(|word| !word.is_empty())
 }
@@ -151,7 +151,7 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    /// What a server is asked for, where `websocket` and `foo/1` are allowed.
+    /// The protocols that a server is asked for, where `websocket` and `foo/1` are allowed.
     fn asked(version: HttpVersion, fields: &[(&str, &str)]) -> Option<String> {
         let mut head = head(version, fields);
         let asked = Asked::of(&head);

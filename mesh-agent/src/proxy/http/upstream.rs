@@ -34,7 +34,7 @@ use crate::task::fair::{self, Party};
 use crate::telemetry::{Parties, Peer, Reporter, RequestSeries};
 use crate::tunnels::{Io, Lease};
 
-/// What lives as long as a connection.
+/// The parts that live as long as a connection.
 struct Kept {
     /// Its place on a tunnel.
     _lease: Option<Lease>,
@@ -86,7 +86,7 @@ impl Report {
     }
 }
 
-/// What a request goes to.
+/// The destination of a request.
 #[derive(Clone, Debug)]
 pub struct To {
     /// The service that the backend is.
@@ -144,7 +144,7 @@ pub async fn open(site: &Site, to: &To) -> Result<(Counted, Report), Failure> {
     }
 }
 
-/// Who requests of `site` to `service` are between, before an endpoint is chosen.
+/// The parties of requests of `site` to `service`, before an endpoint is chosen.
 pub fn parties(site: &Site, service: Option<&Arc<Service>>) -> Parties {
     let source = Peer {
         workload: Some(Arc::clone(&site.local.workload)),
@@ -225,7 +225,7 @@ async fn spoken(site: &Site, key: &Key, io: Counted, report: Report) -> Result<S
         |error: BodyError| Failure::because(Kind::Protocol, Side::Upstream, Retry::Safe, error);
     match key.version {
         Version::Http1 => {
-            // What it becomes, if a request switches protocols, is still the same connection.
+            // The stream that it becomes, if a request switches protocols, is still the same connection.
             let (io, tie) = Tie::to(io);
             let handshake = setup::http1_client().handshake::<_, Body>(TokioIo::new(io));
             let (sender, driving) = handshake.await.map_err(|error| failed(error.into()))?;
@@ -312,7 +312,7 @@ fn drive<Driving>(
                 }
             }
         };
-        // HTTP has ended. Whoever has the bytes from here on has the connection.
+        // HTTP has ended. The one that has the bytes from here on has the connection.
         let forbidden = match (forbidden, &mut tie) {
             (None, Some(tie)) => tokio::select! {
                 biased;

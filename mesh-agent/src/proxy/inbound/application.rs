@@ -33,7 +33,7 @@ pub struct Arrival {
     pub local: Arc<Local>,
     /// Where its application listens.
     pub to: SocketAddr,
-    /// Who is shown to the application as its client.
+    /// The client that is shown to the application.
     pub client: SocketAddr,
     /// The identity that the client has proved; `None`: it came in plaintext.
     pub principal: Option<SpiffeId>,
@@ -41,7 +41,7 @@ pub struct Arrival {
     pub accelerate: bool,
 }
 
-/// What of a connection is looked at.
+/// The part of a connection that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scrutiny {
     /// Nothing: whatever it carries may be.
@@ -84,7 +84,7 @@ impl Arrival {
         Self { realm, local, to, client, principal, accelerate }
     }
 
-    /// What has to be looked at, so that the destination's policies allow it, if nothing but that
+    /// The scrutiny that the destination's policies need to allow it, if nothing but that
     /// `can` be; `conn` reports what they say.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl Arrival {
     /// They do not allow it: the cause names the policy.
     pub fn judged(mut self, mesh: &Snapshot, conn: &mut Conn) -> Result<(Self, Scrutiny), Failure> {
         let scrutiny = self.judge(mesh, Scrutiny::Requests, conn)?;
-        // What is read as HTTP is read from the socket.
+        // A connection that is read as HTTP is read from the socket.
         self.accelerate &= scrutiny == Scrutiny::Nothing;
         Ok((self, scrutiny))
     }
@@ -179,7 +179,8 @@ impl Arrival {
         Request { principal: self.principal.as_ref(), address, port, http }
     }
 
-    /// What was open when the destination was in the mesh is not judged by the policies of nobody.
+    /// A connection that was open when the destination was in the mesh is not judged by the
+    /// policies of nobody.
     fn gone(&self, mesh: &Snapshot) -> Option<Denial> {
         let name = &self.local.workload.name;
         (!mesh.workloads.contains_key(name)).then(|| Denial::Gone(name.clone()))
@@ -216,7 +217,7 @@ impl Arrival {
         }
     }
 
-    /// What its sockets are for.
+    /// The use of its sockets.
     pub const fn used(&self) -> Use {
         if self.principal.is_some() { Use::Stream } else { Use::Plaintext }
     }

@@ -218,7 +218,7 @@ async fn handshake(
     local: &mut Arc<Local>,
     stream: TcpStream,
 ) -> Result<(Tls, Protocol, Met), Failure> {
-    // What is wrong with an identity is said in our words, not in those of rustls.
+    // An error of an identity is said in our words, not in those of rustls.
     let failed = |error: io::Error| match peer_error(&error) {
         Some(peer) => Failure::because(Kind::Identity, Side::Client, Retry::Never, peer),
         None => Failure::because(Kind::Tls, Side::Client, Retry::Safe, error),

@@ -20,19 +20,19 @@ use crate::tunnels::{Counts, Ended, Incoming};
 
 /// A stream's surroundings.
 pub struct Inbound {
-    /// What all connections share.
+    /// The state that all connections share.
     pub context: Arc<Context>,
     /// The destination's namespace.
     pub realm: Arc<Realm>,
     /// The workload whose certificate the tunnel was given.
     pub local: Arc<Local>,
-    /// Who the peer has proved to be.
+    /// The identity that the peer has proved.
     pub peer: SpiffeId,
     /// Where the tunnel came from.
     pub tunnel: SocketAddr,
 }
 
-/// Serves one stream. What needs no waiting is done at once: the future holds only what is left.
+/// Serves one stream. Steps that need no waiting are done at once: the future holds only the rest.
 pub fn run(
     inbound: Inbound,
     open: Result<Open, RequestError>,
@@ -60,7 +60,7 @@ pub fn run(
 /// A connection that may be, and what of it is looked at.
 type Judged = Result<(Arrival, Scrutiny), Failure>;
 
-/// Who asks for what, and whether it may be.
+/// The arrival that a stream asks for, if it may be.
 fn begin(inbound: Inbound, open: Result<Open, RequestError>) -> (Arc<Context>, Conn, Judged) {
     let Inbound { context, realm, local, peer, tunnel } = inbound;
     let claimed = open.as_ref().ok().and_then(|open| open.client);
@@ -87,7 +87,7 @@ fn begin(inbound: Inbound, open: Result<Open, RequestError>) -> (Arc<Context>, C
     (context, conn, judged)
 }
 
-/// Whom the stream is for and where, if it is for `found`, a workload that may be behind this tunnel.
+/// The destination of the stream, if it is for `found`, a workload that may be behind this tunnel.
 fn arrive(
     open: Result<Open, RequestError>,
     found: Option<Arc<Local>>,
@@ -156,7 +156,7 @@ async fn looked_at(
     requests::serve(context, arrival, (io, application), conn).await
 }
 
-/// Who is shown to the application as its client, and which workload that is.
+/// The client that is shown to the application, and which workload that is.
 ///
 /// A peer's claim counts only if the workload at that address has the identity that the peer has
 /// proved; otherwise it is whoever opened the tunnel.

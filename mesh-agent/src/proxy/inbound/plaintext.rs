@@ -91,7 +91,7 @@ pub async fn run(context: Arc<Context>, stream: TcpStream, accepted: Box<Accepte
     conn.finish(result);
 }
 
-/// Whose connection it is.
+/// The arrival of a connection: its workload and its client.
 fn arrive(
     mesh: &Snapshot,
     realm: Arc<Realm>,

@@ -53,7 +53,7 @@ use crate::proxy::{Context, client_end};
 use crate::telemetry::{self, RequestKind, RequestSeries, Said, Upgrade};
 use crate::tunnels::Io;
 
-/// What a client is told of a request that may not be. Which policy says so is for those to see who
+/// The text for a client whose request may not be. Which policy says so is for those to see who
 /// have written it.
 const DENIED: &str = "access denied";
 
@@ -70,12 +70,12 @@ const LOOK_BYTES: usize = 32;
 /// ends is for the client or the application to decide, and they would not have met us.
 const PATIENCE: Duration = Duration::from_mins(15);
 
-/// What the requests of one connection have in common.
+/// The parts that the requests of one connection have in common.
 struct Point {
     context: Arc<Context>,
     arrival: Arrival,
     version: Version,
-    /// What it may make the agent keep.
+    /// Its limits.
     most: Http2,
     /// The heads of its requests that wait.
     heads: Arc<Heads>,
@@ -160,11 +160,11 @@ fn not_http() -> Result<(), Failure> {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whoever panicked has left a whole value.
+    // A thread that panicked has left a whole value.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the client speaks, with what was read of it in `first`. `None`: no HTTP.
+/// The version that the client speaks, with what was read of it in `first`. `None`: no HTTP.
 async fn spoken(io: &mut impl Io, first: &mut Vec<u8>) -> Result<Option<Version>, Failure> {
     let look = async {
         loop {
@@ -245,7 +245,7 @@ where
     };
     match point.version {
         Version::Http1 => {
-            // Who waits for an answer reads nothing, and would not see that nobody waits for it.
+            // A task that waits for an answer reads nothing, and would not see that nobody waits for it.
             let (client, mut failing) = ahead::watched(client);
             let service = service_fn(|request: Request<_>| {
                 let answered = service(request.map(Incoming::Hyper));
@@ -289,7 +289,7 @@ async fn left(point: &Point, ended: oneshot::Receiver<Result<(), BodyError>>) {
     if let Application::Http1(sender) = &point.application {
         drop(sender.lock().await);
     }
-    // What it has become ends otherwise.
+    // A connection that has switched ends otherwise.
     if locked(&point.upgraded).is_some() {
         pending::<()>().await;
     }

@@ -32,7 +32,7 @@ impl Resolved {
     }
 }
 
-/// What the kernel has picked, by what it knew.
+/// The kernel's pick, by what it knew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Picked {
     /// The backend's index in the split.
@@ -43,8 +43,8 @@ pub struct Picked {
 
 /// Resolves `destination` for a client of `namespace`.
 ///
-/// A service's address is routed and balanced; a workload's own address is itself. What the kernel
-/// has picked counts if this snapshot could pick it too: else it is picked anew.
+/// A service's address is routed and balanced; a workload's own address is itself. The endpoint
+/// that the kernel has picked counts if this snapshot could pick it too: else it is picked anew.
 pub fn resolve(
     mesh: &Snapshot,
     destination: SocketAddr,

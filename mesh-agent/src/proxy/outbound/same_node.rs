@@ -17,7 +17,7 @@ use crate::proxy::outbound::tcp;
 use crate::proxy::realm::{Local, Resident};
 use crate::telemetry::{Parties, Reporter};
 
-/// The endpoint as a workload of this node, if `source` may reach it without TLS. What could go
+/// The endpoint as a workload of this node, if `source` may reach it without TLS. A connection that could go
 /// straight, and comes to the agent because the kernel could not tell, goes this way too. Where
 /// policies look at requests, it is not: they are looked at where tunnels end.
 pub fn destination(

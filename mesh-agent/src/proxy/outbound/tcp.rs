@@ -191,11 +191,11 @@ pub async fn relay(client: &mut Leg, upstream: &mut Leg, carried: &Carried) -> R
     })
 }
 
-/// What the kernel recorded of a connection.
+/// The kernel's record of a connection.
 struct Origin {
     /// The client's address in its namespace.
     client: SocketAddr,
-    /// Whose it is.
+    /// The workload that it is of.
     local: Arc<Local>,
     /// Where it wants to go.
     destination: SocketAddr,
@@ -207,7 +207,7 @@ struct Origin {
     accelerated: bool,
 }
 
-/// Whose connection it is and where it wants to go, as the kernel recorded it.
+/// The workload of a connection and its destination, as the kernel recorded them.
 fn origin(
     context: &Context,
     (realm, unit): (&Realm, Option<u64>),

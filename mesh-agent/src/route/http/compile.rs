@@ -99,7 +99,7 @@ fn condition(value: &ValueMatch) -> Condition {
     }
 }
 
-/// What a value can be looked up by.
+/// The key by which a value can be looked up.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Key {
     Method(Method),

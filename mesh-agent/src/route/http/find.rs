@@ -13,7 +13,7 @@ use crate::route::http::compile::elements;
 use crate::route::http::fields::Fields;
 use crate::route::http::query::{self, Parameters};
 
-/// What of a request decides where it goes.
+/// The parts of a request that decide where it goes.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
     /// Its method.
@@ -21,7 +21,7 @@ pub struct RequestView<'a> {
     /// Its path as it is in the request: percent-encoded, without the query. `*` if that is what it
     /// asks for (RFC 9112, section 3.2.4).
     pub path: &'a str,
-    /// What is after the `?`, without it.
+    /// The query after the `?`, without it.
     pub query: Option<&'a str>,
     /// Its header fields.
     pub headers: &'a dyn Fields,
@@ -54,7 +54,7 @@ impl<'a> Found<'a> {
 /// The rule of a request; `None` if there is none for it: 404, or `UNIMPLEMENTED` for gRPC (Gateway
 /// API).
 ///
-/// What it costs grows with the path's elements, as far as there are prefixes of so many, with the
+/// The cost grows with the path's elements, as far as there are prefixes of so many, with the
 /// header fields and parameters of the request, and with the rules that have a condition that is
 /// true; not with the others, except for those on the same path whose conditions are all regular
 /// expressions.
@@ -199,7 +199,7 @@ impl<'a> Search<'a> {
             })
     }
 
-    /// What is said of a field; `None` if there is none.
+    /// The answer about a field; `None` if there is none.
     fn field<T>(&self, name: &HeaderName, ask: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let mut joined = self.joined.borrow_mut();
         if let Some((_, value)) = joined.iter().find(|(known, _)| known == name) {

@@ -1,4 +1,4 @@
-//! What HTTP routes say about one request: which rule, which backend, what is changed (pure).
+//! Decisions of HTTP routes about one request: which rule, which backend, what is changed (pure).
 
 pub mod cookie;
 pub mod cors;

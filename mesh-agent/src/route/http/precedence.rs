@@ -17,7 +17,7 @@ use crate::route::http::rewrite::trimmed;
 /// 6. the order of the rules, which is by the age and the name of their routes; then of the matches
 ///    in the rule.
 ///
-/// Where regular expressions go is left to implementations. That of a method in any service, which
+/// Where regular expressions go is left to implementations. The expression of a method in any service, which
 /// is what a `GRPCRoute` without `service` means, has to give way to all of a service (`GRPCRoute`:
 /// characters in a matching service, then in a matching method). Envoy Gateway has all expressions
 /// before all prefixes, Istio behind them: here it is what they say literally that counts.
@@ -34,7 +34,7 @@ pub(super) struct Precedence {
 }
 
 impl Precedence {
-    /// That of a rule's match, both by their places.
+    /// The precedence of a rule's match, both by their places.
     pub(super) fn new(matches: &Match, rule: usize, matched: usize) -> Self {
         let path_chars = match &matches.path {
             PathMatch::Exact(path) => path.chars().count(),
@@ -73,7 +73,7 @@ fn literal_chars(source: &str) -> usize {
             '\\' => chars.next().is_some_and(|escaped| escaped.is_ascii_punctuation()),
             _ => !"[](){}.*+?|^$".contains(c),
         };
-        // What may be there or not is no beginning.
+        // A part that may be there or not is no beginning.
         if !literal || matches!(chars.peek(), Some('*' | '?' | '{')) {
             break;
         }

@@ -3,7 +3,7 @@
 use crate::model::http::{Redirect, Scheme};
 use crate::route::http::rewrite;
 
-/// What a client has asked for.
+/// The URL that a client has asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestUrl<'a> {
     /// How it came: `https` only if the application's own TLS was terminated.
@@ -13,7 +13,7 @@ pub struct RequestUrl<'a> {
     pub host: &'a str,
     /// The path, percent-encoded, without the query.
     pub path: &'a str,
-    /// What is after the `?`, without it.
+    /// The query after the `?`, without it.
     pub query: Option<&'a str>,
 }
 

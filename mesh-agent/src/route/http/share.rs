@@ -111,13 +111,13 @@ mod tests {
             place(&HttpRule { route: elsewhere, ..by(SplitBy::Cookie("user".into())) }, &user, 7),
             at
         );
-        // Who is not known is anywhere.
+        // A user who is not known is anywhere.
         assert_eq!(place(&header, &fields(&[("cookie", "user=u1")]), 7), 7);
         assert_eq!(place(&cookie, &fields(&[("x-user", "u1")]), 7), 7);
         assert_eq!(place(&weighted(&[1]), &user, 7), 7);
     }
 
-    /// What a version of the agent must not change: users would move.
+    /// Numbers that a version of the agent must not change: users would move.
     #[test]
     fn sticky_numbers_stay() {
         assert_eq!(sticky(b""), 0xefd0_1f60_ba99_2926);

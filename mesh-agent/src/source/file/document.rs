@@ -34,10 +34,10 @@ pub(super) struct Document {
     pub(super) conditions: Vec<Condition>,
 }
 
-/// What became of a document.
+/// The result of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It cannot be used. What it is about, if that could be read.
+    /// It cannot be used. Its subject, if that could be read.
     Broken(Option<Key>),
     /// It cannot be used, and nothing may pass that it might forbid: what is in force in its place,
     /// unless it was good before.
@@ -57,7 +57,7 @@ pub(super) struct Documents {
 }
 
 impl Documents {
-    /// What a text became when it was read before, at the place that it has now.
+    /// The documents that a text became when it was read before, at the place that it has now.
     fn again(
         &self,
         fingerprint: u64,
@@ -207,7 +207,7 @@ impl Reader<'_> {
         Document { outcome, conditions }
     }
 
-    /// What becomes of a document that cannot be used; `alone`: it is no item of a list.
+    /// The outcome of a document that cannot be used; `alone`: it is no item of a list.
     fn unusable(&self, header: &Header, alone: bool) -> Outcome {
         let Some(key) = header.key() else { return Outcome::Broken(None) };
         let text = self.piece.text;

@@ -1,4 +1,4 @@
-//! What a document says it is, read as far as it can be read.
+//! The header of a document, read as far as it can be read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +25,7 @@ pub(super) struct Header {
     pub(super) items: Vec<(Header, usize)>,
 }
 
-/// What the mesh does with a document.
+/// The mesh's use of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     Known(Kind),
@@ -34,12 +34,12 @@ pub(super) enum Class {
 }
 
 impl Header {
-    /// That of a document that is no item of a list, before anything is read.
+    /// The header of a document that is no item of a list, before anything is read.
     pub(super) fn alone() -> Self {
         Self { is_alone: true, ..Self::default() }
     }
 
-    /// What the mesh does with it.
+    /// The mesh's use of it.
     pub(super) fn class(&self) -> Class {
         match (self.api_version.as_str(), self.kind.as_str()) {
             ("v1", "Service") => Class::Known(Kind::Service),
@@ -70,7 +70,7 @@ impl Header {
         }
     }
 
-    /// What identifies it, if it is of a kind that the mesh knows and has a name.
+    /// Its identity, if it is of a kind that the mesh knows and has a name.
     pub(super) fn key(&self) -> Option<Key> {
         match self.class() {
             Class::Known(kind) => Some(Key { kind, name: self.name.clone()? }),

@@ -236,7 +236,7 @@ mod tests {
         std::os::unix::fs::symlink(elsewhere.path().join("two"), &link).unwrap();
         let second = lab.look(LATER);
         assert_ne!(second.0, first.0);
-        // What it leads to is replaced.
+        // The file that it leads to is replaced.
         fs::write(elsewhere.path().join("two"), "TWO").unwrap();
         assert_ne!(lab.look(LATER).0, second.0);
     }

@@ -5,6 +5,7 @@
 //! broken. It ends when its scope drains or nobody listens to its updates.
 
 mod split;
+mod wording;
 mod yaml;
 mod locate;
 mod schema;
@@ -66,11 +67,11 @@ pub struct FileSource {
     looks: Looks,
     /// The documents of each file as they were last read.
     files: BTreeMap<PathBuf, Contents>,
-    /// What is in force.
+    /// The documents in force.
     good: InForce,
 }
 
-/// What is in force under one name.
+/// The document in force under one name.
 #[derive(Clone, Debug)]
 struct Good {
     resource: Resource,
@@ -135,6 +136,11 @@ impl FileSource {
         }
         let conditions = self.merge();
         self.update(conditions)
+    }
+
+    /// The number of documents that were read last, whether they are good or not.
+    pub fn n_documents(&self) -> usize {
+        self.files.values().map(|file| file.documents.all.len()).sum()
     }
 
     /// Sends an update now, whenever the files say something else, and, if they do, when it is
@@ -348,10 +354,10 @@ async fn event(watch: &mut Option<&mut Watch>) -> Duration {
     SETTLE
 }
 
-/// What is in force next, as it is being worked out.
+/// The documents in force next, as they are being worked out.
 struct Merge<'a> {
     next: Next<'a>,
-    /// What of it was in force before, and is said by no document now.
+    /// Those of them that were in force before, and are in no document now.
     kept: BTreeSet<Key>,
     conditions: Vec<Condition>,
 }
@@ -466,7 +472,14 @@ impl Merge<'_> {
 
 /// A file of which nothing is known but that it is there.
 fn unreadable_file(file: &Path, error: &Error) -> Contents {
-    let message = format!("{}; make it a readable file of UTF-8 text, or remove it", chain(error));
+    let remedy = match error {
+        Error::TooLarge => "divide it into several files",
+        Error::File(_) => "let the agent read it, or remove it",
+        _ => {
+            "put a file of YAML in UTF-8 there, or give it a name that does not end in .yaml or .yml"
+        }
+    };
+    let message = format!("{}; {remedy}", chain(error));
     let conditions = vec![whole(file, "file", message)];
     let mut documents = Documents::default();
     documents.all.push(Document { outcome: Outcome::Broken(None), conditions });

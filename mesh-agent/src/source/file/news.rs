@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::model::condition::Condition;
 
-/// How many conditions one change of the files may log. Whoever writes documents chooses how many
+/// How many conditions one change of the files may log. The author of the documents chooses how many
 /// there are; all of them are shown at `/conditions`.
 const MAX_LINES: usize = 100;
 

@@ -16,7 +16,10 @@ const MAX_FILES: usize = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The directory cannot be listed.
-    #[error("cannot read the configuration directory {}", dir.display())]
+    #[error(
+        "cannot read the configuration directory {} (--config: name a folder that the agent may read)",
+        dir.display()
+    )]
     Directory {
         /// The directory.
         dir: PathBuf,
@@ -27,18 +30,25 @@ pub enum Error {
     /// A file cannot be read.
     #[error("cannot read the file")]
     File(#[source] io::Error),
-    /// A file is not one of text.
-    #[error("the file is not regular")]
+    /// A folder, a socket or a pipe has the name of a file.
+    #[error("it is a folder, a pipe or the like, and no file")]
     NotRegular,
     /// A file is not UTF-8.
     #[error("the file is not UTF-8")]
     NotUtf8,
     /// A file is too large.
-    #[error("the file has more than {MAX_FILE_BYTES} bytes")]
+    #[error("the file has more than {} MiB", MAX_FILE_BYTES >> 20)]
     TooLarge,
     /// The directory has too many files.
-    #[error("the configuration directory has more than {MAX_FILES} files")]
-    TooManyFiles,
+    #[error(
+        "the configuration directory {} has more than {MAX_FILES} files; put several documents into one \
+         file, with lines `---` between them",
+        dir.display()
+    )]
+    TooManyFiles {
+        /// The directory.
+        dir: PathBuf,
+    },
 }
 
 /// The configuration files in `dir`, sorted by name.
@@ -55,7 +65,7 @@ pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_yaml && !is_hidden {
             if files.len() == MAX_FILES {
-                return Err(Error::TooManyFiles);
+                return Err(Error::TooManyFiles { dir: dir.to_owned() });
             }
             files.push(path);
         }

@@ -2,7 +2,9 @@
 
 use serde::de::DeserializeSeed;
 use serde_path_to_error::{Deserializer, Track};
-use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter as _, Options};
+use serde_saphyr::{Error, Options};
+
+use super::wording;
 
 /// The most events, nodes and aliases of one document: four times what a list of 16 MiB with
 /// ordinary resources has. Depth is bounded by the parser's default of 64.
@@ -22,7 +24,7 @@ pub(super) struct Unreadable {
     pub(super) path: String,
     /// The line within the document, counted from 1; `None` if it is not known.
     pub(super) line: Option<usize>,
-    /// What is wrong and what to do, without a full stop.
+    /// The error and the remedy, without a full stop.
     pub(super) message: String,
 }
 
@@ -56,21 +58,8 @@ where
 
 fn unreadable(path: String, error: &Error) -> Unreadable {
     let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
-    let message = match error.without_snippet() {
-        Error::SerdeUnknownField { field, expected, .. } => match nearest(field, expected) {
-            Some(known) => format!("there is no field `{field}`; did you mean `{known}`?"),
-            None => format!("there is no field `{field}`; remove it, or correct its name"),
-        },
-        Error::SerdeMissingField { field, .. } => format!("the field `{field}` is missing; add it"),
-        Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("`{key}` is written twice; remove one of them")
-        }
-        other => {
-            let text = DefaultMessageFormatter.format_message(other);
-            format!("{text}; correct the YAML here")
-        }
-    };
     let path = if path == "." { String::new() } else { path };
+    let message = wording::message(error, path.is_empty());
     Unreadable { path: printable(&path), line, message: printable(&message) }
 }
 
@@ -81,37 +70,6 @@ pub(super) fn printable(text: &str) -> String {
         if c.is_control() { printed.extend(c.escape_debug()) } else { printed.push(c) }
     }
     printed
-}
-
-/// The known field that is at most two letters away from `field`.
-fn nearest(field: &str, known: &[&'static str]) -> Option<&'static str> {
-    let near = known.iter().map(|known| (distance(field, known), *known));
-    near.filter(|(distance, known)| *distance <= 2 && *distance < known.len())
-        .min()
-        .map(|(_, known)| known)
-}
-
-/// The Levenshtein distance in bytes, or a large number if the lengths are far apart.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len().abs_diff(b.len()) > 2 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, to) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let above = *cell;
-            let replace = diagonal + usize::from(from != to);
-            left = replace.min(above + 1).min(left + 1);
-            diagonal = above;
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -134,17 +92,5 @@ mod tests {
         // They are kept for aliases that may come.
         check(99_000, 0, true);
         check(101_000, 0, false);
-    }
-
-    #[test]
-    fn the_nearest_field_is_suggested() {
-        let check = |field: &str, expect: Option<&str>| {
-            assert_eq!(nearest(field, &["weight", "port", "name", "kind"]), expect, "{field}");
-        };
-        check("wieght", Some("weight"));
-        check("prot", Some("port"));
-        check("names", Some("name"));
-        check("colour", None);
-        check("", None);
     }
 }

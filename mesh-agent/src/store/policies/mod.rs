@@ -162,7 +162,7 @@ fn level(policy: &MeshPolicy) -> Level {
     }
 }
 
-/// What sorts policies by who wins.
+/// The key that sorts policies by precedence.
 fn order(policy: &MeshPolicy) -> (Level, &str, &ResourceName) {
     (level(policy), &policy.created, &policy.name)
 }

@@ -146,13 +146,13 @@ fn of_several_equally_close_ones_the_oldest_wins() {
     let other = created("2026-01-01T00:00:00Z", mtls("shop/b", MtlsMode::Strict));
     let lost = ["shop/b spec.mtls.mode"];
     check(&[other, new.clone()], MtlsMode::Disable, Some("shop/a"), &lost);
-    // Who does not say when comes first; who says nothing does not come into it.
+    // A policy that does not say when comes first; one that says nothing does not come into it.
     let lost = ["shop/a spec.mtls.mode", "shop/z spec.mtls.mode"];
     let silent = policy("shop/0");
     let timeless = mtls("shop/y", MtlsMode::Permissive);
     let all = [silent, old.clone(), new.clone(), timeless];
     check(&all, MtlsMode::Permissive, Some("shop/y"), &lost);
-    // What is overruled for every workload is no conflict.
+    // A policy that is overruled for every workload is no conflict.
     let closer = mtls("shop/m web", MtlsMode::Strict);
     check(&[old, new, closer], MtlsMode::Strict, Some("shop/m"), &[]);
 }
@@ -299,7 +299,7 @@ fn policies() -> impl Strategy<Value = Vec<MeshPolicy>> {
     })
 }
 
-/// Who decides about port 80 or another of a workload, as the documentation says it.
+/// The policy that decides about port 80 or another of a workload, as the documentation says it.
 fn decides<'a>(
     all: &'a [MeshPolicy],
     (namespace, app): (&str, &str),

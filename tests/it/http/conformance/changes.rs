@@ -1,4 +1,4 @@
-//! What routes change in a request.
+//! Changes of routes in a request.
 
 use mesh_tests::http::Ask;
 

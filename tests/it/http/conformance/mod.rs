@@ -22,22 +22,22 @@ struct Case {
     ask: Ask,
     status: u16,
     backend: Option<&'static str>,
-    /// What the backend is asked for.
+    /// The path that the backend is asked for.
     path: Option<&'static str>,
-    /// What the backend gets.
+    /// The fields that the backend gets.
     gets: Vec<(&'static str, &'static str)>,
-    /// What the backend does not get.
+    /// The fields that the backend does not get.
     misses: Vec<&'static str>,
 }
 
 impl Case {
-    /// That `backend` answers `ask`.
+    /// Checks that `backend` answers `ask`.
     fn of(ask: Ask, backend: &'static str) -> Self {
         let (gets, misses) = (Vec::new(), Vec::new());
         Self { ask, status: 200, backend: Some(backend), path: None, gets, misses }
     }
 
-    /// That no backend does.
+    /// Checks that no backend does.
     fn refused(ask: Ask, status: u16) -> Self {
         Self { status, backend: None, ..Self::of(ask, "") }
     }

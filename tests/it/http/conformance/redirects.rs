@@ -7,7 +7,7 @@ use crate::http::suite::{Suite, To, route};
 /// A path, what its requests are redirected to, the status, and the `location` that is expected.
 type Case<'a> = (&'a str, &'a str, u16, &'a str);
 
-/// That requests for `path` are redirected. The service is asked as `echo`.
+/// Checks that requests for `path` are redirected. The service is asked as `echo`.
 #[track_caller]
 fn check(suite: &Suite, path: &str, status: u16, location: &str) {
     let answer = suite.ask(To::Echo.at(80), &Ask::get(path));

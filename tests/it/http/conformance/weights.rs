@@ -13,7 +13,7 @@ const BOUND: f64 = 0.05;
 /// How often it is tried: that all ten are off by chance happens once in 10^18 times.
 const TRIES: u32 = 10;
 
-/// That 70 % of the requests are answered by `echo-v1`, and the rest by `echo-v2`.
+/// Checks that 70 % of the requests are answered by `echo-v1`, and the rest by `echo-v2`.
 #[track_caller]
 fn check(suite: &Suite, port: u16, ask: Ask) {
     let ask = ask.times(COUNT, 10);

@@ -1,4 +1,4 @@
-//! What the demo claims, and whether it holds.
+//! Claims of the demo, and whether they hold.
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +16,7 @@ use crate::world::{ECHO, Split, TRUST_DOMAIN};
 /// exceeds once in 100,000 runs.
 const TOLERANCE: f64 = 0.05;
 
-/// What was observed.
+/// The observations.
 #[derive(Debug)]
 pub(crate) struct Claims {
     /// With the first split.
@@ -27,30 +27,30 @@ pub(crate) struct Claims {
     pub reload: Totals,
     /// The client's pod.
     pub client: IpAddr,
-    /// What the server called the client.
+    /// The server's address of the client.
     pub source: SocketAddr,
-    /// What the client's socket called the server.
+    /// The client's address of the server.
     pub peername: SocketAddr,
-    /// Whom each side's agent says it talked to.
+    /// The peers that each side's agent says it talked to.
     pub identities: Identities,
-    /// What came of the delivery of the shop's second version.
+    /// The result of the delivery of the shop's second version.
     pub delivery: Outcome,
     /// Whether the secret was seen between the nodes without the mesh: the capture works.
     pub control: bool,
-    /// What is on the wire with it.
+    /// The bytes on the wire with it.
     pub wire: OnWire,
     /// How long everything took.
     pub seconds: f64,
 }
 
-/// Whom each side's agent says it talked to.
+/// The peers that each side's agent says it talked to.
 #[derive(Debug, Default)]
 pub(crate) struct Identities {
     pub client_saw: Option<String>,
     pub server_saw: Option<String>,
 }
 
-/// What is on the wire between the nodes.
+/// The bytes on the wire between the nodes.
 #[derive(Debug)]
 pub(crate) struct OnWire {
     /// TLS records to and from the mesh's port.
@@ -78,7 +78,7 @@ impl Claims {
     /// Prints the table.
     pub(crate) fn show(&self, screen: &Screen) {
         screen.line("");
-        screen.line(&format!("  {}", screen.bold("What was claimed, and what was seen")));
+        screen.line(&format!("  {}", screen.bold("Claims, and what was seen")));
         screen.line("");
         for Claim { holds, what, seen } in self.all() {
             let mark = if holds { screen.green("✓") } else { screen.red("✗") };
@@ -199,7 +199,7 @@ pub(crate) fn spiffe(account: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}/ns/demo/sa/{account}")
 }
 
-/// What was seen, and what should have been.
+/// The observation, and the expectation.
 fn instead_of<T: PartialEq + Display>(seen: T, expect: T) -> String {
     if seen == expect { seen.to_string() } else { format!("{seen} instead of {expect}") }
 }

@@ -33,7 +33,7 @@ const SETTLED: usize = 40;
 /// How long copies and counts may be behind, before what is there is what there is.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What goes on, and what has been seen of it.
+/// The traffic, and what has been seen of it.
 #[derive(Debug)]
 struct Delivery<'a> {
     screen: &'a Screen,
@@ -45,7 +45,7 @@ struct Delivery<'a> {
     ledger: Ledger,
 }
 
-/// What the workloads have seen.
+/// The workloads' view.
 #[derive(Debug, Default)]
 struct Ledger {
     /// How often each request was served, by its path.
@@ -149,10 +149,10 @@ impl<'a> Delivery<'a> {
     fn hang(&mut self, route: Routing) -> Result<Act> {
         self.world.shop.shadow.signal(Signal::SIGSTOP)?;
         self.screen.detail("shadow     is stopped (SIGSTOP): answers no copy, and refuses none");
-        // What was answered before counts for the act before.
+        // Requests that were answered before count for the act before.
         let before = self.mark(route);
         let act = before.and_then(|_| self.served(FEW)).and_then(|()| self.mark(route));
-        // Whatever came of it: a stopped process would not end.
+        // In any case: a stopped process would not end.
         self.world.shop.shadow.signal(Signal::SIGCONT)?;
         let act = act?;
         act.show(self.screen);
@@ -188,7 +188,7 @@ impl<'a> Delivery<'a> {
         })
     }
 
-    /// What the clients were answered since the last mark, and what the workloads have seen of it.
+    /// The answers to the clients since the last mark, and what the workloads have seen of it.
     fn mark(&mut self, route: Routing) -> Result<Act> {
         let (users, testers) = (self.users.mark()?, self.testers.mark()?);
         self.total.add(&users);
@@ -263,7 +263,7 @@ impl Ledger {
     }
 }
 
-/// What the client's agent says that it has answered.
+/// The answers that the client's agent says it has given.
 #[derive(Clone, Copy, Debug)]
 struct Answers {
     /// With what a backend has said, and 200.

@@ -39,7 +39,7 @@ struct Args {
 /// The id of the lab, as soon as there is one.
 type LabId = Arc<OnceLock<String>>;
 
-/// What the main thread waits for.
+/// The messages that the main thread waits for.
 #[derive(Debug)]
 enum Message {
     /// The story is over.

@@ -1,4 +1,4 @@
-//! What came of the delivery, and what is claimed of it.
+//! Result of the delivery, and the claims about it.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ const NOTICED_US: u64 = 3_000_000;
 /// agent allows, which makes no further ones then.
 const COPIED: f64 = 0.95;
 
-/// What came of an edit.
+/// The result of an edit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Act {
     pub route: Routing,
@@ -35,7 +35,7 @@ pub(crate) struct Act {
     pub copied: u64,
 }
 
-/// What came of all of them.
+/// The result of all of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     /// Everybody on the stable version.
@@ -50,7 +50,7 @@ pub(crate) struct Outcome {
     pub back: Act,
     /// Requests that the canary saw before it had a weight, and that were no tester's.
     pub untested: u64,
-    /// What the clients were answered, from start to end.
+    /// The answers to the clients, from start to end.
     pub total: Tally,
     /// Requests that the workloads have served, each counted once.
     pub served: u64,
@@ -58,9 +58,9 @@ pub(crate) struct Outcome {
     pub repeated: u64,
     /// Those of them that were copied more than once.
     pub copied_again: u64,
-    /// What each version has served.
+    /// The requests that each version has served.
     pub versions: BTreeMap<String, u64>,
-    /// What the client's agent has counted as answered by a backend, with 200.
+    /// The requests that the client's agent has counted as answered by a backend, with 200.
     pub answered: u64,
     /// And in another way.
     pub answered_otherwise: u64,
@@ -159,7 +159,7 @@ impl Outcome {
         ));
     }
 
-    /// What is claimed.
+    /// The claims.
     pub(crate) fn claims(&self) -> Vec<Claim> {
         let shares: Vec<_> = self.steps.iter().map(|act| percent(&act.users)).collect();
         let copied = self.acts().map(|act| act.copied).sum::<u64>();

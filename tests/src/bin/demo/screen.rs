@@ -1,4 +1,4 @@
-//! What the audience sees.
+//! The audience's view.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Instant;
@@ -26,7 +26,7 @@ impl Screen {
         Self { stderr: machine, color: terminal && !no_color }
     }
 
-    /// Prints a line. That nobody reads is no reason to stop: the claims are checked anyway.
+    /// Prints a line. A missing reader is no reason to stop: the claims are checked anyway.
     pub(crate) fn line(&self, text: &str) {
         let written = if self.stderr {
             writeln!(std::io::stderr(), "{text}")

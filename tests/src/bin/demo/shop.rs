@@ -19,7 +19,7 @@ pub(crate) const FILE: &str = "shop.yaml";
 /// The header by which testers are known, and its value.
 pub(crate) const TESTER: (&str, &str) = ("x-canary", "yes");
 
-/// What the versions call themselves.
+/// The versions' names for themselves.
 pub(crate) const STABLE: &str = "v1";
 pub(crate) const CANARY: &str = "v2";
 

@@ -1,4 +1,4 @@
-//! What happens, in order.
+//! The events, in order.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::shop::SHOP;
 use crate::world::{ECHO, Machines, PORT, Split, World};
 use crate::{LabId, delivery};
 
-/// What every connection carries, and nobody between the nodes may read.
+/// The text that every connection carries, and nobody between the nodes may read.
 pub(crate) const SECRET: &str = "attack at dawn";
 
 /// The port of the mesh's tunnels.

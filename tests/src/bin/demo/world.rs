@@ -156,11 +156,11 @@ impl World {
             ),
             ("End the second version:", format!("kill {}", v2.process().pid())),
             (
-                "What an agent did:",
+                "The access log of an agent:",
                 format!("tail -n 1 {}/{}/access.log", state.display(), self.machines.a.name()),
             ),
             (
-                "What an agent says about its configuration, and its metrics:",
+                "The configuration and the metrics of an agent:",
                 format!(
                     "nsenter --net={} curl -s 127.0.0.1:15000/conditions 127.0.0.1:15000/metrics",
                     self.machines.a.netns().path().display()

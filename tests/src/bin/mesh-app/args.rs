@@ -48,7 +48,7 @@ pub(crate) enum Verb {
     Http(Http),
 }
 
-/// What a server does with a connection.
+/// A server's action on a connection.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Service {
     /// Sends back what it reads
@@ -89,7 +89,7 @@ pub(crate) struct Serve {
     pub late: bool,
 }
 
-/// What is done with a socket.
+/// The action on a socket.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Pressure {
     /// Send to a `digest` server that does not read, until nothing more is taken for half a second;
@@ -113,7 +113,7 @@ pub(crate) struct Press {
     pub size: usize,
 }
 
-/// Whom to talk to, and how long to wait.
+/// The destination, and how long to wait.
 #[derive(Clone, Debug, Parser)]
 pub(crate) struct Target {
     /// The server
@@ -177,7 +177,7 @@ pub(crate) enum End {
     Reset,
 }
 
-/// Who closes its direction first.
+/// The side that closes its direction first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Closer {
     /// We do, after the last byte; the server (`digest`) goes on and confirms
@@ -200,7 +200,7 @@ pub(crate) struct Transfer {
     /// Bytes that the server sends
     #[arg(long, default_value_t = 0)]
     pub down: u64,
-    /// Who closes its direction first
+    /// The side that closes its direction first
     #[arg(long, value_enum, default_value_t = Closer::Client)]
     pub closer: Closer,
 }
@@ -210,7 +210,7 @@ pub(crate) struct HttpServe {
     /// Where to listen; several times for several ports
     #[arg(long, default_value = "[::]:0")]
     pub listen: Vec<SocketAddr>,
-    /// What the server is called in its answers
+    /// The server's name in its answers
     #[arg(long, default_value = "server")]
     pub name: String,
     /// Report each request
@@ -222,7 +222,7 @@ pub(crate) struct HttpServe {
 pub(crate) struct Http {
     #[command(flatten)]
     pub target: Target,
-    /// What is asked, as a JSON array
+    /// The requests, as a JSON array
     #[arg(long)]
     pub asks: String,
     /// Ask the first again and again until the input closes; each line of it is answered with what

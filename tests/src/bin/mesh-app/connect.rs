@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::args::Connect;
 use crate::{client, control, tell};
 
-/// What the workers share.
+/// The state that the workers share.
 #[derive(Debug)]
 struct Shared {
     plan: Connect,

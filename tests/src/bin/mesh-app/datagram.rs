@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::args::{Serve, Target};
 use crate::{client, control, dial, tell};
 
-/// What the client sends.
+/// The text that the client sends.
 const TEXT: &[u8] = b"datagram";
 
 /// Sends datagrams back until the input closes.

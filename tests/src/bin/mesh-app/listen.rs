@@ -30,7 +30,7 @@ pub(crate) async fn run(serve: Serve) -> Result<()> {
                 let (stream, peer) = accepted.context("cannot accept")?;
                 let (serve, mut begun) = (serve.clone(), begun.clone());
                 tokio::spawn(async move {
-                    // That nobody can say so any more is the end of this process.
+                    // A closed channel is the end of this process.
                     let _began = begun.wait_for(|begun| *begun).await.is_ok();
                     serve::run(&serve, stream, peer).await;
                 });

@@ -1,4 +1,4 @@
-//! What servers do with a connection.
+//! Actions of servers on a connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::{client, tell};
 /// Bytes moved at once: the payload of four TLS records, so that tunnels are not fed crumbs.
 const CHUNK: usize = 64 * 1024;
 
-/// What was received on a connection.
+/// The bytes that were received on a connection.
 #[derive(Debug)]
 struct Received {
     bytes: u64,
@@ -31,7 +31,7 @@ pub(crate) async fn run(serve: &Serve, mut stream: TcpStream, peer: SocketAddr) 
         let error = result.err().map(|error| client::name(&error));
         let Received { bytes, digest } = received;
         let served = Served { peer, received: bytes, digest: digest.to_string(), error };
-        // That the harness stopped reading is the end of this process.
+        // A harness that stopped reading is the end of this process.
         drop(tell(&Event::Served(served)));
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Args {
     pub role: Option<Role>,
 }
 
-/// What this program does inside a pod.
+/// The role of this program inside a pod.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Role {
     /// Serve until the input closes
@@ -92,7 +92,7 @@ pub(crate) struct Show {
     pub into: Option<PathBuf>,
 }
 
-/// Who is measured only if asked for.
+/// Contenders that are measured only if asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum With {
     /// The mesh with `sameNode: agent`: the agent carries connections inside of its node
@@ -105,7 +105,7 @@ pub(crate) enum With {
     Nginx,
 }
 
-/// Who is measured unless told otherwise.
+/// Contenders that are measured unless told otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Without {
     /// The mesh as it is by default
@@ -117,7 +117,7 @@ pub(crate) enum Without {
     ManyRules,
 }
 
-/// What is measured, how often and how long.
+/// The measurements, how often and how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub rounds: usize,
@@ -176,7 +176,7 @@ impl Args {
             Contender::Haproxy => self.with.contains(&With::Haproxy),
             Contender::Nginx => self.with.contains(&With::Nginx),
         });
-        // Who has nothing of what is measured is not started.
+        // A contender that has nothing of what is measured is not started.
         let near = unread || memory.contains(&Path::SameNode);
         let paths = cells.iter().map(|(path, _)| *path).chain(memory.iter().copied());
         let paths: Vec<_> = paths.chain(near.then_some(Path::SameNode)).collect();

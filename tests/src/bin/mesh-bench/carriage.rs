@@ -23,11 +23,11 @@ pub(crate) struct Counters {
     connects: BTreeMap<String, f64>,
     /// Reports of the kernel that its agent has not got.
     unreported: f64,
-    /// What the client's interface has sent.
+    /// The bytes and packets that the client's interface has sent.
     sent: Sent,
 }
 
-/// What an interface has sent.
+/// The bytes and packets that an interface has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sent {
     bytes: u64,
@@ -108,7 +108,7 @@ impl Counters {
     fn check_wire(&self, now: &Self, workload: Workload, report: &Report) -> Result<()> {
         let bytes = now.sent.bytes - self.sent.bytes;
         let packets = now.sent.packets - self.sent.packets;
-        // What is not accelerated sends each byte, and at least one packet for each exchange.
+        // Traffic that is not accelerated sends each byte, and at least one packet for each exchange.
         let (seen, all, what) = match workload {
             Workload::Bulk1 | Workload::Bulk8 => (bytes, report.bytes, "bytes"),
             Workload::Pingpong | Workload::HttpRate | Workload::HttpSaturated => {

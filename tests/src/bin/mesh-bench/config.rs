@@ -101,7 +101,7 @@ while True:
         oldest = 0
 ";
 
-/// What the documents hold.
+/// The size of the documents.
 #[derive(Clone, Copy, Debug)]
 enum Size {
     /// So many workloads of other nodes, a tenth as many services, and two routes of each.
@@ -210,7 +210,7 @@ fn slowest_answer(agent: &Agent, done: &AtomicBool) -> Result<Duration> {
         let asked = Instant::now();
         ensure!(agent.get("/readyz")?.0 == 200, "the agent is not ready");
         slowest = slowest.max(asked.elapsed());
-        // What is measured is the agent, not how much this takes from it.
+        // The agent is measured, not how much this takes from it.
         pause(Duration::from_millis(5));
     }
     Ok(slowest)

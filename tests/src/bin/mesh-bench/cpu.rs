@@ -1,4 +1,4 @@
-//! Who used how much of the processors.
+//! Shares of the processors' use.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use mesh_tests::expect::eventually;
 
 use crate::slot::Slot;
 
-/// What had been used at a moment, in seconds of one processor.
+/// The use until a moment, in seconds of one processor.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
     at: Instant,
@@ -20,7 +20,7 @@ pub(crate) struct Reading {
     machine: Busy,
 }
 
-/// What was used between two moments.
+/// The use between two moments.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     /// By the agents, or whoever carries the bytes on their behalf: seconds of one processor.
@@ -38,10 +38,10 @@ pub(crate) struct Usage {
     pub seconds: f64,
 }
 
-/// What each thread of the kernel had used at a moment, by its number.
+/// The use by each thread of the kernel until a moment, by its number.
 type Threads = BTreeMap<u32, Duration>;
 
-/// What had been used of the machine at a moment, in seconds of one processor.
+/// The use of the machine until a moment, in seconds of one processor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Busy {
     /// By what runs here.
@@ -50,7 +50,7 @@ struct Busy {
     stolen: f64,
 }
 
-/// What is used while carriers have nothing left to do, as a share of one processor: their timers.
+/// The use while carriers have nothing left to do, as a share of one processor: their timers.
 const RESTING: f64 = 0.1;
 
 /// How long a carrier is watched to see whether it rests.
@@ -86,7 +86,7 @@ impl Reading {
         settled(&what, &slot.proxy_groups())
     }
 
-    /// What was used since then.
+    /// The use since then.
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ impl Everybody {
     }
 }
 
-/// What the machine uses while nothing is measured: processors, over `length`.
+/// The machine's use while nothing is measured: processors, over `length`.
 ///
 /// # Errors
 ///
@@ -188,7 +188,7 @@ pub(crate) fn at_rest(length: Duration) -> Result<f64> {
     Ok(used / begin.elapsed().as_secs_f64().max(1e-3))
 }
 
-/// What those threads have used that are still there. One that is new began at 0.
+/// The use by those threads that are still there. One that is new began at 0.
 fn grown(before: &Threads, now: &Threads) -> Duration {
     let grown = |(id, used): (&u32, &Duration)| {
         used.saturating_sub(before.get(id).copied().unwrap_or_default())

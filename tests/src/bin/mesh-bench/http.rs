@@ -5,13 +5,13 @@ use std::io;
 /// Bytes of the body.
 pub(crate) const BODY: usize = 1024;
 
-/// What it is made of.
+/// The byte that it is made of.
 const FILL: u8 = b'x';
 
 /// Bytes of an answer, and some more.
 pub(crate) const ANSWER_LIMIT: usize = 4096;
 
-/// What ends a head (RFC 9112, section 2.1).
+/// The end of a head (RFC 9112, section 2.1).
 const END: &[u8] = b"\r\n\r\n";
 
 /// A request that leaves the connection open.
@@ -29,7 +29,7 @@ pub(crate) fn body() -> Vec<u8> {
     vec![FILL; BODY]
 }
 
-/// What every request is answered with: clients know its body.
+/// The answer to every request: clients know its body.
 pub(crate) fn answer() -> Vec<u8> {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {BODY}");
     let mut answer = head.into_bytes();

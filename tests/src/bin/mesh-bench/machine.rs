@@ -21,7 +21,7 @@ pub(crate) struct Machine {
     pub congestion_control: String,
 }
 
-/// What others did to the machine, in processors.
+/// The others' use of the machine, in processors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Noise {
     /// In the median of all measurements.
@@ -63,7 +63,7 @@ impl fmt::Display for Machine {
 }
 
 impl Noise {
-    /// What the measurements say about each other and about others.
+    /// The noise that the measurements show of each other and of others.
     /// `more` is what others used during other measurements.
     pub(crate) fn of(samples: &[Sample], more: &[f64], cpus: usize) -> Self {
         let seen = samples.iter().filter_map(|sample| sample.seen.as_ref().ok());
@@ -85,7 +85,7 @@ impl Noise {
             self.median, self.max
         );
         if self.busy {
-            format!("Noise: {seen}. That is too much: read the ratios, and repeat it")
+            format!("Noise: {seen}. This is too much: read the ratios, and repeat it")
         } else {
             format!("Noise: {seen}")
         }

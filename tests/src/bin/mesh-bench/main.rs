@@ -83,7 +83,7 @@ impl LabIds {
 /// Why there is no result, if a signal ended us.
 const INTERRUPTED: &str = "interrupted";
 
-/// What the main thread waits for.
+/// The messages that the main thread waits for.
 #[derive(Debug)]
 enum Message {
     /// All is measured; whether nothing is missing.

@@ -116,7 +116,7 @@ fn ratios(out: &mut String, path: Path, rows: &[&Row]) {
     }
 }
 
-/// Who has a table of its ratios to whom, besides those to `direct`.
+/// The contenders with a table of ratios to another, besides those to `direct`.
 const COMPARED: [(Contender, Contender); 3] = [
     (Contender::Mesh, Contender::Haproxy),
     (Contender::Mesh, Contender::Nginx),

@@ -29,18 +29,18 @@ pub(crate) struct Sample {
     pub path: Path,
     pub workload: Workload,
     pub contender: Contender,
-    /// What was seen, or why there is nothing.
+    /// The observation, or why there is none.
     pub seen: Result<Seen, String>,
 }
 
-/// What was seen.
+/// The observation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     /// By the client.
     pub report: Report,
     /// Of the processors.
     pub usage: Usage,
-    /// What the machine used before this round, while nothing was measured: processors.
+    /// The machine's use before this round, while nothing was measured: processors.
     pub rest: f64,
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn verify(plan: &Plan, slots: &[Slot]) -> Result<()> {
     Ok(())
 }
 
-/// What an agent has warned of.
+/// The warnings of an agent.
 fn warnings(agent: &Agent) -> String {
     let log = agent.log();
     let lines = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));

@@ -1,4 +1,4 @@
-//! What a connection costs the agents in memory, and what they keep of it when it has ended.
+//! Memory of the agents for a connection, and what they keep of it when it has ended.
 
 use std::fs;
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl Memory {
         self.each(self.left)
     }
 
-    /// What is beyond the idle agents' memory, for each connection.
+    /// The memory beyond the idle agents', for each connection.
     #[expect(clippy::cast_precision_loss, reason = "sizes of processes are far below 2^52")]
     fn each(&self, bytes: u64) -> f64 {
         bytes.saturating_sub(self.idle) as f64 / self.connections as f64

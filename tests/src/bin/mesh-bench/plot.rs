@@ -18,7 +18,7 @@ const GAP: f64 = 8.0;
 /// The scale is at least from half to double, so that small differences look small.
 const LEAST: [f64; 2] = [-1.0, 1.0];
 
-/// What is said about a contender in one row.
+/// The dots of a contender in one row.
 #[derive(Clone, Debug)]
 struct Dots<'a> {
     contender: Contender,
@@ -128,7 +128,7 @@ impl Scale {
     }
 
     fn x(&self, ratio: f64) -> f64 {
-        // What is 0 has no logarithm: it is drawn at the left end.
+        // A ratio of 0 has no logarithm: it is drawn at the left end.
         let log = if ratio > 0.0 { ratio.log2().clamp(self.low, self.high) } else { self.low };
         LEFT + (log - self.low) / (self.high - self.low) * (RIGHT - LEFT)
     }
@@ -200,7 +200,7 @@ fn panel(
     bottom + 30.0
 }
 
-/// What was measured of each contender but `direct`.
+/// The measurements of each contender but `direct`.
 fn dots(rows: &[Row], path: Path, workload: Workload, metric: Metric) -> Vec<Dots<'_>> {
     let cell = (path.name(), workload.name(), metric.name());
     let of = |contender: Contender| {
@@ -272,7 +272,7 @@ fn color(contender: Contender) -> &'static str {
     }
 }
 
-/// What a metric is called that has no unit, because it is a ratio.
+/// The name of a metric that has no unit, because it is a ratio.
 fn name(metric: Metric) -> &'static str {
     match metric {
         Metric::Throughput => "throughput",

@@ -83,7 +83,7 @@ pub(crate) struct Loss {
     pub error: String,
 }
 
-/// What is known after a measurement.
+/// The figures of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Metric {
     Throughput,
@@ -134,7 +134,7 @@ impl Metric {
         Self::MachineCpuPer100k,
     ];
 
-    /// What a workload is measured for.
+    /// The figures for which a workload is measured.
     pub(crate) fn of(workload: Workload) -> &'static [Self] {
         use Metric::{
             CpuPer100k, CpuPerGb, MachineCpuPer100k, MachineCpuPerGb, Max, P50, P50Calm, P50ToCalm,
@@ -281,10 +281,10 @@ pub(crate) fn unread_rows(all: &[(Contender, Unread)]) -> Vec<Row> {
     rows
 }
 
-/// What rows about held connections call their workload.
+/// The workload's name in rows about held connections.
 pub(crate) const HELD: &str = "held_connections";
 
-/// What rows about connections that are not read call their workload.
+/// The workload's name in rows about connections that are not read.
 pub(crate) fn unread_workload(size: u32) -> &'static str {
     if size == unread::LARGE { "unread_large" } else { "unread_small" }
 }
@@ -314,7 +314,7 @@ fn once(
     }
 }
 
-/// What gave nothing.
+/// The measurements that gave nothing.
 pub(crate) fn losses(samples: &[Sample]) -> Vec<Loss> {
     let lost = |sample: &Sample| {
         let error = match &sample.seen {

@@ -1,4 +1,4 @@
-//! What people see while it runs and at its end.
+//! Output for people while it runs and at its end.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -27,7 +27,7 @@ impl Screen {
     /// Where lines cannot be replaced, only every new beginning of a line (`round 1/5`) is told.
     pub(crate) fn live(&mut self, text: &str) {
         let mut stderr = std::io::stderr();
-        // That nobody reads is no reason to stop.
+        // A missing reader is no reason to stop.
         if self.terminal {
             drop(write!(stderr, "\r\x1b[K{text}"));
             drop(stderr.flush());

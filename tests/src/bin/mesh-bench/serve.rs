@@ -20,7 +20,7 @@ const CHUNK: usize = 256 * 1024;
 /// Connections that wait to be accepted; the lab's namespaces allow as many (`somaxconn`).
 const BACKLOG: u32 = 4096;
 
-/// What a server says when it listens.
+/// The word of a server that listens.
 pub(crate) const READY: &str = "ready";
 
 /// Serves until the input closes.
@@ -134,7 +134,7 @@ async fn streams(stream: TcpStream, body: Bytes) -> std::io::Result<()> {
         let (_, mut respond) = accepted.map_err(std::io::Error::other)?;
         let answer = Response::builder().header(CONTENT_TYPE, "text/plain").body(());
         let answer = answer.map_err(std::io::Error::other)?;
-        // What became of it is the client's to report.
+        // Its result is the client's to report.
         let sent = respond.send_response(answer, false);
         drop(sent.and_then(|mut stream| stream.send_data(body.clone(), true)));
     }

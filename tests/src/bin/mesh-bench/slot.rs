@@ -1,4 +1,4 @@
-//! What is measured, ready to run: two nodes with the same pods and servers for each contender.
+//! Slots that are ready to run: two nodes with the same pods and servers for each contender.
 //!
 //! All slots are up at the same time, so that nothing starts or stops between measurements.
 
@@ -43,7 +43,7 @@ pub(crate) struct Slot {
     _lab: Lab,
 }
 
-/// What carries the bytes.
+/// The carriers of the bytes.
 #[derive(Debug)]
 enum Carriers {
     Nobody,
@@ -116,7 +116,7 @@ impl Slot {
         }
     }
 
-    /// What the client connects to; `None` if this contender has no such path.
+    /// The address that the client connects to; `None` if this contender has no such path.
     pub(crate) fn target(&self, path: Path, port: u16) -> Option<SocketAddr> {
         if !self.contender.has(path) {
             return None;
@@ -135,12 +135,12 @@ impl Slot {
         })
     }
 
-    /// What the client of a workload connects to.
+    /// The address that the client of a workload connects to.
     pub(crate) fn target_of(&self, path: Path, workload: Workload) -> Option<SocketAddr> {
         self.target(path, workload.port())
     }
 
-    /// What is connected to for what disturbs a workload on purpose, if anything does.
+    /// The address for the traffic that disturbs a workload on purpose, if anything does.
     pub(crate) fn beside(&self, path: Path, workload: Workload) -> Option<SocketAddr> {
         self.target(path, workload.beside()?)
     }
@@ -163,7 +163,7 @@ fn serve(pod: &Pod) -> Result<InPod> {
     Ok(server)
 }
 
-/// What the mesh is told about connections inside of a node, unless it is left at its defaults.
+/// The policy of the mesh about connections inside of a node, unless it is left at its defaults.
 fn policy(contender: Contender) -> Option<MeshPolicy> {
     let policy = MeshPolicy::new(NAMESPACE);
     match contender {

@@ -141,7 +141,7 @@ fn head(contenders: &[Contender]) -> String {
     line.trim_end().to_owned()
 }
 
-/// What a metric is called, with its unit.
+/// The name of a metric, with its unit.
 pub(crate) fn label(metric: &str) -> &'static str {
     match metric {
         "throughput" => "Gb/s",

@@ -1,4 +1,4 @@
-//! What waits in the kernel for an application that does not read, and what that takes.
+//! Bytes that wait in the kernel for an application that does not read, and the memory that they take.
 //!
 //! A sender must be held back, and what it has sent must not grow without a bound, whatever way it
 //! takes to the other socket.
@@ -37,8 +37,8 @@ pub(crate) const SMALL: u32 = 64;
 /// After how long in which nothing is taken a sender is held back.
 const HELD_BACK: Duration = Duration::from_millis(500);
 
-/// What a connection is filled with at most: far more than TCP takes by default, which is 6 MiB at
-/// the reader and 4 MiB at the writer. Who takes it all has held nobody back.
+/// The most that a connection is filled with: far more than TCP takes by default, which is 6 MiB at
+/// the reader and 4 MiB at the writer. A contender that takes it all has held nobody back.
 const MOST: u64 = 64 << 20;
 
 /// Bytes of a page in `/proc/net/sockstat`, on every architecture that the mesh is built for.
@@ -55,7 +55,7 @@ pub(crate) struct Fill {
     pub size: u32,
 }
 
-/// What all senders together could send.
+/// The bytes that all senders together could send.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Filled {
     bytes: u64,
@@ -63,7 +63,7 @@ struct Filled {
     unbounded: u32,
 }
 
-/// What waits for a reader, and what it takes.
+/// The bytes that wait for a reader, and the memory that they take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unread {
     /// Bytes of each message.

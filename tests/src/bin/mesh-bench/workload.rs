@@ -1,4 +1,4 @@
-//! What is measured: the paths, the workloads, and who carries the bytes.
+//! Subjects of the measurements: the paths, the workloads, and who carries the bytes.
 
 use clap::ValueEnum;
 
@@ -16,7 +16,7 @@ pub(crate) enum Path {
     Routed,
 }
 
-/// What a client does.
+/// The task of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Workload {
@@ -54,7 +54,7 @@ pub(crate) enum Workload {
     Http2Saturated,
 }
 
-/// Who is measured.
+/// The contenders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
     /// Nobody: the pods talk to each other.
@@ -99,7 +99,7 @@ impl Path {
         }
     }
 
-    /// What is tried to see whether a contender is ready.
+    /// The workload that is tried to see whether a contender is ready.
     pub(crate) fn trial(self) -> Workload {
         match self {
             Self::Unmeshed | Self::SameNode | Self::CrossNode => Workload::Bulk1,
@@ -280,7 +280,7 @@ impl Contender {
         }
     }
 
-    /// What the kernel must have decided about the connections of this path: anything else would
+    /// The verdict of the kernel on the connections of this path: anything else would
     /// measure something else. `None` if no agent is asked.
     pub(crate) fn verdict(self, path: Path) -> Option<&'static str> {
         match (self, path) {

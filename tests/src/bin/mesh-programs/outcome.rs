@@ -1,4 +1,4 @@
-//! What a case came to, and where two of them differ.
+//! Outcome of a case, and where two of them differ.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// What a client has said, written and ended with, without what differs by nature.
+/// The output, files and status of a client, without what differs by nature.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// How it ended.
     pub(crate) status: String,
     /// Whether it had to be ended.
     pub(crate) is_late: bool,
-    /// What it said.
+    /// Its output.
     pub(crate) stdout: String,
-    /// What it complained about.
+    /// Its complaints.
     pub(crate) stderr: String,
     /// The files that it wrote, one a line.
     pub(crate) files: String,

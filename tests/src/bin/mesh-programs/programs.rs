@@ -3,7 +3,7 @@
 /// The bytes on a port: how it is routed depends on that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spoken {
-    /// Whatever it is, nobody looks.
+    /// In any format, as nobody looks.
     Bytes,
     /// HTTP/1.1.
     Http,

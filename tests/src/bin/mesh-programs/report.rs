@@ -1,4 +1,4 @@
-//! What was the same, and what was not.
+//! Differences, and what was the same.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

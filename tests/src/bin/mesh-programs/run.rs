@@ -35,7 +35,7 @@ pub(crate) struct Folders {
     root: TempDir,
 }
 
-/// What a program has on one path.
+/// The place of a program on one path.
 #[derive(Debug)]
 struct Place<'a> {
     program: &'a Program,
@@ -45,7 +45,7 @@ struct Place<'a> {
     pod: Ipv4Addr,
     /// The server's folder.
     server: PathBuf,
-    /// What the server has said.
+    /// The output of the server.
     log: PathBuf,
     /// How cases ask for something, and what they write that is not compared.
     control: PathBuf,
@@ -186,7 +186,7 @@ impl Folders {
         Ok(Outcome { status, is_late, stdout: stdout?, stderr: stderr?, files: files(&folder)? })
     }
 
-    /// What a case has said, without what differs by nature.
+    /// The output of a case, without what differs by nature.
     fn normal(&self, place: &Place<'_>, folder: &Path, said: &Path) -> Result<String> {
         let text = String::from_utf8_lossy(&fs::read(said)?).into_owned();
         let paths = [(folder, "DIR"), (&place.server, "SERVER_DIR"), (&place.control, "CONTROL")];

@@ -1,4 +1,4 @@
-//! What the maps should hold, case by case.
+//! Contents of the maps, case by case.
 
 mod room;
 

@@ -70,7 +70,7 @@ fn ports_of_one_namespace_leave_others_their_entries() {
         let address = from_ip(mesh.workloads[&name].addresses[0]);
         assert!(entries.destinations.contains_key(&DestinationKey::tcp(address, port)));
     }
-    // Whoever has no entries for its ports is guarded at all of them, and goes through the agent.
+    // A workload that has no entries for its ports is guarded at all of them, and goes through the agent.
     let crowded = |n: u64| !entries.inbound.contains_key(&PortKey::new(1_000 + n, 1_u16.to_be()));
     let without: Vec<_> = (0..1_100).filter(|n| crowded(*n)).collect();
     assert!(!without.is_empty() && without.len() < 1_100);

@@ -1,4 +1,4 @@
-//! What an authority answers, before it is believed.
+//! Answers of an authority, before they are believed.
 
 use std::time::SystemTime;
 

@@ -29,7 +29,7 @@ pub(super) struct CertificateRequest {
     /// How long the certificate should be valid, in seconds.
     #[prost(int64, tag = "3")]
     validity_duration: i64,
-    /// What else the authority should know.
+    /// Further facts for the authority.
     #[prost(message, optional, tag = "4")]
     metadata: Option<Struct>,
 }

@@ -1,7 +1,7 @@
 //! An authority that speaks `istio.v1.auth.IstioCertificateService`: istiod, istio-csr and others.
 //!
 //! The key is made here and a signing request is sent, with the token that the platform has given
-//! this agent. What comes back is verified the way a peer will verify it, before it is used.
+//! this agent. The answer is verified the way a peer will verify it, before it is used.
 
 mod answer;
 mod message;
@@ -23,8 +23,10 @@ use crate::failure::chain;
 use crate::identity::authority::{Authority, Certificate, Life, Look, Pending};
 use crate::identity::error::Error;
 use crate::identity::files;
+use crate::identity::root;
 use crate::identity::trust::Trusted;
 use crate::model::spiffe::SpiffeId;
+use crate::model::trust_domain;
 use crate::sys::socket::PeerTimeout;
 use crate::task::clock;
 
@@ -65,7 +67,7 @@ pub struct Istio {
     state: Mutex<State>,
 }
 
-/// What the files held when they were last used.
+/// The files' contents when they were last used.
 struct State {
     roots: Vec<u8>,
     lists: Option<Vec<u8>>,
@@ -92,13 +94,12 @@ impl Istio {
         if uri.scheme_str() != Some("https") {
             return refuse("use https://, because the token must not be sent in clear");
         }
-        if SpiffeId::new(&options.trust_domain, "ns", "sa").is_err() {
-            return Err(Error::TrustDomainName(options.trust_domain));
-        }
+        trust_domain::check_name(&options.trust_domain)?;
         let roots = files::read(&options.roots)?;
         let lists = files::read_if_there(&options.lists)?;
         let state = State { roots, lists, told: Vec::new(), channel: None };
         let trusted = state.trusted(&options, clock::now())?;
+        root::check_trust_domain(&trusted.roots, &options.roots, &options.trust_domain)?;
         Ok(Self { options, trusted: ArcSwap::from_pointee(trusted), state: Mutex::new(state) })
     }
 
@@ -255,7 +256,7 @@ fn signing_request(id: &SpiffeId, key: &KeyPair) -> Result<String, Error> {
     Ok(params.serialize_request(key)?.pem()?)
 }
 
-/// What the authority said, or why there was no answer. It is the other side's text: bounded here,
+/// The authority's answer, or why there was none. It is the other side's text: bounded here,
 /// and quoted by whoever prints it.
 fn explain(status: &Status) -> String {
     const MOST: usize = 300;

@@ -5,7 +5,7 @@ use crate::native::pair::{CLIENT, PERIOD, Pair, SERVER};
 
 mod steps;
 
-/// Lets everything come to its end. What windows grew by was given back then.
+/// Lets everything come to its end. The growth of windows was given back then.
 fn drain(pair: &mut Pair) {
     pair.drain();
     for end in &pair.ends {

@@ -1,7 +1,7 @@
 //! HTTP/2 with clients and servers: each request is a task of its own, and nothing is kept beyond what a connection
 //! was promised.
 //!
-//! The frames are those of the `h2` crate. What has come and is not read is looked after by
+//! The frames are those of the `h2` crate. Bytes that have come and are not read are looked after by
 //! [`crate::io::unread`], which hyper leaves no place for.
 
 pub mod client;

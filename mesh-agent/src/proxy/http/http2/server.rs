@@ -110,7 +110,7 @@ where
     }
 }
 
-/// A request with its body. That of a CONNECT is none of ours.
+/// A request with its body. The body of a CONNECT is none of ours.
 fn taken(request: Request<RecvStream>, unread: &Unread) -> Request<Incoming> {
     let (head, stream) = request.into_parts();
     let body = if head.method == Method::CONNECT {

@@ -92,7 +92,7 @@ fn post(requests: &mut SendRequest<Bytes>) -> (ResponseFuture, SendStream<Bytes>
     requests.send_request(request(&Method::POST), false).unwrap()
 }
 
-/// What comes of a body: its data, and its trailers, or why it has none.
+/// The rest of a body: its data, and its trailers, or why it has none.
 async fn read(mut from: RecvStream) -> (Vec<Bytes>, Result<Option<HeaderMap>, h2::Error>) {
     let mut all = Vec::new();
     while let Some(data) = from.data().await {
@@ -133,7 +133,7 @@ async fn an_answer_is_as_it_was_given() {
     let (data, trailers) = read(streamed.into_body()).await;
     assert_eq!((data.len(), data.concat()), (2, b"onetwo".to_vec()));
     assert_eq!(trailers.unwrap().unwrap()["grpc-status"], expect);
-    // What has no body ends with its head.
+    // An answer without a body ends with its head.
     let empty = get(&mut requests, &Method::GET).await;
     assert!(empty.headers().is_empty() && empty.body().is_end_stream());
     let (data, _) = read(get(&mut requests, &Method::GET).await.into_body()).await;

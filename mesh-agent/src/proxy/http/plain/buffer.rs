@@ -1,4 +1,4 @@
-//! What has been read and not passed on.
+//! Bytes that have been read and not passed on.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -34,12 +34,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// What there is.
+    /// The bytes that there are.
     pub fn filled(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    /// What there is, to be changed in its place.
+    /// The bytes that there are, to be changed in their place.
     pub fn filled_mut(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.start..).unwrap_or_default()
     }
@@ -59,7 +59,7 @@ impl Buffer {
         self.start = 0;
     }
 
-    /// What there is, for somebody else.
+    /// The bytes that there are, for somebody else.
     pub fn into_filled(mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.drain(..self.start);

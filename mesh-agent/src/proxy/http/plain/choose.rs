@@ -36,13 +36,13 @@ pub struct Asked {
 /// Where a request goes.
 #[derive(Debug)]
 pub struct Way {
-    /// Who is asked first.
+    /// The first endpoint that is asked.
     pub to: To,
-    /// Who may answer it.
+    /// The endpoints that may answer it.
     pub endpoints: Arc<[Endpoint]>,
 }
 
-/// What comes of a plain request.
+/// The decision about a plain request.
 #[derive(Debug)]
 pub enum Choice {
     /// Its rule does more than choose a backend.

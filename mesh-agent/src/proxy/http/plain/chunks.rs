@@ -1,7 +1,7 @@
 //! Finds the end of a body that comes in chunks (RFC 9112, section 7.1), which goes on as it is.
 //! No input or output.
 
-/// What chunk extensions, and trailers, may come to in all: hyper's bound for either.
+/// The most bytes of chunk extensions, and of trailers, in all: hyper's bound for either.
 const MAX_EXTRA_BYTES: usize = 16 * 1024;
 
 /// Something else than chunks.
@@ -122,7 +122,7 @@ impl Chunks {
     }
 }
 
-/// What may stand in the name of a field (`tchar`, RFC 9110, section 5.6.2).
+/// Whether a byte may stand in the name of a field (`tchar`, RFC 9110, section 5.6.2).
 const fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// What was taken of it, and whether that was all.
+    /// The bytes that were taken of it, and whether that was all.
     fn taken(input: &[u8]) -> Result<(usize, bool), Malformed> {
         let mut chunks = Chunks::default();
         chunks.take(input).map(|taken| (taken, chunks.is_done()))

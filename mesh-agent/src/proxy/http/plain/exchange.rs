@@ -29,7 +29,7 @@ use crate::proxy::http::upstream::Counted;
 use crate::proxy::inbound::application::Forbidden;
 use crate::telemetry::{NO_FLAGS, RequestKind};
 
-/// What the client's connection is good for after an answer.
+/// The use of the client's connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     /// Another request.
@@ -46,13 +46,13 @@ enum Trouble {
     Client(io::Error),
     /// The endpoint's did.
     Upstream(io::Error),
-    /// What the endpoint says is no answer.
+    /// The bytes of the endpoint are no answer.
     Broken(Broken),
     /// Policies forbid it.
     Forbidden(Forbidden),
 }
 
-/// What is wrong with an answer.
+/// The error of an answer.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error(transparent)]
@@ -441,7 +441,7 @@ fn readied(answer: &Answer, input: &mut Buffer, closes: bool) -> usize {
     if answer.is_old
         && let Some(digit) = input.filled_mut().get_mut(b"HTTP/1.".len())
     {
-        // What the client's connection speaks.
+        // The version of the client's connection.
         *digit = b'1';
     }
     let head = input.filled_mut().get_mut(..answer.length).unwrap_or_default();

@@ -2,7 +2,7 @@
 //!
 //! Their heads are read where they are, and go on as they were written, but for lines that are about
 //! one connection; bodies are passed on, and no task, map or message is made. hyper costs several
-//! times as much. Whatever is not plain is hyper's: [`serve`] gives the connection to it with what
+//! times as much. A request that is not plain is hyper's: [`serve`] gives the connection to it with what
 //! was read, and does not look at it again.
 
 pub mod buffer;

@@ -5,7 +5,7 @@ use std::io;
 use crate::proxy::http::plain::chunks::{Chunks, Malformed};
 use crate::proxy::http::plain::head::Framing;
 
-/// What is left of an answer's body.
+/// The rest of an answer's body.
 pub enum Rest {
     /// So many bytes.
     Length(u64),

@@ -19,7 +19,7 @@ use crate::proxy::http::plain::exchange::{self, After};
 use crate::proxy::http::plain::head::{Look, look};
 use crate::proxy::http::setup::{HEAD_TIMEOUT, LAST_REQUEST};
 
-/// What a client does next.
+/// The next step of a client.
 enum Next {
     /// It asks.
     Request(Asked, Result<Way, Refusal>),

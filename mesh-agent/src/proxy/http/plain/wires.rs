@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// tables.
 pub struct Wire(Box<Held>);
 
-/// What a connection holds.
+/// The parts of a connection.
 struct Held {
     io: Counted,
     report: Report,
@@ -102,7 +102,7 @@ impl Wire {
         self.0.report.requests()
     }
 
-    /// What is read and written, and what waits until policies forbid it.
+    /// The stream that is read and written, and the wait until policies forbid it.
     pub fn parts<'a>(
         &'a mut self,
         context: &'a proxy::Context,
@@ -115,11 +115,11 @@ impl Wire {
     pub async fn end(mut self) {
         let ending = async {
             self.0.io.shutdown().await?;
-            // What it says now, it says to nobody.
+            // Its bytes from now on are for nobody.
             while self.0.io.read(&mut [0; 256]).await? > 0 {}
             Ok::<_, std::io::Error>(())
         };
-        // Whoever keeps it open, or resets it, loses nothing.
+        // A server that keeps it open, or resets it, loses nothing.
         let _ended = timeout(PATIENCE, ending).await;
         self.finish(Ok(()));
     }

@@ -27,7 +27,7 @@ pub struct Most {
     pub under_way: usize,
 }
 
-/// What there is too much of.
+/// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
     /// Handshakes that begin in a second.
@@ -40,7 +40,7 @@ pub enum Over {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket(Option<Instant>);
 
-/// What may begin and be under way, less what has and is.
+/// Handshakes that may begin and be under way, less those that have and are.
 #[derive(Debug)]
 pub struct Budget {
     most: Most,
@@ -53,7 +53,7 @@ pub struct Budget {
 pub struct Node(Arc<Mutex<Budget>>);
 
 impl Bucket {
-    /// What the bucket is after one more; `None`: there is none left.
+    /// The bucket after one more; `None`: there is none left.
     pub(super) fn less_one(self, rate: Rate, now: Instant) -> Option<Self> {
         let each = Duration::from_secs(1) / rate.per_second.max(1);
         let full = self.0.map_or(now, |full| full.max(now)) + each;

@@ -1,7 +1,7 @@
 //! Which of the peers that knock may begin a handshake. Pure: time is an argument.
 //!
 //! A handshake is the most expensive thing that a stranger can ask for, so that it is asked here
-//! first: of each address, of each namespace, and of the node. What the namespaces have together is
+//! first: of each address, of each namespace, and of the node. The limit of the namespaces together is
 //! first come, first served; so that those which are flooded leave the others some, each namespace
 //! has a few of its own besides, which no other can take.
 
@@ -53,13 +53,13 @@ pub struct Refused {
 /// A handshake's place; give it back with [`Admission::finished`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Whose it is.
+    /// The one that has it.
     pub holder: Holder,
-    /// What it was taken from.
+    /// The share that it was taken from.
     pub share: Share,
 }
 
-/// Who has a place.
+/// The holder of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// An address that is counted apart.
@@ -139,7 +139,7 @@ impl Admission {
         }
     }
 
-    /// Whether `address` may begin a handshake, with `node` what all namespaces have together. What
+    /// Whether `address` may begin a handshake, with `node` what all namespaces have together. A limit that
     /// one peer is refused for costs the others nothing.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl Admission {
         }
     }
 
-    /// Who has an address: itself, or one of the strangers if the table is full.
+    /// The peer of an address: itself, or one of the strangers if the table is full.
     fn peer(&mut self, address: IpAddr) -> (Holder, &mut Peer) {
         let is_full = self.peers.len() >= self.options.peers;
         if is_full && !self.peers.contains_key(&address) {
@@ -213,7 +213,7 @@ impl Admission {
     }
 }
 
-/// What one more handshake of a namespace is taken from, and what its bucket is then: `own` only if
+/// The share that one more handshake of a namespace is taken from, and its bucket then: `own` only if
 /// the node has none left, so that it is whole when it is needed.
 fn share(node: &Budget, own: &Budget, now: Instant) -> Result<(Share, Bucket), Limit> {
     let over = match node.less_one(now) {

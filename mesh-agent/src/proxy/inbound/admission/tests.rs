@@ -1,4 +1,4 @@
-//! What becomes of handshakes that many peers begin.
+//! Results of handshakes that many peers begin.
 
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ fn address(number: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, number])
 }
 
-/// What became of the handshakes that `(milliseconds, peer)` began, each over at once.
+/// Results of the handshakes that `(milliseconds, peer)` began, each over at once.
 #[track_caller]
 fn check(options: Options, knocks: &[(u64, u8)], expect: &[Option<Limit>]) {
     let start = Instant::now();
@@ -137,7 +137,7 @@ fn namespace() -> Admission {
     Admission::new(Options { total: rate, per_peer: rate, own, ..OPTIONS })
 }
 
-/// What becomes of `knocks` handshakes of a namespace at one moment: how many are of the node's,
+/// Results of `knocks` handshakes of a namespace at one moment: how many are of the node's,
 /// how many of the namespace's own, and why the last was refused.
 fn knock(
     namespace: &mut Admission,
@@ -191,7 +191,7 @@ fn what_is_under_way_on_the_node_is_bounded_and_given_back() {
     assert_eq!(seen, (5, 2, crowded), "a burst of two");
     let (own, seen) = knock(&mut other, &mut node, (10, now));
     assert_eq!(seen, (0, 2, crowded));
-    // What one gives back, any can have.
+    // A place that one gives back, any can have.
     flooded.finished(places[0], &mut node);
     assert_eq!(knock(&mut other, &mut node, (10, now)).1, (1, 0, crowded));
     // And its own only itself.

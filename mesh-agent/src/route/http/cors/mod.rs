@@ -1,4 +1,4 @@
-//! What a browser may do across origins (the Fetch standard, "HTTP CORS protocol"; Gateway API,
+//! Permissions of browsers across origins (the Fetch standard, "HTTP CORS protocol"; Gateway API,
 //! `HTTPCORSFilter`).
 
 use http::header::{
@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use crate::model::http::Cors;
 use crate::route::http::headers::{add, set};
 
-/// What stands for all, in each of the lists.
+/// The word that stands for all, in each of the lists.
 const ALL: &str = "*";
 
 /// The header fields of the answer to a preflight, with status 204 and no body, which no backend
@@ -29,8 +29,8 @@ pub fn preflight(cors: &Cors, method: &Method, request: &HeaderMap) -> Option<He
     set(&mut response, VARY, HeaderValue::from_static(vary));
     let Some(origin) = origin(cors, request) else { return Some(response) };
     allow(cors, &origin, &mut response);
-    // What was asked for, in place of all: a `*` would leave out `Authorization`, and mean itself
-    // with credentials.
+    // The methods that were asked for, in place of all: a `*` would leave out `Authorization`, and
+    // mean itself with credentials.
     if let Some(methods) = list(&cors.methods, Some(asked_method)) {
         set(&mut response, ACCESS_CONTROL_ALLOW_METHODS, methods);
     }
@@ -45,7 +45,7 @@ pub fn preflight(cors: &Cors, method: &Method, request: &HeaderMap) -> Option<He
     Some(response)
 }
 
-/// What the answer to a request that is no preflight allows as its origin: the value of
+/// The origin that the answer to a request that is no preflight allows: the value of
 /// `Access-Control-Allow-Origin`, for [`answer`]. `None` if the request is of no other origin, or of
 /// one that is not allowed; it goes on nevertheless.
 pub fn origin(cors: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
@@ -60,7 +60,7 @@ pub fn origin(cors: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
 /// Puts into an answer of a backend what the browser wants to read there. `origin` is from
 /// [`origin`] of the request.
 ///
-/// What the backend itself says of it is taken away: the route's word counts, also where it allows
+/// The backend's own word on it is taken away: the route's word counts, also where it allows
 /// less.
 pub fn answer(cors: &Cors, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
     for name in [
@@ -160,7 +160,7 @@ impl Parts {
             Some((host, port)) if !port.ends_with(']') => (host, number(port)?),
             _ => (authority, well_known),
         };
-        // What a part of a host stands for is labels, and never the way to another host.
+        // A part of a host stands for labels, and never for the way to another host.
         let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let is_host = match inner {
             Some("") => false,

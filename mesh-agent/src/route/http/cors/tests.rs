@@ -53,7 +53,7 @@ fn check_answer(cors: &Cors, origin_of_request: Option<&'static str>, expect: &[
     if let Some(origin) = origin_of_request {
         request.insert(ORIGIN, HeaderValue::from_static(origin));
     }
-    // What the backend says itself does not count.
+    // The backend's own word does not count.
     let mut response = headers(&[
         ("access-control-allow-origin", "https://other.example"),
         ("access-control-allow-credentials", "true"),

@@ -105,7 +105,7 @@ pub(super) fn is_subdomain(text: &str) -> bool {
     text.len() <= MAX_SUBDOMAIN_BYTES && text.split('.').all(is_label)
 }
 
-/// Whether a list at `path` has no more than `most` items, `found` being how many it has. What has
+/// Whether a list at `path` has no more than `most` items, `found` being how many it has. A list with
 /// more is not used: the kernel's maps have to hold it.
 pub(super) fn at_most(path: &str, found: usize, most: usize, problems: &mut Problems) -> bool {
     if found > most {

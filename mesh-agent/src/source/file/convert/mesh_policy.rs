@@ -140,7 +140,7 @@ fn upgrades(written: schema::List<String>, problems: &mut Problems) -> Option<Up
     Some(Upgrades::only(&words))
 }
 
-/// What a word at `path` means.
+/// The meaning of a word at `path`.
 fn word<T: Copy>(
     path: &str,
     words: &[(&str, Option<T>)],
@@ -157,7 +157,7 @@ fn word<T: Copy>(
     known.and_then(|(_, meaning)| *meaning)
 }
 
-/// What words by port mean; a port's word is at `<path>.<port><end>`.
+/// The meaning of words by port; a port's word is at `<path>.<port><end>`.
 fn ports<T: Copy>(
     path: &str,
     end: &str,

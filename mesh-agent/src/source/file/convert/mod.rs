@@ -35,13 +35,13 @@ pub(super) enum Written {
     AuthorizationPolicy(schema::AuthorizationPolicy),
 }
 
-/// What is wrong with a field.
+/// An error of a field.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     /// The field's path in the document.
     pub(super) path: String,
     pub(super) reason: Reason,
-    /// What is wrong and what to do, without a full stop.
+    /// The error and the remedy, without a full stop.
     pub(super) message: String,
     /// Whether the document cannot be used because of it.
     pub(super) fatal: bool,

@@ -1,4 +1,4 @@
-//! What routes refer to: their parents and their backends, which are services here.
+//! References of routes: their parents and their backends, which are services here.
 
 use crate::model::condition::Reason;
 use crate::model::id::ResourceName;

@@ -27,7 +27,7 @@ pub(super) fn convert(written: schema::Service, problems: &mut Problems) -> Opti
     Some(Service { name, hostname, addresses, ports, selector: spec.selector.unwrap_or_default() })
 }
 
-/// What the mesh does not do, and would silently do wrong.
+/// Fields that the mesh does not support, and would silently do wrong.
 fn unsupported(spec: &ServiceSpec, problems: &mut Problems) {
     let reason = Reason::UnsupportedValue;
     match spec.kind.as_deref() {
@@ -107,7 +107,7 @@ fn ports(written: Vec<schema::ServicePort>, problems: &mut Problems) -> Vec<Serv
     ports
 }
 
-/// What `appProtocol` says. The words of Kubernetes (KEP-3726) and of IANA, and those that meshes
+/// The meaning of `appProtocol`. The words of Kubernetes (KEP-3726) and of IANA, and those that meshes
 /// have given a meaning.
 fn protocol(written: &str) -> AppProtocol {
     match written {

@@ -171,7 +171,7 @@ pub(super) struct BackendRef {
     pub(super) weight: Option<i64>,
 }
 
-/// What any kind of reference to a backend says of the object.
+/// The parts of any kind of reference to a backend that identify the object.
 #[derive(Debug)]
 pub(super) struct Reference<'a> {
     pub(super) group: Option<&'a str>,

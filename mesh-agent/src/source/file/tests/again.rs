@@ -23,7 +23,7 @@ async fn who_asks_waits_for_no_event() {
         assert_eq!(word_of(rx.try_recv().unwrap()), format!("Service default/a {port}"));
     }
     assert!(began.elapsed() < LOOK_AGAIN, "it has looked by itself");
-    // What says the same is not sent.
+    // An update that says the same is not sent.
     assert!(again.read().await);
     assert!(rx.try_recv().is_err());
     assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);

@@ -16,7 +16,7 @@ fn a_directory_that_becomes_empty_keeps_what_was_in_force() {
     assert!(is_empty(&lab.check(&["Service default/a 80"], 1)));
     lab.remove("a.yaml");
     assert!(is_empty(&lab.check(&["Service default/a 80"], 1)));
-    // Whatever comes then counts.
+    // Any document that comes then counts.
     lab.write("b.yaml", &service("b", 81));
     lab.check(&["Service default/b 81"], 0);
     lab.remove("b.yaml");

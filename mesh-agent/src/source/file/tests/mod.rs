@@ -2,6 +2,7 @@
 
 mod again;
 mod empty;
+mod malformed;
 mod policies;
 mod steps;
 
@@ -487,7 +488,7 @@ fn a_good_document_does_not_conflict_with_itself_beside_a_broken_one_of_its_name
         let message = &conditions[0].message;
         assert!(message.ends_with("a.yaml:7 (document 2) is used"), "{message}");
     }
-    // What it says now counts, not what it said.
+    // The present text counts, not the former one.
     lab.write("a.yaml", &(service("a", 0) + &service("b", 1) + &service("a", 3)));
     lab.check(&["Service default/a 3", "Service default/b 1"], 1);
     // A broken one that is put before it is another one.

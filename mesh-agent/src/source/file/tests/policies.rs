@@ -36,7 +36,7 @@ spec: {sameNode: direct}
     assert!(conditions[0].message.contains("there is no field `sameNode`"), "{conditions:?}");
 }
 
-/// What is in force of a broken `AuthorizationPolicy`, with how many labels, and what is said.
+/// The policy in force for a broken `AuthorizationPolicy`, with how many labels, and what is said.
 #[track_caller]
 fn closed(lab: &mut Lab, text: &str, labels: usize) {
     lab.write("a.yaml", text);

@@ -15,7 +15,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// What is read step by step is the same as if all of it were read for the first time.
+    /// Files that are read step by step give the same as if all of them were read for the first time.
     #[test]
     fn readings_are_the_same_as_the_first_one(
         steps in prop::collection::vec((prop::sample::select(vec!["a", "b"]), text()), 1..8),

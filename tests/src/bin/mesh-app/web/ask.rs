@@ -19,7 +19,7 @@ use crate::args::{Http, Target};
 use crate::dial::dial;
 use crate::{client, control, tell};
 
-/// What the workers of an ask share.
+/// The state that the workers of an ask share.
 #[derive(Debug)]
 struct Shared {
     target: Target,

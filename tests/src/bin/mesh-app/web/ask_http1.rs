@@ -16,7 +16,7 @@ pub(super) async fn run(
     let head = loop {
         let head = wire::read_head(io).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         answer.status = head.part(1).parse().map_err(io::Error::other)?;
-        // What is said before the answer is not it.
+        // An informational answer is not it.
         if !matches!(answer.status, 100 | 102..=199) {
             break head;
         }

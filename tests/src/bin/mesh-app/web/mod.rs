@@ -34,7 +34,7 @@ async fn trailers(body: &mut h2::RecvStream) -> io::Result<Fields> {
     Ok(trailers.map(|trailers| fields(&trailers)).unwrap_or_default())
 }
 
-/// What `h2` says, as one of the errors that are reported.
+/// The error of `h2`, as one of the errors that are reported.
 fn broken(error: h2::Error) -> io::Error {
     let said = error.to_string();
     error.into_io().unwrap_or_else(|| io::Error::other(said))

@@ -1,4 +1,4 @@
-//! What a server answers, by the path.
+//! Answers of a server, by the path.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -28,7 +28,7 @@ pub(super) struct Reply {
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<BTreeMap<String, u64>>);
 
-/// What is answered:
+/// The answer:
 ///
 /// - `/status/N`: that status
 /// - `/slow?ms=N`: after a time

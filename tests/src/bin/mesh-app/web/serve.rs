@@ -15,10 +15,10 @@ use super::{serve_http1, serve_http2};
 use crate::args::HttpServe;
 use crate::{control, listen, tell};
 
-/// What clients of HTTP/2 say first, as far as no method is like it (RFC 9113, section 3.4).
+/// The first bytes of clients of HTTP/2, as far as no method is like it (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
-/// What connections share.
+/// The state that connections share.
 #[derive(Debug)]
 pub(super) struct Site {
     pub name: String,
@@ -53,7 +53,7 @@ async fn accept(listener: TcpListener, site: Arc<Site>) -> Result<()> {
         let (stream, _peer) = listener.accept().await.context("cannot accept")?;
         let site = Arc::clone(&site);
         connections.spawn(async move {
-            // What became of it is the client's to report.
+            // Its result is the client's to report.
             drop(one(&site, stream, connection).await);
         });
         while connections.try_join_next().is_some() {}
@@ -82,7 +82,7 @@ impl Site {
     /// Reports a request.
     pub(super) fn report(&self, seen: &Seen) {
         if self.log {
-            // That the harness stopped reading is the end of this process.
+            // A harness that stopped reading is the end of this process.
             drop(tell(&Event::Seen(seen.clone())));
         }
     }

@@ -46,7 +46,7 @@ pub(super) async fn run(
         };
         let (site, asked) = (Arc::clone(site), Request::from_parts(head, body));
         streams.spawn(async move {
-            // What became of it is the client's to report.
+            // Its result is the client's to report.
             drop(stream(&site, asked, respond, seen).await);
         });
         while streams.try_join_next().is_some() {}

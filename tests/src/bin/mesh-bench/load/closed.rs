@@ -24,7 +24,7 @@ pub(super) struct Client {
     seen: Vec<u8>,
 }
 
-/// Who asks for one thing after the other.
+/// A client that asks for one thing after the other.
 pub(super) trait Asks: Send + 'static {
     /// Sends a request, and reads its answer.
     fn ask(&mut self) -> impl Future<Output = io::Result<()>> + Send;

@@ -20,7 +20,7 @@ use crate::threads;
 /// How many requests a connection has at the same time.
 const STREAMS: usize = 4;
 
-/// What every request asks for.
+/// The target of every request.
 const URI: &str = "http://bench.example/";
 
 /// Has requests on connections at all times.
@@ -89,7 +89,7 @@ impl Waiting {
         Ok(Self { runtime, client: client.context("no answer")?? })
     }
 
-    /// Sends a request, and waits for its answer. What the connection itself has to do waits for the
+    /// Sends a request, and waits for its answer. The connection's own work waits for the
     /// next one.
     pub(super) fn request(&mut self) -> Result<()> {
         let Self { runtime, client } = self;

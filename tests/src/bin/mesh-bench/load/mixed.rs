@@ -21,7 +21,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Bytes a second of bulk that is held to a rate: 1 Gb/s, at which there is processor time left.
 const RATE: u32 = 125_000_000;
 
-/// What the bulk did.
+/// The bulk's result.
 #[derive(Clone, Copy, Debug)]
 struct Moved {
     /// Bytes that the servers say they have received.
@@ -77,7 +77,7 @@ fn direct(load: &Load, barrier: &Barrier, stage: &Stage) -> Result<Moved> {
     let mut director = Director::of(stage);
     let runtime = threads::runtime()?;
     let to = load.beside.context("nobody to send bulk to")?;
-    // What fails here is told below: the others wait at the barrier.
+    // A failure here is told below: the others wait at the barrier.
     let streams = runtime.block_on(async {
         let mut streams = Vec::new();
         for _ in 0..load.workload.bulk_streams() {

@@ -1,7 +1,7 @@
 //! The clients, in a pod: each workload is one run of this program.
 //!
 //! A client opens its connections and tries each, says [`BEGIN`], works for the given time, and
-//! reports. What happened before `BEGIN` is not measured.
+//! reports. Traffic before `BEGIN` is not measured.
 
 mod bulk;
 mod closed;
@@ -28,16 +28,16 @@ use tally::Tally;
 
 pub(crate) use victim::{Victim, VictimReport, run as run_victim};
 
-/// What a client says when it begins to work.
+/// The word of a client that begins to work.
 pub(crate) const BEGIN: &str = "begin";
 
 /// How long a connection, or one exchange on it, may take before it has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a client shall do.
+/// The task of a client.
 #[derive(Clone, Copy, Debug, Parser)]
 pub(crate) struct Load {
-    /// What to do
+    /// The workload
     pub workload: Workload,
     /// The server
     #[arg(long)]
@@ -50,7 +50,7 @@ pub(crate) struct Load {
     pub seconds: f64,
 }
 
-/// What a client did.
+/// The report of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Bytes that the servers say they have received; only of bulk workloads.
@@ -67,11 +67,11 @@ pub(crate) struct Report {
     pub p99_us: f64,
     /// The longest duration, in microseconds.
     pub max_us: f64,
-    /// What it was without what disturbs it on purpose, if anything does.
+    /// The same without what disturbs it on purpose, if anything does.
     pub calm: Option<Calm>,
 }
 
-/// What a client did while nothing disturbed it.
+/// The report of a client while nothing disturbed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Calm {
     /// Exchanges a second that went well.

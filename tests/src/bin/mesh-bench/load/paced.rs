@@ -99,7 +99,7 @@ enum Opened {
 }
 
 impl<'a> Connection<'a> {
-    /// Opens a connection and tries it, and lets this thread be woken in time. What fails of the
+    /// Opens a connection and tries it, and lets this thread be woken in time. A failing step of the
     /// connection fails again, and is counted, later: others wait for this thread.
     pub(super) fn open(load: &'a Load) -> Result<Self> {
         set_timerslack(TIMER_SLACK).context("cannot set the timer slack")?;

@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 
 use super::{Calm, Report, Tally};
 
-/// What goes on.
+/// The phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Nothing disturbs the requests.
     Calm,
-    /// What disturbs them begins or ends: requests go on, and are not counted.
+    /// The disturbance begins or ends: requests go on, and are not counted.
     Between,
-    /// What is measured.
+    /// The phase that is measured.
     Disturbed,
     /// Nobody sends any more.
     Over,
 }
 
-/// What went on since when, for all threads of a run, in the order of time.
+/// The phases with their beginnings, for all threads of a run, in the order of time.
 #[derive(Debug, Default)]
 pub(super) struct Stage(Mutex<Vec<(Instant, Phase)>>);
 
@@ -33,11 +33,11 @@ pub(super) struct Spent {
     pub disturbed: Duration,
 }
 
-/// The one who says what goes on. Whatever becomes of it, the run is over with it.
+/// The one who says what goes on. In any case, the run is over with it.
 #[derive(Debug)]
 pub(super) struct Director<'a>(&'a Stage);
 
-/// What was seen in the phases that count.
+/// The observations in the phases that count.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
     pub calm: Tally,
@@ -45,7 +45,7 @@ pub(super) struct Compared {
 }
 
 impl Stage {
-    /// What went on at that time.
+    /// The phase at that time.
     pub(super) fn at(&self, time: Instant) -> Phase {
         let phases = self.phases();
         let last = phases.iter().rev().find(|(since, _)| *since <= time);
@@ -111,7 +111,7 @@ impl Compared {
         self.disturbed.add(other.disturbed);
     }
 
-    /// What was seen while it was disturbed, and beside it what was seen in the calm.
+    /// The observations while it was disturbed, and beside them those in the calm.
     pub(super) fn report(mut self, spent: Spent) -> Report {
         self.calm.elapsed = spent.calm;
         self.disturbed.elapsed = spent.disturbed;

@@ -1,6 +1,6 @@
 //! Many connections that are busy with requests, and one whose reader stops.
 //!
-//! What that one has under way must hold up nobody else, however long it is not read.
+//! The stopped connection must hold up nobody else, however long it is not read.
 
 use std::io;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::workload::Workload;
 /// How long a bulk stream is read before its reader stops, so that its windows have grown.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// What is sent at most before a stream that is not read is held back, both ways: each socket
+/// The most that is sent before a stream that is not read is held back, both ways: each socket
 /// between two pods has 10 MiB at most, and with a pair of proxies there are twelve.
 const MOST: u64 = 256 << 20;
 
-/// What may still be taken from a writer that was held back, as sockets find more room.
+/// The bytes that may still be taken from a writer that was held back, as sockets find more room.
 const SLACK: u64 = 1 << 20;
 
 /// A connection to a server that sends back what it reads. When its client stops reading, the

@@ -1,4 +1,4 @@
-//! What a thread of a client saw.
+//! Observations of a thread of a client.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::Report;
 pub(super) struct Tally {
     /// Bytes that servers have confirmed.
     pub bytes: u64,
-    /// What did not go well.
+    /// The exchanges that did not go well.
     pub failed: u64,
     /// How long it worked.
     pub elapsed: Duration,

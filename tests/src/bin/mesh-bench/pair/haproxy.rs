@@ -23,7 +23,7 @@ pub(crate) fn pair(lab: &Lab, nodes: [&Node; 2], server: Ipv4Addr) -> Result<[Pr
     Kind { program: "haproxy", args, entry, exit, offsets: [ENTRY, EXIT] }.pair(lab, nodes, server)
 }
 
-/// What both configurations begin with. Time-outs are longer than any measurement.
+/// The beginning of both configurations. Time-outs are longer than any measurement.
 fn common() -> String {
     format!(
         "\

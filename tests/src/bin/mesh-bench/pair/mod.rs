@@ -25,10 +25,10 @@ use rcgen::{
 
 use crate::workload::{Contender, HTTP};
 
-/// What is added to a server's port for the port of the client's proxy.
+/// The number that is added to a server's port for the port of the client's proxy.
 const ENTRY: u16 = 10_000;
 
-/// What is added to a server's port for the port of the server's proxy.
+/// The number that is added to a server's port for the port of the server's proxy.
 const EXIT: u16 = 20_000;
 
 /// The same two, where the proxies speak HTTP. Ports of what is not HTTP are too large for that.
@@ -67,11 +67,11 @@ struct Kind {
     program: &'static str,
     /// Before the path of the configuration.
     args: &'static [&'static str],
-    /// What the client's proxy shall do, with the certificates of a folder.
+    /// The configuration of the client's proxy, with the certificates of a folder.
     entry: fn(&Path, Places) -> String,
-    /// What the server's proxy shall do.
+    /// The configuration of the server's proxy.
     exit: fn(&Path, Places) -> String,
-    /// What is added to the port of HTTP to see whether they listen.
+    /// The numbers that are added to the port of HTTP to see whether they listen.
     offsets: [u16; 2],
 }
 
@@ -135,7 +135,7 @@ impl Drop for Proxy {
     }
 }
 
-/// What the program of a pair calls itself, or the package that is to be installed for it; `None` if
+/// The name of a pair's program, or the package that is to be installed for it; `None` if
 /// a contender is no pair.
 pub(crate) fn program(contender: Contender) -> Option<Result<String, &'static str>> {
     let (program, package) = match contender {

@@ -1,6 +1,6 @@
 //! Heads of requests and answers that can go on as they are, but for what is about a connection.
 //!
-//! httparse reads them; what is here says which may be taken, and where a message ends. Whatever is
+//! httparse reads them; what is here says which may be taken, and where a message ends. Anything
 //! unusual is not for here: hyper has it. No input or output.
 
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ use crate::route::http::fields::{Fields, join};
 /// Lines that are taken out of one head, at most.
 const MAX_CUTS: usize = 8;
 
-/// What the beginning of some bytes is.
+/// The beginning of some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Look<T> {
     /// The beginning of a head.
@@ -39,7 +39,7 @@ pub struct Request<'b> {
     pub method: Method,
     /// Its path, percent-encoded.
     pub path: &'b str,
-    /// What is after the `?`.
+    /// The query after the `?`.
     pub query: Option<&'b str>,
     /// Its fields.
     pub fields: Raw<'b>,
@@ -92,7 +92,7 @@ pub struct Answer {
     pub cuts: Cuts,
 }
 
-/// What is wrong with an answer.
+/// The error of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// It is no HTTP.
@@ -220,7 +220,7 @@ pub fn answer(input: &[u8], is_for_head: bool) -> Result<Option<Answer>, Broken>
                 }
                 said = Some(digits);
             }
-            // What is no text might be cut into words in more than one way.
+            // A value that is no text might be cut into words in more than one way.
             Known::Coding if !field.value.is_ascii() => return Err(Broken::Coding),
             Known::Coding => coding = Some(is_chunked(field.value)),
             Known::Connection => {
@@ -301,7 +301,7 @@ impl Cuts {
         start
     }
 
-    /// What is left of `head`, in one place that ends before the empty line.
+    /// The rest of `head`, in one place that ends before the empty line.
     pub fn left_of(&self, head: &[u8]) -> Vec<u8> {
         let mut left = head.to_vec();
         let start = self.take_out(&mut left);
@@ -323,7 +323,7 @@ pub fn tidied(head: &[u8]) -> Vec<u8> {
     tidy
 }
 
-/// What a field is about.
+/// The subject of a field.
 #[derive(Clone, Copy)]
 enum Known {
     Host,
@@ -398,8 +398,8 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
         || head.windows(2).any(|two| matches!(two, [first, b'\n'] if *first != b'\r'))
 }
 
-/// What may stand in a path and a query (RFC 3986, sections 3.3 and 3.4). What browsers send besides
-/// is left to those who know what it means.
+/// Whether a byte may stand in a path and a query (RFC 3986, sections 3.3 and 3.4). Anything else
+/// that browsers send is left to those who know what it means.
 const fn is_of_path_or_query(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(

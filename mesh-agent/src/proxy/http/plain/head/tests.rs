@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What is known of a plain request, and how its head goes on.
+/// The facts of a plain request, and how its head goes on.
 fn plain(input: &str) -> Look<(String, u64, bool, String)> {
     look(input.as_bytes(), |request| {
         let mut head = input.as_bytes()[..request.length].to_vec();
@@ -111,7 +111,7 @@ fn values_of_one_name_are_one() {
     assert_eq!(looked, Look::Plain(()));
 }
 
-/// What is known of an answer, and how its head goes on.
+/// The facts of an answer, and how its head goes on.
 fn answered(input: &str, is_for_head: bool) -> Result<Option<(Framing, bool, String)>, Broken> {
     let found = answer(input.as_bytes(), is_for_head)?;
     Ok(found.map(|answer| {

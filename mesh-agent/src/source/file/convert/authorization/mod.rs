@@ -1,7 +1,7 @@
 //! Istio `AuthorizationPolicy`, as far as connections and requests have what it asks about.
 //!
-//! What they do not have is never passed over in silence, and never allows more than is written: an
-//! `ALLOW` rule that asks for it matches nothing, a `DENY` rule matches without regard to it. That
+//! A field that they do not have is never passed over in silence, and never allows more than is written: an
+//! `ALLOW` rule that asks for it matches nothing, a `DENY` rule matches without regard to it. This
 //! is what Istio does for TCP with what only requests have.
 
 use crate::model::condition::Reason;
@@ -60,7 +60,7 @@ fn closed(action: Action, exceeded: &str, problems: &mut Problems) -> (Action, V
     in_force
 }
 
-/// What of a policy is put in force.
+/// The part of a policy that is put in force.
 enum Force {
     /// Its rules.
     Rules(Action),
@@ -307,7 +307,7 @@ impl Reader<'_> {
         self.problems.note(path, Reason::UnsupportedValue, message);
     }
 
-    /// What should restrict, and does not.
+    /// A field that should restrict, and does not.
     fn empty(&mut self, path: &str) {
         let message = "this is empty, and would restrict nothing; say what is meant, or remove it";
         self.problems.invalid(path, message);

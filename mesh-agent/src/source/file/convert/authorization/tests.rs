@@ -40,7 +40,7 @@ fn read_in(
     (policy, problems)
 }
 
-/// What `spec` puts in force, and the fields that are noted.
+/// The policy that `spec` puts in force, and the fields that are noted.
 #[track_caller]
 fn check(spec: &str, action: Action, rules: &[Rule], notes: &[&str]) {
     let (policy, problems) = read("{}", spec);
@@ -203,7 +203,7 @@ fn what_a_connection_does_not_have_allows_nothing() {
 
 #[test]
 fn what_a_connection_does_not_have_does_not_keep_a_deny_from_denying() {
-    // What is left of an entry stays: without it, the others would deny less.
+    // The rest of an entry stays: without it, the others would deny less.
     let spec = "{action: DENY, rules: [{from: [{source: {requestPrincipals: ['*'], ipBlocks: \
                 [10.0.0.1]}}, {source: {remoteIpBlocks: [10.0.0.2]}}], to: [{operation: {ports: \
                 [80]}}], when: [{key: connection.sni, values: [a]}, \

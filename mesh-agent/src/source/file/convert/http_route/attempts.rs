@@ -39,7 +39,7 @@ pub(super) fn timeouts(
     Timeouts { request, backend }
 }
 
-/// What is tried again, at `path` (GEP-1731).
+/// The rule for further attempts, at `path` (GEP-1731).
 pub(super) fn retry(path: &str, written: &schema::Retry, problems: &mut Problems) -> Retry {
     let path_of_codes = format!("{path}.codes");
     let written_codes =

@@ -21,8 +21,8 @@ const DEFAULT_STATUS: i64 = 302;
 
 const SCHEMES: &[(&str, Scheme)] = &[("http", Scheme::Http), ("https", Scheme::Https)];
 
-/// What says how far a message goes and what belongs to this one connection (RFC 9110, section
-/// 7.6.1; RFC 9112, section 6). Who could change it, could make one request of two.
+/// Fields that say how far a message goes and what belongs to this one connection (RFC 9110, section
+/// 7.6.1; RFC 9112, section 6). A route that could change them could make one request of two.
 const FRAMING: &[HeaderName] = &[
     header::CONNECTION,
     header::CONTENT_LENGTH,

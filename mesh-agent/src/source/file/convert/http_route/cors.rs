@@ -1,4 +1,4 @@
-//! What browsers may do across origins (Gateway API, `HTTPCORSFilter`; GEP-1767).
+//! Permissions of browsers across origins (Gateway API, `HTTPCORSFilter`; GEP-1767).
 
 use crate::model::condition::Reason;
 use crate::model::http::Cors;

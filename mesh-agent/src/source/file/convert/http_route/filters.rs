@@ -1,4 +1,4 @@
-//! What a rule or a backend changes or does on the way.
+//! Changes and actions of a rule or a backend on the way.
 
 use crate::model::condition::Reason;
 use crate::model::http::{Filter, Kind, Mirror};
@@ -11,7 +11,7 @@ use super::{Context, change, cors, value};
 /// The most filters of a rule or backend (Gateway API, `HTTPRouteRule.filters`).
 const MAX_FILTERS: usize = 16;
 
-/// What a filter says it is (Gateway API, `HTTPRouteFilterType`).
+/// The type that a filter says it is (Gateway API, `HTTPRouteFilterType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Type {
     RequestHeaders,
@@ -76,7 +76,7 @@ pub(super) fn backend(
     convert(path, written, &types, context, problems)
 }
 
-/// What each filter is, and what is wrong with them together.
+/// The type of each filter, and the errors of them together.
 fn types(
     path: &str,
     written: &[schema::Filter],

@@ -116,7 +116,7 @@ fn grpc_path(
         }
         (false, Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
         (false, Some(service), None) => PathMatch::Prefix(format!("/{service}")),
-        // What is no name is no expression either, and has been told.
+        // A value that is no name is no expression either, and has been told.
         (false, None, Some(_)) if !fine => return None,
         (false, None, Some(method)) => {
             PathMatch::Regex(value::pattern(path, &format!("/[^/]+/{method}"), problems)?)

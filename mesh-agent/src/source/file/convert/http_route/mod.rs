@@ -1,6 +1,6 @@
 //! Gateway API `HTTPRoute` and `GRPCRoute`.
 //!
-//! What a rule asks for and cannot have is never passed over in silence: a value that the standard
+//! A demand of a rule that cannot be met is never passed over in silence: a value that the standard
 //! does not know refuses the route, a filter that is not implemented answers with an error.
 
 mod value;
@@ -34,7 +34,7 @@ const MAX_ALL_MATCHES: usize = 128;
 /// The most backends of a rule (Gateway API, `HTTPRouteRule.backendRefs`).
 const MAX_BACKENDS: usize = 16;
 
-/// What every part of a rule may have to know of the whole.
+/// Facts of the whole that every part of a rule may need.
 #[derive(Clone, Copy, Debug)]
 struct Context<'a> {
     route: &'a ResourceName,
@@ -184,7 +184,7 @@ fn backend(
     Some(HttpBackend { service, port, weight: weight?, filters })
 }
 
-/// What of a rule cannot be together: a redirect with backends, two rewrites of one thing, and a
+/// The parts of a rule that cannot be together: a redirect with backends, two rewrites of one thing, and a
 /// change of a prefix that none of the matches has.
 fn incompatible(path: &str, parts: &Parts, problems: &mut Problems) {
     let mut refuse = |field: String, message: &str| {

@@ -1,4 +1,4 @@
-//! What keeps a client with one endpoint (GEP-1619).
+//! Session persistence: a client stays with one endpoint (GEP-1619).
 
 use crate::model::condition::Reason;
 use crate::model::fnv::fnv_1a;

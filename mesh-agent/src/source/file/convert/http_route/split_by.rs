@@ -1,5 +1,5 @@
-//! What keeps a user with one backend while weights move: an annotation, since Gateway API has no field
-//! for it.
+//! Sticky splits: a user stays with one backend while weights move, by an annotation, since Gateway
+//! API has no field for it.
 
 use crate::model::condition::Reason;
 use crate::model::http::SplitBy;
@@ -9,7 +9,7 @@ use super::super::Problems;
 /// The annotation, of routes.
 pub(super) const NAME: &str = "nodemesh.dev/split-by";
 
-/// What the annotation says: `header:NAME` or `cookie:NAME`. If it says something else, that is
+/// The meaning of the annotation: `header:NAME` or `cookie:NAME`. If it says something else, that is
 /// reported, and backends are drawn for each request.
 pub(super) fn convert(written: &str, problems: &mut Problems) -> Option<SplitBy> {
     let found = match written.split_once(':') {

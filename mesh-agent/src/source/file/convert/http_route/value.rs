@@ -36,7 +36,7 @@ pub(super) fn at_most<'a, T>(
     all.get(..max).unwrap_or(all)
 }
 
-/// What a word at `path` means. One that is not known refuses the route, as the Gateway API asks.
+/// The meaning of a word at `path`. One that is not known refuses the route, as the Gateway API asks.
 pub(super) fn word<T: Copy>(
     path: &str,
     words: &[(&str, T)],
@@ -73,7 +73,7 @@ pub(super) fn token(path: &str, text: &str, problems: &mut Problems) -> Option<S
     header_name(path, text, problems).map(|_| text.to_owned())
 }
 
-/// What a value at `path` has to be.
+/// The value that has to be at a path.
 pub(super) fn value(
     path: &str,
     kind: Option<&str>,
@@ -131,7 +131,7 @@ pub(super) fn absolute(path: &str, text: &str, problems: &mut Problems) -> Optio
     why.is_none().then(|| text.to_owned())
 }
 
-/// What is wrong with a path (Gateway API, the validation of `HTTPPathMatch`).
+/// The error of a path (Gateway API, the validation of `HTTPPathMatch`).
 fn why_not_absolute(text: &str) -> Option<&'static str> {
     let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     if text.len() > MAX_PATH_BYTES {
