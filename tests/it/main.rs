@@ -9,6 +9,8 @@ mod capture;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod clocks;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod interop;

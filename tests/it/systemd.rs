@@ -1,5 +1,8 @@
 //! The unit file that the project ships, in the hands of a real systemd.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_tests::agent;
@@ -41,8 +44,16 @@ fn works(pair: &Pair) {
     assert_eq!(hello().run(&pair.client).unwrap().totals.errors.into_keys().next(), None);
 }
 
+/// The host's folders of units that have a `/tmp` of their own (`PrivateTmp=`).
+fn private_folders() -> BTreeSet<PathBuf> {
+    let all = ["/tmp", "/var/tmp"].into_iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let paths = all.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_string_lossy().contains(UNIT)).collect()
+}
+
 #[test]
 fn the_unit_starts_reloads_and_stops() {
+    let host_has = private_folders();
     let pair = Pair::new().unwrap();
     let manager = manager(&pair, "2", "WatchdogSec=1");
     let _b = pair.agent(&pair.b, &[]).unwrap();
@@ -51,6 +62,8 @@ fn the_unit_starts_reloads_and_stops() {
     let status = format!("node {}: 1 workload", pair.a.name());
     assert_eq!(manager.property("StatusText").unwrap(), status);
     works(&pair);
+    // The unit's are in the manager's own folders.
+    assert_eq!(private_folders(), host_has);
     let main = manager.property("MainPID").unwrap();
     systemctl(&manager, "reload");
     eventually("the reload", DEADLINE, || manager.agents_log().contains("reloaded").then_some(()))

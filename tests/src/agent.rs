@@ -1,7 +1,7 @@
 //! A real agent on a node.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -80,7 +80,12 @@ impl Agent {
         Self::spawn_within(node, options, None, variables)
     }
 
-    fn started(self) -> Result<Self> {
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// It ended, or it was not ready within [`DEADLINE`]: the end of its log is in the error.
+    pub fn started(self) -> Result<Self> {
         let mut agent = self;
         let ended = eventually("the agent to be ready", DEADLINE, || {
             if let Some(status) = agent.child.0.try_wait().transpose() {
@@ -233,6 +238,21 @@ impl Agent {
     /// The log for developers.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
+    }
+
+    /// The size of [`Self::log`], for [`Self::log_from`].
+    pub fn log_bytes(&self) -> u64 {
+        fs::metadata(self.folder.join("agent.log")).map_or(0, |file| file.len())
+    }
+
+    /// The rest of [`Self::log`] after so many bytes.
+    pub fn log_from(&self, bytes: u64) -> String {
+        let mut rest = Vec::new();
+        let read = File::open(self.folder.join("agent.log")).and_then(|mut log| {
+            log.seek(SeekFrom::Start(bytes))?;
+            log.read_to_end(&mut rest)
+        });
+        read.map_or_else(|_none| String::new(), |_| String::from_utf8_lossy(&rest).into_owned())
     }
 
     /// Asks it to end (`SIGTERM`) and waits for that.

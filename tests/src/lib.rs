@@ -25,6 +25,7 @@ pub mod http;
 
 // The mesh: its agents, configuration, certificates.
 pub mod agent;
+pub mod clock;
 pub mod systemd;
 pub mod mesh;
 pub mod metrics;

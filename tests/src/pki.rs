@@ -19,6 +19,8 @@ use crate::process::run;
 #[derive(Clone, Debug)]
 pub struct Authority {
     folder: PathBuf,
+    /// The root's own folder, below it.
+    root: PathBuf,
 }
 
 impl Authority {
@@ -28,16 +30,60 @@ impl Authority {
     ///
     /// `mesh-agent` is not built, or refuses.
     pub fn init(folder: &Path, trust_domain: &str) -> Result<Self> {
-        let folder = folder.to_owned();
+        let authority = Self { folder: folder.to_owned(), root: folder.join("root") };
+        authority.make_root(trust_domain)?;
+        Ok(authority)
+    }
+
+    /// Another root of the same trust domain, for the same nodes: none trusts it yet.
+    ///
+    /// # Errors
+    ///
+    /// `mesh-agent` refuses.
+    pub fn next(&self, trust_domain: &str) -> Result<Self> {
+        let name = format!("root-{:08x}", rand::random::<u32>());
+        let next = Self { folder: self.folder.clone(), root: self.folder.join(name) };
+        next.make_root(trust_domain)?;
+        Ok(next)
+    }
+
+    fn make_root(&self, trust_domain: &str) -> Result<()> {
         let mut command = Command::new(agent::binary()?);
         command.args(["ca", "init", "--trust-domain", trust_domain]);
-        run(command.arg("--dir").arg(folder.join("root")))?;
-        Ok(Self { folder })
+        run(command.arg("--dir").arg(&self.root)).map(drop)
     }
 
     /// The folder with the root's key: for an agent that is its own authority.
     pub fn root(&self) -> PathBuf {
-        self.folder.join("root")
+        self.root.clone()
+    }
+
+    /// Has `node` trust these roots, and no others.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or written.
+    pub fn trust(&self, node: &str, roots: &[&Self]) -> Result<()> {
+        let read = |authority: &&Self| fs::read_to_string(authority.root.join("root.crt"));
+        let all = roots.iter().map(read).collect::<Result<String, _>>();
+        replace(&self.folder.join(node).join("root.crt"), &all.context("cannot read a root")?)
+    }
+
+    /// Signs the certificate of `node` again, for the key that the node has.
+    ///
+    /// # Errors
+    ///
+    /// `mesh-agent` refuses, or [`Self::node`] was not called for it.
+    pub fn renew(&self, node: &str) -> Result<()> {
+        let (folder, signed) = (self.folder.join(node), self.folder.join(format!("{node}.signed")));
+        let program = agent::binary()?;
+        let mut request = Command::new(&program);
+        run(request.args(["ca", "csr", "--node", node, "--out"]).arg(&folder))?;
+        let mut sign = Command::new(program);
+        sign.args(["ca", "node", "--node", node, "--dir"]).arg(&self.root);
+        run(sign.arg("--csr").arg(folder.join("node.csr")).arg("--out").arg(&signed))?;
+        let certificate = fs::read_to_string(signed.join("node.crt"));
+        replace(&folder.join("node.crt"), &certificate.context("cannot read a certificate")?)
     }
 
     /// Makes a node's certificate, and returns the folder for its agent.
@@ -103,6 +149,14 @@ impl Identity {
     pub fn key_pem(&self) -> String {
         block("PRIVATE KEY", self.key.secret_der())
     }
+}
+
+/// Replaces a file as a whole.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn block(tag: &str, der: &[u8]) -> String {

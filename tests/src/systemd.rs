@@ -33,7 +33,8 @@ mount --make-rprivate /
 umount --recursive /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t proc proc /proc
-for path in /etc /var/log /usr/local/bin; do
+# /tmp last: the agent may be below it.
+for path in /etc /var/log /usr/local/bin /var/tmp /tmp; do
   mount -t tmpfs tmpfs /mnt
   case $path in
     /etc) cp -a /etc/. /mnt; mkdir -p /mnt/mesh/config; cp "$folder/agent.env" /mnt/mesh/ ;;

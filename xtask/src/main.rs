@@ -61,18 +61,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Run mixed traffic over two nodes while agents and workloads restart, links are cut and documents
-    /// change (root)
+    /// Run mixed traffic over two nodes while agents and workloads restart, links are cut, documents and
+    /// certificates change and clocks are set (root)
     ///
-    /// Ends with an account of every connection, request and byte; `--minutes`, `--seed`, `--only` and
-    /// `--json` are explained by `cargo xtask soak --help`. Exit status 1 if something failed that
-    /// nothing explains.
-    #[command(disable_help_flag = true)]
-    Soak {
-        /// Arguments of `mesh-soak`, as `--minutes 60 --json`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    /// Ends with an account of every connection, request and byte: docs/soak.md. Exit status 1 if
+    /// something failed that no event explains.
+    Soak(Soak),
     /// Build the kernel programs
     Ebpf {
         /// Print the size of each program
@@ -159,6 +153,49 @@ struct Compat {
     json: bool,
 }
 
+/// How long the traffic lasts, and how its account is reported.
+#[derive(Args, Debug)]
+struct Soak {
+    /// How long it lasts
+    #[arg(long, value_name = "MINUTES", default_value_t = 3.0)]
+    minutes: f64,
+    /// The order of events and their times follow from this number [default: a random one]
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// Only these events, with commas between [default: all]: successor, restart, kill, pod, cut, edit,
+    /// rotate, root, skew, step, leap
+    #[arg(long, value_name = "EVENTS")]
+    only: Option<String>,
+    /// At most this many connections a second of each kind, and as many requests: for an hour on a
+    /// machine that others use [default: as many as there can be]
+    #[arg(long, value_name = "NUMBER")]
+    rate: Option<u32>,
+    /// Copy the agents' logs into this folder at the end
+    #[arg(long, value_name = "FOLDER")]
+    logs: Option<PathBuf>,
+    /// Print the account as one JSON object as well, on the last line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Soak {
+    /// The arguments of `mesh-soak`.
+    fn args(&self) -> Vec<String> {
+        let mut args = vec!["--minutes".to_owned(), self.minutes.to_string()];
+        let mut add = |option: &str, value: Option<String>| {
+            args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+        };
+        add("--seed", self.seed.map(|seed| seed.to_string()));
+        add("--only", self.only.clone());
+        add("--rate", self.rate.map(|rate| rate.to_string()));
+        // It is run in the workspace's folder.
+        let absolute = |folder: &PathBuf| std::path::absolute(folder).unwrap_or(folder.clone());
+        add("--logs", self.logs.as_ref().map(|folder| absolute(folder).display().to_string()));
+        args.extend(self.json.then(|| "--json".to_owned()));
+        args
+    }
+}
+
 /// How the conformance tests are reported.
 #[derive(Args, Debug)]
 struct Conformance {
@@ -234,8 +271,8 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Bench { args } => {
             return run::program(&workspace, "mesh-bench", Build::Release, &args);
         }
-        Verb::Soak { args } => {
-            return run::program(&workspace, "mesh-soak", Build::Development, &args);
+        Verb::Soak(soak) => {
+            return run::program(&workspace, "mesh-soak", Build::Development, &soak.args());
         }
         Verb::Ebpf { stats } => ebpf::run(&workspace, stats)?,
         Verb::Fuzz(fuzz) => fuzz::run(&workspace, &fuzz)?,
@@ -285,6 +322,19 @@ mod tests {
         let cli = Cli::parse_from([&["xtask", "bench"], args].concat());
         let Verb::Bench { args } = cli.verb else { panic!("{:?}", cli.verb) };
         assert_eq!(args, expect);
+    }
+
+    #[test]
+    fn the_soak_gets_all_that_it_is_told() {
+        let check = |args: &[&str], expect: &[&str]| {
+            let cli = Cli::parse_from([&["xtask", "soak"], args].concat());
+            let Verb::Soak(soak) = cli.verb else { panic!("{:?}", cli.verb) };
+            assert_eq!(soak.args(), expect);
+        };
+        check(&[], &["--minutes", "3"]);
+        let all = ["--minutes", "0.5", "--seed", "7", "--only", "kill,step", "--rate", "20"];
+        let all = [&all[..], &["--logs", "/tmp/x", "--json"]].concat();
+        check(&all, &all);
     }
 
     #[test]

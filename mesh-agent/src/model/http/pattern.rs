@@ -54,7 +54,7 @@ impl Expression {
         &self.source
     }
 
-    /// What values are compared with.
+    /// The form that values are compared with.
     pub fn compiled(&self) -> Compiled {
         // It was compiled when it was checked: what fails now, as nothing does, matches nothing.
         Compiled {

@@ -12,6 +12,10 @@ use tokio::task::JoinSet;
 use crate::args::Connect;
 use crate::{client, control, tell};
 
+/// The pause of a client that goes on, after a connection or a request that failed: one that is refused at
+/// once does nothing else than ask again otherwise.
+pub(crate) const AGAIN: Duration = Duration::from_millis(5);
+
 /// The state that the workers share.
 #[derive(Debug)]
 struct Shared {
@@ -76,6 +80,9 @@ async fn work(shared: Arc<Shared>) -> Result<()> {
         }
         let connection = client::once(plan, &shared.payload).await;
         shared.add(&connection);
+        if plan.continuous && connection.error.is_some() {
+            tokio::time::sleep(AGAIN).await;
+        }
         if !plan.continuous {
             tell(&Event::Connection(connection))?;
         }

@@ -1,19 +1,20 @@
-//! What became of every connection, request and byte.
+//! The fate of every connection, request and byte.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use mesh_tests::apps::Traffic;
 use mesh_tests::capture::Capture;
+use mesh_tests::expect::eventually;
 use mesh_tests::http::{Ask, Tally};
 use mesh_tests::pair::PORT;
 use mesh_tests::report::Totals;
 use serde_json::json;
 
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::slope;
+use crate::starved::Starvation;
 use crate::world::{HTTP, World};
 
 /// A client says so of bytes that are not those that were sent, of connections and of requests.
@@ -21,6 +22,15 @@ const WRONG: &str = Ask::ANOTHER_ECHO;
 
 /// The part of the time after which memory is looked at: a third.
 const WARM_UP: f64 = 3.0;
+
+/// The kernel refuses a connection so whose agent gives no sign of life.
+const GONE: &str = "EPERM";
+
+/// All works again within this after an event.
+const RECOVERY: Duration = Duration::from_secs(15);
+
+/// Within this, after its peers have ended, an agent has closed what it had for them.
+const TIDIED: Duration = Duration::from_secs(30);
 
 /// The account.
 #[derive(Debug)]
@@ -30,23 +40,30 @@ pub(crate) struct Account {
     requests: u64,
     /// Failures while something broke them, by what it was.
     explained: BTreeMap<Event, u64>,
+    /// Failures because the machine kept the agent from running, and the longest time for which it did.
+    starvation: Starvation,
+    starved: u64,
+    longest_wait: Duration,
     /// Other failures: when, and with which error.
     unexplained: BTreeMap<String, u64>,
     plaintext_bytes: u64,
     wrong_bytes: u64,
-    /// Events that happened.
+    /// Events that happened, and the longest time until all worked again after one.
     events: BTreeMap<Event, u64>,
+    recoveries: BTreeMap<Event, Duration>,
     /// The memory of the agent that is never replaced, in KiB, by seconds.
     memory: Vec<(f64, f64)>,
-    /// Its descriptors before there was traffic, and how many more it has at the end.
-    descriptors: usize,
+    /// How many more descriptors it has at the end than after the first connections.
     descriptors_left: i64,
 }
 
 impl Account {
     /// An empty one.
-    pub(crate) fn new(world: &World) -> Result<Self> {
-        Ok(Self {
+    pub(crate) fn new(starvation: Starvation) -> Self {
+        Self {
+            starvation,
+            starved: 0,
+            longest_wait: Duration::ZERO,
             began: Instant::now(),
             connections: 0,
             requests: 0,
@@ -55,10 +72,10 @@ impl Account {
             plaintext_bytes: 0,
             wrong_bytes: 0,
             events: BTreeMap::new(),
+            recoveries: BTreeMap::new(),
             memory: Vec::new(),
-            descriptors: world.b.descriptors()?,
             descriptors_left: 0,
-        })
+        }
     }
 
     /// Seconds since the begin.
@@ -66,14 +83,34 @@ impl Account {
         self.began.elapsed().as_secs_f64()
     }
 
-    /// Adds what has happened in a time in which nothing broke.
+    /// Adds what has happened in a time in which nothing broke, and opens connections that the next
+    /// event finds.
     pub(crate) fn calm(&mut self, world: &mut World) -> Result<()> {
-        self.add(world, None)
+        let opened = world.hold()?;
+        self.add(world, None)?;
+        for (kind, totals) in [Kind::HeldFar, Kind::HeldNear].into_iter().zip(&opened) {
+            self.add_connections(kind, totals, None);
+        }
+        Ok(())
     }
 
-    /// Adds what has happened since, in which `event` did.
-    pub(crate) fn after(&mut self, world: &mut World, event: Event) -> Result<()> {
+    /// Adds what has happened since, in which `event` did. It took all so long to work again.
+    pub(crate) fn after(
+        &mut self,
+        world: &mut World,
+        event: Event,
+        recovery: Duration,
+    ) -> Result<()> {
         *self.events.entry(event).or_default() += 1;
+        let longest = self.recoveries.entry(event).or_default();
+        *longest = recovery.max(*longest);
+        if recovery > RECOVERY {
+            self.note(Some(event), &format!("took {recovery:?} until all worked"), 1);
+        }
+        let held = world.release()?;
+        for (kind, totals) in [Kind::HeldFar, Kind::HeldNear].into_iter().zip(&held) {
+            self.add_connections(kind, totals, Some(event));
+        }
         self.add(world, Some(event))?;
         let kib = f64::from(u32::try_from(world.b.memory_bytes()? >> 10)?);
         self.memory.push((self.seconds(), kib));
@@ -87,42 +124,56 @@ impl Account {
 
     /// Stops all traffic, and adds the rest.
     pub(crate) fn close(&mut self, world: World) -> Result<()> {
-        let World { connections, requests, wire, b, .. } = world;
-        for traffic in connections {
-            self.add_connections(&traffic.stop()?, None);
+        let World { connections, requests, wire, a, former, b, descriptors, .. } = world;
+        for (kind, traffic) in [Kind::Far, Kind::Near].into_iter().zip(connections) {
+            self.add_connections(kind, &traffic.stop()?, None);
         }
         self.add_requests(&requests.stop()?, None);
         if let Some(wire) = wire {
             self.look(wire)?;
         }
-        let (now, before) = (i64::try_from(b.descriptors()?)?, i64::try_from(self.descriptors)?);
+        a.terminate()?;
+        for mut former in former {
+            former.ended()?;
+        }
+        // More than that are reported; there is nothing to wait for then.
+        let tidied = || b.descriptors().is_ok_and(|now| now <= descriptors).then_some(());
+        let _or_left: Result<()> = eventually("descriptors to be closed", TIDIED, tidied);
+        let (now, before) = (i64::try_from(b.descriptors()?)?, i64::try_from(descriptors)?);
         self.descriptors_left = now - before;
-        Ok(())
+        b.terminate().map(drop)
     }
 
     fn add(&mut self, world: &mut World, during: Option<Event>) -> Result<()> {
-        let totals: Vec<_> =
-            world.connections.iter_mut().map(Traffic::mark).collect::<Result<_>>()?;
-        for totals in totals {
-            self.add_connections(&totals, during);
+        let before = self.unexplained.len();
+        for (kind, traffic) in [Kind::Far, Kind::Near].into_iter().zip(&mut world.connections) {
+            self.add_connections(kind, &traffic.mark()?, during);
         }
         let tally = world.requests.mark()?;
         self.add_requests(&tally, during);
-        Ok(())
+        self.longest_wait = self.longest_wait.max(self.starvation.longest());
+        self.starvation.forget();
+        if self.unexplained.len() > before {
+            for line in world.failures()? {
+                eprintln!("          {line}");
+            }
+        }
+        world.empty_logs()
     }
 
-    fn add_connections(&mut self, totals: &Totals, during: Option<Event>) {
+    fn add_connections(&mut self, kind: Kind, totals: &Totals, during: Option<Event>) {
         self.connections += totals.connections;
         for (error, count) in &totals.errors {
             if error.contains(WRONG) {
                 self.wrong_bytes += count;
             }
-            self.fail(during, error, *count);
+            self.fail((during, kind), error, *count);
         }
     }
 
     fn add_requests(&mut self, tally: &Tally, during: Option<Event>) {
         self.requests += tally.requests;
+        let during = (during, Kind::Requests);
         for (status, count) in tally.statuses.iter().filter(|(status, _)| **status != 200) {
             self.fail(during, &format!("status {status}"), *count);
         }
@@ -134,15 +185,22 @@ impl Account {
         }
     }
 
-    fn fail(&mut self, during: Option<Event>, error: &str, count: u64) {
+    fn fail(&mut self, (during, kind): (Option<Event>, Kind), error: &str, count: u64) {
         match during {
-            Some(event) if event.breaks() => *self.explained.entry(event).or_default() += count,
-            _ => {
-                let at = during.map_or_else(|| "calm".to_owned(), |event| format!("{event:?}"));
-                let what = format!("{:.1} s, {at}: {error}", self.seconds());
-                *self.unexplained.entry(what).or_default() += count;
+            Some(event) if event.explains(kind) => {
+                *self.explained.entry(event).or_default() += count;
             }
+            _ if error.ends_with(GONE) && self.starvation.is_late() => self.starved += count,
+            _ => self.note(during, &format!("{kind:?}: {error}"), count),
         }
+    }
+
+    /// Notes what nothing explains.
+    fn note(&mut self, during: Option<Event>, what: &str, count: u64) {
+        let at = during.map_or_else(|| "calm".to_owned(), |event| format!("{event:?}"));
+        let what = format!("{:.1} s, {at}: {what}", self.seconds());
+        eprintln!("  unexplained: {what} ({count})");
+        *self.unexplained.entry(what).or_default() += count;
     }
 
     fn look(&mut self, wire: Capture) -> Result<()> {
@@ -162,7 +220,10 @@ impl Account {
 
     /// Whether nothing has failed that should not have.
     pub(crate) fn is_good(&self) -> bool {
-        self.unexplained.is_empty() && self.plaintext_bytes == 0 && self.wrong_bytes == 0
+        self.unexplained.is_empty()
+            && self.plaintext_bytes == 0
+            && self.wrong_bytes == 0
+            && self.descriptors_left <= 0
     }
 
     /// One line for programs.
@@ -179,7 +240,12 @@ impl Account {
             "failed_unexplained": self.unexplained.values().sum::<u64>(),
             "unexplained": self.unexplained,
             "failed_explained": named(&self.explained),
+            "failed_starved": self.starved,
+            "starved_ms": self.longest_wait.as_millis(),
             "events": named(&self.events),
+            "recovery_ms": self.recoveries.iter().map(|(event, longest)| {
+                (format!("{event:?}").to_lowercase(), longest.as_millis())
+            }).collect::<BTreeMap<_, _>>(),
             "plaintext_bytes": self.plaintext_bytes,
             "wrong_bytes": self.wrong_bytes,
             "rss_slope_kib_per_min": (self.slope() * 10.0).round() / 10.0,
@@ -195,9 +261,15 @@ impl fmt::Display for Account {
         writeln!(f, "{:>10}  requests", self.requests)?;
         writeln!(f, "{:>10}  events", sum(&self.events))?;
         for (event, count) in &self.events {
-            writeln!(f, "{count:>14}  {event:?}")?;
+            let longest = self.recoveries.get(event).copied().unwrap_or_default();
+            writeln!(f, "{count:>14}  {event:?}, all worked again within {longest:.1?}")?;
         }
         writeln!(f, "{:>10}  failed while an event broke them", sum(&self.explained))?;
+        let (starved, wait) = (self.starved, self.longest_wait);
+        writeln!(
+            f,
+            "{starved:>10}  failed while the agent got no processor, for up to {wait:.1?}"
+        )?;
         writeln!(f, "{:>10}  failed otherwise", self.unexplained.values().sum::<u64>())?;
         for (what, count) in &self.unexplained {
             writeln!(f, "{count:>14}  {what}")?;

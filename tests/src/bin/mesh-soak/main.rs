@@ -1,19 +1,23 @@
 //! Mixed traffic over two nodes for as long as one likes, with agents and workloads that restart, links
-//! that are cut and documents that change meanwhile, and an account of every connection, request and
-//! byte at the end.
+//! that are cut, documents and certificates that change and clocks that are set meanwhile, and an account
+//! of every connection, request and byte at the end: docs/soak.md.
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command-line tool")]
 
 mod account;
+mod authority;
 mod event;
 mod slope;
+mod starved;
 mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::account::Account;
@@ -40,6 +44,9 @@ struct Args {
     /// that others use [default: as many as there can be]
     #[arg(long, value_name = "NUMBER")]
     rate: Option<u32>,
+    /// Copy the agents' logs into this folder at the end
+    #[arg(long, value_name = "FOLDER")]
+    logs: Option<PathBuf>,
     /// Print the account as one JSON object on the last line of standard output
     #[arg(long)]
     json: bool,
@@ -63,26 +70,46 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a calm between events is a time")]
 fn run(args: &Args) -> Result<Account> {
     let seed = args.seed.unwrap_or_else(rand::random);
     eprintln!("seed {seed}");
     let mut dice = StdRng::seed_from_u64(seed);
-    let events = if args.only.is_empty() { &Event::ALL[..] } else { &args.only };
     let mut world = World::start(args.rate).context("making the world")?;
-    let mut account = Account::new(&world)?;
-    let end = Instant::now() + Duration::from_secs_f64(args.minutes * 60.0);
-    while Instant::now() < end {
-        let calm = Duration::from_millis(dice.random_range(100..CALM_MS));
-        std::thread::sleep(calm);
-        // Nothing that happened before explains what fails from here on.
-        account.calm(&mut world)?;
-        let event = events[dice.random_range(0..events.len())];
-        let began = Instant::now();
-        event.happen(&mut world, &mut dice).with_context(|| format!("the event: {event:?}"))?;
-        account.after(&mut world, event)?;
-        eprintln!("{:>6.1} s  {event:?} took {:?}", account.seconds(), began.elapsed());
+    let mut account = Account::new(world.starvation.clone());
+    let ran = shake(args, &mut dice, &mut world, &mut account);
+    if let Some(folder) = &args.logs {
+        world.keep_logs(folder)?;
     }
+    ran?;
     account.close(world)?;
     Ok(account)
+}
+
+/// Has events happen, in rounds of all of them, each round in another order, until the time is over.
+#[expect(clippy::disallowed_methods, reason = "a calm between events is a time")]
+fn shake(args: &Args, dice: &mut StdRng, world: &mut World, account: &mut Account) -> Result<()> {
+    let mut round = if args.only.is_empty() { Event::ALL.to_vec() } else { args.only.clone() };
+    let end = Instant::now() + Duration::from_secs_f64(args.minutes * 60.0);
+    loop {
+        round.shuffle(dice);
+        for event in &round {
+            if Instant::now() >= end {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(dice.random_range(100..CALM_MS)));
+            // Nothing that happened before explains what fails from here on.
+            account.calm(world)?;
+            let began = Instant::now();
+            let happened = event.happen(world, dice);
+            let over = happened.with_context(|| format!("the event: {event:?}"))?;
+            let took = began.elapsed();
+            world.serves().with_context(|| format!("after the event: {event:?}"))?;
+            let recovery = over.elapsed();
+            account.after(world, *event, recovery)?;
+            let seconds = account.seconds();
+            eprintln!(
+                "{seconds:>6.1} s  {event:?} took {took:.1?}, all works after {recovery:.1?}"
+            );
+        }
+    }
 }

@@ -1,46 +1,71 @@
 //! Two nodes with agents, applications, and traffic between them.
 
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use mesh_tests::agent::Agent;
+use anyhow::{Context as _, Result};
+use mesh_tests::agent::{Agent, Options};
 use mesh_tests::apps::{Client, Server, Traffic};
 use mesh_tests::capture::Capture;
+use mesh_tests::clock::WallClock;
 use mesh_tests::expect::eventually;
 use mesh_tests::http::{self, Ask, Load, Web};
 use mesh_tests::mesh::{Mesh, MeshPolicy, Service, Workload};
+use mesh_tests::node::Node;
 use mesh_tests::pair::{ECHO, PORT, Pair};
 use mesh_tests::pod::Pod;
 use mesh_tests::process::DEADLINE;
+use mesh_tests::report::Totals;
 use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::starved::Starvation;
 
 /// The service that requests are routed to, and the port of its server.
 const SHOP: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 20)), 80);
 pub(crate) const HTTP: u16 = 8081;
 
-/// Certificates live so short that tunnels change theirs all the time.
-const ARGS: [&str; 4] = ["--leaf-ttl", "60", "--drain-timeout", "10"];
+/// The life of certificates, in seconds: so short that tunnels change theirs all the time. Files of the
+/// authority are looked at each quarter of it.
+pub(crate) const LEAF_TTL: &str = "60";
 
-/// What is sent, and must not be seen between the nodes.
+/// Connections that were open before an agent was replaced last for longer than the event.
+const ARGS: [&str; 4] = ["--leaf-ttl", LEAF_TTL, "--drain-timeout", "30"];
+
+/// The words that are sent, and must not be seen between the nodes.
 const SECRET: &str = "never in the open";
 
 /// How often a request says it: some kilobytes, which are several records of TLS with those of others.
 const REPEATS: usize = 200;
 
-/// All that runs. What is dropped first ends first.
+/// Connections of each kind that are held while something happens.
+const HELD: u64 = 4;
+
+/// An agent whose descriptors have been the same for so long is at rest.
+const REST: Duration = Duration::from_secs(2);
+
+/// All that runs. The first to be dropped ends first.
 pub(crate) struct World {
     /// Connections to the other node, and within the node.
     pub(crate) connections: [Traffic; 2],
     /// Requests that are routed to the other node.
     pub(crate) requests: Load,
-    /// What is between the nodes.
+    /// Connections to the other node, and within the node, that are open while something happens.
+    held: Option<[Held; 2]>,
+    /// The capture between the nodes.
     pub(crate) wire: Option<Capture>,
-    /// The agent of the clients' node, and those that it has followed.
+    /// The agent of the clients' node, how the machine treats it, and those that it has followed.
     pub(crate) a: Agent,
+    pub(crate) starvation: Starvation,
     pub(crate) former: Vec<Agent>,
     /// The agent of the servers' node: the same one all the time.
     pub(crate) b: Agent,
+    /// Its descriptors after the first connections, when they have ended.
+    pub(crate) descriptors: usize,
     /// Servers of the other node, and of the clients' node.
     _far: Server,
     pub(crate) near: Option<Server>,
@@ -51,8 +76,19 @@ pub(crate) struct World {
     /// The other node's link to the fabric.
     pub(crate) link: String,
     /// Documents that were changed.
-    pub(crate) edits: u32,
+    edits: u32,
+    /// The clocks of both nodes, and how much they are ahead, in milliseconds.
+    clocks: [WallClock; 2],
+    skews_ms: [i64; 2],
     pub(crate) pair: Pair,
+}
+
+/// Connections that stay open.
+#[derive(Debug)]
+struct Held {
+    traffic: Traffic,
+    /// Exchanges that failed since they were opened.
+    totals: Totals,
 }
 
 impl World {
@@ -62,11 +98,17 @@ impl World {
         let pair = Pair::new()?;
         let (near_pod, shop) = (pair.a.pod("near")?, pair.b.pod("shop")?);
         pair.config.write(&mesh(&pair, &near_pod, &shop, 0))?;
-        let start = |node| pair.agent(node, &ARGS);
-        let (a, b) = (start(&pair.a)?, start(&pair.b)?);
+        let clocks = [WallClock::new(&pair.a)?, WallClock::new(&pair.b)?];
         let far = Server::echo(&pair.echo, PORT, "v1")?;
         let near = Server::echo(&near_pod, PORT, "v1")?;
         let web = Web::quiet(&shop, "shop", &[HTTP])?;
+        let b = spawn(&pair, &pair.b, &clocks[1])?.started()?;
+        // Some descriptors are opened with the first connection, and stay.
+        let first = spawn(&pair, &pair.a, &clocks[0])?.started()?;
+        serves(&pair.client, near_pod.at(PORT))?;
+        first.terminate()?;
+        let descriptors = settled(&b)?;
+        let a = spawn(&pair, &pair.a, &clocks[0])?.started()?;
         let to_far = Client::to(ECHO).echo(SECRET).times(u64::MAX, 2);
         let to_near = Client::to(near_pod.at(PORT)).echo(SECRET).times(u64::MAX, 1);
         let paced = |client: Client| rate.into_iter().fold(client, Client::rate);
@@ -80,10 +122,13 @@ impl World {
         let world = Self {
             connections,
             requests,
+            held: None,
             wire,
+            starvation: Starvation::of(&a),
             a,
             former: Vec::new(),
             b,
+            descriptors,
             _far: far,
             near: Some(near),
             _web: web,
@@ -91,6 +136,8 @@ impl World {
             shop,
             link,
             edits: 0,
+            clocks,
+            skews_ms: [0; 2],
             pair,
         };
         world.serves()?;
@@ -99,28 +146,61 @@ impl World {
 
     /// Waits until everything works.
     pub(crate) fn serves(&self) -> Result<()> {
-        let fails = |to| {
-            let outcome = Client::to(to).echo("x").run(&self.pair.client);
-            outcome.map_or(true, |outcome| outcome.totals.failed > 0)
+        serves(&self.pair.client, self.near_pod.at(PORT))
+    }
+
+    /// The agent that serves node 0, of the clients, or 1, of the servers.
+    pub(crate) fn agent(&self, n: usize) -> &Agent {
+        if n == 0 { &self.a } else { &self.b }
+    }
+
+    /// Opens connections that stay open, and says how that went: to the other node, and within the node.
+    pub(crate) fn hold(&mut self) -> Result<[Totals; 2]> {
+        let open = |to| {
+            let client = Client::to(to).echo(SECRET).times(HELD, HELD);
+            client.hold(&self.pair.client)
         };
-        eventually("everything to work", DEADLINE, || {
-            let answers = http::ask(&self.pair.client, SHOP, &[Ask::get("/get")]).ok()?;
-            let is_answered = answers.first().is_some_and(|answer| answer.status == 200);
-            let all = [ECHO, self.near_pod.at(PORT)];
-            (is_answered && !all.into_iter().any(fails)).then_some(())
-        })
+        let (far, near) = (open(ECHO)?, open(self.near_pod.at(PORT))?);
+        let held = |traffic| Held { traffic, totals: Totals::default() };
+        self.held = Some([held(far.0), held(near.0)]);
+        Ok([far.1, near.1])
+    }
+
+    /// Sends something by each connection that is held, and reads it back.
+    pub(crate) fn exchange(&mut self) -> Result<()> {
+        for held in self.held.iter_mut().flatten() {
+            for (error, count) in held.traffic.mark()?.errors {
+                *held.totals.errors.entry(error).or_default() += count;
+            }
+        }
+        Ok(())
+    }
+
+    /// Exchanges a last time on the connections that are held, closes them, and says how all that went.
+    pub(crate) fn release(&mut self) -> Result<[Totals; 2]> {
+        self.exchange()?;
+        let held = self.held.take().context("no connections are held")?;
+        Ok(held.map(|held| held.totals))
     }
 
     /// Starts another agent of the clients' node.
     pub(crate) fn successor(&self) -> Result<Agent> {
-        self.pair.successor(&self.pair.a, &ARGS)
+        spawn(&self.pair, &self.pair.a, &self.clocks[0])
+    }
+
+    /// From now on `next` is the agent of the clients' node. Returns the former one.
+    pub(crate) fn replace(&mut self, next: Agent) -> Agent {
+        self.starvation.watch(&next);
+        std::mem::replace(&mut self.a, next)
     }
 
     /// Kills the agent of the clients' node, and starts another one.
-    pub(crate) fn kill_and_start(&mut self) -> Result<Agent> {
+    pub(crate) fn kill_and_start(&mut self) -> Result<()> {
         self.a.signal(Signal::SIGKILL)?;
         self.a.ended()?;
-        self.pair.agent(&self.pair.a, &ARGS)
+        let next = self.successor()?.started()?;
+        drop(self.replace(next));
+        Ok(())
     }
 
     /// Writes the documents again, with something else that nobody uses.
@@ -128,6 +208,107 @@ impl World {
         self.edits += 1;
         self.pair.config.write(&mesh(&self.pair, &self.near_pod, &self.shop, self.edits))
     }
+
+    /// From now on the clock of node `n` is ahead by `ahead_ms`, whatever else happens to it.
+    pub(crate) fn skew(&mut self, n: usize, ahead_ms: i64) -> Result<()> {
+        *either(&mut self.skews_ms, n) = ahead_ms;
+        either(&mut self.clocks, n).set(ahead_ms)
+    }
+
+    /// Sets the clock of node `n` ahead by so much more, and waits until its agent logs `noticed`.
+    pub(crate) fn set_clock(&mut self, n: usize, ahead_ms: i64, noticed: &str) -> Result<()> {
+        let before = self.agent(n).log_bytes();
+        let skew_ms = *either(&mut self.skews_ms, n);
+        either(&mut self.clocks, n).set(skew_ms + ahead_ms)?;
+        let agent = self.agent(n);
+        eventually("the agent to notice its clock", DEADLINE, || {
+            agent.log_from(before).contains(noticed).then_some(())
+        })
+    }
+
+    /// The last line about each kind of failure, of both access logs.
+    pub(crate) fn failures(&self) -> Result<Vec<String>> {
+        let mut quoted = Vec::new();
+        for node in [&self.pair.a, &self.pair.b] {
+            let path = self.log_folder(node).join("access.log");
+            let text = fs::read_to_string(path).context("cannot read an access log")?;
+            let mut kinds = BTreeSet::new();
+            let failed = text.lines().rev().filter(|line| !line.contains("\"failure\":null"));
+            quoted.extend(failed.filter(|line| kinds.insert(kind(line))).map(str::to_owned));
+        }
+        Ok(quoted)
+    }
+
+    /// Empties the access logs, to which agents append.
+    pub(crate) fn empty_logs(&self) -> Result<()> {
+        for node in [&self.pair.a, &self.pair.b] {
+            let log = File::options().write(true).open(self.log_folder(node).join("access.log"));
+            log.and_then(|log| log.set_len(0)).context("cannot empty an access log")?;
+        }
+        Ok(())
+    }
+
+    /// Copies the agents' logs into `folder`.
+    pub(crate) fn keep_logs(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).context("cannot make the folder of logs")?;
+        for node in [&self.pair.a, &self.pair.b] {
+            let to = folder.join(format!("{}.log", node.name()));
+            fs::copy(self.log_folder(node).join("agent.log"), to).context("cannot copy a log")?;
+        }
+        Ok(())
+    }
+
+    fn log_folder(&self, node: &Node) -> PathBuf {
+        self.pair.lab.state().join(node.name())
+    }
+}
+
+/// Waits until a client reaches both servers of the other node, and the one of its own at `near`.
+fn serves(client: &Pod, near: SocketAddr) -> Result<()> {
+    let fails = |to| {
+        let outcome = Client::to(to).echo("x").run(client);
+        outcome.map_or(true, |outcome| outcome.totals.failed > 0)
+    };
+    eventually("everything to work", DEADLINE, || {
+        let answers = http::ask(client, SHOP, &[Ask::get("/get")]).ok()?;
+        let is_answered = answers.first().is_some_and(|answer| answer.status == 200);
+        (is_answered && ![ECHO, near].into_iter().any(fails)).then_some(())
+    })
+}
+
+/// Waits until an agent opens and closes no descriptors for a while, and says how many it has.
+fn settled(agent: &Agent) -> Result<usize> {
+    let (mut last, mut since) = (0, Instant::now());
+    eventually("the agent to be at rest", DEADLINE, || {
+        let now = agent.descriptors().ok()?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        (since.elapsed() >= REST).then_some(now)
+    })
+}
+
+/// The failure that a line of an access log is about, and its destination.
+fn kind(line: &str) -> String {
+    let line: Value = serde_json::from_str(line).unwrap_or_default();
+    let of = |field: &str| line[field].to_string();
+    ["destination_workload", "failure", "failure_side", "upstream_transport_failure_reason"]
+        .map(of)
+        .concat()
+}
+
+/// The one of node 0 or of node 1.
+const fn either<T>(both: &mut [T; 2], n: usize) -> &mut T {
+    let [a, b] = both;
+    if n == 0 { a } else { b }
+}
+
+/// Starts an agent of `node`, and does not wait.
+fn spawn(pair: &Pair, node: &Node, clock: &WallClock) -> Result<Agent> {
+    let ca = pair.lab.state().join("ca").join(node.name());
+    let options = Options { ca: &ca, config: pair.config.path(), args: &ARGS };
+    let variables = clock.variables();
+    Agent::spawn_with(node, &options, &variables.each_ref().map(|(name, it)| (*name, it.as_str())))
 }
 
 fn mesh(pair: &Pair, near: &Pod, shop: &Pod, edit: u32) -> Mesh {

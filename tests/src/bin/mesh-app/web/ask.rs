@@ -16,6 +16,7 @@ use tokio::time::{Interval, interval_at, timeout};
 
 use super::{ask_http1, ask_http2};
 use crate::args::{Http, Target};
+use crate::connect::AGAIN;
 use crate::dial::dial;
 use crate::{client, control, tell};
 
@@ -118,6 +119,9 @@ async fn work(shared: Arc<Shared>, mut times: Option<Interval>) -> Result<()> {
         }
         answer.total_us = client::micros(start);
         shared.add(&answer);
+        if shared.continuous && answer.error.is_some() {
+            tokio::time::sleep(AGAIN).await;
+        }
         if !shared.continuous {
             tell(&Event::Answer(answer))?;
         }
