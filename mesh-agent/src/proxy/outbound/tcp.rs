@@ -11,7 +11,7 @@ use crate::bounds::{Held, Use};
 use crate::failure::{Failure, Kind, Retry, Side};
 use crate::io::copy::{self, Carried, CopyError};
 use crate::io::leg::Leg;
-use crate::io::relay::RelayError;
+use crate::io::relay::{RelayError, Unsent};
 use crate::model::trace::Trace;
 use crate::model::workload::Workload;
 use crate::proxy::Context;
@@ -27,6 +27,10 @@ use crate::task::fair;
 use crate::task::scope::Scope;
 use crate::telemetry::{Peer, Reporter};
 use crate::tunnels::{Counts, Ended};
+
+/// So many tunnels are tried for a connection that none of them takes: after a partition those that were
+/// open are silent one after the other, and the next one is new.
+const TUNNELS: u32 = 4;
 
 /// A connection that the agent serves.
 pub struct Accepted {
@@ -139,7 +143,7 @@ async fn serve(
     let from = Reach { realm, worker, local, client: seen, shared, trace, hostname };
     let counts = Counts { to_peer: &conn.carried.sent, from_peer: &conn.carried.received };
     let patience = context.options.tunnels.answer_timeout;
-    let mut again = None;
+    let (mut sent, mut tried) = (Unsent::new(), 1);
     loop {
         let (stream, lease) = match reach(context, from, &endpoint).await? {
             Upstream::Mesh(stream, lease) => (stream, lease),
@@ -147,14 +151,12 @@ async fn serve(
                 return relay(&mut leg, &mut upstream, &conn.carried).await;
             }
         };
-        let is_first = again.is_none();
-        let sent = again.take().unwrap_or_default();
         let another = || upstream::another(context, (realm, local), from, &endpoint);
         match stream.relay(&mut leg, sent, counts, patience, another).await {
-            Err(Ended::NotTaken(sent)) if is_first => {
-                // The peer is stopping, or has as many streams as it takes.
+            Err(Ended::NotTaken(unsent)) if tried < TUNNELS => {
+                // The peer is stopping, has as many streams as it takes, or was not heard on this tunnel.
                 lease.close();
-                again = Some(sent);
+                (sent, tried) = (unsent, tried + 1);
             }
             ended => return ended.map_err(failed),
         }
