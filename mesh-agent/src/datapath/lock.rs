@@ -70,7 +70,7 @@ impl Drop for NodeLock {
         }
         drop(lock);
         if let Some(bpffs) = &self.mounted
-            && fs::read_dir(bpffs).is_ok_and(|mut all| all.next().is_none())
+            && self.folder.parent().is_some_and(|all_nodes| !all_nodes.exists())
         {
             // Somebody else may use it by now: then it stays.
             let _in_use: io::Result<()> = bpffs::unmount(bpffs);

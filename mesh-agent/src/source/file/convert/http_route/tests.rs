@@ -563,8 +563,7 @@ fn a_document_has_no_more_than_is_taken() {
     assert_eq!((problems.is_fatal, found(&problems)), (true, expect.map(String::from).to_vec()));
     // What is beyond the lists' bounds is not looked at, and not every problem is told.
     let wrong = "{matches: [{method: nothing}]}";
-    let (_, problems) =
-        read(Kind::Http, &format!("{{rules: [{}]}}", vec![wrong; 1000].join(", ")));
+    let (_, problems) = read(Kind::Http, &format!("{{rules: [{}]}}", vec![wrong; 1000].join(", ")));
     assert_eq!((problems.is_fatal, found(&problems).len()), (true, 1 + 16));
     let parents = vec!["{name: a, port: 0}"; 1000].join(", ");
     let (_, problems) = read(Kind::Http, &format!("{{parentRefs: [{parents}], rules: [{{}}]}}"));
