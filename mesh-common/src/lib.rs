@@ -42,8 +42,10 @@ pub const OUTBOUND_PORT: u16 = 15001;
 /// the kernel only (Istio's convention for plaintext).
 pub const PLAINTEXT_PORT: u16 = 15006;
 
-/// After how much silence the agent counts as hung, in nanoseconds. It beats every 200 ms.
-pub const HEARTBEAT_LIMIT_NS: u64 = 800_000_000;
+/// After how much silence the agent counts as hung, in nanoseconds. It beats every 200 ms: a machine that is
+/// busy, or was paused for a moment, keeps it from several beats. An agent that has ended is noticed at once,
+/// by its listeners.
+pub const HEARTBEAT_LIMIT_NS: u64 = 2_000_000_000;
 
 /// The port of the HBONE listener of each workload (Istio's convention).
 pub const HBONE_PORT: u16 = 15008;

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// How long the kernel may take to notice an agent that hangs.
-const NOTICED: Duration = Duration::from_secs(1);
+const NOTICED: Duration = Duration::from_millis(2_500);
 
 /// A pair with a policy for everybody, both agents, and another pod beside the client.
 struct World {
@@ -138,8 +138,8 @@ fn open_does_not_take_plaintext_where_it_is_not_acceptable() {
     check_killed(&policy().mtls("STRICT").failure("open"), DENIED, None);
 }
 
-/// Stops the agent as a debugger would, and checks that connections meet the failure mode within a
-/// second, and the agent again when it goes on.
+/// Stops the agent as a debugger would, and checks that connections meet the failure mode within two
+/// seconds and a little, and the agent again when it goes on.
 #[track_caller]
 fn check_hung(policy: &MeshPolicy, far: Option<&str>) {
     let mut world = start(policy);
@@ -166,7 +166,7 @@ fn check_hung(policy: &MeshPolicy, far: Option<&str>) {
 }
 
 #[test]
-fn a_hung_agent_is_noticed_within_a_second() {
+fn a_hung_agent_is_noticed_within_two_seconds() {
     check_hung(&policy().failure("static"), DENIED);
     check_hung(&policy().failure("open"), None);
 }
