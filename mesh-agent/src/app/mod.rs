@@ -92,6 +92,11 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         TrustDomains::new(identities.trust_domain(), settings.identity().trust_domain_aliases);
     let source = FileSource::new(settings.config().to_owned(), domains, settings.allow_empty())
         .context("reading the configuration")?;
+    anyhow::ensure!(
+        predecessor.is_none() || !source.is_cut(),
+        "the configuration directory has more files than are read: the agent that runs goes on, which \
+         has policies in force that may be among the others"
+    );
     let cgroup_root = cgroup::root().context("finding cgroup v2")?;
     let datapath = settings.datapath(&cgroup_root);
     cgroup::contains_own(&datapath.cgroup, &cgroup_root).context("choosing the cgroup")?;
@@ -131,7 +136,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (updates, updated) = mpsc::channel(defaults::UPDATE_QUEUE);
     let (again, asked) = file::channel();
     let (enrolled_tx, enrolled) = watch::channel(None);
-    control.spawn_on(config.runtimes().next(), source.run(updates, asked, control.clone()));
+    let read = ready.gate("all configuration files read");
+    control.spawn_on(config.runtimes().next(), source.run(updates, asked, read, control.clone()));
     control.spawn_on(config.runtimes().next(), store::run(publisher, updated));
     let (namespaces_tx, namespaces) = watch::channel(Arc::default());
     let own = socket::current_netns_cookie().context("reading the namespace's cookie")?;

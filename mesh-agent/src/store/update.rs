@@ -100,6 +100,11 @@ impl Object {
 }
 
 impl Kind {
+    /// Whether it says what may connect, or how.
+    pub const fn is_policy(self) -> bool {
+        matches!(self, Self::MeshPolicy | Self::PeerAuthentication | Self::AuthorizationPolicy)
+    }
+
     /// The word of the `kind` field.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -161,7 +161,39 @@ fn a_policy_with_a_mistake_lets_nothing_pass() {
         })
         .unwrap();
     });
+    let name = "an authorization policy with a typo in its kind";
+    arena.attack(name, Trace::Condition(&["AuthorizationPolcy", "did you mean"]), || {
+        let spec = "{selector: {matchLabels: {app: beside}}, action: DENY, rules: [{}]}";
+        let text = document("security.istio.io/v1", "AuthorizationPolcy", spec);
+        pair.config.write_file(FILE, &text).unwrap();
+    });
+    let refused = || Client::to(to).echo("x").run(&pair.client).unwrap().totals.failed == 1;
+    assert!(refused());
+    // As an agent has it that starts with it.
+    drop(b);
+    let _b = pair.agent(&pair.b, &[]).unwrap();
+    assert!(refused());
     assert_eq!(Client::to(ECHO).echo("x").run(&pair.client).unwrap().totals.failed, 0);
+}
+
+#[test]
+fn more_files_than_are_read_take_down_nothing() {
+    let pair = Pair::new().unwrap();
+    let (a, b) = (pair.agent(&pair.a, &[]).unwrap(), pair.agent(&pair.b, &[]).unwrap());
+    let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
+    let good = || assert_eq!(hello().run(&pair.client).unwrap().totals.failed, 0);
+    let bystander = Bystander::between(&a, &b);
+    let arena = Arena { by: "author", agent: &a, serves: &good, bystander: &bystander };
+    let path = |n: usize| pair.config.path().join(format!("00-{n}.yaml"));
+    arena.attack("more files than are read", Trace::Condition(&["LimitExceeded", "files"]), || {
+        for n in 0..10_000 {
+            fs::File::create(path(n)).unwrap();
+        }
+    });
+    eventually("an agent that is not ready", DEADLINE, || (!a.ready()).then_some(())).unwrap();
+    (0..10_000).for_each(|n| fs::remove_file(path(n)).unwrap());
+    eventually("an agent that is ready", DEADLINE, || a.ready().then_some(())).unwrap();
+    good();
 }
 
 /// A workload of another namespace, first by name, in the place of a pod; it takes plaintext.

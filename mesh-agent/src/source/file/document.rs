@@ -10,22 +10,29 @@ use serde::Deserialize as _;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::model::condition::{Condition, Location, Reason};
+use crate::model::id::ResourceName;
 use crate::model::policy::{AuthorizationPolicy, MeshPolicy, PolicyKind};
 use crate::model::trust_domain::TrustDomains;
 use crate::store::update::{Key, Kind, Object, Resource};
 
 use super::convert::{self, Problem, Problems, Written};
 use super::header::{Class, Fill, Header, Selected};
+use super::like::Likely;
 use super::read::text_fingerprint;
 use super::split::{self, Piece};
 use super::yaml::{self, Unreadable};
-use super::{locate, schema};
+use super::{locate, salvage, schema};
 
 /// The most documents in one file.
 const MAX_DOCUMENTS: usize = 100_000;
 
 /// How many broken items of one list are told apart. Each costs one more reading of the list.
 const MAX_BROKEN_ITEMS: usize = 32;
+
+/// The documents that are read.
+const READ: &str = "write v1 Service, gateway.networking.k8s.io/v1 HTTPRoute, GRPCRoute or TCPRoute, \
+     security.istio.io/v1 AuthorizationPolicy or PeerAuthentication, networking.istio.io/v1 \
+     ServiceEntry, or nodemesh.dev/v1alpha1 Workload or MeshPolicy, or remove it";
 
 /// One document, or one item of a list, after reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +49,8 @@ pub(super) enum Outcome {
     /// It cannot be used, and nothing may pass that it might forbid: what is in force in its place,
     /// unless it was good before.
     Closed(Resource),
+    /// The same of a document that may have been any of its file's before.
+    ClosedUnknown(Resource),
     /// It is none of the mesh's business.
     Foreign,
     /// It can be used.
@@ -104,7 +113,11 @@ pub(super) fn read(file: &Path, text: &str, domains: &TrustDomains, last: &Docum
             Some(again) => documents.all.extend(again),
             None => reader.read(&mut documents.all),
         }
-        documents.found.insert(fingerprint, (piece.line, first..documents.all.len()));
+        // One without a name is called by its line, which may be another the next time.
+        let is_named = |document: &Document| !matches!(document.outcome, Outcome::ClosedUnknown(_));
+        if documents.all.iter().skip(first).all(is_named) {
+            documents.found.insert(fingerprint, (piece.line, first..documents.all.len()));
+        }
     }
     documents
 }
@@ -122,8 +135,7 @@ impl Reader<'_> {
         let mut header = Header::alone();
         let fill = Fill { header: &mut header, with_items: true };
         if let Err(error) = yaml::parse(self.piece.text, fill) {
-            documents.push(self.broken(&header, error));
-            return;
+            return self.read_damaged(&error, documents);
         }
         match header.class() {
             Class::Known(kind) => {
@@ -134,11 +146,45 @@ impl Reader<'_> {
                         self.locate(std::slice::from_mut(&mut document));
                         document
                     }
-                    Err(error) => self.broken(&header, error),
+                    Err(error) => self.broken(&header, error, true),
                 });
             }
             Class::List => self.read_list(&header, documents),
+            Class::LikeList => {
+                documents.push(self.unknown(&header, 1));
+                self.read_list(&header, documents);
+            }
+            Class::Like(likely) => {
+                let mut document = self.like(&header, likely, "");
+                self.locate(std::slice::from_mut(&mut document));
+                documents.push(document);
+            }
             Class::Unknown => documents.push(self.unknown(&header, 1)),
+        }
+    }
+
+    /// Reads a document with an error that keeps its header from being read with the rest.
+    fn read_damaged(&self, error: &Unreadable, documents: &mut Vec<Document>) {
+        let headers = salvage::headers(self.piece.text);
+        let is_sure = headers.len() == 1;
+        for header in &headers {
+            match header.class() {
+                Class::List | Class::LikeList => self.lose_list(header, error, documents),
+                _ => documents.push(self.broken(header, error.clone(), is_sure)),
+            }
+        }
+    }
+
+    /// A list that cannot be read: what was known of the file stays, and its policies are closed.
+    fn lose_list(&self, list: &Header, error: &Unreadable, documents: &mut Vec<Document>) {
+        documents.push(self.broken(&Header::default(), error.clone(), true));
+        for (item, line) in &list.items {
+            let outcome = self.unusable(item, Some(*line), true);
+            if matches!(outcome, Outcome::Closed(_) | Outcome::ClosedUnknown(_)) {
+                let mut document = self.broken(item, error.clone(), true);
+                document.outcome = outcome;
+                documents.push(document);
+            }
         }
     }
 
@@ -153,12 +199,13 @@ impl Reader<'_> {
             };
             let index = item_index(&error.path).filter(|index| broken.insert(*index));
             let (Some(index), true) = (index, broken.len() <= MAX_BROKEN_ITEMS) else {
-                // The list itself, or too much of it: what was known of the file stays.
-                documents.push(self.broken(&Header::default(), error));
+                // The list itself, or too much of it.
+                self.lose_list(list, &error, documents);
                 return;
             };
-            let Some((item, _)) = list.items.get(index) else { return };
-            documents.push(self.broken(item, error));
+            let Some((item, line)) = list.items.get(index) else { return };
+            let outcome = self.unusable(item, Some(*line), true);
+            documents.push(Document { outcome, ..self.broken(item, error, true) });
             if let Some(kind) = kinds.get_mut(index) {
                 *kind = Class::List;
             }
@@ -171,7 +218,14 @@ impl Reader<'_> {
                     documents.push(self.convert(item, (*line, &path), written));
                 }
                 None if broken.contains(&i) => {}
-                None => documents.push(self.unknown(item, *line)),
+                None => documents.push(match item.class() {
+                    Class::Like(likely) => {
+                        let outcome = self.unusable(item, Some(*line), likely.is_sure);
+                        let path = format!("items[{i}].");
+                        Document { outcome, ..self.like(item, likely, &path) }
+                    }
+                    _ => self.unknown(item, *line),
+                }),
             }
         }
         if let Some(converted) = documents.get_mut(read..) {
@@ -202,34 +256,50 @@ impl Reader<'_> {
                 let location = self.location(if prefix.is_empty() { content } else { line });
                 Outcome::Good(Resource { location, object })
             }
-            None => self.unusable(header, prefix.is_empty()),
+            None => self.unusable(header, (!prefix.is_empty()).then_some(line), true),
         };
         Document { outcome, conditions }
     }
 
-    /// The outcome of a document that cannot be used; `alone`: it is no item of a list.
-    fn unusable(&self, header: &Header, alone: bool) -> Outcome {
-        let Some(key) = header.key() else { return Outcome::Broken(None) };
+    /// The outcome of a document that cannot be used; `item`: the line of the list's item that it is.
+    /// `is_sure`: it is known which document it is.
+    fn unusable(&self, header: &Header, item: Option<usize>, is_sure: bool) -> Outcome {
+        let (kind, is_sure) = match header.class() {
+            Class::Known(kind) => (kind, is_sure),
+            Class::Like(likely) => (likely.kind, is_sure && likely.is_sure),
+            Class::List | Class::LikeList | Class::Unknown => return Outcome::Broken(None),
+        };
+        let location = self.location(self.first_line());
+        let is_known = is_sure && header.name().is_some();
+        let name = header.name().unwrap_or_else(|| {
+            let line = item.map_or(location.line, |line| self.location(line).line);
+            let file = self.file.file_name().unwrap_or_default().to_string_lossy();
+            // A name that no document can have.
+            let name = format!("{}:{line}", yaml::printable(&file));
+            ResourceName::new(header.namespace(), name)
+        });
         let text = self.piece.text;
         // The workloads that it is for are all that has to be known. Where that cannot be read, it is
         // for all of its namespace.
-        let selector = || if alone { Selected::read(text) } else { BTreeMap::new() };
-        let name = key.name.clone();
+        let selector = || if item.is_none() { Selected::read(text) } else { BTreeMap::new() };
         let carried = |kind, name| {
             let policy = MeshPolicy::closed(kind, (name, selector()), text);
             policy.map(|policy| Object::MeshPolicy(policy.into()))
         };
-        let object = match key.kind {
+        let object = match kind {
             Kind::AuthorizationPolicy => {
-                let policy = AuthorizationPolicy::deny_all(name, selector());
+                let policy = AuthorizationPolicy::deny_all(name.clone(), selector());
                 Some(Object::AuthorizationPolicy(policy.into()))
             }
-            Kind::PeerAuthentication => carried(PolicyKind::PeerAuthentication, name),
-            Kind::MeshPolicy => carried(PolicyKind::Mesh, name),
+            Kind::PeerAuthentication => carried(PolicyKind::PeerAuthentication, name.clone()),
+            Kind::MeshPolicy => carried(PolicyKind::Mesh, name.clone()),
             _ => None,
         };
-        let Some(object) = object else { return Outcome::Broken(Some(key)) };
-        Outcome::Closed(Resource { location: self.location(self.first_line()), object })
+        match object.map(|object| Resource { location, object }) {
+            Some(resource) if is_known => Outcome::Closed(resource),
+            Some(resource) => Outcome::ClosedUnknown(resource),
+            None => Outcome::Broken(is_known.then_some(Key { kind, name })),
+        }
     }
 
     /// Finds the lines of the fields that the conditions of converted documents name.
@@ -248,7 +318,7 @@ impl Reader<'_> {
         }
     }
 
-    fn broken(&self, header: &Header, error: Unreadable) -> Document {
+    fn broken(&self, header: &Header, error: Unreadable, is_sure: bool) -> Document {
         let condition = Condition {
             location: self.location(error.line.unwrap_or_else(|| self.first_line())),
             subject: header.subject(),
@@ -256,19 +326,33 @@ impl Reader<'_> {
             reason: Reason::Invalid,
             message: error.message,
         };
-        Document { outcome: self.unusable(header, header.is_alone), conditions: vec![condition] }
+        let item = (!header.is_alone).then_some(1);
+        Document { outcome: self.unusable(header, item, is_sure), conditions: vec![condition] }
+    }
+
+    /// A document that is most likely meant to be of another kind or version; its fields are below
+    /// `prefix`.
+    fn like(&self, header: &Header, likely: Likely, prefix: &str) -> Document {
+        let Document { mut conditions, .. } = self.unknown(header, 1);
+        let field = if header.kind == likely.kind.as_str() { "apiVersion" } else { "kind" };
+        for condition in &mut conditions {
+            condition.field = format!("{prefix}{field}");
+        }
+        let item = (!prefix.is_empty()).then_some(1);
+        Document { outcome: self.unusable(header, item, true), conditions }
     }
 
     fn unknown(&self, header: &Header, line: usize) -> Document {
+        let remedy = match header.class() {
+            Class::Like(likely) => format!("did you mean `{}`?", likely.words()),
+            Class::LikeList => "did you mean `v1 List`? Its items are read".to_owned(),
+            _ => READ.to_owned(),
+        };
         let mut condition = self.whole(
             header.subject(),
             Reason::UnsupportedValue,
             format!(
-                "documents with apiVersion `{}` and kind `{}` are not read; write v1 Service, \
-                 gateway.networking.k8s.io/v1 HTTPRoute, GRPCRoute or TCPRoute, \
-                 security.istio.io/v1 AuthorizationPolicy or PeerAuthentication, \
-                 networking.istio.io/v1 ServiceEntry, or \
-                 nodemesh.dev/v1alpha1 Workload or MeshPolicy, or remove it",
+                "documents with apiVersion `{}` and kind `{}` are not read; {remedy}",
                 yaml::printable(&header.api_version),
                 yaml::printable(&header.kind)
             ),
@@ -390,7 +474,7 @@ impl<'de> Visitor<'de> for Items<'_> {
         for class in self.0 {
             items.push(match class {
                 Class::Known(kind) => seq.next_element_seed(Item(*kind))?,
-                Class::List | Class::Unknown => {
+                Class::List | Class::Like(_) | Class::LikeList | Class::Unknown => {
                     seq.next_element::<IgnoredAny>()?;
                     None
                 }

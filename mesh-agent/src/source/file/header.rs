@@ -9,16 +9,18 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_saphyr::Spanned;
 
 use crate::model::id::ResourceName;
-use crate::store::update::{Key, Kind};
+use crate::store::update::Kind;
 
 use super::convert::DEFAULT_NAMESPACE;
+use super::like::{self, Likely};
 
 /// `apiVersion`, `kind` and `metadata` of a document.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) api_version: String,
     pub(super) kind: String,
-    name: Option<ResourceName>,
+    name: Option<String>,
+    namespace: Option<String>,
     /// It is no item of a list.
     pub(super) is_alone: bool,
     /// Of a `List`: what is in it, and on which line of the document each begins.
@@ -30,6 +32,10 @@ pub(super) struct Header {
 pub(super) enum Class {
     Known(Kind),
     List,
+    /// A kind or version that is not read, most likely by mistake.
+    Like(Likely),
+    /// The same of a list.
+    LikeList,
     Unknown,
 }
 
@@ -66,23 +72,36 @@ impl Header {
                 "security.istio.io/v1" | "security.istio.io/v1beta1" | "nodemesh.dev/v1alpha1",
                 "AuthorizationPolicy",
             ) => Class::Known(Kind::AuthorizationPolicy),
-            _ => Class::Unknown,
+            (api_version, kind) => like::class(api_version, kind),
         }
     }
 
-    /// Its identity, if it is of a kind that the mesh knows and has a name.
-    pub(super) fn key(&self) -> Option<Key> {
-        match self.class() {
-            Class::Known(kind) => Some(Key { kind, name: self.name.clone()? }),
-            Class::List | Class::Unknown => None,
+    /// Its namespace and name, if it has a name.
+    pub(super) fn name(&self) -> Option<ResourceName> {
+        self.name.clone().map(|name| ResourceName::new(self.namespace(), name))
+    }
+
+    /// Its namespace.
+    pub(super) fn namespace(&self) -> String {
+        self.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
+    }
+
+    /// Adds what `other` has and this one has not.
+    pub(super) fn complete(&mut self, other: Self) {
+        for (to, from) in [(&mut self.api_version, other.api_version), (&mut self.kind, other.kind)]
+        {
+            if to.is_empty() {
+                *to = from;
+            }
         }
+        self.name = self.name.take().or(other.name);
+        self.namespace = self.namespace.take().or(other.namespace);
     }
 
     /// For people: `Service default/echo`, or as much of it as could be read.
     pub(super) fn subject(&self) -> String {
         let kind = if self.kind.is_empty() { "document" } else { &self.kind };
-        let subject =
-            self.name.as_ref().map_or_else(|| kind.to_owned(), |name| format!("{kind} {name}"));
+        let subject = self.name().map_or_else(|| kind.to_owned(), |name| format!("{kind} {name}"));
         super::yaml::printable(&subject)
     }
 }
@@ -114,7 +133,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
             match key.as_str() {
                 "apiVersion" => self.header.api_version = map.next_value()?,
                 "kind" => self.header.kind = map.next_value()?,
-                "metadata" => self.header.name = map.next_value::<Name>()?.resource(),
+                "metadata" => map.next_value_seed(Metadata(self.header))?,
                 "items" if self.with_items => map.next_value_seed(Items(&mut self.header.items))?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -125,17 +144,35 @@ impl<'de> Visitor<'de> for Fill<'_> {
     }
 }
 
-/// The part of `metadata` that identifies.
-#[derive(Deserialize)]
-struct Name {
-    name: Option<String>,
-    namespace: Option<String>,
+/// The part of `metadata` that identifies, kept as far as it can be read.
+struct Metadata<'a>(&'a mut Header);
+
+impl<'de> DeserializeSeed<'de> for Metadata<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
 }
 
-impl Name {
-    fn resource(self) -> Option<ResourceName> {
-        let namespace = self.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-        self.name.map(|name| ResourceName::new(namespace, name))
+impl<'de> Visitor<'de> for Metadata<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "name" => self.0.name = map.next_value()?,
+                "namespace" => self.0.namespace = map.next_value()?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -79,11 +79,17 @@ impl State {
 
 impl Looks {
     /// A number that changes when any file of `dir` does. Reads those that may have changed. Not for
-    /// use against adversaries.
-    pub(super) fn fingerprint(&mut self, dir: &Path, now: SystemTime) -> u64 {
+    /// use against adversaries. `is_known`: see [`read::files`].
+    pub(super) fn fingerprint(
+        &mut self,
+        dir: &Path,
+        is_known: impl Fn(&Path) -> bool,
+        now: SystemTime,
+    ) -> u64 {
         let mut hasher = DefaultHasher::new();
-        match read::files(dir) {
+        match read::files(dir, is_known) {
             Ok(files) => {
+                files.n_all.hash(&mut hasher);
                 let instant = Instant::now();
                 if self.all.is_none_or(|all| instant - all >= ALL_AGAIN) {
                     self.all = Some(instant);
@@ -92,7 +98,7 @@ impl Looks {
                 // Those that are gone are forgotten.
                 let mut before = std::mem::take(&mut self.files);
                 let mut n_read = 0;
-                for file in files {
+                for file in files.read {
                     let look = before.remove(&file).filter(|look| look.is_of(&file));
                     let look = look.unwrap_or_else(|| {
                         n_read += 1;
@@ -115,12 +121,12 @@ impl Looks {
 
     /// Whether nothing seems to have been written since the files were looked at. Enough to know that who
     /// writes them has stopped, but not what is in them: two changes may have the same time.
-    pub(super) fn are_settled(&self, dir: &Path) -> bool {
+    pub(super) fn are_settled(&self, dir: &Path, is_known: impl Fn(&Path) -> bool) -> bool {
         // A folder that cannot be read is for those to report who read it.
-        let Ok(files) = read::files(dir) else { return true };
+        let Ok(files) = read::files(dir, is_known) else { return true };
         let is_same =
             |file: &PathBuf| self.files.get(file).is_some_and(|look| look.state == State::of(file));
-        files.len() == self.files.len() && files.iter().all(is_same)
+        files.read.len() == self.files.len() && files.read.iter().all(is_same)
     }
 
     /// Whether the text of a file is sure to be the one with this fingerprint.
@@ -178,7 +184,8 @@ mod tests {
 
         /// Looks after so long; with the fingerprint, and how many files were read.
         fn look(&mut self, later: Duration) -> (u64, usize) {
-            let fingerprint = self.looks.fingerprint(self.dir.path(), clock::now() + later);
+            let fingerprint =
+                self.looks.fingerprint(self.dir.path(), |_| false, clock::now() + later);
             (fingerprint, self.looks.n_read)
         }
     }

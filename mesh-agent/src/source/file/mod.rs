@@ -10,16 +10,19 @@ mod yaml;
 mod locate;
 mod schema;
 mod convert;
+mod like;
 mod header;
+mod salvage;
 mod document;
 mod looks;
 mod read;
 mod watch;
 mod in_force;
+mod merge;
 mod news;
 mod again;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,12 +32,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::failure::chain;
 use crate::model::condition::{Condition, Location, Reason};
 use crate::model::trust_domain::TrustDomains;
-use crate::store::update::{Key, Kind, Resource, Update};
+use crate::store::update::{Resource, Update};
 use crate::task::clock;
+use crate::task::ready::Gate;
 use crate::task::scope::Scope;
 
 use document::{Document, Documents, Outcome};
-use in_force::{InForce, Next};
+use in_force::InForce;
 use looks::Looks;
 use watch::{Change, Watch};
 
@@ -69,6 +73,8 @@ pub struct FileSource {
     files: BTreeMap<PathBuf, Contents>,
     /// The documents in force.
     good: InForce,
+    /// Whether the directory had more files than are read, when it was last looked at.
+    is_cut: bool,
 }
 
 /// The document in force under one name.
@@ -105,9 +111,9 @@ impl FileSource {
     ///
     /// The directory cannot be read now. Later that is a condition.
     pub fn new(dir: PathBuf, domains: TrustDomains, allow_empty: bool) -> Result<Self, Error> {
-        read::files(&dir)?;
+        let is_cut = read::files(&dir, |_| false)?.is_cut();
         let (looks, files, good) = (Looks::default(), BTreeMap::new(), InForce::default());
-        Ok(Self { dir, domains, allow_empty, looks, files, good })
+        Ok(Self { dir, domains, allow_empty, looks, files, good, is_cut })
     }
 
     /// Reads the directory and says what is in force now.
@@ -115,15 +121,18 @@ impl FileSource {
     /// A document that is broken now and was good before stays as it was. If it cannot be told
     /// which one it was, all that its file once said, and no document says now, stays.
     pub fn load(&mut self) -> Update {
-        let files = match read::files(&self.dir) {
+        let is_known = |file: &Path| self.files.contains_key(file);
+        let files = match read::files(&self.dir, is_known) {
             Ok(files) => files,
             Err(error) => {
                 let condition = self.unreadable_directory(&error);
                 return self.update(vec![condition]);
             }
         };
+        self.is_cut = files.is_cut();
+        let cut = files.is_cut().then(|| self.too_many_files(files.n_all));
         let mut contents = BTreeMap::new();
-        for file in files {
+        for file in files.read {
             if let Some(read) = self.read(&file) {
                 contents.insert(file, read);
             }
@@ -134,8 +143,14 @@ impl FileSource {
             let condition = self.empty_directory();
             return self.update(vec![condition]);
         }
-        let conditions = self.merge();
+        let mut conditions = self.merge();
+        conditions.extend(cut);
         self.update(conditions)
+    }
+
+    /// Whether the directory has more files than are read: policies may be missing.
+    pub const fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// The number of documents that were read last, whether they are good or not.
@@ -144,17 +159,17 @@ impl FileSource {
     }
 
     /// Sends an update now, whenever the files say something else, and, if they do, when it is
-    /// asked to look, until `scope` drains.
-    pub async fn run(self, updates: mpsc::Sender<Update>, asked: Asked, scope: Scope) {
+    /// asked to look, until `scope` drains. Passes `whole` while all files are read.
+    pub async fn run(self, updates: mpsc::Sender<Update>, asked: Asked, whole: Gate, scope: Scope) {
         tokio::select! {
             biased;
             () = scope.draining() => {}
             () = updates.closed() => {}
-            () = self.follow(&updates, asked) => {}
+            () = self.follow(&updates, asked, whole) => {}
         }
     }
 
-    async fn follow(mut self, updates: &mpsc::Sender<Update>, mut asked: Asked) {
+    async fn follow(mut self, updates: &mpsc::Sender<Update>, mut asked: Asked, whole: Gate) {
         let mut watch = Watch::new(&self.dir)
             .inspect_err(|error| tracing::warn!(%error, "cannot watch; looking every 5 s instead"))
             .ok();
@@ -168,6 +183,11 @@ impl FileSource {
             let now = seen.take().unwrap_or_else(|| self.look());
             let began = Instant::now();
             let update = self.load();
+            if self.is_cut {
+                whole.close();
+            } else {
+                whole.pass();
+            }
             tracing::debug!(read_ms = began.elapsed().as_millis(), "read the configuration");
             if sent.as_ref() != Some(&update) {
                 let before = sent.as_ref().map_or(&[][..], |sent| &sent.conditions);
@@ -206,7 +226,7 @@ impl FileSource {
         }
         for _ in 0..MAX_SETTLES {
             sleep(settle).await;
-            if self.looks.are_settled(&self.dir) {
+            if self.looks.are_settled(&self.dir, |file| self.files.contains_key(file)) {
                 break;
             }
             now = self.look();
@@ -216,7 +236,8 @@ impl FileSource {
 
     /// See [`Looks::fingerprint`].
     fn look(&mut self) -> u64 {
-        self.looks.fingerprint(&self.dir, clock::now())
+        let files = &self.files;
+        self.looks.fingerprint(&self.dir, |file| files.contains_key(file), clock::now())
     }
 
     /// The documents of a file, or `None` if it has vanished meanwhile.
@@ -238,78 +259,6 @@ impl FileSource {
         Some(Contents { fingerprint, documents })
     }
 
-    /// Works out what is in force, from the files and what was in force before.
-    fn merge(&mut self) -> Vec<Condition> {
-        let (next, kept) = (self.good.next(), BTreeSet::new());
-        let mut merge = Merge { next, kept, conditions: Vec::new() };
-        for (file, contents) in &self.files {
-            merge.add_file(file, &contents.documents.all);
-        }
-        // A document that has moved from another file and is broken since.
-        let all = || self.files.values().flat_map(|contents| &contents.documents.all);
-        for document in all() {
-            match &document.outcome {
-                Outcome::Broken(Some(key)) => merge.keep(key),
-                Outcome::Closed(resource) => merge.keep(&resource.object.key()),
-                Outcome::Broken(None) | Outcome::Foreign | Outcome::Good(_) => {}
-            }
-        }
-        for (file, contents) in &self.files {
-            let is_unknown = |document: &Document| document.outcome == Outcome::Broken(None);
-            if contents.documents.all.iter().any(is_unknown) {
-                merge.keep_file(file);
-            }
-        }
-        for document in all() {
-            if let Outcome::Closed(resource) = &document.outcome {
-                merge.close(resource);
-            }
-        }
-        // Only now is it known what has stayed.
-        let Merge { next, kept, mut conditions, .. } = merge;
-        let of_file = |key: &Key| Some(&*next.get(key)?.resource.location.file);
-        let stayed: BTreeSet<&Path> = kept.iter().filter_map(of_file).collect();
-        for document in all() {
-            let key = match &document.outcome {
-                Outcome::Broken(key) => key.clone(),
-                Outcome::Closed(resource) => Some(resource.object.key()),
-                Outcome::Foreign | Outcome::Good(_) => continue,
-            };
-            let stays = match &key {
-                Some(key) if kept.contains(key) => {
-                    "; what was last good of it stays in force".to_owned()
-                }
-                Some(key) => match next.get(key) {
-                    Some(used) if used.is_closed => {
-                        let closed = match key.kind {
-                            Kind::AuthorizationPolicy => "all connections are refused",
-                            _ => "the strictest of each setting that it mentions is in force",
-                        };
-                        format!("; until then, for the workloads that it is for, {closed}")
-                    }
-                    Some(used) => format!("; until then {} is used", used.resource.location),
-                    None => "; until then it is left out".to_owned(),
-                },
-                None if document
-                    .conditions
-                    .iter()
-                    .any(|it| stayed.contains(&*it.location.file)) =>
-                {
-                    "; what was last good of the file stays in force".to_owned()
-                }
-                None => "; until then nothing that it holds is in force".to_owned(),
-            };
-            conditions.extend(document.conditions.iter().cloned().map(|mut condition| {
-                condition.message.push_str(&stays);
-                condition
-            }));
-        }
-        conditions.sort_by(|a, b| a.location.cmp(&b.location));
-        let next = next.into_parts();
-        self.good.become_next(next);
-        conditions
-    }
-
     fn update(&self, conditions: Vec<Condition>) -> Update {
         let resources = self.good.iter().map(|(_, good)| good.resource.clone()).collect();
         Update { source: NAME, resources, conditions }
@@ -323,6 +272,18 @@ impl FileSource {
             self.dir.display()
         );
         whole(&self.dir, "directory", message)
+    }
+
+    fn too_many_files(&self, n_all: usize) -> Condition {
+        let message = format!(
+            "the configuration directory {} has {n_all} files, and {} are read: {} are not, and until \
+             there are fewer, nothing that was in force is taken away; put several documents into \
+             one file, with lines `---` between them",
+            self.dir.display(),
+            read::MAX_FILES,
+            n_all - read::MAX_FILES,
+        );
+        Condition { reason: Reason::LimitExceeded, ..whole(&self.dir, "directory", message) }
     }
 
     fn unreadable_directory(&self, error: &Error) -> Condition {
@@ -352,122 +313,6 @@ async fn event(watch: &mut Option<&mut Watch>) -> Duration {
         Err(_elapsed) => events.renew(),
     }
     SETTLE
-}
-
-/// The documents in force next, as they are being worked out.
-struct Merge<'a> {
-    next: Next<'a>,
-    /// Those of them that were in force before, and are in no document now.
-    kept: BTreeSet<Key>,
-    conditions: Vec<Condition>,
-}
-
-impl Merge<'_> {
-    /// Adds a file's documents, in the order of the files: the first one of a name wins.
-    ///
-    /// Of several with one name, a broken one stays as it was only if it was the one in force: not
-    /// if another says the same as that, or is at its place among them.
-    fn add_file(&mut self, file: &Path, documents: &[Document]) {
-        // Of a file without a broken document, only the first of a name is ever in force.
-        let is_whole =
-            |document: &Document| matches!(document.outcome, Outcome::Good(_) | Outcome::Foreign);
-        if documents.iter().all(is_whole) {
-            for document in documents {
-                self.conditions.extend(document.conditions.iter().cloned());
-                if let Outcome::Good(resource) = &document.outcome {
-                    self.add(resource, 0);
-                }
-            }
-            return;
-        }
-        let mut seen = BTreeMap::<Key, usize>::new();
-        let mut nth = |key: &Key| {
-            let seen = seen.entry(key.clone()).or_default();
-            std::mem::replace(seen, *seen + 1)
-        };
-        let before = self.next.before();
-        let is_in_force = |(key, resource): &(Key, &Resource)| {
-            let is_it = |good: &Good| good.is_of(file) && good.resource.object == resource.object;
-            before.get(key).is_some_and(is_it)
-        };
-        let goods = documents.iter().filter_map(|document| match &document.outcome {
-            Outcome::Good(resource) => Some((resource.object.key(), resource)),
-            Outcome::Broken(_) | Outcome::Closed(_) | Outcome::Foreign => None,
-        });
-        let said: BTreeSet<Key> = goods.filter(is_in_force).map(|(key, _)| key).collect();
-        for document in documents {
-            match &document.outcome {
-                Outcome::Good(resource) => {
-                    let nth = nth(&resource.object.key());
-                    self.conditions.extend(document.conditions.iter().cloned());
-                    self.add(resource, nth);
-                }
-                Outcome::Foreign => self.conditions.extend(document.conditions.iter().cloned()),
-                // Its conditions are told when it is known what stays.
-                Outcome::Broken(None) => {}
-                Outcome::Broken(Some(key)) => self.keep_nth(file, key, nth(key), &said),
-                Outcome::Closed(resource) => {
-                    let key = resource.object.key();
-                    let nth = nth(&key);
-                    self.keep_nth(file, &key, nth, &said);
-                }
-            }
-        }
-    }
-
-    /// Puts the `nth` document of a name in force, unless an earlier one is.
-    fn add(&mut self, resource: &Resource, nth: usize) {
-        let good = Good { resource: resource.clone(), nth, is_closed: false };
-        let Err((key, good)) = self.next.insert(resource.object.key(), good) else { return };
-        let Some(winner) = self.next.get(&key) else { return };
-        self.conditions.push(Condition {
-            location: good.resource.location,
-            subject: key.to_string(),
-            field: "metadata.name".to_owned(),
-            reason: Reason::Conflicted,
-            message: format!(
-                "{} says the same name already, and the first one is used; rename or remove one of \
-                 them",
-                winner.resource.location
-            ),
-        });
-    }
-
-    /// Keeps what was in force under this name, if it was this one of a file's documents of the name.
-    fn keep_nth(&mut self, file: &Path, key: &Key, nth: usize, said: &BTreeSet<Key>) {
-        let was_it = |good: &Good| good.is_of(file) && good.nth == nth;
-        if !said.contains(key) && self.next.before().get(key).is_some_and(was_it) {
-            self.keep(key);
-        }
-    }
-
-    /// Puts what refuses everything in the place of a document that cannot be used and never was
-    /// good, unless something good has its name.
-    fn close(&mut self, resource: &Resource) {
-        let key = resource.object.key();
-        let good = Good { resource: resource.clone(), nth: 0, is_closed: true };
-        // One that is good has the name.
-        let _is_taken: Result<(), _> = self.next.insert(key, good);
-    }
-
-    /// Keeps what was in force under this name, unless something good has it now.
-    fn keep(&mut self, key: &Key) {
-        let before = self.next.before().get(key).filter(|good| !good.is_closed);
-        if let Some(before) = before
-            && self.next.insert(key.clone(), before.clone()).is_ok()
-        {
-            self.kept.insert(key.clone());
-        }
-    }
-
-    /// Keeps everything that this file once said, unless something good has its name now.
-    fn keep_file(&mut self, file: &Path) {
-        for (key, good) in self.next.before().iter() {
-            if good.is_of(file) {
-                self.keep(key);
-            }
-        }
-    }
 }
 
 /// A file of which nothing is known but that it is there.

@@ -1,5 +1,6 @@
 //! The files of a configuration directory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _};
@@ -9,8 +10,8 @@ use std::sync::LazyLock;
 /// The most bytes of one file.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// The most files in the directory.
-const MAX_FILES: usize = 10_000;
+/// The most files of the directory that are read.
+pub(super) const MAX_FILES: usize = 10_000;
 
 /// Why the directory or a file in it cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,39 +40,50 @@ pub enum Error {
     /// A file is too large.
     #[error("the file has more than {} MiB", MAX_FILE_BYTES >> 20)]
     TooLarge,
-    /// The directory has too many files.
-    #[error(
-        "the configuration directory {} has more than {MAX_FILES} files; put several documents into one \
-         file, with lines `---` between them",
-        dir.display()
-    )]
-    TooManyFiles {
-        /// The directory.
-        dir: PathBuf,
-    },
+}
+
+/// The configuration files of a directory.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Files {
+    /// Those that are read, sorted by name.
+    pub(super) read: Vec<PathBuf>,
+    /// How many there are.
+    pub(super) n_all: usize,
+}
+
+impl Files {
+    /// Whether there are more than are read.
+    pub(super) const fn is_cut(&self) -> bool {
+        self.n_all > self.read.len()
+    }
 }
 
 /// The configuration files in `dir`, sorted by name.
 ///
 /// They are those with the ending `.yaml` or `.yml` whose names do not begin with a dot. Symbolic
-/// links are followed; folders are not entered, so that a mounted `ConfigMap` is read once.
-pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+/// links are followed; folders are not entered, so that a mounted `ConfigMap` is read once. Of more
+/// than [`MAX_FILES`], those that are known have their places, and of the others the first by name:
+/// files that are added push out none.
+pub(super) fn files(dir: &Path, is_known: impl Fn(&Path) -> bool) -> Result<Files, Error> {
     let failed = |source| Error::Directory { dir: dir.to_owned(), source };
-    let mut files = Vec::new();
+    let mut first = BTreeSet::new();
+    let mut n_all = 0;
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
         let is_hidden =
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_yaml && !is_hidden {
-            if files.len() == MAX_FILES {
-                return Err(Error::TooManyFiles { dir: dir.to_owned() });
+            n_all += 1;
+            first.insert((!is_known(&path), path));
+            if first.len() > MAX_FILES {
+                first.pop_last();
             }
-            files.push(path);
         }
     }
-    files.sort();
-    Ok(files)
+    let mut read: Vec<_> = first.into_iter().map(|(_, path)| path).collect();
+    read.sort();
+    Ok(Files { read, n_all })
 }
 
 /// A file's text; `None` if it is not there any more.
@@ -147,5 +159,30 @@ mod tests {
         let all: HashSet<_> = texts.iter().map(|text| text_fingerprint(text)).collect();
         assert_eq!(all.len(), texts.len());
         assert!(texts.iter().all(|text| all.contains(&text_fingerprint(text))));
+    }
+
+    #[test]
+    fn files_beyond_the_bound_push_out_none_that_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for n in 0..MAX_FILES {
+            File::create(path(&format!("b{n:05}.yaml"))).unwrap();
+        }
+        assert!(!files(dir.path(), |_| false).unwrap().is_cut());
+        for name in ["a.yaml", "c.yaml"] {
+            File::create(path(name)).unwrap();
+        }
+        let is_old = |file: &Path| *file != path("a.yaml") && *file != path("c.yaml");
+        let check = |is_known: &dyn Fn(&Path) -> bool, expect: [&str; 2]| {
+            let Files { read, n_all } = files(dir.path(), is_known).unwrap();
+            assert_eq!((n_all, read.len()), (MAX_FILES + 2, MAX_FILES));
+            let ends = [read.first().unwrap(), read.last().unwrap()].map(Clone::clone);
+            assert_eq!(ends, expect.map(path));
+        };
+        check(&|_| false, ["a.yaml", "b09998.yaml"]);
+        check(&is_old, ["b00000.yaml", "b09999.yaml"]);
+        fs::remove_file(path("b00007.yaml")).unwrap();
+        let Files { read, n_all } = files(dir.path(), is_old).unwrap();
+        assert_eq!((n_all, read.first()), (MAX_FILES + 1, Some(&path("a.yaml"))));
     }
 }

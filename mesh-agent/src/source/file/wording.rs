@@ -107,17 +107,15 @@ fn found(unexpected: &str) -> String {
 
 /// The known field that is at most two letters away from `field`.
 fn nearest(field: &str, known: &[&'static str]) -> Option<&'static str> {
-    let near = known.iter().map(|known| (distance(field, known), *known));
+    let known = known.iter().filter(|known| known.len().abs_diff(field.len()) <= 2);
+    let near = known.map(|known| (distance(field, known), *known));
     near.filter(|(distance, known)| *distance <= 2 && *distance < known.len())
         .min()
         .map(|(_, known)| known)
 }
 
-/// The Levenshtein distance in bytes, or a large number if the lengths are far apart.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len().abs_diff(b.len()) > 2 {
-        return usize::MAX;
-    }
+/// The Levenshtein distance in bytes.
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.bytes().enumerate() {
         let mut diagonal = i;

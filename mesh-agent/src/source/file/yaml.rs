@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeSeed;
 use serde_path_to_error::{Deserializer, Track};
-use serde_saphyr::{Error, Options};
+use serde_saphyr::{DuplicateKeyPolicy, Error, Options};
 
 use super::wording;
 
@@ -18,7 +18,7 @@ const MAX_ALIASED_EVENTS: usize = 100_000;
 const MAX_ALIASED_BYTES: usize = 8 << 20;
 
 /// Why a document, or one field of it, cannot be read.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
     /// The field's path; empty for the whole document.
     pub(super) path: String,
@@ -49,8 +49,29 @@ pub(super) fn parse<'t, S>(text: &'t str, seed: S) -> Result<S::Value, Unreadabl
 where
     S: DeserializeSeed<'t>,
 {
+    parse_with(text, options(), seed)
+}
+
+/// Reads the one document in `text`, of keys that are written twice the first or the last.
+pub(super) fn parse_duplicates<'t, S>(
+    text: &'t str,
+    policy: DuplicateKeyPolicy,
+    seed: S,
+) -> Result<S::Value, Unreadable>
+where
+    S: DeserializeSeed<'t>,
+{
+    let mut options = options();
+    options.duplicate_keys = policy;
+    parse_with(text, options, seed)
+}
+
+fn parse_with<'t, S>(text: &'t str, options: Options, seed: S) -> Result<S::Value, Unreadable>
+where
+    S: DeserializeSeed<'t>,
+{
     let mut track = Track::new();
-    serde_saphyr::with_deserializer_from_str_with_options(text, options(), |deserializer| {
+    serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
         seed.deserialize(Deserializer::new(deserializer, &mut track))
     })
     .map_err(|error| unreadable(track.path().to_string(), &error))

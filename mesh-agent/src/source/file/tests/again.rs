@@ -13,7 +13,7 @@ async fn who_asks_waits_for_no_event() {
     let scope = Scope::new("source");
     let (tx, mut rx) = mpsc::channel(1);
     let (again, asked) = channel();
-    scope.spawn(lab.source.run(tx, asked, scope.clone()));
+    scope.spawn(lab.source.run(tx, asked, heads::gate(), scope.clone()));
     let word_of = |update: Update| word(&update.resources[0].object);
     assert_eq!(word_of(rx.recv().await.unwrap()), "Service default/a 1");
     let began = Instant::now();

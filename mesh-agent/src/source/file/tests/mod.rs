@@ -2,6 +2,7 @@
 
 mod again;
 mod empty;
+mod heads;
 mod malformed;
 mod policies;
 mod steps;
@@ -112,7 +113,7 @@ fn check(text: &str, expect: &[&str]) {
 #[test]
 fn every_example_is_without_a_condition() {
     let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples"));
-    let files = read::files(&dir).unwrap();
+    let files = read::files(&dir, |_| false).unwrap().read;
     assert!(files.len() >= 2, "{files:?}");
     for file in files {
         let mut lab = Lab::new();
@@ -723,7 +724,7 @@ async fn changes_are_noticed_and_it_drains_to_zero() {
     std::os::unix::fs::symlink("..data/a.yaml", dir.join("a.yaml")).unwrap();
     let scope = Scope::new("source");
     let (tx, mut rx) = mpsc::channel(1);
-    scope.spawn(lab.source.run(tx, channel().1, scope.clone()));
+    scope.spawn(lab.source.run(tx, channel().1, heads::gate(), scope.clone()));
     let next = async |rx: &mut mpsc::Receiver<Update>| {
         let update = rx.recv().await.unwrap();
         update.resources.iter().map(|resource| word(&resource.object)).collect::<Vec<_>>()

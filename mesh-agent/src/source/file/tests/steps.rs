@@ -54,14 +54,14 @@ fn files_have_settled_when_nobody_writes_them() {
     let dir = lab.dir.path().to_owned();
     lab.write("a.yaml", &service("a", 80));
     lab.source.look();
-    assert!(lab.source.looks.are_settled(&dir));
+    assert!(lab.source.looks.are_settled(&dir, |_| false));
     lab.write("a.yaml", &service("a", 8080));
-    assert!(!lab.source.looks.are_settled(&dir), "another size");
+    assert!(!lab.source.looks.are_settled(&dir, |_| false), "another size");
     lab.source.look();
     lab.write("b.yaml", "");
-    assert!(!lab.source.looks.are_settled(&dir), "one more file");
+    assert!(!lab.source.looks.are_settled(&dir, |_| false), "one more file");
     lab.source.look();
-    assert!(lab.source.looks.are_settled(&dir));
+    assert!(lab.source.looks.are_settled(&dir, |_| false));
     lab.remove("b.yaml");
-    assert!(!lab.source.looks.are_settled(&dir), "one file less");
+    assert!(!lab.source.looks.are_settled(&dir, |_| false), "one file less");
 }
