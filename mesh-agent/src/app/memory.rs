@@ -1,8 +1,8 @@
-//! Gives memory back when many connections have gone.
+//! Gives memory back when the agent has started, and when many connections have gone.
 
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::sys::heap;
 use crate::task::scope::Scope;
@@ -16,16 +16,20 @@ const MANY: u64 = 1_000;
 
 /// Looks at how many connections are open, until `scope` drains.
 pub(super) async fn run(telemetry: Telemetry, scope: Scope) {
-    let mut tick = interval(INTERVAL);
+    let mut tick = interval_at(Instant::now() + INTERVAL, INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut peak = Peak::default();
+    let (mut peak, mut has_started) = (Peak::default(), false);
     loop {
         tokio::select! {
             biased;
             () = scope.draining() => return,
-            _ = tick.tick() => if peak.have_gone(telemetry.open_connections()) {
-                heap::give_back();
-            },
+            _ = tick.tick() => {
+                let have_gone = peak.have_gone(telemetry.open_connections());
+                // The kernel's types, which its programs are fitted to, are 40 MiB while they are read.
+                if !std::mem::replace(&mut has_started, true) || have_gone {
+                    heap::give_back();
+                }
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::pods::{Options, listeners, unprotected};
 use crate::proxy::Context;
 use crate::proxy::listening::Listening;
 use crate::proxy::realm::{Local, Realm, Resident, UNIT_DESCRIPTORS};
+use crate::sys::heap;
 use crate::sys::netns::Netns;
 use crate::task::clock;
 use crate::task::duty::Duty;
@@ -414,7 +415,13 @@ impl Pods {
             return;
         }
         self.scope.spawn(async move {
-            let prepared = spawn_blocking(move || kernel.prepare_arrivals()).await;
+            let prepare = move || {
+                let prepared = kernel.prepare_arrivals();
+                // The kernel's types are 40 MiB while they are read.
+                heap::give_back();
+                prepared
+            };
+            let prepared = spawn_blocking(prepare).await;
             if let Ok(Err(error)) = prepared {
                 tracing::warn!(%error, "pods that restart are guarded late");
             }
