@@ -7,7 +7,7 @@
 
 use http::{HeaderMap, Method};
 use libfuzzer_sys::fuzz_target;
-use mesh_agent::model::http::pattern::Compiled;
+use mesh_agent::model::http::pattern::Expression;
 use mesh_agent::model::http::{Match, PathMatch};
 use mesh_agent::route::http::{RequestView, find};
 use mesh_fuzz::rules;
@@ -58,7 +58,7 @@ fn path_match(line: &str) -> Option<PathMatch> {
     }
     match line.strip_prefix('~') {
         Some(source) if source.len() <= MAX_PATTERN_BYTES => {
-            Compiled::new(source).ok().map(PathMatch::Regex)
+            Expression::new(source).ok().map(PathMatch::Regex)
         }
         Some(_) => None,
         None => absolute(line).map(PathMatch::Prefix),

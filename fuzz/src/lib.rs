@@ -6,7 +6,7 @@ pub mod hyper;
 pub mod tunnels;
 
 use bytes::BytesMut;
-use mesh_agent::model::http::pattern::Compiled;
+use mesh_agent::model::http::pattern::Expression;
 use mesh_agent::model::http::rules::{HttpRule, HttpRules};
 use mesh_agent::model::http::{Kind, Match, Rule, Timeouts};
 use mesh_agent::model::id::ResourceName;
@@ -68,8 +68,8 @@ pub fn open() -> Open {
 }
 
 /// An expression that is one.
-pub fn pattern(source: &str) -> Compiled {
-    Compiled::new(source).expect("an expression")
+pub fn pattern(source: &str) -> Expression {
+    Expression::new(source).expect("an expression")
 }
 
 /// Rules of one match each.

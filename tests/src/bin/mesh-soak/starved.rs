@@ -139,7 +139,7 @@ mod tests {
             (100, 5_010, 10),
             (900, 5_310, 310),
             // The first look is older than the window.
-            (1_050, 5_410, 400),
+            (2_550, 5_410, 400),
             // Late itself: the look before is all there is.
             (9_000, 5_900, 490),
             (9_100, 5_901, 1),
