@@ -23,7 +23,7 @@ pub enum Error {
     /// There is no authority.
     #[error(
         "there is no {path}: make an authority with `mesh-agent ca init`, or copy the files of \
-         this node there; --ca names another folder"
+         this node there; if they are elsewhere, name their folder"
     )]
     NoRoot {
         /// The file.
