@@ -114,15 +114,19 @@ impl Office {
 
     /// Hands over to one successor. An error: it has taken over, and this agent's work stays paused.
     async fn hand_over(self, mut stream: BufReader<UnixStream>) -> Result<Self, Pause> {
-        let refused = match timeout(ASK, receive(&mut stream)).await {
+        let asked = match timeout(ASK, receive(&mut stream)).await {
+            Ok(Ok(None)) | Err(_) => return Ok(self),
+            Ok(asked) => asked.map(|asked| asked.zip(successor(&stream))),
+        };
+        let refused = match asked {
             // Root alone may open the socket, which a unit may run as, without its capabilities.
-            Ok(Ok(Some(_))) if !is_an_agent(&stream).unwrap_or(false) => {
-                "a process without the capabilities of an agent is no successor".to_owned()
-            }
-            Ok(Ok(Some(Request::TakeOver { version, node, agent, descriptors }))) => {
+            Ok(None) => "a process without the capabilities of an agent, or of another PID namespace, is no \
+                         successor"
+                .to_owned(),
+            Ok(Some((Request::TakeOver { version, node, agent, descriptors }, pid))) => {
                 let takes_all = descriptors || self.ports.is_empty();
                 if version == VERSION && *node == *self.node && takes_all {
-                    return self.pause(stream, &agent).await;
+                    return self.pause(stream, (pid, &agent)).await;
                 }
                 if !takes_all {
                     format!(
@@ -140,16 +144,19 @@ impl Office {
                     )
                 }
             }
-            Ok(Ok(Some(Request::Done))) => "nothing was taken over".to_owned(),
-            Ok(Ok(None)) | Err(_) => return Ok(self),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Some((Request::Done, _))) => "nothing was taken over".to_owned(),
+            Err(error) => error.to_string(),
         };
         tracing::warn!(reason = %refused, "a successor is refused");
         drop(send(&mut stream, &Answer::Refused { reason: refused }).await);
         Ok(self)
     }
 
-    async fn pause(self, mut stream: BufReader<UnixStream>, agent: &str) -> Result<Self, Pause> {
+    async fn pause(
+        self,
+        mut stream: BufReader<UnixStream>,
+        (pid, agent): (Pid, &str),
+    ) -> Result<Self, Pause> {
         tracing::info!(version = agent, "a successor starts: this agent serves until it does");
         let Self { node, bpffs, generation, lock, duty, workloads, yield_places, ports, in_force } =
             self;
@@ -158,7 +165,7 @@ impl Office {
         let answer = Answer::Paused { generation, workloads: workloads() };
         let paused = send(&mut stream, &answer).await;
         let asked = match paused {
-            Ok(()) => wait(&mut stream, &in_force).await,
+            Ok(()) => wait(&mut stream, pid, &in_force).await,
             Err(error) => Err(error),
         };
         if let Ok(Some(Request::Done)) = asked {
@@ -180,15 +187,20 @@ impl Office {
     }
 }
 
-fn is_an_agent(stream: &BufReader<UnixStream>) -> io::Result<bool> {
-    let pid = stream.get_ref().peer_cred()?.pid().filter(|pid| *pid > 0);
-    pid.map_or(Ok(false), caps::are_an_agents)
+/// The process that asks, if it has the capabilities of an agent. One of another PID namespace has no number
+/// here.
+fn successor(stream: &BufReader<UnixStream>) -> Option<Pid> {
+    let pid = stream.get_ref().peer_cred().ok()?.pid().filter(|pid| *pid > 0)?;
+    caps::are_an_agents(pid).unwrap_or(false).then(|| Pid::from_raw(pid))
 }
 
 /// Waits until the successor serves, or has gone. One that hangs is ended: as long as it is there, nobody
 /// changes what the kernel does.
-async fn wait(stream: &mut BufReader<UnixStream>, in_force: &Gate) -> io::Result<Option<Request>> {
-    let pid = stream.get_ref().peer_cred()?.pid().map(Pid::from_raw);
+async fn wait(
+    stream: &mut BufReader<UnixStream>,
+    pid: Pid,
+    in_force: &Gate,
+) -> io::Result<Option<Request>> {
     let mut asked = pin!(receive(stream));
     if let Ok(asked) = timeout(LATE, &mut asked).await {
         return asked;
@@ -197,11 +209,6 @@ async fn wait(stream: &mut BufReader<UnixStream>, in_force: &Gate) -> io::Result
     if let Ok(asked) = timeout(HANGS, &mut asked).await {
         return asked;
     }
-    // Not visible from another namespace of processes: then an operator has to.
-    let Some(pid) = pid.filter(|pid| pid.as_raw() > 0) else {
-        tracing::error!("the successor hangs, and keeps the node's lock: end it");
-        return asked.await;
-    };
     tracing::error!(%pid, "the successor hangs: it is ended");
     kill(pid, Signal::SIGKILL)?;
     Ok(None)
