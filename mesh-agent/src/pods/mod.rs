@@ -17,6 +17,8 @@ mod set;
 mod taking;
 pub mod unprotected;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Settings of the set.
@@ -31,5 +33,5 @@ pub struct Options {
     /// The number of agents of this node that have handed over to the next, modulo 256.
     pub generation: u8,
     /// The ports of the node at which this agent is asked (`--admin`, `--metrics`).
-    pub own_ports: std::sync::Arc<std::collections::BTreeSet<u16>>,
+    pub own_ports: Arc<BTreeSet<u16>>,
 }

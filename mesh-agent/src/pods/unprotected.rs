@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::model::condition::{Finding, Reason};
 use crate::model::id::ResourceName;
-use crate::model::workload::{NamedPort, Workload};
+use crate::model::workload::Workload;
 use crate::pods::Options;
 use crate::pods::finder::Finder;
 use crate::pods::place::Spot;
@@ -24,9 +24,6 @@ pub fn all(
     let units: HashMap<u64, &ResourceName> =
         spots.iter().filter_map(|(name, spot)| Some((spot.cgroup()?, name))).collect();
     let finding = |(name, workload): (&&ResourceName, &&Arc<Workload>)| {
-        if let Some(finding) = own_port(workload, &options.own_ports) {
-            return Some(finding);
-        }
         if let Some(error) = finder.error(name) {
             return by_error(workload, error);
         }
@@ -38,7 +35,8 @@ pub fn all(
             None
         })
     };
-    wanted.iter().filter_map(finding).collect()
+    let own_port = |workload: &&Arc<Workload>| own_port(workload, &options.own_ports);
+    wanted.iter().filter_map(finding).chain(wanted.values().filter_map(own_port)).collect()
 }
 
 /// Logs those that are not protected and were before. Of places that are not there, others tell.
@@ -78,14 +76,13 @@ pub fn in_cgroup(
 
 /// A unit that declares a port that is the agent's own.
 fn own_port(workload: &Workload, own: &BTreeSet<u16>) -> Option<Finding> {
-    let is_own = |port: &&NamedPort| own.contains(&port.port);
-    let port = workload.ports.iter().filter(|_| workload.is_unit()).find(is_own)?.port;
-    let subject = Key { kind: Kind::Workload, name: workload.name.clone() }.to_string();
+    let units = if workload.is_unit() { &workload.ports[..] } else { &[] };
+    let port = units.iter().find(|port| own.contains(&port.port))?.port;
     let message = format!(
         "port {port} of this node is the agent's own (--admin or --metrics), and what arrives there is not \
          for this workload; remove it, or start the agent with another port"
     );
-    Some(Finding { subject, field: "spec.ports", reason: Reason::Conflicted, message })
+    Some(Finding { field: "spec.ports", ..finding(workload, Reason::Conflicted, message) })
 }
 
 /// Why a workload is not protected whose place cannot be opened: it may not be there.
@@ -119,7 +116,7 @@ fn finding(workload: &Workload, reason: Reason, message: String) -> Finding {
 mod tests {
     use super::*;
     use crate::model::spiffe::SpiffeId;
-    use crate::model::workload::Place;
+    use crate::model::workload::{NamedPort, Place};
 
     fn web() -> Workload {
         Workload {
