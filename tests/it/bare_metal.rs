@@ -414,13 +414,16 @@ fn a_document_of_another_namespace_does_not_take_a_port() {
     let mesh = config.join("mesh.yaml");
     let text = fs::read_to_string(&mesh).unwrap();
     let without: Vec<_> = text.split("---\n").filter(|it| !it.contains("{name: db,")).collect();
-    let revision = || hosts.a.metrics().unwrap().sum("mesh_applied_revision", &[]);
     let replace = |text: &str| {
-        let before = revision();
+        let revision = |of: &Agent| of.metrics().unwrap().sum("mesh_applied_revision", &[]);
+        // The other node reads the same documents, at its own pace.
+        let agents = [&hosts.a, &hosts.b].map(|of| (of, revision(of)));
         let new = config.join("new");
         fs::write(&new, text).unwrap();
         fs::rename(new, &mesh).unwrap();
-        eventually("the change", DEADLINE, || (revision() > before).then_some(())).unwrap();
+        for (of, before) in agents {
+            eventually("the change", DEADLINE, || (revision(of) > before).then_some(())).unwrap();
+        }
     };
     replace(&without.join("---\n"));
     guarded("away");
