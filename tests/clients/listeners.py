@@ -17,6 +17,9 @@ if "only6" in parts:
 if "device" in parts:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
 listener.bind((HOST, PORT))
+if "urgent" in parts:
+    # Whom it accepts inherits it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 if "fast" in parts:
     listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 100)
 listener.listen(1000)
@@ -31,7 +34,7 @@ def serve(end, peer):
     banner = {"version": NAME, "peer": at(peer), "peername": at(end.getpeername()), "local": at(end.getsockname())}
     end.sendall(json.dumps(banner).encode() + b"\n")
     while data := end.recv(65536):
-        end.sendall(data)
+        end.send(data, socket.MSG_OOB if "urgent" in parts else 0)
     end.close()
 
 

@@ -72,12 +72,21 @@ def connect():
 seen = {"error": None}
 try:
     sent = connect()
-    sent or end.sendall(PAYLOAD)
+    if "urgent" in parts:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        end.sendall(PAYLOAD[:2])
+        end.send(PAYLOAD[2:3], socket.MSG_OOB)
+        end.sendall(PAYLOAD[3:])
+    else:
+        sent or end.sendall(PAYLOAD)
     stream = end.makefile("rb")
     seen["banner"] = json.loads(stream.readline())
-    seen["echoed"] = stream.read(len(PAYLOAD)) == PAYLOAD
     at = lambda pair: ("[%s]:%d" if ":" in pair[0] else "%s:%d") % tuple(pair[:2])
     seen["local"], seen["peer"] = at(end.getsockname()), at(end.getpeername())
+    if "urgent" in parts:
+        # What comes before a mark may wait for what comes after it.
+        end.shutdown(socket.SHUT_WR)
+    seen["echoed"] = stream.read(len(PAYLOAD)) == PAYLOAD
 except OSError as error:
     seen["error"] = errno.errorcode.get(error.errno, str(error))
 print(json.dumps(seen))

@@ -421,9 +421,8 @@ fn a_document_of_another_namespace_does_not_take_a_port() {
         let new = config.join("new");
         fs::write(&new, text).unwrap();
         fs::rename(new, &mesh).unwrap();
-        for (of, before) in agents {
-            eventually("the change", DEADLINE, || (revision(of) > before).then_some(())).unwrap();
-        }
+        let all = || agents.iter().all(|(of, before)| revision(of) > *before).then_some(());
+        eventually("the change", DEADLINE, all).unwrap();
     };
     replace(&without.join("---\n"));
     guarded("away");

@@ -108,6 +108,22 @@ fn every_kind_of_listener_is_reached() {
 }
 
 #[test]
+fn urgent_bytes_stay_in_their_place() {
+    let world = World::start(2).unwrap();
+    let (client, v1, v2) = (world.client(), world.v1(), &world.on.versions[1]);
+    let outside = world.on.b.pod("outside").unwrap();
+    let [any4, any6] = ["0.0.0.0:8080", "[::]:8080"].map(|at| at.parse().unwrap());
+    let _listeners = [listen(v1, "urgent", any4, "v1"), listen(v1, "urgent+only6", any6, "v1")];
+    // By a tunnel, straight from a neighbor, and in plaintext.
+    for from in [client, v2, &outside] {
+        for to in [v1.at(8080), v1.at6(8080)] {
+            let what = format!("from {} to {to}", from.name());
+            check(&met(from, "urgent", to), &what, own(from, to), to);
+        }
+    }
+}
+
+#[test]
 fn no_kind_of_socket_gets_around_a_policy() {
     let machines = Machines::new(2).unwrap();
     let nobody = AuthorizationPolicy::allow("nobody").select("version", "v2");

@@ -20,6 +20,7 @@
 pub mod condition;
 pub mod fnv;
 pub mod id;
+pub mod likely;
 pub mod policy;
 pub mod external;
 pub mod http;

@@ -125,6 +125,7 @@ pub fn tcp(addr: IpAddr, peer: Peer, timeout: PeerTimeout) -> io::Result<Socket>
     let domain = if addr.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    keep_urgent(&socket)?;
     match peer {
         Peer::Remote => watch_peer(&socket, timeout)?,
         Peer::Local => {
@@ -132,6 +133,12 @@ pub fn tcp(addr: IpAddr, peer: Peer, timeout: PeerTimeout) -> io::Result<Socket>
         }
     }
     Ok(socket)
+}
+
+/// Has urgent data read in its place among the rest (RFC 6093, section 3): read by itself, as `MSG_OOB`, it
+/// would be missing in what is passed on. Of a listener, the connections that it accepts inherit it.
+fn keep_urgent(socket: &Socket) -> io::Result<()> {
+    socket.set_out_of_band_inline(true)
 }
 
 /// Binds a socket to a local address, and to no port: that is chosen when it connects, and may be in use for
@@ -206,6 +213,7 @@ pub fn adopt(
         return Ok(None);
     }
     watch_peer(&socket, timeout)?;
+    keep_urgent(&socket)?;
     Ok(Some(socket.into()))
 }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::id::ResourceName;
+use crate::model::likely::is_likely;
 use crate::model::policy::request::{HeaderCondition, HttpOperation};
 use crate::model::policy::upgrade::Upgrades;
 
@@ -131,6 +132,8 @@ pub struct MeshPolicy {
     pub egress: Option<Egress>,
     /// `spec.upgrades`.
     pub upgrades: Option<Upgrades>,
+    /// It stands for a document that cannot be read: nothing else that is said in its scope wins over it.
+    pub is_closed: bool,
 }
 
 /// The settings in force for one workload, with every default filled in. Resolved once per snapshot.
@@ -363,10 +366,14 @@ impl MeshPolicy {
         (name, selector): (ResourceName, BTreeMap<String, String>),
         text: &str,
     ) -> Option<Self> {
-        let mentions = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        let is_mtls = kind == PolicyKind::PeerAuthentication || mentions(&["mtls", "Mtls"]);
+        let mentions = |words: &[&str]| mentions(text, words);
+        let is_mtls =
+            kind == PolicyKind::PeerAuthentication || mentions(&["mtls", "portLevelMtls"]);
+        let is_local = mentions(&["sameNode", "portLevelSameNode"]);
         let (is_egress, is_paths) = (mentions(&["egress"]), mentions(&["ambiguousPaths"]));
-        (is_mtls || is_egress || is_paths).then(|| Self {
+        let (is_failure, is_upgrades) = (mentions(&["failureMode"]), mentions(&["upgrades"]));
+        let says_any = is_mtls || is_local || is_egress || is_paths || is_failure || is_upgrades;
+        says_any.then(|| Self {
             kind,
             name,
             created: String::new(),
@@ -374,14 +381,26 @@ impl MeshPolicy {
             ambiguous_paths: is_paths.then_some(AmbiguousPaths::Refuse),
             mtls: is_mtls.then_some(MtlsMode::Strict),
             port_mtls: BTreeMap::new(),
-            same_node: None,
+            same_node: is_local.then_some(SameNode::Mtls),
             port_same_node: BTreeMap::new(),
-            failure: None,
+            failure: is_failure.then_some(FailureMode::Closed),
             acceleration: None,
             egress: is_egress.then_some(Egress::RegistryOnly),
-            upgrades: None,
+            upgrades: is_upgrades.then(|| Upgrades::only::<&str>(&[])),
+            is_closed: true,
         })
     }
+}
+
+/// Whether one of these keys stands in `text`, as it is written or with a mistake.
+fn mentions(text: &str, keys: &[&str]) -> bool {
+    let is_near = |written: &str| keys.iter().any(|key| is_likely(written, key));
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    keys.iter().any(|key| text.contains(key))
+        || text.split(':').any(|before| {
+            let before = before.trim_end_matches([' ', '\t', '"', '\'']);
+            before.rsplit(|c| !is_word(c)).next().is_some_and(is_near)
+        })
 }
 
 impl AuthorizationPolicy {

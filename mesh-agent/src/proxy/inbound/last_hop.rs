@@ -171,7 +171,8 @@ fn client(
         workloads.iter().find(|workload| workload.identity == *peer).cloned()
     };
     let tunnel = SocketAddr::new(tunnel.ip().to_canonical(), tunnel.port());
-    if let Some(claimed) = claimed
+    // No client has port 0, which would mean that the application is to see no address at all.
+    if let Some(claimed) = claimed.filter(|claimed| claimed.port() != 0)
         && let Some(workload) = proved(claimed.ip())
     {
         return (claimed, Some(workload));
@@ -223,6 +224,7 @@ mod tests {
         let web = ("10.0.0.1:5", Some("web"));
         check(Some("10.0.0.1:5"), "10.0.0.1:9", "web", web);
         check(Some("10.0.0.1:5"), "192.168.0.1:9", "web", web);
+        check(Some("10.0.0.1:0"), "192.168.0.1:9", "web", ("192.168.0.1:9", None));
     }
 
     #[test]

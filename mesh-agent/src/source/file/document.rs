@@ -245,7 +245,7 @@ impl Reader<'_> {
         let condition = |problem: Problem| Condition {
             location: self.location(line),
             subject: header.subject(),
-            field: format!("{prefix}{}", problem.path),
+            field: yaml::printable(&format!("{prefix}{}", problem.path)),
             reason: problem.reason,
             message: problem.message,
         };

@@ -9,6 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_saphyr::Spanned;
 
 use crate::model::id::ResourceName;
+use crate::model::likely::is_likely;
 use crate::store::update::Kind;
 
 use super::convert::DEFAULT_NAMESPACE;
@@ -25,6 +26,14 @@ pub(super) struct Header {
     pub(super) is_alone: bool,
     /// Of a `List`: what is in it, and on which line of the document each begins.
     pub(super) items: Vec<(Header, usize)>,
+}
+
+/// The keys that identify a document.
+const KEYS: [&str; 5] = ["apiVersion", "kind", "metadata", "name", "namespace"];
+
+/// Whether a key that is none of a header's may be one that is misspelled, or at another place.
+fn may_mean(key: &str) -> bool {
+    KEYS.iter().any(|known| is_likely(key, known))
 }
 
 /// The mesh's use of a document.
@@ -98,6 +107,35 @@ impl Header {
         self.namespace = self.namespace.take().or(other.namespace);
     }
 
+    /// Takes the value of a key that [may be meant](may_mean) for another, where nothing else is known. Its document has a mistake: it says only
+    /// what it may be.
+    fn guess(&mut self, key: &str, value: Guess) {
+        match value {
+            Guess::Text(text) if is_likely(key, "apiVersion") && self.api_version.is_empty() => {
+                self.api_version = text;
+            }
+            Guess::Text(text) if is_likely(key, "kind") && self.kind.is_empty() => self.kind = text,
+            Guess::Map(all) if is_likely(key, "metadata") => {
+                for (key, value) in all {
+                    self.guess_name(&key, value);
+                }
+            }
+            value => self.guess_name(key, value),
+        }
+    }
+
+    fn guess_name(&mut self, key: &str, value: Guess) {
+        match value {
+            Guess::Text(text) if is_likely(key, "namespace") => {
+                self.namespace.get_or_insert(text);
+            }
+            Guess::Text(text) if is_likely(key, "name") => {
+                self.name.get_or_insert(text);
+            }
+            _ => {}
+        }
+    }
+
     /// For people: `Service default/echo`, or as much of it as could be read.
     pub(super) fn subject(&self) -> String {
         let kind = if self.kind.is_empty() { "document" } else { &self.kind };
@@ -135,6 +173,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
                 "kind" => self.header.kind = map.next_value()?,
                 "metadata" => map.next_value_seed(Metadata(self.header))?,
                 "items" if self.with_items => map.next_value_seed(Items(&mut self.header.items))?,
+                key if may_mean(key) => self.header.guess(key, map.next_value()?),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -167,6 +206,7 @@ impl<'de> Visitor<'de> for Metadata<'_> {
             match key.as_str() {
                 "name" => self.0.name = map.next_value()?,
                 "namespace" => self.0.namespace = map.next_value()?,
+                key if may_mean(key) => self.0.guess_name(key, map.next_value()?),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -174,6 +214,15 @@ impl<'de> Visitor<'de> for Metadata<'_> {
         }
         Ok(())
     }
+}
+
+/// A value under a key that may be a misspelled one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Guess {
+    Text(String),
+    Map(BTreeMap<String, Guess>),
+    Other(IgnoredAny),
 }
 
 /// Of a document that cannot be read as a whole, the labels of its selector.

@@ -1,9 +1,9 @@
 //! Kinds and groups that are not read, and are so like those that are that a typo is likely.
 
+use crate::model::likely::distance;
 use crate::store::update::Kind;
 
 use super::header::Class;
-use super::wording::distance;
 
 /// The kinds that are read, and the `apiVersion` that is suggested for each.
 const KINDS: [(Kind, &str); 9] = [
@@ -17,6 +17,12 @@ const KINDS: [(Kind, &str); 9] = [
     (Kind::TcpRoute, "gateway.networking.k8s.io/v1"),
     (Kind::Service, "v1"),
 ];
+
+/// Groups all of whose kinds are read, but for [`OTHERS`]: another kind in them is a mistake.
+const WHOLE: [&str; 2] = ["security.istio.io", "nodemesh.dev"];
+
+/// Domains of groups with policies: a policy's kind of another group below them is a mistake.
+const DOMAINS: [&str; 2] = ["istio.io", "nodemesh.dev"];
 
 /// Kinds of the same groups that there are, and that look like a typo.
 const OTHERS: [&str; 3] = ["RequestAuthentication", "TLSRoute", "UDPRoute"];
@@ -48,15 +54,26 @@ pub(super) fn class(api_version: &str, kind: &str) -> Class {
     let (group, word) = (group(api_version).to_lowercase(), kind.to_lowercase());
     let is_near = |known: &str| match self::group(known) {
         "" => group.is_empty(),
-        known => distance(known, &group) <= 2,
+        // Or a part of it alone.
+        known => distance(known, &group) <= 2 || known.split('.').any(|label| label == group),
     };
-    if word.is_empty() {
-        // Of the groups that have policies, the strictest that it may be.
+    // Of the groups that have policies, the strictest that it may be.
+    let strictest = || {
         let mut policies = KINDS.iter().filter(|(kind, _)| kind.is_policy());
         let found = policies.find(|(_, version)| is_near(version));
-        return found.map_or(Class::Unknown, |(kind, _)| {
-            Class::Like(Likely { kind: *kind, is_sure: false })
-        });
+        found
+            .map_or(Class::Unknown, |(kind, _)| Class::Like(Likely { kind: *kind, is_sure: false }))
+    };
+    if word.is_empty() {
+        return strictest();
+    }
+    let is_below = |domain: &&str| {
+        group.strip_suffix(*domain).is_some_and(|it| it.ends_with('.') || it.is_empty())
+    };
+    let policy =
+        KINDS.iter().find(|(kind, _)| kind.is_policy() && kind.as_str().to_lowercase() == word);
+    if let Some((kind, _)) = policy.filter(|_| DOMAINS.iter().any(is_below)) {
+        return Class::Like(Likely { kind: *kind, is_sure: true });
     }
     if !KINDS.iter().any(|(_, version)| is_near(version)) {
         return Class::Unknown;
@@ -73,6 +90,7 @@ pub(super) fn class(api_version: &str, kind: &str) -> Class {
     let mut near: Vec<_> = near.collect();
     near.sort_by_key(|(distance, _)| *distance);
     match *near.as_slice() {
+        [] if WHOLE.contains(&group.as_str()) => strictest(),
         [] => Class::Unknown,
         [(_, kind)] => Class::Like(Likely { kind, is_sure: true }),
         [(least, kind), (next, _), ..] => Class::Like(Likely { kind, is_sure: least < next }),
@@ -122,6 +140,17 @@ mod tests {
         check("security.istio.io/v1", "MeshPolicy", mesh);
         check("security.istio.io/v1", "", Some("maybe security.istio.io/v1 AuthorizationPolicy"));
         check("nodemesh.dev/v1alpha1", "", Some("maybe nodemesh.dev/v1alpha1 MeshPolicy"));
+        check("istio.io/v1", "AuthorizationPolicy", authorization);
+        check("istio/v1", "AuthorizationPolicy", authorization);
+        check("nodemesh/v1alpha1", "Workload", Some("nodemesh.dev/v1alpha1 Workload"));
+        check("networking.istio.io/v1", "PeerAuthentication", peer);
+        check("policy.nodemesh.dev/v1", "MeshPolicy", mesh);
+        check(
+            "security.istio.io/v1",
+            "AuthzPolicy",
+            Some("maybe security.istio.io/v1 AuthorizationPolicy"),
+        );
+        check("nodemesh.dev/v1alpha1", "Egress", Some("maybe nodemesh.dev/v1alpha1 MeshPolicy"));
         check("v1", "Sevice", Some("v1 Service"));
         check("v2", "Service", Some("v1 Service"));
         let http = "gateway.networking.k8s.io/v1 HTTPRoute";

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::model::condition::{Condition, Reason};
-use crate::store::update::{Key, Kind, Resource};
+use crate::model::id::ResourceName;
+use crate::model::policy::MeshPolicy;
+use crate::store::update::{Key, Kind, Object, Resource};
 
 use super::document::{Document, Outcome};
 use super::in_force::Next;
@@ -14,7 +16,7 @@ impl FileSource {
     /// Works out what is in force, from the files and what was in force before.
     pub(super) fn merge(&mut self) -> Vec<Condition> {
         let (next, kept) = (self.good.next(), BTreeSet::new());
-        let mut merge = Merge { next, kept, conditions: Vec::new() };
+        let mut merge = Merge { next, kept, closed: Vec::new(), conditions: Vec::new() };
         for (file, contents) in &self.files {
             merge.add_file(file, &contents.documents.all);
         }
@@ -34,28 +36,34 @@ impl FileSource {
                 | Outcome::Good(_) => {}
             }
         }
+        let unknown = self.unknown();
         let mut with_policy = BTreeSet::new();
-        for (file, contents) in &self.files {
-            let is_unknown = |document: &Document| {
-                matches!(document.outcome, Outcome::Broken(None) | Outcome::ClosedUnknown(_))
-            };
-            if contents.documents.all.iter().any(is_unknown) && merge.keep_file(file) {
-                with_policy.insert(&**file);
+        for (file, documents) in &unknown {
+            if !documents.is_empty() && merge.keep_file(file) {
+                with_policy.insert(*file);
             }
         }
         if self.is_cut {
             merge.keep_all();
         }
-        for document in all() {
-            match &document.outcome {
-                Outcome::Closed(resource) => merge.close(resource),
+        for (file, contents) in &self.files {
+            let Some(unknown) = unknown.get(&**file) else { continue };
+            for (index, document) in contents.documents.all.iter().enumerate() {
                 // A policy of its file that no document says now is what it was.
-                Outcome::ClosedUnknown(resource)
-                    if !with_policy.contains(&*resource.location.file) =>
+                let was_kept = with_policy.contains(&**file) && unknown.contains(&index);
+                if let Outcome::Closed(resource) | Outcome::ClosedUnknown(resource) =
+                    &document.outcome
+                    && !was_kept
                 {
                     merge.close(resource);
                 }
-                _ => {}
+            }
+        }
+        for (file, contents) in &self.files {
+            let is_illegible =
+                |document: &Document| matches!(document.outcome, Outcome::Broken(None));
+            if contents.documents.all.iter().any(is_illegible) {
+                merge.keep_closed(file);
             }
         }
         // Only now is it known what has stayed.
@@ -67,16 +75,48 @@ impl FileSource {
         conditions
     }
 
+    /// Of each file with documents that cannot be used: the places of those that may be any that the file
+    /// once said. Their name is not known, or is that of none of them, or a good one has it now, as when
+    /// the mistake is in the name or the namespace.
+    fn unknown(&self) -> BTreeMap<&Path, BTreeSet<usize>> {
+        let mut all = BTreeMap::new();
+        for (file, contents) in &self.files {
+            let documents = &contents.documents.all;
+            let is_usable = |document: &Document| {
+                matches!(document.outcome, Outcome::Good(_) | Outcome::Foreign)
+            };
+            if documents.iter().all(is_usable) {
+                continue;
+            }
+            let said: BTreeSet<Key> = documents.iter().filter_map(good_key).collect();
+            let is_it = |key: &Key| {
+                let was_there = |it: &Good| !it.is_closed && it.is_of(file);
+                !said.contains(key) && self.good.get(key).is_some_and(was_there)
+            };
+            let may_be_any = |document: &Document| match &document.outcome {
+                Outcome::Broken(None) | Outcome::ClosedUnknown(_) => true,
+                Outcome::Broken(Some(key)) => !is_it(key),
+                Outcome::Closed(resource) => !is_it(&resource.object.key()),
+                Outcome::Foreign | Outcome::Good(_) => false,
+            };
+            let places = documents.iter().enumerate().filter(|(_, it)| may_be_any(it));
+            all.insert(&**file, places.map(|(place, _)| place).collect());
+        }
+        all
+    }
+
     /// Conditions of the documents that are not good: each says what is in force in its place.
     fn broken(&self, next: &Next<'_>, kept: &BTreeSet<Key>) -> Vec<Condition> {
         let mut conditions = Vec::new();
         let of_file = |key: &Key| Some(&*next.get(key)?.resource.location.file);
         let stayed: BTreeSet<&Path> = kept.iter().filter_map(of_file).collect();
+        let is_of_stayed = |document: &Document| {
+            document.conditions.iter().any(|it| stayed.contains(&*it.location.file))
+        };
         for document in self.files.values().flat_map(|contents| &contents.documents.all) {
             let key = match &document.outcome {
                 Outcome::Broken(key) => key.clone(),
-                Outcome::Closed(resource) => Some(resource.object.key()),
-                Outcome::ClosedUnknown(resource) => {
+                Outcome::Closed(resource) | Outcome::ClosedUnknown(resource) => {
                     Some(resource.object.key()).filter(|key| next.get(key).is_some())
                 }
                 Outcome::Foreign | Outcome::Good(_) => continue,
@@ -94,15 +134,10 @@ impl FileSource {
                         format!("; until then, for the workloads that it is for, {closed}")
                     }
                     Some(used) => format!("; until then {} is used", used.resource.location),
+                    None if is_of_stayed(document) => STAYS.to_owned(),
                     None => "; until then it is left out".to_owned(),
                 },
-                None if document
-                    .conditions
-                    .iter()
-                    .any(|it| stayed.contains(&*it.location.file)) =>
-                {
-                    "; what was last good of the file stays in force".to_owned()
-                }
+                None if is_of_stayed(document) => STAYS.to_owned(),
                 None => "; until then nothing that it holds is in force".to_owned(),
             };
             conditions.extend(document.conditions.iter().cloned().map(|mut condition| {
@@ -114,11 +149,16 @@ impl FileSource {
     }
 }
 
+/// The consequence of a document that may have been any of its file's.
+const STAYS: &str = "; what was last good of the file stays in force";
+
 /// The documents in force next, as they are being worked out.
 struct Merge<'a> {
     next: Next<'a>,
     /// Those of them that were in force before, and are in no document now.
     kept: BTreeSet<Key>,
+    /// Those of them that stand for documents that cannot be used.
+    closed: Vec<Resource>,
     conditions: Vec<Condition>,
 }
 
@@ -210,7 +250,9 @@ impl Merge<'_> {
         let key = resource.object.key();
         let good = Good { resource: resource.clone(), nth: 0, is_closed: true };
         // One that is good has the name.
-        let _is_taken: Result<(), _> = self.next.insert(key, good);
+        if self.next.insert(key, good).is_ok() {
+            self.closed.push(resource.clone());
+        }
     }
 
     /// Keeps what was in force under this name, unless something good has it now. Returns whether it
@@ -237,10 +279,44 @@ impl Merge<'_> {
         has_policy
     }
 
+    /// Keeps what was closed in the place of a file's documents, while there is one in it of which nothing
+    /// can be told: a document that gets worse opens nothing. Of several that close the same, one.
+    fn keep_closed(&mut self, file: &Path) {
+        let before = self.next.before();
+        let mut closed: BTreeSet<String> =
+            self.closed.iter().filter(|it| *it.location.file == *file).map(closes).collect();
+        for (key, good) in before.iter().filter(|(_, good)| good.is_closed && good.is_of(file)) {
+            if closed.insert(closes(&good.resource)) {
+                // One that is good has the name.
+                let _is_taken: Result<(), _> = self.next.insert(key.clone(), good.clone());
+            }
+        }
+    }
+
     /// Keeps everything that was in force, unless something good has its name now.
     fn keep_all(&mut self) {
         for (key, _) in self.next.before().iter() {
             self.keep(key);
         }
+    }
+}
+
+/// The workloads that a closed policy is for, and how it closes them: all of it but its name.
+fn closes(resource: &Resource) -> String {
+    let namespace = &resource.object.key().name.namespace;
+    match &resource.object {
+        Object::AuthorizationPolicy(policy) => format!("{namespace} {:?}", policy.selector),
+        Object::MeshPolicy(policy) => {
+            let name = ResourceName::new(&**namespace, "");
+            format!("{:?}", MeshPolicy { name, ..(**policy).clone() })
+        }
+        other => other.key().to_string(),
+    }
+}
+
+fn good_key(document: &Document) -> Option<Key> {
+    match &document.outcome {
+        Outcome::Good(resource) => Some(resource.object.key()),
+        _ => None,
     }
 }

@@ -2,6 +2,8 @@
 
 use serde_saphyr::{Error, MessageFormatter as _, UserMessageFormatter};
 
+use crate::model::likely::distance;
+
 /// Says what is wrong and what to do, without a full stop. `is_whole`: with the document, not one field.
 pub(super) fn message(error: &Error, is_whole: bool) -> String {
     match error.without_snippet() {
@@ -112,26 +114,6 @@ fn nearest(field: &str, known: &[&'static str]) -> Option<&'static str> {
     near.filter(|(distance, known)| *distance <= 2 && *distance < known.len())
         .min()
         .map(|(_, known)| known)
-}
-
-/// The Levenshtein distance in bytes.
-pub(super) fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, to) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let above = *cell;
-            let replace = diagonal + usize::from(from != to);
-            left = replace.min(above + 1).min(left + 1);
-            diagonal = above;
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -17,6 +17,10 @@ const MAX_ALIASED_EVENTS: usize = 100_000;
 /// The most bytes of scalars among them.
 const MAX_ALIASED_BYTES: usize = 8 << 20;
 
+/// The most bytes of a document that a condition repeats in one place: four times the longest name
+/// (Kubernetes, "Object Names and IDs": 253). A document has up to a hundred conditions.
+const MAX_PRINTED_BYTES: usize = 1024;
+
 /// Why a document, or one field of it, cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
@@ -84,10 +88,15 @@ fn unreadable(path: String, error: &Error) -> Unreadable {
     Unreadable { path: printable(&path), line, message: printable(&message) }
 }
 
-/// `text` with control characters escaped, so that it stays on one line of a log.
+/// `text` with control characters escaped, so that it stays on one line of a log, and cut after
+/// [`MAX_PRINTED_BYTES`].
 pub(super) fn printable(text: &str) -> String {
-    let mut printed = String::with_capacity(text.len());
+    let mut printed = String::with_capacity(text.len().min(MAX_PRINTED_BYTES));
     for c in text.chars() {
+        if printed.len() > MAX_PRINTED_BYTES {
+            printed.push('…');
+            break;
+        }
         if c.is_control() { printed.extend(c.escape_debug()) } else { printed.push(c) }
     }
     printed
@@ -100,6 +109,13 @@ mod tests {
     use serde::de::IgnoredAny;
 
     use super::*;
+
+    #[test]
+    fn texts_of_documents_are_cut() {
+        assert_eq!(printable("a\nb"), "a\\nb");
+        let cut = printable(&"ä\n".repeat(10_000));
+        assert!(cut.len() < MAX_PRINTED_BYTES + 10 && cut.ends_with('…'), "{}", cut.len());
+    }
 
     #[test]
     fn events_that_aliases_stand_for_are_bounded() {

@@ -27,6 +27,8 @@ const MAX_PORTS: usize = 256;
 /// How close a policy is to a workload; the closest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
+    /// In the place of one that cannot be read.
+    Closed,
     /// Of its namespace, for some workloads.
     Selected,
     /// Of the root namespace, for some workloads.
@@ -154,6 +156,9 @@ fn in_scope<'a, T: Scoped>(near: &[Placed<'a, T>], workload: &Workload) -> Vec<P
 }
 
 fn level(policy: &MeshPolicy) -> Level {
+    if policy.is_closed {
+        return Level::Closed;
+    }
     match (is_root(&policy.name.namespace), policy.selector.is_empty()) {
         (false, false) => Level::Selected,
         (true, false) => Level::RootSelected,

@@ -55,6 +55,7 @@ fn policy(text: &str) -> MeshPolicy {
         acceleration: None,
         egress: None,
         upgrades: None,
+        is_closed: false,
     }
 }
 
@@ -225,6 +226,24 @@ fn a_ports_setting_wins_at_its_level_only() {
     let lost = vec!["shop/c spec.portLevelMtls.80.mode".to_owned()];
     let other = port("shop/c web", 80, MtlsMode::Strict);
     assert_eq!(at(vec![other, open()], 80), (MtlsMode::Disable, "shop/b".into(), lost));
+}
+
+#[test]
+fn nothing_wins_over_one_that_stands_for_what_cannot_be_read() {
+    let closed = |text: &str| MeshPolicy { is_closed: true, ..mtls(text, MtlsMode::Strict) };
+    let open = |text: &str| MeshPolicy {
+        port_mtls: [(80, MtlsMode::Disable)].into(),
+        ..mtls(text, MtlsMode::Permissive)
+    };
+    for (one, other) in [
+        (closed("shop/m"), open("shop/a")),
+        (closed("shop/m"), open("shop/a web")),
+        (closed("mesh-system/m"), open("shop/a web")),
+    ] {
+        let snapshot = with(&["shop/web web"], [one, other]);
+        let policy = snapshot.policy(&named("shop/web").0);
+        assert_eq!([80, 81].map(|port| policy.mtls(port)), [MtlsMode::Strict; 2]);
+    }
 }
 
 #[test]

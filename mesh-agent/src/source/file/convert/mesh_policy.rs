@@ -111,6 +111,7 @@ fn resolve(
         egress: word("spec.egress", EGRESS, spec.egress, problems),
         acceleration: word("spec.acceleration", ACCELERATION, spec.acceleration, problems),
         upgrades,
+        is_closed: false,
     })
 }
 

@@ -168,7 +168,9 @@ fn place(spec: &WorkloadSpec, problems: &mut Problems) -> Option<Place> {
     }
     if let Some(netns) = &spec.netns {
         let path = Path::new(netns);
-        let fine = path.is_absolute() && !has_parent(path);
+        // It is in messages of the agent's log as it is.
+        let is_printable = !netns.contains(char::is_control);
+        let fine = path.is_absolute() && !has_parent(path) && is_printable;
         let place = fine.then(|| Place::Netns(path.to_owned()));
         return place.or_else(|| {
             let message = "this is not an absolute path; write one such as /run/netns/web";

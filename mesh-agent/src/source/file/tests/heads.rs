@@ -39,6 +39,24 @@ fn mistakes() -> Vec<(&'static str, String, &'static str, usize)> {
         ("name twice", with("name: none", "name: none, name: none"), "shop/none", 0),
         ("two names", with("name: none", "name: none, name: other"), "shop/none shop/other", 0),
         ("kind twice", with("kind:", "kind: ConfigMap\nkind:"), "shop/none", 0),
+        ("namespace", with("namespace", "namspace"), "shop/none", 1),
+        ("case", with("namespace", "Namespace"), "shop/none", 1),
+        ("metadata", with("metadata", "metdata"), "shop/none", 1),
+        ("key of kind", with("kind:", "knid:"), "shop/none", 1),
+        ("another group", with("security.istio", "istio"), "shop/none", 1),
+        ("another word", with("kind: Authorization", "kind: Authz"), "shop/none", 1),
+        (
+            "outside of metadata",
+            with("{name: none, namespace: shop}", "{name: none}\nnamespace: shop"),
+            "shop/none",
+            1,
+        ),
+        (
+            "no space",
+            with("{name: none, namespace: shop}", "\n  name: none\n  namespace:shop"),
+            "shop/none",
+            0,
+        ),
         ("spec first", spec_first.to_owned(), "shop/none", 0),
         ("spec is no YAML", spec_first.replace("DENY}", "[}"), "shop/none", 0),
     ]
@@ -86,6 +104,94 @@ fn a_policy_with_a_mistake_in_its_head_is_closed_at_the_start() {
         lab.write("a.yaml", GOOD);
         lab.check(&["AuthorizationPolicy shop/none Allow"], 0);
     }
+}
+
+#[test]
+fn a_mistake_in_a_name_takes_nothing_away() {
+    let workload = "---\napiVersion: nodemesh.dev/v1alpha1\nkind: Workload\nmetadata: {name: web, \
+                    namespace: shop}\nspec: {node: a, addresses: [10.0.0.1], serviceAccount: web}\n";
+    let both = format!("{GOOD}{workload}");
+    let good = ["Workload shop/web 10.0.0.1", "AuthorizationPolicy shop/none Allow"];
+    for mistake in ["namespace: [shop]", "namespace: Shop", "namspace: shop", "namespace: 'a b'"] {
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &both);
+        lab.check(&good, 0);
+        for text in [
+            GOOD.replace("namespace: shop", mistake) + workload,
+            format!("{GOOD}{}", workload.replace("namespace: shop", mistake)),
+            both.replace("namespace: shop", mistake),
+        ] {
+            lab.write("a.yaml", &text);
+            for _ in 0..2 {
+                let told = lab.source.load().conditions;
+                assert!(told.iter().all(|it| it.message.ends_with("stays in force")), "{told:#?}");
+                let found = lab.source.load().resources;
+                let found: Vec<_> = found.iter().map(|it| word(&it.object)).collect();
+                assert_eq!(found, good, "{text}");
+            }
+        }
+        // Once all of it can be read, what is gone is gone.
+        lab.write("a.yaml", GOOD);
+        lab.check(&good[1..], 0);
+    }
+}
+
+#[test]
+fn a_closed_policy_stays_closed_when_its_file_gets_worse() {
+    let broken = GOOD.replace("spec:", "spce:");
+    let mesh = "---\napiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {name: m}\n\
+                spec: {mtls: {mode: strict}}\n";
+    let closed = ["MeshPolicy default/m Strict", "AuthorizationPolicy shop/none Deny"];
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &(broken.clone() + mesh));
+    lab.check(&closed, 2);
+    for worse in [&b"\xff"[..], b"]", b"- a\n", b"kind: [\n"] {
+        fs::write(lab.dir.path().join("a.yaml"), worse).unwrap();
+        lab.check(&closed, 1);
+        lab.check(&closed, 1);
+    }
+    lab.write("a.yaml", GOOD);
+    lab.check(&["AuthorizationPolicy shop/none Allow"], 0);
+    // One without a name, whose line is another each time.
+    let nameless = GOOD.replace("name: none, ", "");
+    let mut lab = Lab::new();
+    for n_lines in 0..5 {
+        lab.write("a.yaml", &format!("]\n{}---\n{nameless}", "\n".repeat(n_lines)));
+        lab.check(&[&format!("AuthorizationPolicy shop/a.yaml:{} Deny", n_lines + 3)], 2);
+    }
+}
+
+#[test]
+fn documents_without_a_line_between_them_are_closed_each() {
+    let one = |name: &str| GOOD.replace("none", name);
+    let all = ["a", "b", "c"].map(one);
+    let deny = ["a", "b", "c"].map(|name| format!("AuthorizationPolicy shop/{name} Deny"));
+    let allow = ["a", "b", "c"].map(|name| format!("AuthorizationPolicy shop/{name} Allow"));
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &all.concat());
+    let n_conditions = lab.source.load().conditions.len();
+    lab.check(&deny.each_ref().map(String::as_str), n_conditions);
+    // Marks of YAML between them are read.
+    for between in ["...\n", "---\n", "--- # next\n", "...\n---\n"] {
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &all.join(between));
+        lab.check(&allow.each_ref().map(String::as_str), 0);
+    }
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &all.join("---\n").replace('\n', "\r"));
+    lab.check(&allow.each_ref().map(String::as_str), 0);
+}
+
+#[test]
+fn a_name_of_any_length_is_cut_where_it_is_told() {
+    let text = GOOD.replace("name: none", &format!("name: {}", "x".repeat(1 << 20)));
+    let rules = "rules: [".to_owned() + &"{to: [{operation: {ports: [x]}}]}, ".repeat(200);
+    let mut lab = Lab::new();
+    lab.write("a.yaml", &text.replace("rules: [", &rules));
+    let told = lab.source.load().conditions;
+    assert!(told.len() > 50, "{}", told.len());
+    let bytes: usize = told.iter().map(|it| it.to_string().len()).sum();
+    assert!(bytes < told.len() * 4096, "{bytes}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Lab, check};
 use crate::model::condition::Reason;
 use crate::model::policy::upgrade::Upgrades;
-use crate::model::policy::{AmbiguousPaths, Egress, MtlsMode, Rule};
+use crate::model::policy::{AmbiguousPaths, Egress, FailureMode, MtlsMode, Rule, SameNode};
 use crate::store::update::Object;
 
 #[test]
@@ -100,6 +100,33 @@ fn a_policy_about_mutual_tls_that_never_was_good_is_strict_in_its_scope() {
     let found = check("MeshPolicy", "{egress: registry}", &["MeshPolicy shop/web "]);
     assert_eq!(found, Some((None, Some(Egress::RegistryOnly), 0)));
     assert_eq!(check("MeshPolicy", "{acceleration: quick}", &[]), None);
+    // A setting that is misspelled itself.
+    for spec in ["{mtsl: {mode: STRICT}}", "{mTLS: {mode: STRICT}}", "{'portLevelMTLS': {}}"] {
+        let found = check("MeshPolicy", spec, &["MeshPolicy shop/web Strict"]);
+        assert_eq!(found, Some((strict, None, 0)), "{spec}");
+    }
+    let found = check("MeshPolicy", "{egres: RegistryOnly}", &["MeshPolicy shop/web "]);
+    assert_eq!(found, Some((None, Some(Egress::RegistryOnly), 0)));
+}
+
+#[test]
+fn every_setting_that_a_broken_mesh_policy_mentions_is_the_strictest() {
+    let head = "apiVersion: nodemesh.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {name: web}\n";
+    let check = |spec: &str| {
+        let mut lab = Lab::new();
+        lab.write("a.yaml", &format!("{head}spec: {spec}\n"));
+        let found = lab.source.load().resources;
+        let Some(Object::MeshPolicy(policy)) = found.first().map(|it| it.object.clone()) else {
+            panic!("{spec}")
+        };
+        policy
+    };
+    assert_eq!(check("{sameNode: mtls, x: 1}").same_node, Some(SameNode::Mtls));
+    assert_eq!(check("{portLevelSameNode: {}, x: 1}").same_node, Some(SameNode::Mtls));
+    assert_eq!(check("{failuremode: closed}").failure, Some(FailureMode::Closed));
+    assert_eq!(check("{ambiguouspaths: x}").ambiguous_paths, Some(AmbiguousPaths::Refuse));
+    let upgrades = check("{upgrades: 1}").upgrades.clone().unwrap();
+    assert!(!upgrades.has("websocket"));
 }
 
 #[test]
