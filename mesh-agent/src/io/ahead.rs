@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -12,6 +13,44 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How much is read ahead at the most. A client that sends more before it has its answer is not
 /// watched until that is read.
 const AHEAD_BYTES: usize = 4 * 1024;
+
+/// The end of what a client says, on its way to an application that has not answered: it goes on when all of
+/// the request is written, and the application ends the request, or answers all the same.
+#[derive(Debug, Default)]
+pub struct End {
+    /// The client has sent it.
+    is_heard: AtomicBool,
+    /// All of the request was handed on, to be written.
+    is_whole: AtomicBool,
+    /// Nothing of the request is written yet.
+    is_unwritten: AtomicBool,
+}
+
+impl End {
+    /// A request begins.
+    pub fn begin(&self) {
+        self.is_unwritten.store(true, Ordering::Relaxed);
+        self.is_whole.store(false, Ordering::Relaxed);
+    }
+
+    /// Its last part is handed on.
+    pub fn hand_on(&self) {
+        self.is_whole.store(true, Ordering::Relaxed);
+    }
+
+    /// Some of it is written.
+    pub fn write(&self) {
+        self.is_unwritten.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the application is to be told, if all that was to be written is.
+    pub fn is_due(&self) -> bool {
+        let Self { is_heard, is_whole, is_unwritten } = self;
+        is_heard.load(Ordering::Relaxed)
+            && is_whole.load(Ordering::Relaxed)
+            && !is_unwritten.load(Ordering::Relaxed)
+    }
+}
 
 /// A connection that is watched.
 #[derive(Debug)]
@@ -27,11 +66,13 @@ struct Shared<Io> {
     /// Bytes that were read ahead.
     ahead: BytesMut,
     has_ended: bool,
+    end: Arc<End>,
 }
 
-/// Watches a connection. Both belong to one task.
-pub fn watched<Io>(io: Io) -> (Ahead<Io>, Failing<Io>) {
-    let shared = Arc::new(Mutex::new(Shared { io, ahead: BytesMut::new(), has_ended: false }));
+/// Watches a connection. Both belong to one task, with whoever is told of its `end`.
+pub fn watched<Io>(io: Io, end: Arc<End>) -> (Ahead<Io>, Failing<Io>) {
+    let (ahead, has_ended) = (BytesMut::new(), false);
+    let shared = Arc::new(Mutex::new(Shared { io, ahead, has_ended, end }));
     (Ahead(Arc::clone(&shared)), Failing(shared))
 }
 
@@ -45,7 +86,7 @@ impl<Io: AsyncRead + Unpin> Future for Failing<Io> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut shared = lock(&self.0);
-        let Shared { io, ahead, has_ended } = &mut *shared;
+        let Shared { io, ahead, has_ended, end } = &mut *shared;
         if *has_ended || !ahead.is_empty() {
             return Poll::Pending;
         }
@@ -53,7 +94,10 @@ impl<Io: AsyncRead + Unpin> Future for Failing<Io> {
         let mut buffer = ReadBuf::new(&mut bytes);
         match ready!(Pin::new(io).poll_read(cx, &mut buffer)) {
             Err(error) => return Poll::Ready(error),
-            Ok(()) if buffer.filled().is_empty() => *has_ended = true,
+            Ok(()) if buffer.filled().is_empty() => {
+                *has_ended = true;
+                end.is_heard.store(true, Ordering::Relaxed);
+            }
             Ok(()) => ahead.extend_from_slice(buffer.filled()),
         }
         // The reader has been told that there is nothing.
@@ -69,13 +113,17 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Ahead<Io> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut shared = lock(&self.0);
-        let Shared { io, ahead, has_ended } = &mut *shared;
+        let Shared { io, ahead, has_ended, end } = &mut *shared;
         if ahead.is_empty() {
-            return if *has_ended {
-                Poll::Ready(Ok(()))
-            } else {
-                Pin::new(io).poll_read(cx, buffer)
-            };
+            if !*has_ended {
+                let before = buffer.filled().len();
+                ready!(Pin::new(io).poll_read(cx, buffer))?;
+                if buffer.filled().len() == before && buffer.remaining() > 0 {
+                    *has_ended = true;
+                    end.is_heard.store(true, Ordering::Relaxed);
+                }
+            }
+            return Poll::Ready(Ok(()));
         }
         let part = ahead.len().min(buffer.remaining());
         buffer.put_slice(ahead.get(..part).unwrap_or_default());
@@ -138,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_read_ahead_is_all_there() {
         let (near, mut far) = pair().await;
-        let (mut near, mut failing) = watched(near);
+        let (mut near, mut failing) = watched(near, Arc::default());
         let sent: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let send = async {
             far.write_all(&sent).await.unwrap();
@@ -165,13 +213,13 @@ mod tests {
     #[tokio::test]
     async fn a_reset_is_seen_and_an_end_is_not_one() {
         let (near, far) = pair().await;
-        let (_near, mut failing) = watched(near);
+        let (_near, mut failing) = watched(near, Arc::default());
         socket2::SockRef::from(&far).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(far);
         let error = (&mut failing).await;
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         let (near, mut far) = pair().await;
-        let (mut near, mut failing) = watched(near);
+        let (mut near, mut failing) = watched(near, Arc::default());
         far.shutdown().await.unwrap();
         let mut got = Vec::new();
         tokio::select! {

@@ -113,6 +113,26 @@ pub async fn unless_failed<T>(
     }
 }
 
+/// Resolves when the peer of a socket has sent its end and nothing before it that waits to be read. Not while
+/// something waits: that is for who reads next.
+pub async fn ended(stream: &TcpStream) {
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if ready.is_read_closed() => return,
+            Ok(_ready) => {}
+            // The runtime is ending.
+            Err(_ending) => pending().await,
+        }
+        // It may have been ready for what is read already.
+        let mut one = [0];
+        match stream.try_io(Interest::READABLE, || socket::peek(stream, &mut one)) {
+            Ok(0) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => pending().await,
+        }
+    }
+}
+
 /// Resolves when a socket fails of which nothing more is read: its peer has sent its end, and may
 /// still reset the connection.
 pub async fn failed(stream: &TcpStream) -> io::Error {

@@ -3,6 +3,7 @@
 pub(crate) mod suite;
 
 mod lab;
+mod leaving;
 mod conformance;
 mod refusals;
 mod clients;

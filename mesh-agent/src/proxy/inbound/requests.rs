@@ -29,14 +29,14 @@ use tokio::time::{Instant, timeout};
 use crate::authz::path::{self, Readings};
 use crate::authz::{Denial, HttpRequest};
 use crate::failure::{Failure, Kind, Retry, Side};
-use crate::io::ahead;
+use crate::io::ahead::{self, End};
 use crate::io::frames::Paced;
 use crate::io::leg::Leg;
 use crate::model::snapshot::Snapshot;
 use crate::proxy::conn::Conn;
 use crate::proxy::http::answer::{self, Reason, Refusal};
 use crate::proxy::http::batch::Batch;
-use crate::proxy::http::body::{Body, BodyError};
+use crate::proxy::http::body::{self, Body, BodyError};
 use crate::proxy::http::detect::{self, Guess, Version};
 use crate::proxy::http::fields::clean;
 use crate::proxy::http::front::Front;
@@ -80,6 +80,8 @@ struct Point {
     /// The heads of its requests that wait.
     heads: Arc<Heads>,
     application: Application,
+    /// Of HTTP/1.1: the end of the client, which the application is told.
+    end: Arc<End>,
     series: Option<RequestSeries>,
     /// Both ends of a connection that has become something else.
     upgraded: Mutex<Option<(OnUpgrade, OnUpgrade)>>,
@@ -120,8 +122,9 @@ pub async fn serve(
     };
     let (read, write) = tokio::io::split(io);
     let client = tokio::io::join(io::Cursor::new(first).chain(read), write);
-    let application =
-        Counted::new(Box::new(Front::of_server(application)), Arc::clone(&conn.carried));
+    let end = Arc::<End>::default();
+    let application = Front::of_server(application).passing_on(Arc::clone(&end));
+    let application = Counted::new(Box::new(application), Arc::clone(&conn.carried));
     let client_of = Some(arrival.on_behalf_of());
     let promised = Http2::promised(version, &arrival.local, arrival.used(), client_of);
     let (most, _promise) = promised.map_err(Refused::failure)?;
@@ -134,6 +137,7 @@ pub async fn serve(
         most,
         heads: Heads::of(most),
         application,
+        end,
         series,
         upgraded: Mutex::default(),
         unmet: Unmet::default(),
@@ -246,7 +250,7 @@ where
     match point.version {
         Version::Http1 => {
             // A task that waits for an answer reads nothing, and would not see that nobody waits for it.
-            let (client, mut failing) = ahead::watched(client);
+            let (client, mut failing) = ahead::watched(client, Arc::clone(&point.end));
             let service = service_fn(|request: Request<_>| {
                 let answered = service(request.map(Incoming::Hyper));
                 async move { answered.await.map_err(Unanswered) }
@@ -368,7 +372,9 @@ async fn answered(
         }
     };
     let mut turn = point.application.turn().await;
-    let body = incoming.boxed_unsync();
+    point.end.begin();
+    let end = Arc::clone(&point.end);
+    let body = body::then(incoming, move || end.hand_on());
     let sent = turn.send(Request::from_parts(head, body)).await;
     let mut response = match sent {
         Ok(response) => response,

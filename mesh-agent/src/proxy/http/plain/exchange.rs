@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -18,6 +19,7 @@ use crate::proxy::http::Site;
 use crate::proxy::http::answer::Refusal;
 use crate::proxy::http::counting::{self, CUT, LEFT};
 use crate::proxy::http::exchange::{OTHER_ENDPOINTS, another, broken, unreached};
+use crate::proxy::http::plain::answering::{Answering, Failed, next};
 use crate::proxy::http::plain::buffer::Buffer;
 use crate::proxy::http::plain::choose::{Asked, Way};
 use crate::proxy::http::plain::chunks::Malformed;
@@ -52,6 +54,15 @@ enum Trouble {
     Forbidden(Forbidden),
 }
 
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Client(error) => Self::Client(error),
+            Failed::Upstream(error) => Self::Upstream(error),
+        }
+    }
+}
+
 /// The error of an answer.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
@@ -77,6 +88,9 @@ impl From<Malformed> for Trouble {
 /// How far an answer has come.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
+    /// The client has sent its end, and the endpoint was told: it may end the request, or answer all the
+    /// same.
+    left: bool,
     /// The endpoint has said something.
     heard: bool,
     /// Of the answer that the client was told some of.
@@ -251,9 +265,7 @@ impl Going<'_> {
         let whole = buffer.filled().get(..length).unwrap_or_default();
         io.write_all(whole).await.map_err(Trouble::Upstream)?;
         let mut input = Buffer::default();
-        // The end of what the client says is not the end of what it hears; a reset is.
-        let head = leg::unless_failed(client, self.head(io, &mut input, progress)).await;
-        let head = head.map_err(Trouble::Client)??;
+        let head = self.head((io, client), &mut input, progress).await?;
         let (_said, mut told) = client.split();
         self.pass_on(head, (io, &mut told), &mut input, progress).await
     }
@@ -269,48 +281,51 @@ impl Going<'_> {
         let (mut said, mut told) = client.split();
         let (mut from, mut to) = tokio::io::split(io);
         let mut input = Buffer::default();
-        let mut upload = pin!(upload((&mut said, &mut to), buffer, self.length));
+        let (is_sent, has_left) = (AtomicBool::new(false), AtomicBool::new(false));
+        let mut upload = pin!(async {
+            upload((&mut said, &mut to), buffer, self.length).await?;
+            is_sent.store(true, Ordering::Relaxed);
+            leg::ended(said.as_ref()).await;
+            has_left.store(true, Ordering::Relaxed);
+            to.shutdown().await.map_err(Trouble::Upstream)
+        });
         let mut download = pin!(async {
-            let head = self.head(&mut from, &mut input, progress);
-            let head = leg::unless_failed(told.as_ref(), head).await.map_err(Trouble::Client)??;
+            let head = self.head((&mut from, told.as_ref()), &mut input, progress).await?;
             self.pass_on(head, (&mut from, &mut told), &mut input, progress).await
         });
-        let mut is_sent = None;
+        let mut uploads = true;
         loop {
             tokio::select! {
                 biased;
-                sent = &mut upload, if is_sent.is_none() => match sent {
-                    Ok(()) => is_sent = Some(true),
+                sent = &mut upload, if uploads => match sent {
                     // An answer may have come before.
-                    Err(Trouble::Upstream(_)) => is_sent = Some(false),
+                    Ok(()) | Err(Trouble::Upstream(_)) => uploads = false,
                     Err(trouble) => return Err(trouble),
                 },
                 answered = &mut download => {
-                    let answered = answered?;
-                    if is_sent == Some(true) {
-                        return Ok(answered);
+                    let Answered { keeps, after } = answered?;
+                    if !is_sent.load(Ordering::Relaxed) {
+                        return Ok(Answered { keeps: false, after: After::Linger });
                     }
-                    return Ok(Answered { keeps: false, after: After::Linger });
+                    let keeps = keeps && !has_left.load(Ordering::Relaxed);
+                    return Ok(Answered { keeps, after });
                 }
             }
         }
     }
 
     /// Reads the head of an answer into `input`.
-    async fn head<From>(
+    async fn head(
         &self,
-        from: &mut From,
+        (from, client): (&mut impl Answering, &TcpStream),
         input: &mut Buffer,
         progress: &mut Progress,
-    ) -> Result<Answer, Trouble>
-    where
-        From: AsyncRead + Unpin,
-    {
+    ) -> Result<Answer, Trouble> {
         loop {
             if input.filled().len() > MAX_HEAD_BYTES {
                 return Err(Trouble::Broken(Broken::TooLong));
             }
-            let read = input.fill(from, MAX_HEAD_BYTES).await.map_err(Trouble::Upstream)?;
+            let read = next((from, client), (input, MAX_HEAD_BYTES), &mut progress.left).await?;
             if read == 0 {
                 return Err(Trouble::Upstream(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -325,7 +340,7 @@ impl Going<'_> {
     async fn pass_on(
         &self,
         mut answer: Answer,
-        (from, to): (&mut (impl AsyncRead + Unpin), &mut WriteHalf<'_>),
+        (from, to): (&mut impl Answering, &mut WriteHalf<'_>),
         input: &mut Buffer,
         progress: &mut Progress,
     ) -> Result<Answered, Trouble> {
@@ -341,7 +356,7 @@ impl Going<'_> {
             input.consume(answer.length);
             answer = match read_head(input, self.asked.is_for_head)? {
                 Some(answer) => answer,
-                None => self.head(from, input, progress).await?,
+                None => self.head((from, (*to).as_ref()), input, progress).await?,
             };
         }
         let is_draining = self.site.local.scope.is_draining();
@@ -356,8 +371,8 @@ impl Going<'_> {
         let mut is_exact = n_taken == there;
         input.consume(head + there);
         while !rest.is_done() {
-            let read = leg::unless_failed((*to).as_ref(), input.fill(from, usize::MAX)).await;
-            let read = read.map_err(Trouble::Client)?.map_err(Trouble::Upstream)?;
+            let client = (*to).as_ref();
+            let read = next((from, client), (input, usize::MAX), &mut progress.left).await?;
             if read == 0 {
                 rest.end().map_err(Trouble::Upstream)?;
                 break;
@@ -369,7 +384,7 @@ impl Going<'_> {
             input.passed(read);
         }
         let after = if closes { After::Close } else { After::Next };
-        Ok(Answered { keeps: answer.keeps && is_exact, after })
+        Ok(Answered { keeps: answer.keeps && is_exact && !progress.left, after })
     }
 
     /// Counts a request that `wire` has carried, as far as it was answered.

@@ -5,6 +5,7 @@
 //! times as much. A request that is not plain is hyper's: [`serve`] gives the connection to it with what
 //! was read, and does not look at it again.
 
+mod answering;
 pub mod buffer;
 pub mod choose;
 pub mod chunks;
