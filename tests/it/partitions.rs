@@ -64,9 +64,9 @@ fn agents(pair: &Pair, transport: &str) -> (Agent, Agent) {
     (pair.agent(&pair.a, &args).unwrap(), pair.agent(&pair.b, &args).unwrap())
 }
 
-/// A partition between two nodes costs no more than its time.
+/// A partition between two nodes costs no more than its `length`.
 #[track_caller]
-fn check_partition(transport: &str) {
+fn check_partition(transport: &str, length: Duration) {
     let pair = Pair::new().unwrap();
     let (a, _b) = agents(&pair, transport);
     let _echo = Server::echo(&pair.echo, PORT, "v1").unwrap();
@@ -75,7 +75,7 @@ fn check_partition(transport: &str) {
     set_link(&pair, "blackhole");
     let cut = Instant::now();
     let mut attempts = 0;
-    while cut.elapsed() < PARTITION {
+    while cut.elapsed() < length {
         assert_eq!(impatient().run(&pair.client).unwrap().totals.failed, 1, "nobody is there");
         attempts += 1;
     }
@@ -90,12 +90,13 @@ fn check_partition(transport: &str) {
 
 #[test]
 fn a_partition_costs_no_more_than_its_time() {
-    check_partition("native");
+    // TCP alone would keep the connection too.
+    check_partition("native", 3 * PARTITION);
 }
 
 #[test]
 fn a_partition_costs_no_more_than_its_time_over_hbone() {
-    check_partition("hbone");
+    check_partition("hbone", PARTITION);
 }
 
 /// A transfer that is under way when two nodes are cut from each other goes on after that.

@@ -38,6 +38,8 @@ pub struct Options {
     pub ping_interval: Duration,
     /// How long it has to answer.
     pub ping_timeout: Duration,
+    /// How long a client has to begin.
+    pub greeting_timeout: Duration,
 }
 
 /// The least that a stream may have waiting to be sent.

@@ -92,7 +92,7 @@ where
         biased;
         () = &mut cut => return Err(Error::Distrusted),
         () = &mut retired => return Ok(()),
-        greeted = timeout(options.ping_timeout, greeting) => {
+        greeted = timeout(options.greeting_timeout, greeting) => {
             greeted.unwrap_or(Err(Reason::SETTINGS_TIMEOUT.into()))?
         }
     };

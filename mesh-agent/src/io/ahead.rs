@@ -19,36 +19,36 @@ const AHEAD_BYTES: usize = 4 * 1024;
 #[derive(Debug, Default)]
 pub struct End {
     /// The client has sent it.
-    is_heard: AtomicBool,
+    heard: AtomicBool,
     /// All of the request was handed on, to be written.
-    is_whole: AtomicBool,
+    whole: AtomicBool,
     /// Nothing of the request is written yet.
-    is_unwritten: AtomicBool,
+    unwritten: AtomicBool,
 }
 
 impl End {
     /// A request begins.
     pub fn begin(&self) {
-        self.is_unwritten.store(true, Ordering::Relaxed);
-        self.is_whole.store(false, Ordering::Relaxed);
+        self.unwritten.store(true, Ordering::Relaxed);
+        self.whole.store(false, Ordering::Relaxed);
     }
 
     /// Its last part is handed on.
     pub fn hand_on(&self) {
-        self.is_whole.store(true, Ordering::Relaxed);
+        self.whole.store(true, Ordering::Relaxed);
     }
 
     /// Some of it is written.
     pub fn write(&self) {
-        self.is_unwritten.store(false, Ordering::Relaxed);
+        self.unwritten.store(false, Ordering::Relaxed);
     }
 
     /// Whether the application is to be told, if all that was to be written is.
     pub fn is_due(&self) -> bool {
-        let Self { is_heard, is_whole, is_unwritten } = self;
-        is_heard.load(Ordering::Relaxed)
-            && is_whole.load(Ordering::Relaxed)
-            && !is_unwritten.load(Ordering::Relaxed)
+        let Self { heard, whole, unwritten } = self;
+        heard.load(Ordering::Relaxed)
+            && whole.load(Ordering::Relaxed)
+            && !unwritten.load(Ordering::Relaxed)
     }
 }
 
@@ -96,7 +96,7 @@ impl<Io: AsyncRead + Unpin> Future for Failing<Io> {
             Err(error) => return Poll::Ready(error),
             Ok(()) if buffer.filled().is_empty() => {
                 *has_ended = true;
-                end.is_heard.store(true, Ordering::Relaxed);
+                end.heard.store(true, Ordering::Relaxed);
             }
             Ok(()) => ahead.extend_from_slice(buffer.filled()),
         }
@@ -120,7 +120,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Ahead<Io> {
                 ready!(Pin::new(io).poll_read(cx, buffer))?;
                 if buffer.filled().len() == before && buffer.remaining() > 0 {
                     *has_ended = true;
-                    end.is_heard.store(true, Ordering::Relaxed);
+                    end.heard.store(true, Ordering::Relaxed);
                 }
             }
             return Poll::Ready(Ok(()));

@@ -183,9 +183,6 @@ pub const NATIVE_MAX_OUTPUT_BYTES: usize = 512 << 10;
 /// How often a tunnel with streams is asked whether its peer is there (RFC 9113, section 6.7).
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A tunnel whose peer does not answer so long is closed: two lost answers.
-pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// Connections that the kernel keeps for `accept`. `net.core.somaxconn` has been 4096 since
 /// Linux 5.4, and caps it.
 pub const LISTENER_BACKLOG: i32 = 4096;

@@ -185,7 +185,7 @@ impl Settings {
             max_output_bytes: defaults::NATIVE_MAX_OUTPUT_BYTES,
             idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
             ping_interval: defaults::PING_INTERVAL,
-            ping_timeout: defaults::PING_TIMEOUT,
+            ping_timeout: self.peer_timeout.duration(),
         };
         let hbone = hbone::Options {
             max_streams: defaults::TUNNEL_MAX_STREAMS,
@@ -197,7 +197,8 @@ impl Settings {
             max_send_buffer_bytes: defaults::MAX_SEND_BUFFER_BYTES,
             idle_timeout: defaults::TUNNEL_IDLE_TIMEOUT,
             ping_interval: defaults::PING_INTERVAL,
-            ping_timeout: defaults::PING_TIMEOUT,
+            ping_timeout: self.peer_timeout.duration(),
+            greeting_timeout: defaults::HANDSHAKE_TIMEOUT,
         };
         proxy::Options {
             tunnels: tunnels::Options {

@@ -45,6 +45,11 @@ impl PeerTimeout {
         Self(Duration::from_secs(if secs < Self::MIN_SECS { Self::MIN_SECS } else { secs }))
     }
 
+    /// All of it.
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+
     /// Silence before the first probe.
     fn idle(self) -> Duration {
         self.0.saturating_sub(self.interval() * PROBES)

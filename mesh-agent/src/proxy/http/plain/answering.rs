@@ -55,12 +55,10 @@ pub(super) async fn next(
             read = leg::unless_failed(client, input.fill(from, limit)) => Some(read),
             () = leg::ended(client), if !*has_left => None,
         };
-        match read {
-            Some(read) => return read.map_err(Failed::Client)?.map_err(Failed::Upstream),
-            None => {
-                *has_left = true;
-                poll_fn(|cx| from.poll_end(cx)).await.map_err(Failed::Upstream)?;
-            }
+        if let Some(read) = read {
+            return read.map_err(Failed::Client)?.map_err(Failed::Upstream);
         }
+        *has_left = true;
+        poll_fn(|cx| from.poll_end(cx)).await.map_err(Failed::Upstream)?;
     }
 }
