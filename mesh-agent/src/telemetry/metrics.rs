@@ -1,7 +1,7 @@
 //! Every metric: its name, what it means, and how it is printed.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -161,6 +161,13 @@ catalog! {
 /// Labels and their values.
 pub(super) type Labels<'a> = Vec<(&'a str, &'a str)>;
 
+impl Shared {
+    /// The numbers that other modules count.
+    pub(super) fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Prints all metrics of one agent.
 #[derive(Debug)]
 pub(super) struct Exposition(pub(super) Arc<Shared>);
@@ -192,7 +199,7 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
         (&APPLIED_REVISION, shared.applied_revision.get()),
         (&CONDITIONS, shared.conditions.get()),
         (&ACCESS_LOG_DROPPED, shared.access_log.dropped()),
-        (&LOG_LIMITED, shared.lines.unmentioned()),
+        (&LOG_LIMITED, shared.lines.left_out()),
         (&SERIES_OVERFLOW, shared.series.overflowed()),
         (&POLICY_CLOSED, shared.policy_closed.get()),
         (&DIALS_HELD, shared.dials_held.get()),

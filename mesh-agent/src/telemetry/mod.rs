@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus_client::encoding::text;
@@ -32,6 +32,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::event::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security};
 pub use self::labels::NO_FLAGS;
+pub use self::limit::{Mention, Mentioned, Network};
 pub use self::requests::{RequestKind, RequestSeries, Unkept, Upgrade};
 pub use self::said::Said;
 pub use self::sink::Target;
@@ -377,12 +378,6 @@ impl Telemetry {
     /// Writes what is left of the access log. Lines that come later are dropped and counted.
     pub async fn close(&self) {
         self.shared.access_log.close().await;
-    }
-}
-
-impl Shared {
-    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
