@@ -8,12 +8,14 @@
 //! system call on the caller's thread; the exceptions are [`Telemetry::new`] and [`Telemetry::close`].
 
 mod access_log;
+mod cut;
 mod event;
 mod flows;
 mod labels;
 mod limit;
 pub mod log;
 mod metrics;
+mod queue;
 mod requests;
 mod said;
 mod series_metrics;
@@ -48,8 +50,8 @@ use crate::task::turns::Stalled;
 pub struct Options {
     /// Where access-log lines go.
     pub access_log: Target,
-    /// Lines that may wait to be written; what comes when as many wait is dropped and counted.
-    pub access_log_queue: usize,
+    /// Bytes of access-log lines that may wait to be written; lines without room are dropped and counted.
+    pub access_log_queue_bytes: usize,
     /// Access-log lines in a second that connections of one source may have; 0: all of them.
     pub access_log_rate: u32,
     /// Most series of connections; further ones are counted together, in the series `overflow`.
@@ -221,7 +223,7 @@ impl Telemetry {
     pub fn new(options: Options) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             version: options.version,
-            access_log: sink::AccessLog::open(&options.access_log, options.access_log_queue)?,
+            access_log: sink::AccessLog::open(&options.access_log, options.access_log_queue_bytes)?,
             lines: limit::Lines::new(options.access_log_rate),
             series: labels::Table::new(options.max_series),
             open: Default::default(),
