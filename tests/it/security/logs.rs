@@ -1,6 +1,7 @@
 //! A reader of the agent's own log that has stopped, while a client causes lines without end.
 
 use std::io::{PipeReader, Read as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use mesh_tests::agent::{Agent, Options};
 use mesh_tests::expect::eventually;
 use mesh_tests::http::Ask;
 use mesh_tests::process::DEADLINE;
+use mesh_tests::tracer::stop_thread;
 use nix::sys::signal::Signal;
 
 use super::{Arena, Bystander, Trace};
@@ -83,4 +85,16 @@ fn an_agent_whose_log_nobody_reads_ends_in_time() {
     let (suite, agent, _log) = start();
     flood(&suite, &agent);
     assert!(agent.terminate().unwrap().success());
+}
+
+/// The watchdog's report is not read either.
+#[test]
+fn an_agent_that_hangs_while_nobody_reads_its_log_aborts() {
+    let (suite, mut agent, _log) = start();
+    flood(&suite, &agent);
+    let tracer = stop_thread(&agent, "data-0").unwrap();
+    let is_over = || agent.get("/healthz").is_err().then_some(());
+    eventually("the end of the agent", DEADLINE, is_over).unwrap();
+    drop(tracer);
+    assert_eq!(agent.ended().unwrap().signal(), Some(Signal::SIGABRT as i32));
 }
