@@ -141,7 +141,9 @@ impl Telemetry {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        if let Some(queue) = &self.queue {
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // One that was closed was waited for.
+        if let (Some(queue), Some(_ended)) = (&self.queue, ended) {
             queue.close();
             let _written = queue.flush(END);
         }
@@ -186,7 +188,7 @@ mod tests {
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.entered.send(()).unwrap();
-            self.go.recv().unwrap();
+            self.go.recv().map_err(io::Error::other)?;
             self.written.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
@@ -215,6 +217,20 @@ mod tests {
         assert_eq!(*written.lock().unwrap(), b"first\na\nb\nc\n");
         log.push(b"late\n");
         assert_eq!(log.dropped(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_has_stopped_does_not_hold_up_the_end() {
+        let (entered, has_entered) = mpsc::channel();
+        let (_go, may_go) = mpsc::channel();
+        let gate = Gate { entered, go: may_go, written: Arc::default() };
+        let log = AccessLog::start(Box::new(gate), None, 1000).unwrap();
+        log.push(b"first\n");
+        has_entered.recv().unwrap();
+        let began = tokio::time::Instant::now();
+        log.close().await;
+        assert_eq!(began.elapsed(), END);
+        assert!(log.ended.lock().unwrap().is_none(), "it is waited for again");
     }
 
     #[tokio::test]
