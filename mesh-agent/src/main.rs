@@ -1,16 +1,18 @@
 //! The agent's binary: parse, run, exit code.
-#![expect(clippy::print_stderr, reason = "what goes wrong at the start is for people")]
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use mesh_agent::cli::{self, Cli};
+use mesh_agent::telemetry::log;
 
 fn main() -> ExitCode {
+    // Also if this thread panics.
+    let _flush = log::FlushAtEnd;
     match cli::run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("mesh-agent: {error:#}");
+            log::end(&error);
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,7 @@
 //! A real agent on a node.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{PipeReader, Read as _, Seek as _, SeekFrom, Write as _, pipe};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -64,7 +64,7 @@ impl Agent {
     ///
     /// As [`Self::start`].
     pub fn start_within(node: &Node, options: &Options<'_>, files: u64) -> Result<Self> {
-        Self::spawn_within(node, options, Some(files), &[])?.started()
+        Self::spawn_within(node, options, (Some(files), None), &[])?.started()
     }
 
     /// Starts it with variables in its environment, and does not wait.
@@ -77,7 +77,18 @@ impl Agent {
         options: &Options<'_>,
         variables: &[(&str, &str)],
     ) -> Result<Self> {
-        Self::spawn_within(node, options, None, variables)
+        Self::spawn_within(node, options, (None, None), variables)
+    }
+
+    /// Starts it with standard error into a pipe, which the caller may leave unread.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`]; its log is in the pipe, and not in the error.
+    pub fn start_unread(node: &Node, options: &Options<'_>) -> Result<(Self, PipeReader)> {
+        let (reader, writer) = pipe().context("cannot make a pipe")?;
+        let agent = Self::spawn_within(node, options, (None, Some(writer.into())), &[])?;
+        Ok((agent.started()?, reader))
     }
 
     /// Waits until it is ready.
@@ -108,13 +119,13 @@ impl Agent {
     ///
     /// It is not built or cannot be started.
     pub fn spawn(node: &Node, options: &Options<'_>) -> Result<Self> {
-        Self::spawn_within(node, options, None, &[])
+        Self::spawn_within(node, options, (None, None), &[])
     }
 
     fn spawn_within(
         node: &Node,
         options: &Options<'_>,
-        files: Option<u64>,
+        (files, stderr): (Option<u64>, Option<Stdio>),
         variables: &[(&str, &str)],
     ) -> Result<Self> {
         let folder = node.lab().state().join(node.name());
@@ -134,7 +145,8 @@ impl Agent {
         command.arg("--admin-socket").arg(folder.join(ADMIN_SOCKET));
         command.args(options.args);
         command.envs(variables.iter().copied());
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?);
+        command.stderr(stderr.unwrap_or_else(|| log.into()));
         let child = Killed(command.spawn().context("cannot start the agent")?);
         Ok(Self { child, node: node.clone(), folder, config: options.config.to_owned() })
     }

@@ -123,7 +123,7 @@ fn state() -> State {
     let snapshot = Arc::new(snapshot());
     let telemetry = Telemetry::new(Options {
         access_log: LogTarget::Off,
-        access_log_queue: 1,
+        access_log_queue_bytes: 1,
         access_log_rate: 0,
         max_series: 1,
         version: "1.2.3",

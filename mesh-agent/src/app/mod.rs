@@ -69,6 +69,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     {
         return Ok(status);
     }
+    // This process is not copied any more.
+    log::start(defaults::LOG_QUEUE_BYTES).context("starting the log's thread")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("starting the control runtime")?.block_on(Box::pin(serve(settings)))?;
     Ok(ExitCode::SUCCESS)

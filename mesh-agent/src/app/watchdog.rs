@@ -14,6 +14,7 @@ use crate::sys::stacks;
 use crate::task::clock;
 use crate::task::ready::{Gate, Ready};
 use crate::task::turns::{STALL, TURN, Turns, Watcher};
+use crate::telemetry::log;
 
 /// How long a vital thread may poll no task before the agent stops to beat, so that the workloads'
 /// failure modes apply. Long enough for a node that is merely busy.
@@ -181,6 +182,8 @@ impl Watch {
 
 /// Logs what there is to be logged, from a thread that may be held up.
 fn report(events: &Receiver<Event>, turns: &Turns, limit: Option<Duration>) {
+    // Past the queue, which may be full, or locked by the thread that hangs.
+    log::write_directly();
     for event in events {
         match event {
             Event::Stalls(thread) => {

@@ -55,7 +55,9 @@ impl Coverage {
     /// The object has no map for the counts.
     pub(super) fn start(ebpf: &mut Ebpf, root: &Path) -> Result<Self, Error> {
         if let Err(error) = attach(ebpf, root) {
-            tracing::warn!(error = %chain(&error), "connections are not observed: coverage is unknown");
+            // The verifier says much, and a field is cut short.
+            let error = chain(&error);
+            tracing::warn!("connections are not observed, coverage is unknown: {error}");
         }
         Ok(Self { counts: Mutex::new(take(ebpf, maps::COVERAGE)?) })
     }

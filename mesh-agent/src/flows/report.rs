@@ -25,7 +25,7 @@ use crate::task::clock;
 use crate::task::duty::Duty;
 use crate::task::scope::Scope;
 use crate::telemetry::{
-    ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Said, Security, Telemetry,
+    ConnectionEnd, Judged, Mention, Parties, Path, Peer, Reporter, Said, Security, Telemetry,
 };
 
 /// Reporters of a direct connection.
@@ -208,10 +208,12 @@ impl<'a> Known<'a> {
                     let name = |workload: Option<&Arc<Workload>>| {
                         workload.map(|workload| workload.name.to_string())
                     };
-                    if telemetry.may_mention((&told.policy, event.destination)) {
+                    let subject = (&told.policy, event.destination);
+                    if let Some(mentioned) = telemetry.mention(Mention::DryRun, subject) {
                         tracing::info!(
                             source = name(self.source), destination = name(self.destination),
                             policy = %told.policy, rule = told.rule, outcome = told.outcome.reason(),
+                            left_out = mentioned.left_out,
                             "a policy that is not enforced has its say"
                         );
                     }

@@ -83,7 +83,7 @@ impl Site {
     fn client(&self, ours: DuplexStream) -> (Arc<Tunnel>, Lease) {
         let telemetry = Telemetry::new(telemetry::Options {
             access_log: Target::Off,
-            access_log_queue: 1,
+            access_log_queue_bytes: 1,
             access_log_rate: 0,
             max_series: 1,
             version: "",

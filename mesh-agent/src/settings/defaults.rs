@@ -312,10 +312,15 @@ pub const PEER_REVIEW_INTERVAL: Duration = Duration::from_secs(5);
 /// Series of connections in the metrics: pairs of workloads. 10,000 × 1.5 KiB = 15 MiB at worst.
 pub const MAX_SERIES: usize = 10_000;
 
-/// Access-log lines that may wait to be written: 8,192 × 1 KiB = 8 MiB at worst.
-pub const ACCESS_LOG_QUEUE: usize = 8192;
+/// Bytes of access-log lines that may wait to be written: 4,096 of usual lines. As many again are being
+/// written, so that 8 MiB are kept at worst, outside of `--max-memory`.
+pub const ACCESS_LOG_QUEUE_BYTES: usize = 4 << 20;
 
-/// Access-log lines in a second that connections of one source may have: 1 MB/s. An eighth of the
+/// Bytes of lines of the agent's own log that may wait, and as many again: 2 MiB at worst, outside of
+/// `--max-memory`. Lines of some minutes, as each kind has few a second.
+pub const LOG_QUEUE_BYTES: usize = 1 << 20;
+
+/// Access-log lines in a second that connections of one source may have: 1 MB/s. A quarter of the
 /// queue, so that one source cannot fill it while the disk waits for some seconds.
 pub const ACCESS_LOG_RATE: u32 = 1000;
 

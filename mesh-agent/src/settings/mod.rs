@@ -162,7 +162,7 @@ impl Settings {
     pub fn telemetry(&self) -> telemetry::Options {
         telemetry::Options {
             access_log: self.access_log.clone(),
-            access_log_queue: defaults::ACCESS_LOG_QUEUE,
+            access_log_queue_bytes: defaults::ACCESS_LOG_QUEUE_BYTES,
             access_log_rate: self.access_log_rate,
             max_series: defaults::MAX_SERIES,
             version: VERSION,

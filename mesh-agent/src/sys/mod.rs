@@ -20,4 +20,5 @@ pub mod readable;
 pub mod route;
 pub mod socket;
 pub mod stacks;
+pub mod stderr;
 pub mod strays;

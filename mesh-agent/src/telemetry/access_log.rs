@@ -1,15 +1,21 @@
 //! One line of the access log: JSON under Envoy's and Istio's names, every field always there.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write as _;
 
 use crate::failure::Side;
+use crate::telemetry::cut::Cut;
 use crate::telemetry::event::{ConnectionEnd, Peer};
 use crate::telemetry::labels::NO_FLAGS;
 use crate::telemetry::time::rfc3339;
 
 /// A usual line has 970 bytes: one allocation.
 const LINE_BYTES: usize = 1024;
+
+/// The most bytes of a field's text before JSON escapes it. Names have at most 253; an error in the words of
+/// a peer has any length (GOAWAY of HTTP/2 carries 16 KiB of them), of which the first part tells enough.
+const MAX_FIELD_BYTES: usize = 1024;
 
 /// The line of `end`, with its line feed, for so many connections.
 pub(super) fn line(end: &ConnectionEnd, connections: u64) -> Vec<u8> {
@@ -40,6 +46,13 @@ pub(super) fn line(end: &ConnectionEnd, connections: u64) -> Vec<u8> {
     line.kernel(end);
     line.number("connections", connections);
     line.finish()
+}
+
+fn cut(text: &str) -> Cow<'_, str> {
+    match text.len() {
+        ..=MAX_FIELD_BYTES => text.into(),
+        _ => Cut::new(text, MAX_FIELD_BYTES).to_string().into(),
+    }
 }
 
 struct Line {
@@ -83,11 +96,11 @@ impl Line {
         }
     }
 
-    /// Any text.
+    /// Any text, cut to [`MAX_FIELD_BYTES`].
     fn text(&mut self, key: &str, value: Option<&str>) {
         self.key(key);
         match value {
-            Some(value) => serde_json::to_writer(&mut self.out, value)
+            Some(value) => serde_json::to_writer(&mut self.out, &cut(value))
                 .expect("invariant: a Vec takes all bytes, and a text is valid JSON"),
             None => self.null(),
         }
@@ -101,7 +114,7 @@ impl Line {
         let workload = peer.workload.as_deref().map(|workload| &workload.name);
         self.text(name, workload.map(|workload| &*workload.name));
         self.text(namespace, workload.map(|workload| &*workload.namespace));
-        self.plain(principal, peer.principal.as_ref());
+        self.text(principal, peer.principal.as_ref().map(ToString::to_string).as_deref());
     }
 
     /// The cause goes where Envoy's users look for it: with what was connected to, or with what
@@ -247,6 +260,24 @@ mod tests {
         let line = parse(&end);
         assert_eq!(line["upstream_transport_failure_reason"], evil);
         assert_eq!(line["route_name"], format!("demo/{evil}"));
+    }
+
+    /// An `:authority` of 60,000 bytes, or what GOAWAY carries.
+    #[test]
+    fn a_text_of_any_length_is_cut() {
+        for (said, most) in [("x".repeat(60_000), 4096), ("\0".repeat(16_000), 8192)] {
+            let cut = format!("{}…", said.get(..MAX_FIELD_BYTES).unwrap());
+            for (side, field) in [
+                (Side::Client, "connection_termination_details"),
+                (Side::Upstream, "upstream_transport_failure_reason"),
+            ] {
+                let cause = Error::other(said.clone());
+                let mut end = end();
+                end.failure = Some(Failure::because(Kind::Protocol, side, Retry::Never, cause));
+                assert!(line(&end, 1).len() < most);
+                assert_eq!(parse(&end)[field], cut);
+            }
+        }
     }
 
     #[test]

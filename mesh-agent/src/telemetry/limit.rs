@@ -33,8 +33,64 @@ const FAILED_PART: u64 = 10;
 pub(super) struct Lines {
     access: Limit,
     mentions: Buckets,
-    unmentioned: AtomicU64,
+    /// By [`Mention`].
+    kinds: [Mentions; Mention::N],
     started: Instant,
+}
+
+/// The lines of one kind in the agent's own log.
+#[derive(Debug, Default)]
+struct Mentions {
+    bucket: AtomicU64,
+    /// Lines that were left out since the last one that was written.
+    untold: AtomicU64,
+    left_out: AtomicU64,
+}
+
+/// A kind of lines in the agent's own log that others can cause as often as they like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mention {
+    /// A policy that is not enforced.
+    DryRun,
+    /// Handshakes of a peer are refused, because there are too many.
+    Handshakes,
+    /// A peer was refused by its handshake.
+    Peer,
+    /// A request of an identity was refused.
+    Request,
+    /// A peer does not answer on a tunnel.
+    Silence,
+    /// A request without an identity was refused. Strangers, who have addresses without number, take no line
+    /// of an identity.
+    Stranger,
+    /// A peer broke the protocol of a tunnel.
+    Violation,
+}
+
+impl Mention {
+    const N: usize = Self::Violation as usize + 1;
+}
+
+/// A line that the agent's own log may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mentioned {
+    /// Lines of its kind that were left out since the last one, if any were.
+    pub left_out: Option<u64>,
+}
+
+/// The network of an address: of IPv6 the first 64 bits, which one host may have. A subject of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network([u8; 16]);
+
+impl From<IpAddr> for Network {
+    fn from(ip: IpAddr) -> Self {
+        let mut network = match ip.to_canonical() {
+            IpAddr::V4(ip) => return Self(ip.to_ipv6_mapped().octets()),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        network[8..].fill(0);
+        Self(network)
+    }
 }
 
 /// The buckets of all sources.
@@ -57,6 +113,10 @@ struct Buckets {
 /// Lines of one subject in the agent's own log.
 const MENTIONS: Rate = Rate::new(5, 50);
 
+/// Lines of one kind, of all subjects: a stranger may have more networks than anybody has disk. With 1 KiB
+/// for a long line these are 1.7 GB a day at worst.
+const ALL_MENTIONS: Rate = Rate::new(20, 200);
+
 /// The limits of connections that ended alike.
 #[derive(Clone, Copy, Debug)]
 struct Rates {
@@ -69,20 +129,15 @@ struct Rates {
 enum Source<'a> {
     Workload(&'a str, &'a str),
     Identity(&'a SpiffeId),
-    /// Of IPv6 the first 64 bits, which one host may have.
-    Network([u8; 16]),
+    Network(Network),
 }
 
 impl Telemetry {
-    /// Whether the agent's own log may have a line about `subject`, for things that others can cause
-    /// as often as they like. A line that it may not have is counted.
-    pub fn may_mention(&self, subject: impl Hash) -> bool {
+    /// Whether the agent's own log may have a line of a kind about `subject`. A line that it may not have is
+    /// counted, and told of by the next of its kind.
+    pub fn mention(&self, kind: Mention, subject: impl Hash) -> Option<Mentioned> {
         let lines = &self.shared.lines;
-        let allowed = lines.mentions.spend(subject, MENTIONS, lines.started.elapsed());
-        if !allowed {
-            lines.unmentioned.fetch_add(1, Ordering::Relaxed);
-        }
-        allowed
+        lines.mention(kind, subject, lines.started.elapsed())
     }
 }
 
@@ -106,7 +161,7 @@ impl Lines {
         Self {
             access: Limit::new(per_second),
             mentions: Buckets::new(),
-            unmentioned: AtomicU64::new(0),
+            kinds: Default::default(),
             started: Instant::now(),
         }
     }
@@ -116,9 +171,23 @@ impl Lines {
         self.access.allows(end, self.started.elapsed())
     }
 
+    /// Whether the agent's own log may have a line, `now` after the agent's start.
+    fn mention(&self, kind: Mention, subject: impl Hash, now: Duration) -> Option<Mentioned> {
+        let all = &self.kinds[kind as usize];
+        let allowed = self.mentions.spend((kind as usize, subject), MENTIONS, now)
+            && spend(&all.bucket, ALL_MENTIONS, now);
+        if allowed {
+            let untold = all.untold.swap(0, Ordering::Relaxed);
+            return Some(Mentioned { left_out: (untold > 0).then_some(untold) });
+        }
+        all.untold.fetch_add(1, Ordering::Relaxed);
+        all.left_out.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
     /// Lines that the agent's own log does not have.
-    pub(super) fn unmentioned(&self) -> u64 {
-        self.unmentioned.load(Ordering::Relaxed)
+    pub(super) fn left_out(&self) -> u64 {
+        self.kinds.iter().map(|kind| kind.left_out.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -180,12 +249,7 @@ impl<'a> Source<'a> {
         if let Some(identity) = &source.principal {
             return Self::Identity(identity);
         }
-        let mut network = match end.downstream_remote.ip().to_canonical() {
-            IpAddr::V4(ip) => return Self::Network(ip.to_ipv6_mapped().octets()),
-            IpAddr::V6(ip) => ip.octets(),
-        };
-        network[8..].fill(0);
-        Self::Network(network)
+        Self::Network(end.downstream_remote.ip().into())
     }
 }
 
@@ -264,13 +328,42 @@ mod tests {
 
     #[test]
     fn a_subject_has_few_lines_in_the_log() {
-        let mentions = Buckets::new();
+        let log = Lines::new(0);
+        let mention = |subject, now| log.mention(Mention::Peer, subject, now);
         let moments = (0..10_000).map(|n| Duration::from_micros(100 * n));
-        let lines = moments.filter(|now| mentions.spend("one", MENTIONS, *now)).count();
+        let lines = moments.filter(|now| mention("one", *now).is_some()).count();
         assert_eq!(lines, 50 + 5 - 1);
         let others = ["another", "a third", "a fourth"];
-        let other = others.iter().find(|other| mentions.place(other) != mentions.place("one"));
-        assert!(mentions.spend(other.unwrap(), MENTIONS, Duration::from_secs(1)));
+        let place = |subject: &str| log.mentions.place((Mention::Peer as usize, subject));
+        let other = others.into_iter().find(|other| place(other) != place("one")).unwrap();
+        let now = Duration::from_secs(1);
+        let told = mention(other, now).and_then(|mention| mention.left_out);
+        let all = log.left_out();
+        assert_eq!(all, 10_000 - 54);
+        // The lines of the flood have told of the others between them.
+        assert!(told.is_some_and(|told| told < all), "{told:?}");
+        assert_eq!(mention(other, now), Some(Mentioned { left_out: None }));
+    }
+
+    /// A stranger with an IPv6 /112, or with as many networks.
+    #[test]
+    fn many_sources_have_no_more_lines_than_the_kind() {
+        let now = Duration::from_secs(1);
+        let count = |network: &dyn Fn(u32) -> String| {
+            let log = Lines::new(0);
+            let one = |n| {
+                let ip: IpAddr = network(n).parse().unwrap();
+                log.mention(Mention::Stranger, (Network::from(ip), "echo"), now)
+            };
+            let lines = (0..5000).filter(|n| one(*n).is_some()).count();
+            assert_eq!(log.left_out(), 5000 - lines as u64);
+            let another = |subject| log.mention(Mention::Request, subject, now).is_some();
+            assert!(["a", "b", "c"].into_iter().any(another), "lines of another kind");
+            lines
+        };
+        assert_eq!(count(&|n| format!("2001:db8::{n:x}")), 50);
+        assert_eq!(count(&|n| format!("2001:db8:0:{n:x}::1")), 200);
+        assert_eq!(count(&|n| format!("10.0.{}.{}", n / 250, n % 250)), 200);
     }
 
     #[test]

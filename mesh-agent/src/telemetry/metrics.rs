@@ -1,7 +1,7 @@
 //! Every metric: its name, what it means, and how it is printed.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -15,7 +15,9 @@ use crate::task::turns::Stalled;
 use crate::telemetry::event::Reporter;
 use crate::telemetry::requests::{Unkept, Upgrade};
 use crate::telemetry::series_metrics;
-use crate::telemetry::{CertificateCounters, CoverageCount, Limit, Protocol, Role, Shared, Source};
+use crate::telemetry::{
+    CertificateCounters, CoverageCount, Limit, Protocol, Role, Shared, Source, log,
+};
 
 /// One metric, as operators see it.
 #[derive(Debug)]
@@ -146,6 +148,8 @@ catalog! {
     ACCESS_LOG_LIMITED = Counter "mesh_access_log_limited_total"
         ["reporter", "source_workload", "source_workload_namespace"]
         "Connections that have no access-log line of their own, because their source had too many";
+    LOG_DROPPED = Counter "mesh_log_dropped_total" []
+        "Lines of the agent's own log that were lost because standard error was not read fast enough";
     LOG_LIMITED = Counter "mesh_log_limited_total" []
         "Lines that the agent's own log does not have, because there were too many alike";
     SERIES_OVERFLOW = Counter "mesh_metric_series_overflow_total" []
@@ -160,6 +164,13 @@ catalog! {
 
 /// Labels and their values.
 pub(super) type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+impl Shared {
+    /// The numbers that other modules count.
+    pub(super) fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Prints all metrics of one agent.
 #[derive(Debug)]
@@ -192,7 +203,8 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> Resul
         (&APPLIED_REVISION, shared.applied_revision.get()),
         (&CONDITIONS, shared.conditions.get()),
         (&ACCESS_LOG_DROPPED, shared.access_log.dropped()),
-        (&LOG_LIMITED, shared.lines.unmentioned()),
+        (&LOG_DROPPED, log::dropped()),
+        (&LOG_LIMITED, shared.lines.left_out()),
         (&SERIES_OVERFLOW, shared.series.overflowed()),
         (&POLICY_CLOSED, shared.policy_closed.get()),
         (&DIALS_HELD, shared.dials_held.get()),

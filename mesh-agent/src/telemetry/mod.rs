@@ -8,12 +8,14 @@
 //! system call on the caller's thread; the exceptions are [`Telemetry::new`] and [`Telemetry::close`].
 
 mod access_log;
+mod cut;
 mod event;
 mod flows;
 mod labels;
 mod limit;
 pub mod log;
 mod metrics;
+mod queue;
 mod requests;
 mod said;
 mod series_metrics;
@@ -24,7 +26,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus_client::encoding::text;
@@ -32,6 +34,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::event::{ConnectionEnd, Judged, Parties, Path, Peer, Reporter, Security};
 pub use self::labels::NO_FLAGS;
+pub use self::limit::{Mention, Mentioned, Network};
 pub use self::requests::{RequestKind, RequestSeries, Unkept, Upgrade};
 pub use self::said::Said;
 pub use self::sink::Target;
@@ -47,8 +50,8 @@ use crate::task::turns::Stalled;
 pub struct Options {
     /// Where access-log lines go.
     pub access_log: Target,
-    /// Lines that may wait to be written; what comes when as many wait is dropped and counted.
-    pub access_log_queue: usize,
+    /// Bytes of access-log lines that may wait to be written; lines without room are dropped and counted.
+    pub access_log_queue_bytes: usize,
     /// Access-log lines in a second that connections of one source may have; 0: all of them.
     pub access_log_rate: u32,
     /// Most series of connections; further ones are counted together, in the series `overflow`.
@@ -220,7 +223,7 @@ impl Telemetry {
     pub fn new(options: Options) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             version: options.version,
-            access_log: sink::AccessLog::open(&options.access_log, options.access_log_queue)?,
+            access_log: sink::AccessLog::open(&options.access_log, options.access_log_queue_bytes)?,
             lines: limit::Lines::new(options.access_log_rate),
             series: labels::Table::new(options.max_series),
             open: Default::default(),
@@ -377,12 +380,6 @@ impl Telemetry {
     /// Writes what is left of the access log. Lines that come later are dropped and counted.
     pub async fn close(&self) {
         self.shared.access_log.close().await;
-    }
-}
-
-impl Shared {
-    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

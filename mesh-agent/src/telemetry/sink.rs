@@ -1,7 +1,4 @@
-//! From the data threads to the access log's file, through one bounded buffer and one thread.
-//!
-//! Appending a line is a lock and a copy. The writer is woken at most once in [`LINGER`], not once
-//! a line, and writes everything that has come since with one system call.
+//! The access log's file, and the thread that writes to it what is in the [queue](super::queue).
 //!
 //! A file that was renamed is left for a new one of the old name by [`AccessLog::reopen`]: the
 //! writer makes that first, and then writes to it whatever still waits.
@@ -9,21 +6,22 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::telemetry::Telemetry;
+use crate::telemetry::queue::{Batch, Options, Queue};
 
 /// How long the writer gathers lines after the first. Nobody reads a log faster; 100 wake-ups a
 /// second cost nothing that can be measured.
 const LINGER: Duration = Duration::from_millis(10);
 
-/// A buffer that a burst made larger than this is not kept.
-const KEEP_BYTES: usize = 1 << 20;
+/// How long the end of the log may take: its disk may hang, or its reader have stopped.
+const END: Duration = Duration::from_secs(5);
 
 /// Where access-log lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,43 +40,8 @@ pub(super) struct AccessLog {
     /// `None`: off.
     queue: Option<Arc<Queue>>,
     is_file: bool,
-    writer: Mutex<Option<Writer>>,
-}
-
-#[derive(Debug)]
-struct Writer {
-    thread: JoinHandle<()>,
     /// Resolves, with an error, when the thread has ended.
-    ended: oneshot::Receiver<()>,
-}
-
-#[derive(Debug)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Condvar,
-    most_lines: usize,
-    dropped: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    bytes: Vec<u8>,
-    lines: usize,
-    /// The writer sleeps until it is woken.
-    idle: bool,
-    closing: bool,
-    /// Wants the file to be opened by its name again, and to be told how that went.
-    reopen: Option<oneshot::Sender<io::Result<()>>>,
-}
-
-/// Work for the writer, besides the lines.
-#[derive(Debug)]
-struct Taken {
-    lines: usize,
-    /// These and all that follow go to a file that is to be opened first.
-    reopen: Option<oneshot::Sender<io::Result<()>>>,
-    /// Nothing follows.
-    is_last: bool,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 /// Opens a file to append to it, and makes it if it is not there.
@@ -87,11 +50,12 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 impl AccessLog {
-    /// Opens `target` and starts the thread `access-log`.
-    pub(super) fn open(target: &Target, most_lines: usize) -> io::Result<Self> {
+    /// Opens `target` and starts the thread `access-log`. At most so many bytes of lines wait, and as many
+    /// are being written.
+    pub(super) fn open(target: &Target, most_bytes: usize) -> io::Result<Self> {
         let output: Box<dyn Write + Send> = match target {
             Target::Off => {
-                return Ok(Self { queue: None, is_file: false, writer: Mutex::default() });
+                return Ok(Self { queue: None, is_file: false, ended: Mutex::default() });
             }
             Target::Stdout => Box::new(io::stdout()),
             Target::File(path) => Box::new(open(path)?),
@@ -100,29 +64,24 @@ impl AccessLog {
             Target::File(path) => Some(path.clone()),
             Target::Off | Target::Stdout => None,
         };
-        Self::start(output, path, most_lines)
+        Self::start(output, path, most_bytes)
     }
 
     fn start(
         output: Box<dyn Write + Send>,
         path: Option<PathBuf>,
-        most_lines: usize,
+        most_bytes: usize,
     ) -> io::Result<Self> {
-        let queue = Arc::new(Queue {
-            waiting: Mutex::default(),
-            wake: Condvar::new(),
-            most_lines,
-            dropped: AtomicU64::new(0),
-        });
+        let queue = Arc::new(Queue::new(Options { most_bytes, linger: LINGER }));
         let (end, ended) = oneshot::channel::<()>();
         let is_file = path.is_some();
         let ours = Arc::clone(&queue);
-        let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            ours.write_all(output, path.as_deref());
+        // It may be held up for ever by a disk or a reader, and is not waited for then.
+        drop(thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            write_all(&ours, output, path.as_deref());
             drop(end);
-        })?;
-        let writer = Mutex::new(Some(Writer { thread, ended }));
-        Ok(Self { queue: Some(queue), is_file, writer })
+        })?);
+        Ok(Self { queue: Some(queue), is_file, ended: Mutex::new(Some(ended)) })
     }
 
     /// Whether lines are wanted.
@@ -139,7 +98,7 @@ impl AccessLog {
 
     /// Lines that were lost.
     pub(super) fn dropped(&self) -> u64 {
-        self.queue.as_ref().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
+        self.queue.as_ref().map_or(0, |queue| queue.dropped())
     }
 
     /// Opens the file, which was renamed or removed, by its name again. Returns once nothing is
@@ -150,33 +109,21 @@ impl AccessLog {
     /// It cannot be opened, and the log goes on in the file that it has; or the log was closed.
     pub(super) async fn reopen(&self) -> io::Result<bool> {
         let Some(queue) = self.queue.as_ref().filter(|_| self.is_file) else { return Ok(false) };
-        let (done, is_done) = oneshot::channel();
-        {
-            let mut waiting = queue.lock();
-            if waiting.closing {
-                return Err(io::Error::other("the access log is closed"));
-            }
-            // One that waits already, for a disk that hangs, is told that it is not done.
-            waiting.reopen = Some(done);
-        }
-        queue.wake.notify_one();
         let dropped = |_closed| io::Error::other("closed, or asked for again, before it was done");
-        is_done.await.map_err(dropped)?.map(|()| true)
+        queue.reopen()?.await.map_err(dropped)?.map(|()| true)
     }
 
-    /// Writes what waits and ends the thread.
+    /// Writes what waits and ends the thread, within [`END`].
     pub(super) async fn close(&self) {
-        if let Some(writer) = self.stop() {
-            // Nothing is ever sent: the sender is dropped at the thread's end.
-            let _ended: Result<(), _> = writer.ended.await;
+        let Some(queue) = &self.queue else { return };
+        queue.close();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Nothing is ever sent: the sender is dropped at the thread's end.
+        if let Some(ended) = ended
+            && timeout(END, ended).await.is_err()
+        {
+            tracing::error!("the access log's last lines are lost: they cannot be written in time");
         }
-    }
-
-    fn stop(&self) -> Option<Writer> {
-        let queue = self.queue.as_ref()?;
-        queue.lock().closing = true;
-        queue.wake.notify_one();
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -194,96 +141,39 @@ impl Telemetry {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        if let Some(writer) = self.stop()
-            && writer.thread.join().is_err()
-        {
-            tracing::error!("the access log's thread panicked");
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // One that was closed was waited for.
+        if let (Some(queue), Some(_ended)) = (&self.queue, ended) {
+            queue.close();
+            let _written = queue.flush(END);
         }
     }
 }
 
-impl Queue {
-    /// Poison is no harm: at worst the buffer ends in a part of a line.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, line: &[u8]) {
-        let mut waiting = self.lock();
-        if waiting.closing || waiting.lines >= self.most_lines {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
+/// The thread: writes until the log is closed. `path` is the file's, if the output is one.
+fn write_all(queue: &Queue, mut output: Box<dyn Write + Send>, path: Option<&Path>) {
+    let mut failed = false;
+    queue.write_all(|Batch { lines, reopen, .. }| {
+        if let (Some(done), Some(path)) = (reopen, path) {
+            // Before what waits is written: the old file may be packed by now.
+            let opened = open(path).map(|file| output = Box::new(file));
+            // Nobody may wait for it any more.
+            let _given_up: Result<(), _> = done.send(opened);
         }
-        waiting.bytes.extend_from_slice(line);
-        waiting.lines += 1;
-        if waiting.idle || waiting.lines == self.early() {
-            waiting.idle = false;
-            drop(waiting);
-            self.wake.notify_one();
+        let written = output.write_all(lines).and_then(|()| output.flush());
+        let has_failed = std::mem::replace(&mut failed, written.is_err());
+        if let Err(error) = &written
+            && !has_failed
+        {
+            tracing::error!(%error, "cannot write the access log; lines are lost");
         }
-    }
-
-    /// With so many lines the writer does not linger.
-    const fn early(&self) -> usize {
-        self.most_lines.div_ceil(2)
-    }
-
-    /// Waits for lines, or another file, and moves the lines to `batch`, which is empty.
-    fn take(&self, batch: &mut Vec<u8>) -> Taken {
-        let mut waiting = self.lock();
-        waiting.idle = true;
-        let is_urgent = |waiting: &Waiting| waiting.closing || waiting.reopen.is_some();
-        waiting = self
-            .wake
-            .wait_while(waiting, |waiting| waiting.lines == 0 && !is_urgent(waiting))
-            .unwrap_or_else(PoisonError::into_inner);
-        waiting.idle = false;
-        let gathering = |waiting: &mut Waiting| waiting.lines < self.early() && !is_urgent(waiting);
-        (waiting, _) = self
-            .wake
-            .wait_timeout_while(waiting, LINGER, gathering)
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut waiting.bytes, batch);
-        Taken {
-            lines: std::mem::take(&mut waiting.lines),
-            reopen: waiting.reopen.take(),
-            is_last: waiting.closing,
-        }
-    }
-
-    /// The thread: writes until the log is closed. `path` is the file's, if the output is one.
-    fn write_all(&self, mut output: Box<dyn Write + Send>, path: Option<&Path>) {
-        let mut batch = vec![];
-        let mut failed = false;
-        loop {
-            let Taken { lines, reopen, is_last } = self.take(&mut batch);
-            if let (Some(done), Some(path)) = (reopen, path) {
-                // Before what waits is written: the old file may be packed by now.
-                let opened = open(path).map(|file| output = Box::new(file));
-                // Nobody may wait for it any more.
-                let _given_up: Result<(), _> = done.send(opened);
-            }
-            match output.write_all(&batch).and_then(|()| output.flush()) {
-                Ok(()) => failed = false,
-                Err(error) => {
-                    self.dropped.fetch_add(lines as u64, Ordering::Relaxed);
-                    if !failed {
-                        tracing::error!(%error, "cannot write the access log; lines are lost");
-                    }
-                    failed = true;
-                }
-            }
-            batch.clear();
-            batch.shrink_to(KEEP_BYTES);
-            if is_last {
-                return;
-            }
-        }
-    }
+        written
+    });
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
     use std::sync::mpsc;
 
     use super::*;
@@ -298,7 +188,7 @@ mod tests {
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.entered.send(()).unwrap();
-            self.go.recv().unwrap();
+            self.go.recv().map_err(io::Error::other)?;
             self.written.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
@@ -314,7 +204,7 @@ mod tests {
         let (go, may_go) = mpsc::channel();
         let written = Arc::new(Mutex::new(vec![]));
         let gate = Gate { entered, go: may_go, written: Arc::clone(&written) };
-        let log = AccessLog::start(Box::new(gate), None, 3).unwrap();
+        let log = AccessLog::start(Box::new(gate), None, 6).unwrap();
         log.push(b"first\n");
         has_entered.recv().unwrap();
         for line in [b"a\n", b"b\n", b"c\n", b"d\n", b"e\n"] {
@@ -329,12 +219,26 @@ mod tests {
         assert_eq!(log.dropped(), 3);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_has_stopped_does_not_hold_up_the_end() {
+        let (entered, has_entered) = mpsc::channel();
+        let (_go, may_go) = mpsc::channel();
+        let gate = Gate { entered, go: may_go, written: Arc::default() };
+        let log = AccessLog::start(Box::new(gate), None, 1000).unwrap();
+        log.push(b"first\n");
+        has_entered.recv().unwrap();
+        let began = tokio::time::Instant::now();
+        log.close().await;
+        assert_eq!(began.elapsed(), END);
+        assert!(log.ended.lock().unwrap().is_none(), "it is waited for again");
+    }
+
     #[tokio::test]
     async fn every_line_of_many_threads_is_in_the_file_after_close() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         std::fs::write(&path, "old\n").unwrap();
-        let log = AccessLog::open(&Target::File(path.clone()), 100_000).unwrap();
+        let log = AccessLog::open(&Target::File(path.clone()), 1 << 20).unwrap();
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..1000).for_each(|_| log.push(b"{}\n")));
@@ -351,10 +255,10 @@ mod tests {
     /// Threads log without a pause while the file is renamed again and again, as logrotate does.
     #[test]
     fn a_renamed_file_gets_nothing_once_the_log_was_reopened() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let log = AccessLog::open(&Target::File(path.clone()), 1_000_000).unwrap();
+        let log = AccessLog::open(&Target::File(path.clone()), 1 << 30).unwrap();
         let old = |n: u32| folder.path().join(format!("access.log.{n}"));
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
         let is_over = std::sync::atomic::AtomicBool::new(false);
@@ -400,7 +304,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs/access.log");
         std::fs::create_dir(folder.path().join("logs")).unwrap();
-        let log = AccessLog::open(&Target::File(path), 10).unwrap();
+        let log = AccessLog::open(&Target::File(path), 1000).unwrap();
         std::fs::rename(folder.path().join("logs"), folder.path().join("old")).unwrap();
         assert_eq!(log.reopen().await.unwrap_err().kind(), io::ErrorKind::NotFound);
         log.push(b"1\n");
@@ -411,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_written_is_counted() {
-        let log = AccessLog::open(&Target::File("/dev/full".into()), 10).unwrap();
+        let log = AccessLog::open(&Target::File("/dev/full".into()), 1000).unwrap();
         log.push(b"1\n");
         log.push(b"2\n");
         log.close().await;
@@ -422,7 +326,7 @@ mod tests {
     fn dropping_the_log_writes_what_waits() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let log = AccessLog::open(&Target::File(path.clone()), 10).unwrap();
+        let log = AccessLog::open(&Target::File(path.clone()), 1000).unwrap();
         log.push(b"1\n");
         drop(log);
         assert_eq!(std::fs::read(&path).unwrap(), b"1\n");

@@ -26,7 +26,7 @@ const LABEL_TEXT: &str = concat!(
 fn telemetry() -> Telemetry {
     Telemetry::new(Options {
         access_log: Target::Off,
-        access_log_queue: 10,
+        access_log_queue_bytes: 10_000,
         access_log_rate: 0,
         max_series: 10,
         version: "1.2.3",
@@ -352,7 +352,7 @@ async fn the_access_log_has_a_line_for_each_connection() {
     let path = folder.path().join("access.log");
     let telemetry = Telemetry::new(Options {
         access_log: Target::File(path.clone()),
-        access_log_queue: 10,
+        access_log_queue_bytes: 10_000,
         access_log_rate: 0,
         max_series: 10,
         version: "1.2.3",

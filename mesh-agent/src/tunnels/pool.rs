@@ -21,7 +21,7 @@ use crate::native::quota::{self, Quota};
 use crate::task::clock;
 use crate::task::ending::Unanswered;
 use crate::task::scope::Scope;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Mention, Telemetry};
 use crate::tunnels::choice::{Choice, choose};
 use crate::tunnels::{Dialed, Error, Lease, Options, Stream, Tunnel, Validity};
 
@@ -41,11 +41,11 @@ pub struct Key {
 impl Key {
     /// Says that the peer has not answered on a tunnel, which was closed, unless that is said too often.
     fn mention_silence(&self, silence: Duration, telemetry: &Telemetry) {
-        if telemetry.may_mention(self) {
+        if let Some(mentioned) = telemetry.mention(Mention::Silence, self) {
             tracing::warn!(
                 source = %self.source, peer = %self.peer, destination = %self.destination,
                 workload = self.workload.as_ref().map(tracing::field::display),
-                silent_ms = silence.as_millis(),
+                silent_ms = silence.as_millis(), left_out = mentioned.left_out,
                 "a peer's agent does not answer: its tunnel is closed and the connections in it are \
                  reset; the next connection opens another"
             );

@@ -64,7 +64,7 @@ fn check(name: &str, [thread, comm]: [&str; 2], limit: &str, seen: impl Fn(&Agen
         };
         assert!(of(comm).unwrap().contains("(the thread did not answer)"), "{log}");
         assert!(of("data-1").unwrap().contains("mesh_agent::task::worker"), "{log}");
-        let said = log.lines().find(|line| line.contains("a thread hangs")).unwrap().to_owned();
+        let said = log.lines().find(|line| line.contains("a thread hangs (")).unwrap().to_owned();
         assert!(said.contains(&format!("\"{thread}\"")), "{said}");
         said
     });

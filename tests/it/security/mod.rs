@@ -14,6 +14,7 @@ mod admin;
 mod authors;
 mod connects;
 mod hung;
+mod logs;
 mod outages;
 mod paths;
 mod floods;

@@ -20,7 +20,7 @@ use crate::proxy::conn::Conn;
 use crate::proxy::places;
 use crate::proxy::realm::{Local, Realm, Resident};
 use crate::store::Reader;
-use crate::telemetry::{Judged, Said, Telemetry};
+use crate::telemetry::{Judged, Mention, Said, Telemetry};
 
 /// Ports of the agent itself: a connection to one of them would be a loop (as ztunnel refuses).
 const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT, 15080];
@@ -161,12 +161,14 @@ impl Arrival {
         let policies = &mesh.policy(&self.local.workload.name).authorization;
         for told in authz::told(policies, &self.request(http)) {
             let outcome = told.outcome.reason();
-            if telemetry.may_mention((&told.policy, &self.local.workload.name)) {
+            let subject = (&told.policy, &self.local.workload.name);
+            if let Some(mentioned) = telemetry.mention(Mention::DryRun, subject) {
                 tracing::info!(
                     client = %self.client, server = %self.to, principal = self.principal.as_ref().map(tracing::field::display),
                     policy = %told.policy, rule = told.rule, outcome,
                     method = http.map(|http| http.method),
                     path = http.map(|http| http.paths.written()),
+                    left_out = mentioned.left_out,
                     "a policy that is not enforced has its say"
                 );
             }

@@ -29,7 +29,7 @@ use crate::sys::socket;
 use crate::task::clock;
 use crate::task::ending::Ending;
 use crate::task::fair;
-use crate::telemetry::{Peer, Protocol, Reporter, Role, Security};
+use crate::telemetry::{Mention, Network, Peer, Protocol, Reporter, Role, Security};
 use crate::tunnels::{self, Incoming};
 
 /// A TLS connection of a peer's agent.
@@ -162,16 +162,20 @@ impl Shaken {
             Err(error) if error.is_violation() => {
                 context.telemetry.tunnel_violated(protocol);
                 let reason = Failure::because(Kind::Protocol, Side::Client, Retry::Never, error);
-                if context.telemetry.may_mention(peer) {
+                if let Some(mentioned) = context.telemetry.mention(Mention::Violation, peer) {
                     tracing::warn!(%client, %peer, reason = %reason.cause(),
+                        left_out = mentioned.left_out,
                         "a peer's agent broke the protocol of its tunnel, which is closed");
                 }
             }
-            Err(error) if error.is_silence() && context.telemetry.may_mention(peer) => {
+            Err(error) if error.is_silence() => {
                 let silent_ms = ping_timeout.unwrap_or_default().as_millis();
-                tracing::warn!(%client, %peer, workload = %local.workload.name, silent_ms,
-                    "a peer's agent does not answer: its tunnel is closed and the connections in it \
-                     are reset; it opens another when it is back");
+                if let Some(mentioned) = context.telemetry.mention(Mention::Silence, peer) {
+                    tracing::warn!(%client, %peer, workload = %local.workload.name, silent_ms,
+                        left_out = mentioned.left_out,
+                        "a peer's agent does not answer: its tunnel is closed and the connections \
+                         in it are reset; it opens another when it is back");
+                }
             }
             Err(error) => tracing::debug!(%client, %peer, %error, "a peer's tunnel failed"),
             Ok(()) => {}
@@ -202,8 +206,12 @@ fn admit(context: &Context, realm: &Arc<Realm>, client: SocketAddr) -> Option<Un
         Ok(place) => Some(UnderWay { realm: Arc::clone(realm), node: node.clone(), place }),
         Err(refused) => {
             context.telemetry.handshake_refused(refused.limit);
-            if let Some(count) = refused.mention {
+            let network = Network::from(client.ip());
+            if let Some(count) = refused.mention
+                && let Some(mentioned) = context.telemetry.mention(Mention::Handshakes, network)
+            {
                 tracing::warn!(client = %client.ip(), limit = refused.limit.as_str(), count,
+                    left_out = mentioned.left_out,
                     "a peer's handshakes are refused: there are too many");
             }
             None
@@ -249,9 +257,10 @@ async fn handshake(
 /// Reports a peer that was refused.
 fn refused(context: &Context, local: &Local, client: SocketAddr, failure: Failure) {
     context.telemetry.handshake_failed(Role::Server, failure.kind);
-    if context.telemetry.may_mention(client.ip()) {
+    let network = Network::from(client.ip());
+    if let Some(mentioned) = context.telemetry.mention(Mention::Peer, network) {
         tracing::warn!(%client, workload = %local.workload.name, failure = failure.kind.code(),
-            reason = %failure.cause(), "refused a peer's agent");
+            reason = %failure.cause(), left_out = mentioned.left_out, "refused a peer's agent");
     }
     reported(context, local, client).finish(Err(failure));
 }

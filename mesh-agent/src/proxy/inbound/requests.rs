@@ -50,7 +50,9 @@ use crate::proxy::inbound::application::{Arrival, Scrutiny};
 use crate::proxy::inbound::asked::{Application, Driving, begin};
 use crate::proxy::places::Refused;
 use crate::proxy::{Context, client_end};
-use crate::telemetry::{self, RequestKind, RequestSeries, Said, Upgrade};
+use crate::telemetry::{
+    self, Mention, Mentioned, Network, RequestKind, RequestSeries, Said, Upgrade,
+};
 use crate::tunnels::Io;
 
 /// The text for a client whose request may not be. Which policy says so is for those to see who
@@ -430,8 +432,12 @@ fn note(point: &Point, head: &request::Parts, what: &str, reason: &dyn fmt::Disp
     let (client, workload) = (point.arrival.client, &point.arrival.local.workload.name);
     let (method, path) = (&head.method, head.uri.path());
     let is_first = !point.noted.swap(true, Ordering::Relaxed);
-    if is_first && point.context.telemetry.may_mention((client.ip(), workload)) {
-        tracing::info!(%client, %workload, %method, path, %reason, "{what}");
+    let subject = (Network::from(client.ip()), workload);
+    let is_stranger = point.arrival.principal.is_none();
+    let kind = if is_stranger { Mention::Stranger } else { Mention::Request };
+    let mention = || point.context.telemetry.mention(kind, subject);
+    if let Some(Mentioned { left_out }) = is_first.then(mention).flatten() {
+        tracing::info!(%client, %workload, %method, path, %reason, left_out, "{what}");
     } else {
         tracing::debug!(%client, %workload, %method, path, %reason, "{what}");
     }
