@@ -52,7 +52,7 @@ const NAME: &str = "file";
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Settling time where each was put in its place as a whole: several may be renamed one after the other.
-const SETTLE_WHOLE: Duration = Duration::from_millis(10);
+const SETTLE_WHOLE: Duration = Duration::from_millis(5);
 
 /// How often that is waited for; then they are read as they are. 20 × 50 ms = 1 s.
 const MAX_SETTLES: u32 = 20;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use mesh_tests::agent::{self, Agent};
 use mesh_tests::apps::Server;
-use mesh_tests::mesh::{Mesh, Workload};
+use mesh_tests::mesh::{ConfigDir, Mesh, Workload};
 use mesh_tests::pair::{ECHO, PORT, Pair};
 use mesh_tests::pod::Pod;
 use mesh_tests::script::Script;
@@ -154,9 +154,15 @@ fn measure(size: Size, changes: u16, ids: &LabIds) -> Result<Row> {
     let text = documents(size);
     let echo = Workload::of(&pair.echo).account("echo").label("app", "echo").port(PORT);
     let client = Workload::of(&pair.client).account("client");
-    pair.config.write(&Mesh::new("demo").workload(&client).workload(&echo))?;
+    let both = Mesh::new("demo").workload(&client).workload(&echo);
+    // A node has one agent: that of the other node does not work beside it.
+    let aside = ConfigDir::create(pair.lab.state().join("aside"))?;
+    aside.write(&both)?;
+    pair.config.write(&both)?;
     pair.config.write_file("many.yaml", &format!("{text}{}", service(80)))?;
-    let _peer = pair.agent(&pair.b, &[])?;
+    let ca = pair.lab.state().join("ca").join(pair.b.name());
+    let _peer =
+        Agent::start(&pair.b, &agent::Options { ca: &ca, config: aside.path(), args: &[] })?;
     let mut beats = beats(&pair)?;
     let (agent, start, mut slowest) = start(&pair)?;
     let mut probe = probe(&pair.client)?;
