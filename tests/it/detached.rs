@@ -98,7 +98,7 @@ fn pins_that_are_removed_come_back_and_nothing_is_detached_meanwhile() {
         }
         let again = || (pinned(node) == before).then_some(());
         eventually("the pins", DEADLINE, again).unwrap_or_else(|_| panic!("{}", agent.log()));
-        assert!(agent.log().contains("mesh-agent uninstall"), "{}", agent.log());
+        agent.says("mesh-agent uninstall").unwrap();
         assert!(agent.ready(), "{}", agent.log());
     }
     let totals = traffic.stop().unwrap();
@@ -125,7 +125,7 @@ fn programs_that_are_detached_are_attached_again() {
     let attached = "all kernel programs are attached again";
     let again = |agent: &Agent| (agent.ready() && agent.log().contains(attached)).then_some(());
     eventually("the agent to be ready", DEADLINE, || again(&a)).unwrap();
-    assert!(a.log().contains("kernel programs are detached"), "{}", a.log());
+    a.says("kernel programs are detached").unwrap();
     // Plaintext arrives at the server, which takes none.
     let stranger = pair.b.pod("stranger").unwrap();
     let knock = || {

@@ -225,7 +225,7 @@ fn a_successor_that_is_killed_leaves_nothing_in_the_open() {
         assert_eq!(wire.of_port(PORT).count(), 0, "{}", a.log());
     }
     // The last one came so far that it served, and the one that was replaced is gone with it.
-    assert!(a.log().contains(REPLACED), "{}", a.log());
+    a.says(REPLACED).unwrap();
     drop(traffic.stop().unwrap());
 }
 
@@ -346,7 +346,7 @@ fn a_workload_that_cannot_be_enrolled_does_not_keep_others_from_a_successor() {
     let successor = pair.successor(&pair.a, &[]).unwrap();
     replaced(&a, 1);
     assert_eq!(met(&hello()), None);
-    assert!(successor.log().contains("taking over without it"), "{}", successor.log());
+    successor.says("taking over without it").unwrap();
     let told = || successor.conditions().ok()?.to_string().contains("NotEnrolled").then_some(());
     eventually("the condition", DEADLINE, told).unwrap();
     drop((usual, others));

@@ -77,8 +77,8 @@ fn the_service_manager_is_told_how_the_agent_does() {
     let since = reloading.iter().find(|(name, _)| name == "MONOTONIC_USEC").unwrap();
     let since: u128 = since.1.parse().unwrap();
     assert!((before..=monotonic_usec()).contains(&since), "{before} {since}");
-    let reloaded = manager.until("READY", "1");
-    assert!(agent.log().contains("reloaded"), "{reloaded:?}");
+    manager.until("READY", "1");
+    agent.says("reloaded").unwrap();
 
     // A vital thread hangs: the agent says which one, and then gives no sign of life.
     let tracer = stop_thread(&agent, "data-1").unwrap();

@@ -41,7 +41,7 @@ fn a_units_process_in_another_namespace_is_told_and_gets_no_plaintext() {
     );
     let message = condition["message"].as_str().unwrap();
     assert!(message.contains("spec.netns"), "{message}");
-    assert!(hosts.a.log().contains("not protected"), "{}", hosts.a.log());
+    hosts.a.says("not protected").unwrap();
 
     // Its identity is `STRICT`: nothing goes out in plaintext, and nothing is served.
     let to = hosts.host.addresses()[0];

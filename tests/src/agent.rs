@@ -252,6 +252,16 @@ impl Agent {
         fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
     }
 
+    /// Waits for `words` in [`Self::log`], which a thread of its own writes.
+    ///
+    /// # Errors
+    ///
+    /// They are not there within [`DEADLINE`].
+    pub fn says(&self, words: &str) -> Result<()> {
+        let what = format!("`{words}` in the log of {}", self.node.name());
+        eventually(&what, DEADLINE, || self.log().contains(words).then_some(()))
+    }
+
     /// The size of [`Self::log`], for [`Self::log_from`].
     pub fn log_bytes(&self) -> u64 {
         fs::metadata(self.folder.join("agent.log")).map_or(0, |file| file.len())

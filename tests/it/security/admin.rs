@@ -128,7 +128,7 @@ fn an_agent_serves_while_others_have_its_admin_addresses() {
     assert!(!conditions().contains("another process listens"), "{}", conditions());
     let at = |address| ask(&pair.a, address, "/readyz").unwrap();
     assert!(at(agent::admin()).contains(" 200 ") && at(METRICS).contains(" 200 "));
-    assert!(a.log().contains("the admin server listens"), "{}", a.log());
+    a.says("the admin server listens").unwrap();
 }
 
 #[test]

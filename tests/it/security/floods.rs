@@ -474,7 +474,7 @@ fn few_descriptors_are_shared_too() {
     let agent = Agent::start_within(&site.pair.b, &options, files).unwrap();
     let limit = agent.metrics().unwrap().sum("mesh_sockets_limit", &[]);
     assert!((300.0..650.0).contains(&limit), "{limit}");
-    assert!(agent.log().contains("allows fewer sockets than --max-sockets"));
+    agent.says("allows fewer sockets than --max-sockets").unwrap();
     let bystander = Bystander::of_pair(&site.pair, &agent);
     let arena =
         Arena { by: "network", agent: &agent, serves: &|| site.serves(), bystander: &bystander };
