@@ -161,7 +161,7 @@ fn an_agent_tells_whether_it_lives_and_is_ready() {
 #[track_caller]
 fn check_silence(transport: &str) {
     let pair = Pair::new().unwrap();
-    let args = ["--transport", transport];
+    let args = ["--transport", transport, "--peer-timeout", "20"];
     let (a, mut b) = (pair.agent(&pair.a, &args).unwrap(), pair.agent(&pair.b, &args).unwrap());
     let _server = Server::echo(&pair.echo, PORT, "v1").unwrap();
     let (_held, opened) = hello().hold(&pair.client).unwrap();

@@ -97,11 +97,16 @@ fn ends_of_connections_that_never_were_are_not_reported() {
     // `connect()` to `AF_UNSPEC` undoes the first one.
     let program = format!(
         "
-import ctypes, socket
+import ctypes, errno, socket
 s = socket.create_connection(('{}', {PORT}))
 assert ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16) == 0
 for _ in range(100):
-    s.listen(1)
+    try:
+        s.listen(1)
+    except OSError as error:
+        # Some kernels let nobody listen with a socket that was connected before.
+        assert error.errno == errno.EINVAL, error
+        break
     s.shutdown(socket.SHUT_RD)
 ",
         v1.v4()
