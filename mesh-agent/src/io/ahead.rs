@@ -45,10 +45,17 @@ impl End {
 
     /// Whether the application is to be told, if all that was to be written is.
     pub fn is_due(&self) -> bool {
-        let Self { heard, whole, unwritten } = self;
-        heard.load(Ordering::Relaxed)
-            && whole.load(Ordering::Relaxed)
-            && !unwritten.load(Ordering::Relaxed)
+        self.is_heard()
+            && self.whole.load(Ordering::Relaxed)
+            && !self.unwritten.load(Ordering::Relaxed)
+    }
+
+    fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 }
 
@@ -65,14 +72,12 @@ struct Shared<Io> {
     io: Io,
     /// Bytes that were read ahead.
     ahead: BytesMut,
-    has_ended: bool,
     end: Arc<End>,
 }
 
 /// Watches a connection. Both belong to one task, with whoever is told of its `end`.
 pub fn watched<Io>(io: Io, end: Arc<End>) -> (Ahead<Io>, Failing<Io>) {
-    let (ahead, has_ended) = (BytesMut::new(), false);
-    let shared = Arc::new(Mutex::new(Shared { io, ahead, has_ended, end }));
+    let shared = Arc::new(Mutex::new(Shared { io, ahead: BytesMut::new(), end }));
     (Ahead(Arc::clone(&shared)), Failing(shared))
 }
 
@@ -86,18 +91,15 @@ impl<Io: AsyncRead + Unpin> Future for Failing<Io> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut shared = lock(&self.0);
-        let Shared { io, ahead, has_ended, end } = &mut *shared;
-        if *has_ended || !ahead.is_empty() {
+        let Shared { io, ahead, end } = &mut *shared;
+        if end.is_heard() || !ahead.is_empty() {
             return Poll::Pending;
         }
         let mut bytes = [0; AHEAD_BYTES];
         let mut buffer = ReadBuf::new(&mut bytes);
         match ready!(Pin::new(io).poll_read(cx, &mut buffer)) {
             Err(error) => return Poll::Ready(error),
-            Ok(()) if buffer.filled().is_empty() => {
-                *has_ended = true;
-                end.heard.store(true, Ordering::Relaxed);
-            }
+            Ok(()) if buffer.filled().is_empty() => end.hear(),
             Ok(()) => ahead.extend_from_slice(buffer.filled()),
         }
         // The reader has been told that there is nothing.
@@ -113,14 +115,13 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Ahead<Io> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut shared = lock(&self.0);
-        let Shared { io, ahead, has_ended, end } = &mut *shared;
+        let Shared { io, ahead, end } = &mut *shared;
         if ahead.is_empty() {
-            if !*has_ended {
+            if !end.is_heard() {
                 let before = buffer.filled().len();
                 ready!(Pin::new(io).poll_read(cx, buffer))?;
                 if buffer.filled().len() == before && buffer.remaining() > 0 {
-                    *has_ended = true;
-                    end.heard.store(true, Ordering::Relaxed);
+                    end.hear();
                 }
             }
             return Poll::Ready(Ok(()));

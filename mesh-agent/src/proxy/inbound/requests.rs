@@ -82,7 +82,7 @@ struct Point {
     /// The heads of its requests that wait.
     heads: Arc<Heads>,
     application: Application,
-    /// Of HTTP/1.1: the end of the client, which the application is told.
+    /// End of a client of HTTP/1.1, which the application is told.
     end: Arc<End>,
     series: Option<RequestSeries>,
     /// Both ends of a connection that has become something else.

@@ -75,8 +75,7 @@ impl FileSource {
         conditions
     }
 
-    /// Of each file with documents that cannot be used: the places of those that may be any that the file
-    /// once said. Their name is not known, or is that of none of them, or a good one has it now, as when
+    /// Places of documents that cannot be used, and may be any that their file once said, by file. Their name is not known, or is that of none of them, or a good one has it now, as when
     /// the mistake is in the name or the namespace.
     fn unknown(&self) -> BTreeMap<&Path, BTreeSet<usize>> {
         let mut all = BTreeMap::new();
@@ -157,7 +156,7 @@ struct Merge<'a> {
     next: Next<'a>,
     /// Those of them that were in force before, and are in no document now.
     kept: BTreeSet<Key>,
-    /// Those of them that stand for documents that cannot be used.
+    /// Closed ones among them, which stand for documents that cannot be used.
     closed: Vec<Resource>,
     conditions: Vec<Condition>,
 }
